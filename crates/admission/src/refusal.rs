@@ -3,7 +3,8 @@
 use gantry_error_codes::ErrorCode;
 use gantry_model::execve::TooLong;
 use gantry_model::{
-    AppName, BaseName, DeployNumber, HostName, MachineId, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
+    AppName, BaseName, DeployNumber, HostName, JoinRole, MachineId, MachineName, MachineSubnet, PolicyKey,
+    ReleaseNumber, RoleName, RuleError, TimeSpan,
 };
 
 /// Reason why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
@@ -41,6 +42,24 @@ pub enum Refusal {
 
     #[error("the name {name} belongs to machine {known}; this is machine {id}")]
     MachineNameTaken { name: MachineName, known: MachineId, id: MachineId },
+    #[error("the cluster does not know this join token")]
+    JoinTokenUnknown,
+    #[error("the join token expired {} ago", TimeSpan(*.millis))]
+    JoinTokenExpired { millis: u64 },
+    #[error("another machine has used the join token")]
+    JoinTokenUsed,
+    #[error("the join token is for the role {role}, not {asked}")]
+    JoinTokenRole { role: JoinRole, asked: JoinRole },
+    #[error("a join token is valid for 1 s to 7 days")]
+    InvalidJoinLifetime,
+    #[error("the cluster's network {range} has no free part for another machine")]
+    NoFreeSubnet { range: MachineSubnet },
+    #[error("this cloud has one machine and no authority")]
+    NoAuthority,
+    #[error("the store belongs to a cluster with another authority")]
+    OtherAuthority,
+    #[error("machine {machine} is not in the cluster, or has another key")]
+    NotMember { machine: MachineName },
     #[error("there is no base {base}")]
     BaseNotFound { base: BaseName },
     #[error("base {base} is what {} is built on", join_names(.apps))]
@@ -169,6 +188,15 @@ impl Refusal {
             Self::NoHostChange => ErrorCode::NoChange,
             Self::InvalidBranch { .. } => ErrorCode::InvalidBranch,
             Self::MachineNameTaken { .. } => ErrorCode::MachineNameTaken,
+            Self::JoinTokenUnknown => ErrorCode::JoinTokenUnknown,
+            Self::JoinTokenExpired { .. } => ErrorCode::JoinTokenExpired,
+            Self::JoinTokenUsed => ErrorCode::JoinTokenUsed,
+            Self::JoinTokenRole { .. } => ErrorCode::JoinTokenRole,
+            Self::InvalidJoinLifetime => ErrorCode::InvalidJoinLifetime,
+            Self::NoFreeSubnet { .. } => ErrorCode::NoFreeSubnet,
+            Self::NoAuthority => ErrorCode::NoAuthority,
+            Self::OtherAuthority => ErrorCode::OtherAuthority,
+            Self::NotMember { .. } => ErrorCode::NotMember,
             Self::BaseNotFound { .. } => ErrorCode::BaseNotFound,
             Self::BaseInUse { .. } => ErrorCode::BaseInUse,
             Self::BuildInProgress { .. } => ErrorCode::BuildInProgress,
@@ -220,6 +248,12 @@ impl Refusal {
             Self::MachineNameTaken { .. } => {
                 "give this machine another name with `--machine`, or stop the other machine's agent"
             }
+            Self::JoinTokenUnknown
+            | Self::JoinTokenExpired { .. }
+            | Self::JoinTokenUsed
+            | Self::JoinTokenRole { .. }
+            | Self::NotMember { .. } => "`gantry cluster join-token create` on a server makes another one",
+            Self::NoAuthority => "`gantry server init` prepares it for more machines",
             Self::BaseNotFound { .. } => "`gantry base ls` lists them",
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",

@@ -44,7 +44,7 @@ async fn connect(
 ) -> Result<(), LinkError> {
     let path = format!("/internal/v1/machines/{}/control", agent.settings.machine);
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let machine = machine::facts(&agent.settings.data).map_err(LinkError::Machine)?;
+    let machine = machine::facts(&agent.settings).map_err(LinkError::Machine)?;
     let hello = Hello { versions: SPOKEN, program, revision: received.revision(), machine: Some(machine), number: 0 };
     let Connection { stream, .. } = &mut link::connect(&agent.client, &path, hello).await?;
     let mut reports = ReportSender::default();

@@ -58,9 +58,10 @@ use std::time::Duration;
 use gantry_api::Client;
 use gantry_error::ErrorChain;
 use gantry_image::Layers;
-use gantry_model::MachineName;
+use gantry_model::{MachineName, MachineSubnet, TunnelAddress};
 use gantry_supervision::TaskSet;
 
+pub use machine::machine_id;
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
 pub use volumes::offline::{StoredVolume, keep_volumes, stored_volumes};
@@ -91,6 +92,10 @@ pub struct AgentSettings {
     pub metadata: Vec<MetadataAddress>,
     /// Most container jobs at the same time.
     pub jobs: u16,
+    /// Where peers reach the tunnel of this machine's router; empty in a cloud of one machine.
+    pub addresses: Vec<TunnelAddress>,
+    /// The network of this machine's containers, as the cluster assigned it; none in a cloud of one machine.
+    pub subnet: Option<MachineSubnet>,
 }
 
 #[cfg(test)]
@@ -108,6 +113,8 @@ impl AgentSettings {
             host_ports: Vec::new(),
             metadata: Vec::new(),
             jobs: 2,
+            addresses: Vec::new(),
+            subnet: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::AgentSettings;
 use gantry_control::MachineFacts;
 use gantry_model::{Bytes, MachineCapacity, MachineId, MilliCpu};
 
@@ -10,13 +11,17 @@ use gantry_model::{Bytes, MachineCapacity, MachineId, MilliCpu};
 const ID: &str = "machine-id";
 
 /// Returns the facts about this machine. The first call makes the machine's id.
-pub(crate) fn facts(data: &Path) -> io::Result<MachineFacts> {
-    Ok(MachineFacts { id: id(data)?, capacity: capacity()? })
+pub(crate) fn facts(settings: &AgentSettings) -> io::Result<MachineFacts> {
+    let AgentSettings { data, addresses, subnet, .. } = settings;
+    Ok(MachineFacts { id: machine_id(data)?, capacity: capacity()?, addresses: addresses.clone(), subnet: *subnet })
 }
 
 /// Returns the id in the data folder, or makes and keeps a new one. A file that holds no id is replaced: its machine
 /// could not register.
-fn id(data: &Path) -> io::Result<MachineId> {
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn machine_id(data: &Path) -> io::Result<MachineId> {
     let path = data.join(ID);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
@@ -53,15 +58,16 @@ mod tests {
     #[test]
     fn keeps_the_id_that_it_made() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = facts(folder.path()).expect("facts");
-        assert_eq!(facts(folder.path()).expect("facts"), first);
-        assert!(first.capacity.cpu >= MilliCpu(1000) && first.capacity.memory >= Bytes::mebi(16));
+        let first = machine_id(folder.path()).expect("an id");
+        assert_eq!(machine_id(folder.path()).expect("an id"), first);
         let other = tempfile::tempdir().expect("a folder");
-        assert_ne!(facts(other.path()).expect("facts").id, first.id);
+        assert_ne!(machine_id(other.path()).expect("an id"), first);
         std::fs::write(folder.path().join(ID), "half a li").expect("written");
-        let replaced = facts(folder.path()).expect("facts");
-        assert_ne!(replaced.id, first.id);
-        assert_eq!(facts(folder.path()).expect("facts"), replaced);
+        let replaced = machine_id(folder.path()).expect("an id");
+        assert_ne!(replaced, first);
+        assert_eq!(machine_id(folder.path()).expect("an id"), replaced);
+        let capacity = capacity().expect("a capacity");
+        assert!(capacity.cpu >= MilliCpu(1000) && capacity.memory >= Bytes::mebi(16));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use crate::problem::Problem;
+use crate::transport::{Connector, Servers};
 
 /// Timeout of a response. Long polls are shorter.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,9 +58,13 @@ type Body = BoxBody<Bytes, io::Error>;
 /// Client of a server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool<HttpConnector, Body>,
+    pool: Pool<Connector, Body>,
+    /// URL of the server, for people.
     url: String,
-    token: String,
+    /// Beginning of each request's URL.
+    base: String,
+    /// None for a machine that its certificate authenticates.
+    token: Option<String>,
 }
 
 /// An upgraded connection that carries frames in both directions.
@@ -95,8 +100,19 @@ impl Client {
         let mut connector = HttpConnector::new();
         // Otherwise the kernel keeps the end of a streamed body for 40 ms, until the server acknowledges what came before.
         connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new()).build(connector);
-        Self { pool, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() }
+        let pool = Pool::builder(TokioExecutor::new()).build(Connector::Plain(connector));
+        let url = url.trim_end_matches('/').to_owned();
+        Self { pool, base: url.clone(), url, token: Some(token.to_owned()) }
+    }
+
+    /// Creates a client of a cluster's servers over TLS. Each new connection goes to the first server that can be
+    /// reached. Without a token, the certificate of the TLS configuration authenticates the client.
+    #[must_use]
+    pub fn over_tls(servers: Servers, token: Option<String>) -> Self {
+        let url = format!("https://{}", servers.addresses().join(","));
+        // The connector adds TLS, and ignores the host.
+        let base = "http://server.gantry.internal".to_owned();
+        Self { pool: Pool::builder(TokioExecutor::new()).build(Connector::Tls(servers)), url, base, token }
     }
 
     /// URL of the server.
@@ -113,11 +129,15 @@ impl Client {
         ClientError::Answer { url: self.url.clone(), what: what.to_string() }
     }
 
+    fn authorized(&self, request: http::request::Builder) -> http::request::Builder {
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
     async fn send(&self, request: http::request::Builder, body: Body) -> Result<Response<Incoming>, ClientError> {
-        let request = request
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .body(body)
-            .map_err(|error| self.invalid_response(error))?;
+        let request = self.authorized(request).body(body).map_err(|error| self.invalid_response(error))?;
         let response = tokio::time::timeout(TIMEOUT, self.pool.request(request))
             .await
             .map_err(|elapsed| self.unreachable(elapsed))?
@@ -153,7 +173,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.url))
+            .uri(format!("{}{path}", self.base))
             .header(header::CONTENT_TYPE, "application/json");
         let response = self.send(request, full_body(body)).await?;
         let text = self.collect(response).await?;
@@ -167,6 +187,15 @@ impl Client {
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Sends a value as the JSON body of a `POST`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?;
+        self.call(Method::POST, path, body.into()).await
     }
 
     /// Sends a file as the body of a `POST` and streams the file. No timeout covers the upload, only the connection's.
@@ -193,12 +222,8 @@ impl Client {
     }
 
     async fn upload_body<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, ClientError> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}{path}", self.url))
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .body(body)
-            .map_err(|error| self.invalid_response(error))?;
+        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.base));
+        let request = self.authorized(request).body(body).map_err(|error| self.invalid_response(error))?;
         let response = self.pool.request(request).await.map_err(|error| self.unreachable(error))?;
         let text = self.collect(self.check_response(response).await?).await?;
         serde_json::from_slice(&text).map_err(|error| self.invalid_response(error))
@@ -209,7 +234,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, ClientError> {
-        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.url));
+        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.base));
         let text = self.collect(self.send(request, full_body(body)).await?).await?;
         serde_json::from_slice(&text).map_err(|error| self.invalid_response(error))
     }
@@ -219,7 +244,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn stream(&self, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
-        let request = Request::builder().uri(format!("{}{path}", self.url));
+        let request = Request::builder().uri(format!("{}{path}", self.base));
         let response = self.send(request, full_body(Vec::new())).await?;
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
         let pieces = futures_util::stream::unfold(data(response.into_body()), move |mut pieces| async move {
@@ -234,7 +259,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn bytes(&self, path: &str, accept: &str) -> Result<Bytes, ClientError> {
-        let request = Request::builder().uri(format!("{}{path}", self.url)).header(header::ACCEPT, accept);
+        let request = Request::builder().uri(format!("{}{path}", self.base)).header(header::ACCEPT, accept);
         let response = self.send(request, full_body(Vec::new())).await?;
         self.collect(response).await
     }
@@ -246,7 +271,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<BoxStream<'static, Result<T, ClientError>>, ClientError> {
-        let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         let response = self.send(request, full_body(body)).await?;
         let client = self.clone();
         let lines = split_lines(data(response.into_body())).map(move |line| {
@@ -263,7 +288,7 @@ impl Client {
     pub async fn session(&self, path: &str, body: Bytes) -> Result<Session, ClientError> {
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("{}{path}", self.url))
+            .uri(format!("{}{path}", self.base))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "gantry-session");

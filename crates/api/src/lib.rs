@@ -25,6 +25,7 @@ pub mod openapi;
 pub mod policy;
 pub mod problem;
 pub mod samples;
+mod transport;
 pub mod types;
 pub mod volumes;
 
@@ -33,3 +34,4 @@ pub use client::{Client, ClientError, Session};
 pub use deploy_failure::deploy_failure_code;
 pub use gantry_error_codes::{ErrorCode, ReceivedCode};
 pub use problem::Problem;
+pub use transport::Servers;

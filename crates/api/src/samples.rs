@@ -19,10 +19,11 @@ use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
-    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployInfo, DeployProgress, DeploySource,
-    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, LogLine, MachineInfo, MachineStateInfo,
-    MachineStatus, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RouterStatus,
-    StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope, TrafficInfo, WarningKind,
+    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress,
+    DeploySource, Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogLine,
+    MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp,
+    RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope,
+    TrafficInfo, WarningKind,
 };
 use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeOwner, VolumeRole};
 
@@ -85,6 +86,13 @@ samples! {
     AuditEvent = event();
     TokenInfo = token();
     NewToken = NewToken { info: token(), secret: "gantry_…".to_owned() };
+    CreateJoinToken = CreateJoinToken { role: JoinRoleInfo::Agent, lifetime: Some(3_600_000) };
+    NewJoinToken = NewJoinToken {
+        token: "gantry-join-agent-…".to_owned(),
+        ca_hash: "ab".repeat(32),
+        expires: NOW,
+        servers: vec!["m1:7000".to_owned()],
+    };
     CreateToken = CreateToken { name: "ci".to_owned(), scope: TokenScope::Read, lifetime: Some(86_400_000) };
     MachineInfo = machine();
     BaseInfo = base();

@@ -15,6 +15,8 @@ pub struct ChangedParts {
     pub deploys: bool,
     /// The cluster policy.
     pub policy: bool,
+    /// The machines that belong to the cluster.
+    pub members: bool,
 }
 
 impl ChangedParts {
@@ -24,5 +26,6 @@ impl ChangedParts {
         self.routes |= other.routes;
         self.deploys |= other.deploys;
         self.policy |= other.policy;
+        self.members |= other.members;
     }
 }

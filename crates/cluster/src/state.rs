@@ -182,7 +182,7 @@ fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
     **index = ClusterIndex::of(&records.plan, &view.observed);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
     view.records = Arc::new(records);
-    let changed = ChangedParts { machines, routes: true, deploys: true, policy: true };
+    let changed = ChangedParts { machines, routes: true, deploys: true, policy: true, members: true };
     EventEffects { dirty: DirtySet::everything(), changed, trail: Vec::new() }
 }
 
@@ -206,6 +206,10 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     // The routes of all apps share the tunnels of the machines.
                     dirty.everything |= records.tunnels.machines().get(&machine.name).map_or(&[][..], Vec::as_slice)
                         != machine.addresses;
+                    None
+                }
+                StoreRecord::Member(_) => {
+                    changed.members = true;
                     None
                 }
                 StoreRecord::Machine(machine, part) => {
@@ -235,7 +239,10 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                 }
                 _ => None,
             },
-            RecordChange::Remove(key) => app_of_key(key),
+            RecordChange::Remove(key) => {
+                changed.members |= key.starts_with("members/");
+                app_of_key(key)
+            }
         };
         // The other app of a rename depends on this app, even if this change ends the rename.
         let partner = app.as_ref().and_then(|app| records.apps.get(app)?.renamed().cloned());

@@ -15,6 +15,7 @@
 //! - [`update`]: replication of a part by differences from a revision; pure.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
+//! - [`join`]: joining a cluster, and renewing a certificate.
 //! - [`jobs`]: container jobs: reports of agents, orders of the server.
 //! - [`policy`]: the rules of the cluster that agents and routers obey.
 //! - [`lines`]: messages as lines of JSON in the bodies of an HTTP/2 stream.
@@ -25,6 +26,7 @@
 //! that the peer names.
 
 pub mod jobs;
+pub mod join;
 pub mod lines;
 pub mod link;
 pub mod message;

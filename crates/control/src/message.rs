@@ -1,6 +1,6 @@
 //! The messages of the protocol. A reader ignores fields and messages that it does not know.
 
-use gantry_model::{MachineCapacity, MachineId};
+use gantry_model::{MachineCapacity, MachineId, MachineSubnet, TunnelAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,6 +16,12 @@ pub struct MachineFacts {
     pub id: MachineId,
     /// Capacity of the machine for workloads.
     pub capacity: MachineCapacity,
+    /// Where peers reach the tunnel of the machine's router, each `host:port`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<TunnelAddress>,
+    /// The network of the machine's containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<MachineSubnet>,
 }
 
 /// First message of an agent or a router.

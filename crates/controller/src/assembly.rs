@@ -7,6 +7,7 @@ use crate::control_links::ControlLinks;
 use crate::core::CoreHandle;
 use crate::images::ImageReader;
 use crate::jobs::JobService;
+use crate::membership::Membership;
 use crate::session_broker::SessionBroker;
 use crate::{ServerError, ServerSettings, builds, gc_pins, git_endpoint, http, repositories};
 
@@ -27,12 +28,19 @@ pub(crate) struct Server {
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
+    /// What the server needs to admit machines; none in a cloud of one machine.
+    pub(crate) membership: Option<Membership>,
     /// Random id of this registry, sent in each response. A pull that receives this id is asking its own server.
     pub(crate) registry_id: String,
 }
 
 /// Opens blobs, repositories and the queue in the data folder.
-pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle, writes: bool) -> Result<Server, ServerError> {
+pub(crate) fn assemble(
+    settings: ServerSettings,
+    core: CoreHandle,
+    membership: Option<Membership>,
+    writes: bool,
+) -> Result<Server, ServerError> {
     let folder = |name: &str| {
         let path = settings.data.join(name);
         std::fs::create_dir_all(&path).map(|()| path.clone()).map_err(|source| ServerError::File {
@@ -66,6 +74,7 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle, writes: bool)
         builds: builds::RunningBuilds::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),
+        membership,
         registry_id: format!("{:032x}", rand::random::<u128>()),
     })
 }

@@ -20,6 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+
+use gantry_trust::{Credentials, Peer};
+
+use crate::core;
 
 /// Timeout for the head of a request, and for the next request on a kept connection. The router uses the same timeout.
 const HEAD: Duration = Duration::from_secs(75);
@@ -40,51 +45,107 @@ const LINGER_BYTES: usize = 64 << 20;
 /// Pause after a failed accept (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Timeout of a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// Serves HTTP/1.1, which the command line, git and registry clients speak.
 pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible {
-    // Half of the allowed open files stay free for everything else.
-    let files = usize::try_from(gantry_linux::process::open_files()).unwrap_or(usize::MAX);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX.min(files / 2)));
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let (places, builder) = (places(), builder());
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        // No send timeout: a reader of a log may stop at a page for any length of time.
-        gantry_linux::connection::tune(&stream, None);
-        let service = TowerToHyperService::new(router.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            service.call(request.map(|body| axum::body::Body::new(TimedBody { body, silence: None })))
-        });
-        let connection = builder.serve_connection(TokioIo::new(LingeringStream::new(stream)), service).with_upgrades();
+        let Some(stream) = accept(listener).await else { continue };
+        let connection = serve_stream(&builder, stream, router.clone(), Peer::Anonymous);
         tokio::spawn(async move {
-            let _ = connection.await;
+            connection.await;
             drop(place);
         });
     }
 }
 
+/// Serves HTTP/1.1 over TLS, to machines and to people. Each request carries who the peer is, as an extension.
+pub(crate) async fn serve_tls(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    credentials: Credentials,
+    router: Router,
+) -> Infallible {
+    let (places, builder) = (places(), builder());
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let Some(stream) = accept(&listener).await else { continue };
+        let (tls, credentials, router, builder) = (tls.clone(), credentials.clone(), router.clone(), builder.clone());
+        tokio::spawn(async move {
+            let address = stream.peer_addr();
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let peer = credentials.peer(stream.get_ref().1.peer_certificates(), core::now());
+                    serve_stream(&builder, stream, router, peer).await;
+                }
+                Ok(Err(error)) => tracing::debug!(?address, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(?address, "TLS handshake timed out"),
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Places for connections. Half of the allowed open files stay free for everything else.
+fn places() -> Arc<Semaphore> {
+    let files = usize::try_from(gantry_linux::process::open_files()).unwrap_or(usize::MAX);
+    Arc::new(Semaphore::new(CONNECTIONS_MAX.min(files / 2)))
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder
+}
+
+async fn accept(listener: &TcpListener) -> Option<TcpStream> {
+    let Ok((stream, _)) = listener.accept().await else {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        return None;
+    };
+    // No send timeout: a reader of a log may stop at a page for any length of time.
+    gantry_linux::connection::tune(&stream, None);
+    Some(stream)
+}
+
+/// Serves one connection until it ends.
+fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    builder: &http1::Builder,
+    stream: S,
+    router: Router,
+    peer: Peer,
+) -> impl Future<Output = ()> + Send + use<S> {
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(|body| axum::body::Body::new(TimedBody { body, silence: None }));
+        request.extensions_mut().insert(peer.clone());
+        service.call(request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(LingeringStream::new(stream)), service).with_upgrades();
+    async move { drop(connection.await) }
+}
+
 /// A connection that the server still reads for a while after its last response. An upload may be refused in the
 /// middle: if the server then closed the connection with unread data, the client would get a reset. The reset would
 /// cost the client the response (RFC 9112, section 9.6).
-struct LingeringStream {
-    stream: TcpStream,
+struct LingeringStream<S> {
+    stream: S,
     /// Timer since the server shut down its side of the connection.
     linger_timeout: Option<Pin<Box<Sleep>>>,
     /// Number of bytes that may still be read after that.
     left: usize,
 }
 
-impl LingeringStream {
-    fn new(stream: TcpStream) -> Self {
+impl<S> LingeringStream<S> {
+    fn new(stream: S) -> Self {
         Self { stream, linger_timeout: None, left: LINGER_BYTES }
     }
 }
 
-impl AsyncRead for LingeringStream {
+impl<S: AsyncRead + Unpin> AsyncRead for LingeringStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -94,7 +155,7 @@ impl AsyncRead for LingeringStream {
     }
 }
 
-impl AsyncWrite for LingeringStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -87,9 +87,11 @@ pub(crate) async fn serve_agent(
         let mut jobs = JobsLink::open(&server, &machine);
         let mut changes = server.core.watch_machine(&machine);
         let mut rules = server.core.watch_policy();
+        let mut members = server.core.watch_members();
         loop {
             changes.borrow_and_update();
             rules.borrow_and_update();
+            members.borrow_and_update();
             agent.revalidate(&caller, &server.core.view()).await?;
             agent.rule(&server.core.view()).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
@@ -105,6 +107,7 @@ pub(crate) async fn serve_agent(
                 },
                 _ = changes.changed() => {}
                 _ = rules.changed() => {}
+                _ = members.changed() => {}
                 orders = jobs.next() => agent.stream.sender.send(&ServerMessage::Jobs(orders)).await?,
                 request = server.sessions.next(&machine) => {
                     let request = serde_json::to_value(request).map_err(LinkError::Message)?;
@@ -130,9 +133,11 @@ pub(crate) async fn serve_router(
         let mut router = PeerLink::<RoutingTable, RouterReport>::welcome(&server, peer, hello, stream).await?;
         let mut changes = server.core.watch_routes();
         let mut rules = server.core.watch_policy();
+        let mut members = server.core.watch_members();
         loop {
             changes.borrow_and_update();
             rules.borrow_and_update();
+            members.borrow_and_update();
             router.revalidate(&caller, &server.core.view()).await?;
             router.rule(&server.core.view()).await?;
             let table = server.core.routing_table(&server.core.view());
@@ -151,6 +156,7 @@ pub(crate) async fn serve_router(
                 },
                 _ = changes.changed() => {}
                 _ = rules.changed() => {}
+                _ = members.changed() => {}
             }
         }
     };
@@ -159,7 +165,8 @@ pub(crate) async fn serve_router(
 
 /// Registers the machine of an agent that connects. Refuses a second machine with the name of a connected one.
 async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &LinkStream) -> Result<(), LinkError> {
-    let (Some(MachineFacts { id, capacity }), Ok(version)) = (hello.machine.clone(), SPOKEN.agree(hello.versions))
+    let (Some(MachineFacts { id, capacity, addresses, subnet }), Ok(version)) =
+        (hello.machine.clone(), SPOKEN.agree(hello.versions))
     else {
         return Ok(());
     };
@@ -167,8 +174,7 @@ async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &L
     let observed = server.core.view().observed;
     let (seen, began) = (observed.machines.get(&name).map(|machine| machine.seen), observed.began);
     let change = move |records: &RecordIndex, now: Moment| {
-        let machine =
-            Machine { id, name, capacity, program, protocol, registered: now, addresses: Vec::new(), subnet: None };
+        let machine = Machine { id, name, capacity, program, protocol, registered: now, addresses, subnet };
         Actor::new(records, now, "gantry").register_machine(machine, MachineState::of(seen, began, now))
     };
     match server.core.mutate(change).await {

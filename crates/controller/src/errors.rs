@@ -33,6 +33,25 @@ pub enum ServerError {
         /// Cause from the operating system.
         source: std::io::Error,
     },
+    /// The address for machines is taken, or belongs to another machine.
+    #[error("cannot listen on {address} for other machines (choose another address with --cluster-listen)")]
+    ListenCluster {
+        /// The address.
+        address: SocketAddr,
+        /// Cause from the operating system.
+        source: std::io::Error,
+    },
+    /// The server's certificate cannot be made or used.
+    #[error(transparent)]
+    Trust(#[from] gantry_trust::TrustError),
+    /// The file with the cluster's first records is damaged.
+    #[error("cannot read {path}; run `gantry server init` again")]
+    Founding {
+        /// Path of the file.
+        path: std::path::PathBuf,
+        /// Cause.
+        source: serde_json::Error,
+    },
     /// A folder or file of the server cannot be used.
     #[error("cannot {action} {path}")]
     File {

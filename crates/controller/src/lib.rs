@@ -18,6 +18,7 @@
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `jobs`: container jobs: the queue, leases, orders to agents.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
+//! - `membership`: the authority, and the TLS listener for machines and people.
 //! - `why`: derives one causal answer from a view; pure.
 //! - `http`: HTTP routes to all of these.
 
@@ -40,6 +41,7 @@ mod http;
 mod images;
 mod jobs;
 mod leadership;
+mod membership;
 mod rename;
 mod repositories;
 mod run;
@@ -51,6 +53,7 @@ mod why;
 
 pub use core::ClusterView;
 pub use errors::{ChangeError, ServerError};
+pub use membership::{FOUNDING_FILE, FoundingFile};
 pub use run::run;
 pub use settings::ServerSettings;
 pub use tokens::{TOKEN_FILES, new_secret, new_token_file};

@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 
 use crate::assembly::assemble;
 use crate::{
-    ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, leadership, rename,
-    tokens, warnings,
+    ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, leadership, membership,
+    rename, tokens, warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -43,7 +43,8 @@ pub async fn run(
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,
     }
-    let server = Arc::new(assemble(settings, core, writes)?);
+    let membership = membership::prepare(&core, &settings).await?;
+    let server = Arc::new(assemble(settings, core, membership, writes)?);
     let listener = listen()
         .and_then(TcpListener::from_std)
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
@@ -54,6 +55,10 @@ pub async fn run(
     tasks.spawn(collect::run(Arc::clone(&server)));
     tasks.spawn(rename::run(Arc::clone(&server)));
     tasks.spawn(jobs::run(Arc::clone(&server)));
+    if let Some(listening) = membership::listen(&server).await? {
+        tasks.spawn(listening);
+        tasks.spawn(membership::renew(Arc::clone(&server)));
+    }
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let serving = connections::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {

@@ -27,6 +27,8 @@ pub struct ServerSettings {
     pub policy: ClusterPolicy,
     /// Port of the apps, for their URLs.
     pub http_port: u16,
+    /// Address where machines and people reach the server over TLS; none in a cloud of one machine.
+    pub cluster_listen: Option<SocketAddr>,
 }
 
 impl ServerSettings {

@@ -603,6 +603,66 @@ codes! {
         "Another machine has this name."
         "Two machines have one host name, or were given one name with `--machine`."
         "Give one of them another name with `--machine`."
+    JoinTokenUnknown "join_token_unknown" 403
+        "The cluster does not know the join token."
+        "The token is misspelled, belongs to another cluster, or expired long ago."
+        "`gantry cluster join-token create` on a server makes another one."
+    JoinTokenExpired "join_token_expired" 403
+        "The join token has expired."
+        "A join token is valid for an hour, unless `--ttl` named another time. A wrong clock of the server also expires it."
+        "`gantry cluster join-token create` on a server makes another one."
+    JoinTokenUsed "join_token_used" 403
+        "Another machine has joined with this token."
+        "A join token is for one machine. If nobody of you used the token, someone else may have: look at `gantry machine ls`."
+        "`gantry cluster join-token create` on a server makes another one."
+    JoinTokenRole "join_token_role" 403
+        "The join token is for another role."
+        "A token for an agent makes no server, and the text of the token was changed."
+        "`gantry cluster join-token create --role server` on a server makes a token for a server."
+    InvalidJoinToken "invalid_join_token" 0
+        "The text is no join token."
+        "A join token begins with `gantry-join-`, and a part of it was lost when it was copied."
+        "Copy the whole command that `gantry server init` or `gantry cluster join-token create` printed."
+    InvalidIdentity "invalid_identity" 0
+        "The machine's identity in its cluster cannot be read."
+        "A file in DATA/cluster is damaged or missing, or others may read the key. The message names the file."
+        "Repair the file's mode, or run `gantry join` with a new join token. The machine keeps its id and its data."
+    InvalidJoinLifetime "invalid_join_lifetime" 400
+        "A join token cannot have this lifetime."
+        "Join tokens are short-lived: 1 second to 7 days."
+        "Name another time with `--ttl`."
+    JoinRateLimited "join_rate_limited" 429
+        "Too many machines ask to join at the same time."
+        "The server answers a few requests to join in each second, so that nobody can try tokens."
+        "Try again in a few seconds. `gantry join` does so itself."
+    NoFreeSubnet "no_free_subnet" 409
+        "The cluster's network has no free part for another machine."
+        "Each machine gets a network of its own for its containers."
+        "Remove machines that are gone with `gantry machine rm`."
+    NoAuthority "no_authority" 409
+        "This cloud has one machine, and others cannot join."
+        "`gantry server init` was not run on the server's machine."
+        "Stop `gantry up`, run `gantry server init`, and start `gantry up` again."
+    StoreNotShared "store_not_shared" 409
+        "The store is a file, and several servers need a store that they share."
+        "The cloud began on one machine, with a store in its data folder."
+        "Move the store to etcd with `gantry store migrate --to etcd://…`, then create the token."
+    AuthorityMismatch "authority_mismatch" 0
+        "The server belongs to another cluster than the join token or the hash."
+        "The address names another cluster's server, or someone answers in its place."
+        "Compare the address with that of the machine that printed the token or the hash."
+    ClockOff "clock_off" 0
+        "The clock of this machine and that of the server differ too much."
+        "Certificates begin an hour before they are issued. A clock that is further behind takes them for not yet valid."
+        "Set the clock (`timedatectl set-ntp true`), and try again."
+    OtherAuthority "other_authority" 409
+        "The store belongs to a cluster with another authority."
+        "`gantry server init` was run on two machines with one store."
+        "Run `gantry join` with a server's join token on the second machine."
+    NotMember "not_member" 403
+        "The machine does not belong to the cluster."
+        "The machine was removed, another machine joined under its name, or its key is another."
+        "Run `gantry join` with a new join token. The machine keeps its id and its data."
     AgentUnreachable "agent_unreachable" 503
         "The machine's agent does not answer."
         "The agent does not run, is overloaded, or too many sessions wait for it."

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use gantry_agent::HostPorts;
 use gantry_error_codes::ErrorCode;
-use gantry_model::{ClusterPolicy, MachineName, PolicyKey};
+use gantry_model::{ClusterPolicy, MachineName, MachineSubnet, PolicyKey, TunnelAddress};
 use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,7 @@ impl Machine {
             machine,
             policy: self.policy.rules(),
             http_port: self.http.port(),
+            cluster_listen: self.cluster_listen,
         })
     }
 
@@ -107,7 +108,15 @@ impl Machine {
             host_ports: self.reachable_ports(),
             metadata: self.metadata.clone(),
             jobs: self.jobs(),
+            addresses: self.tunnel_addresses(),
+            subnet: self.tunnel.and_then(|_| MachineSubnet::containing(self.network.0, self.network.1)),
         })
+    }
+
+    /// Where other machines' routers reach this machine's; none in a cloud of one machine.
+    fn tunnel_addresses(&self) -> Vec<TunnelAddress> {
+        let host = self.advertise.as_deref().zip(self.tunnel);
+        host.and_then(|(host, tunnel)| host_port(host, tunnel.port()).parse().ok()).into_iter().collect()
     }
 
     /// Most container jobs at the same time: by default four for each processor.
@@ -141,14 +150,27 @@ impl Machine {
     }
 }
 
+/// An address of host and port; an IPv6 address stands in brackets.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
 /// URL of a server that listens at this address, as seen from its own machine.
 pub(crate) fn url_of(listen: SocketAddr) -> String {
+    format!("http://{}", here(listen))
+}
+
+/// Address of a server that listens at this address, as seen from its own machine.
+pub(crate) fn here(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         address => address,
     };
-    format!("http://{}", SocketAddr::new(address, listen.port()))
+    SocketAddr::new(address, listen.port())
 }
 
 /// Name of the file in the data folder that records the machine's name and its host name at that time.

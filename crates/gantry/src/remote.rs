@@ -1,13 +1,16 @@
 //! The server and the token that a command uses.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use gantry_api::{Client, ErrorCode};
+use gantry_api::{Client, ErrorCode, Servers};
+use gantry_trust::{CaHash, PeerName, pinned_config};
 
 use crate::args::Remote;
 use crate::coded::{WithCode, coded};
+use crate::membership::CLUSTER_PORT;
 
 /// Default data folder of a server, on the server's machine. The folder holds the first administrator's token.
 const DATA: &str = "/var/lib/gantry";
@@ -16,12 +19,58 @@ const DATA: &str = "/var/lib/gantry";
 /// own token file, the machine's token.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     if remote.url.starts_with("https:") {
-        let url = &remote.url;
-        let message =
-            format!("{url}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)");
-        return Err(coded(ErrorCode::UrlUnsupported, message));
+        let server = https_server(&remote.url)?;
+        let Some(ca_hash) = known_authority(&server) else {
+            let url = &remote.url;
+            let message = format!("the authority of {url} is not known; `gantry login {url} --ca-hash HASH` first");
+            return Err(coded(ErrorCode::UrlUnsupported, message));
+        };
+        return pinned_client(&server, &ca_hash, Some(token(remote)?));
     }
     Ok(Client::new(&remote.url, &token(remote)?))
+}
+
+/// A client of a server whose authority has this hash.
+pub(crate) fn pinned_client(server: &str, ca_hash: &CaHash, token: Option<String>) -> anyhow::Result<Client> {
+    let config = pinned_config(ca_hash, None)?;
+    let servers = Servers::new(vec![server.to_owned()], config, PeerName::Server.server_name());
+    Ok(Client::over_tls(servers, token))
+}
+
+/// The address of a server, `host:port`, from its https URL. The port is 7000 if the URL names none.
+pub(crate) fn https_server(url: &str) -> anyhow::Result<String> {
+    let parsed = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"));
+    let authority = parsed.and_then(|uri| uri.into_parts().authority).filter(|all| !all.as_str().contains('@'));
+    match authority {
+        Some(authority) => Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(CLUSTER_PORT))),
+        None => Err(coded(ErrorCode::UrlUnsupported, format!("{url}: write for example https://m1:7000"))),
+    }
+}
+
+/// Hashes of authorities by server, in the user's folder.
+type Authorities = BTreeMap<String, CaHash>;
+
+fn authorities_file() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/authorities.json"))
+}
+
+fn authorities() -> Authorities {
+    let text = authorities_file().and_then(|path| std::fs::read(path).ok());
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn known_authority(server: &str) -> Option<CaHash> {
+    authorities().remove(server)
+}
+
+/// Keeps the hash of a server's authority.
+pub(crate) fn keep_authority(server: &str, ca_hash: &CaHash) -> anyhow::Result<()> {
+    let path = authorities_file().context("there is no HOME to keep the authority in")?;
+    let mut known = authorities();
+    known.insert(server.to_owned(), ca_hash.clone());
+    let folder = path.parent().context("the file has a folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    gantry_ledger::replace_json(&path, &known).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Source of the token.

@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 use crate::args::Machine;
 use crate::coded::{WithCode, require};
 use crate::upgrade::Program;
-use crate::{server_folder, server_tokens, server_user};
+use crate::{server_folder, server_init, server_tokens, server_user};
 
 /// Number of connections that may wait until the server accepts them.
 const BACKLOG: i32 = 1024;
@@ -93,6 +93,7 @@ impl ServerProcess {
     /// Hands the tokens over, and opens the socket of the API.
     pub(crate) fn before_start(&self) -> anyhow::Result<TcpListener> {
         server_tokens::hand_over(&self.data, &self.own[0], self.user)?;
+        server_init::hand_over(&self.data, &self.own[0], self.user)?;
         bound(self.listen)
             .with_context(|| format!("cannot listen on {}; choose another with --listen", self.listen))
             .with_code(ErrorCode::AddressUnavailable)

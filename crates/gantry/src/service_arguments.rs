@@ -21,20 +21,21 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
     if !machine.metadata.is_empty() {
         add("metadata", comma_separated(&machine.metadata));
     }
+    for (flag, address) in [("cluster-listen", machine.cluster_listen), ("tunnel", machine.tunnel)] {
+        if let Some(address) = address {
+            add(flag, address.to_string());
+        }
+    }
+    if let Some(host) = &machine.advertise {
+        add("advertise", host.clone());
+    }
     add("cgroup", machine.cgroup.clone());
     if let Some(jobs) = machine.jobs {
         add("jobs", jobs.to_string());
     }
     machine.policy.given().for_each(|(rule, value)| add(rule.name(), value.to_owned()));
     if let Some(store) = &machine.store {
-        let text = match store {
-            gantry_store::StoreAddress::File(file) => path(file),
-            gantry_store::StoreAddress::Etcd { endpoints, prefix } => {
-                let hosts: Vec<&str> = endpoints.iter().map(|url| url.trim_start_matches("http://")).collect();
-                format!("etcd://{}/{}", hosts.join(","), prefix.trim_end_matches('/'))
-            }
-        };
-        add("store", text);
+        add("store", store.to_string());
     }
     if let (Some(address), Some(certificate), Some(key)) = (machine.https, &machine.tls_cert, &machine.tls_key) {
         add("https", address.to_string());
@@ -53,11 +54,11 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use crate::args::{Args, Command};
+    use crate::args::{Args, Command, ServerArgs};
 
     fn machine(words: &[String]) -> Machine {
         match Args::try_parse_from(["gantry".to_owned()].iter().chain(words)).expect("a command line").command {
-            Command::Up(machine) | Command::Server(machine) => machine,
+            Command::Up(machine) | Command::Server(ServerArgs { machine, .. }) => machine,
             _ => panic!("{words:?}"),
         }
     }
@@ -66,7 +67,7 @@ mod tests {
     fn a_service_gets_every_setting_of_up() {
         let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
                      --tls-key /k --domain example --server-user u --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
-                     --metadata 169.254.169.254 --cgroup g --bake-time 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
+                     --metadata 169.254.169.254 --cluster-listen 127.0.0.1:4 --tunnel 127.0.0.1:5 --advertise m --cgroup g --bake-time 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
                      --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --jobs 9 --compile-memory 8M --compile-disk 9M";
         let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         let passed = arguments("server", &up).expect("arguments");

@@ -15,6 +15,7 @@ use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
 use crate::handover::Handover;
 use crate::machine::require_root;
+use crate::membership::Membership;
 use crate::server_process;
 
 /// Environment variable with the process id of the supervising `up`. The service ends together with that process.
@@ -77,7 +78,7 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("agent");
     require_root()?;
     make_folders(machine)?;
-    let client = service_client(machine).await?;
+    let client = service_client(machine, true).await?;
     gantry_agent::run(machine.agent()?, client, asked_to_end()).await?;
     Ok(DONE)
 }
@@ -88,7 +89,7 @@ pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     make_folders(machine)?;
     let mut handover = Handover::take()?;
     let listeners = listeners(machine, &mut handover)?;
-    let client = service_client(machine).await?;
+    let client = service_client(machine, false).await?;
     gantry_router::run(machine.router()?, listeners, client, || handover.accept(), asked_to_end()).await?;
     Ok(DONE)
 }
@@ -134,8 +135,15 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates a client with the machine's own token. The server creates that token at its first start.
-async fn service_client(machine: &Machine) -> anyhow::Result<Client> {
+/// Creates a client of the servers. On a machine that has joined a cluster, the machine's certificate authenticates the
+/// client, and a task keeps the certificate up to date. Otherwise the client has the machine's own token, which the server
+/// creates at its first start.
+async fn service_client(machine: &Machine, renews: bool) -> anyhow::Result<Client> {
+    if let Some(membership) = Membership::open(machine)? {
+        let client = membership.client();
+        tokio::spawn(membership.keep(renews));
+        return Ok(client);
+    }
     let path = machine.data.join("machine-token");
     let token = tokio::time::timeout(TOKEN_PATIENCE, read_when_there(&path))
         .await

@@ -6,7 +6,7 @@
 //! SIGHUP, `up` replaces every service with the program now on disk, after that program has confirmed that it can take
 //! over (`upgrade`). The old router ends only once the new router serves.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -19,8 +19,9 @@ use crate::args::Machine;
 use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
+use crate::membership;
 use crate::printer::told;
-use crate::server_process::ServerProcess;
+use crate::server_process::{FolderId, ServerProcess};
 use crate::service_arguments::arguments;
 use crate::services::{asked_to_end, make_folders, open_listeners, start_logging};
 use crate::settings;
@@ -37,26 +38,31 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     machine.check()?;
     make_folders(machine)?;
     let _lock = lock(machine)?;
+    let identity = membership::identity(machine)?;
+    let machine = &membership::settings(machine, identity.as_ref())?;
+    // A machine that has joined as an agent runs no server.
+    let has_server = identity.is_none_or(|identity| identity.is_server);
     keep_settings(machine)?;
-    let server = ServerProcess::prepare(machine)?;
+    let server = has_server.then(|| ServerProcess::prepare(machine)).transpose()?;
     let (accepted, program) = watch::channel(Arc::new(Program::of_this_process()?));
     let Listeners { plain, secure } = open_listeners(machine)?;
-    // Reports a port in use now, then frees the port for the server.
-    drop(
-        TcpListener::bind(machine.listen)
-            .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))
-            .with_code(ErrorCode::AddressUnavailable)?,
-    );
+    if has_server {
+        try_to_listen(machine.listen, "listen")?;
+    }
+    if let Some(address) = machine.cluster_listen.filter(|_| has_server) {
+        try_to_listen(address, "cluster-listen")?;
+    }
     // Another cloud on this machine may use the same resources. An error here is better than an agent that restarts
     // again and again.
     gantry_agent::check_network(&machine.agent()?).await?;
     let mut sockets = vec![plain];
     sockets.extend(secure);
-    let own = server.settings(machine);
+    let own = server.as_ref().map_or_else(|| machine.clone(), |server| server.settings(machine));
     let mut supervisors = Vec::new();
     for name in SERVICES {
         let service = match name {
-            "server" => Service::new(name, arguments(name, &own)?, Vec::new(), Some(server.clone()), program.clone()),
+            "server" if !has_server => continue,
+            "server" => Service::new(name, arguments(name, &own)?, Vec::new(), server.clone(), program.clone()),
             "router" => {
                 Service::new(name, arguments(name, machine)?, std::mem::take(&mut sockets), None, program.clone())
             }
@@ -67,18 +73,18 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     told!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
-    let mut folder = server.folder();
+    let mut folder = server.as_ref().and_then(ServerProcess::folder);
     loop {
         tokio::select! {
             () = &mut ending => break,
-            other = server.other_folder(folder) => {
+            other = other_folder(server.as_ref(), folder) => {
                 folder = Some(other);
                 tracing::warn!("the server's data folder is another one now; starting the server in it");
                 if let Some(supervisor) = supervisors.first() {
                     supervisor.replace().await;
                 }
             }
-            _ = hangup.recv() => match newer(&program, &server, &own).await {
+            _ = hangup.recv() => match newer(&program, server.as_ref(), &own).await {
                 Ok(newer) => {
                     accepted.send_replace(Arc::new(newer));
                     for supervisor in &supervisors {
@@ -95,10 +101,26 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
+/// Reports an address in use now, then frees the address for the server.
+fn try_to_listen(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
+    TcpListener::bind(address)
+        .map(drop)
+        .with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
+        .with_code(ErrorCode::AddressUnavailable)
+}
+
+/// Waits for another folder in place of the server's data folder; for ever on a machine without a server.
+async fn other_folder(server: Option<&ServerProcess>, known: Option<FolderId>) -> FolderId {
+    match server {
+        Some(server) => server.other_folder(known).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Opens the program now on disk, if that program can take over.
 async fn newer(
     program: &watch::Receiver<Arc<Program>>,
-    server: &ServerProcess,
+    server: Option<&ServerProcess>,
     settings: &Machine,
 ) -> anyhow::Result<Program> {
     let newer = program.borrow().newer()?;
@@ -119,7 +141,7 @@ fn keep_settings(machine: &Machine) -> anyhow::Result<()> {
 }
 
 /// Takes the lock of the data folder: one `up` per data folder. The lock ends with the process.
-fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
+pub(crate) fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     use std::io::Write;
     let path = machine.data.join("up.lock");
     let opened = std::fs::File::options().create(true).truncate(false).write(true).open(&path);

@@ -89,10 +89,12 @@ impl Program {
     ///
     /// # Errors
     /// The reason why the program cannot take over.
-    pub(crate) async fn ask(&self, server: &ServerProcess, arguments: &[String]) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&self, server: Option<&ServerProcess>, arguments: &[String]) -> anyhow::Result<()> {
         let path = self.path.display();
         let mut command = self.command();
-        server.confine(command.as_std_mut(), self)?;
+        if let Some(server) = server {
+            server.confine(command.as_std_mut(), self)?;
+        }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{path} does not run"));
         let mut child = child.with_code(ErrorCode::UpgradeRefused)?;

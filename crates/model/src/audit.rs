@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, MachineId, MachineName,
-    ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, JoinRole, MachineId,
+    MachineName, ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
 };
 
 /// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
@@ -155,6 +155,30 @@ pub enum AuditAction {
         id: MachineId,
         /// Id of the machine that had the name before.
         before: MachineId,
+    },
+    /// The cluster got its authority: other machines can join.
+    ClusterFounded {
+        /// The first machine.
+        machine: MachineName,
+    },
+    /// A join token was created.
+    JoinTokenCreated {
+        /// What a machine joins as.
+        role: JoinRole,
+    },
+    /// A machine joined the cluster, or joined again.
+    MachineJoined {
+        /// The machine.
+        machine: MachineName,
+        /// Its id.
+        id: MachineId,
+        /// What the machine joined as.
+        role: JoinRole,
+    },
+    /// The certificates of a machine no longer count.
+    MachineExpelled {
+        /// The machine.
+        machine: MachineName,
     },
     /// A base was removed.
     BaseRemoved {
@@ -325,6 +349,12 @@ impl fmt::Display for AuditAction {
             Self::BaseStored { base, source: BaseSource::Registry { reference } } => {
                 write!(f, "imported base {base} from {reference}")
             }
+            Self::ClusterFounded { machine } => write!(f, "made the cluster's authority on machine {machine}"),
+            Self::JoinTokenCreated { role } => write!(f, "created a join token for role {role}"),
+            Self::MachineJoined { machine, id, role } => {
+                write!(f, "machine {machine} ({}) joined as {role}", id.short())
+            }
+            Self::MachineExpelled { machine } => write!(f, "removed machine {machine} from the cluster"),
             Self::MachineRegistered { machine, id } => write!(f, "machine {machine} ({}) registered", id.short()),
             Self::MachineUpdated { machine, program } => {
                 write!(f, "machine {machine} runs gantry {program}")

@@ -10,8 +10,8 @@ use gantry_model::{
 
 use crate::record::{parse, read};
 use crate::{
-    BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord,
-    TokenRecord,
+    AuthorityRecord, BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, JoinTokenRecord, MemberRecord, PushedManifest,
+    RecordChange, RecordError, StoreRecord, TokenRecord,
 };
 
 /// All records. Cloning is cheap, because clones share the large records.
@@ -39,6 +39,12 @@ pub struct RecordIndex {
     pub machines: BTreeMap<MachineName, Arc<Machine>>,
     /// Tunnel addresses of the registered machines.
     pub tunnels: MachineTunnels,
+    /// The authority that signs the machines' certificates; none in a cloud of one machine.
+    pub authority: Option<Arc<AuthorityRecord>>,
+    /// Join tokens by the hash of their secret.
+    pub join_tokens: BTreeMap<String, JoinTokenRecord>,
+    /// Machines that have joined, by name.
+    pub members: BTreeMap<MachineName, Arc<MemberRecord>>,
     /// Events by number.
     pub events: BTreeMap<u64, Arc<EventRecord>>,
     /// Rules that hold for all apps.
@@ -127,6 +133,9 @@ impl RecordIndex {
                 self.tunnels.set(&machine.name, &machine.addresses);
                 self.machines.insert(machine.name.clone(), Arc::new(machine));
             }
+            StoreRecord::Authority(authority) => self.authority = Some(Arc::new(authority)),
+            StoreRecord::JoinToken { hash, token } => drop(self.join_tokens.insert(hash, token)),
+            StoreRecord::Member(member) => drop(self.members.insert(member.machine.clone(), Arc::new(member))),
             StoreRecord::Machine(machine, part) => {
                 Arc::make_mut(&mut self.plan).machines.insert(machine, part);
             }
@@ -172,6 +181,12 @@ impl RecordIndex {
                 }
             }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            ["join-tokens", hash] => drop(self.join_tokens.remove(*hash)),
+            ["members", name] => {
+                if let Ok(name) = MachineName::parse(name) {
+                    self.members.remove(&name);
+                }
+            }
             ["plan", "allocations", name] => {
                 if let Some(name) = app(name) {
                     Arc::make_mut(&mut self.plan).numbers.remove(&name);

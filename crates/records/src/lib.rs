@@ -17,6 +17,9 @@
 //! | `events/<number mod 1000>` | [`EventRecord`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
 //! | `machines/<name>` | [`Machine`] |
+//! | `members/<name>` | [`MemberRecord`] |
+//! | `join-tokens/<hash>` | [`JoinTokenRecord`] |
+//! | `trust/authority` | [`AuthorityRecord`] |
 //! | `schema` | the version of all records, see [`schema`] |
 //! | `plan/allocations/<app>` | the numbers of an app's allocations |
 //! | `plan/machines/<machine>` | a machine's part of the plan |
@@ -28,6 +31,7 @@ mod migrations;
 mod record;
 pub mod schema;
 mod stored;
+mod trust;
 
 pub use index::RecordIndex;
 pub use record::{
@@ -35,6 +39,7 @@ pub use record::{
     app_of_key, base_key, build_key, config_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
     tag_key, token_key,
 };
+pub use trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, TokenUse, join_token_key, member_key};
 
 /// Number of events that the audit trail keeps.
 pub const EVENTS_MAX: u64 = 1000;

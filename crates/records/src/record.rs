@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::EVENTS_MAX;
 use crate::stored::{self, Configs};
+use crate::trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, join_token_key, member_key};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,6 +154,17 @@ pub enum StoreRecord {
     Registered(Machine),
     /// A machine's part of the plan.
     Machine(MachineName, Arc<MachinePlan>),
+    /// The authority that signs the machines' certificates.
+    Authority(AuthorityRecord),
+    /// A join token.
+    JoinToken {
+        /// Hash of the token's secret.
+        hash: String,
+        /// The token's record.
+        token: JoinTokenRecord,
+    },
+    /// A machine that has joined.
+    Member(MemberRecord),
 }
 
 /// A change of one record.
@@ -208,6 +220,9 @@ impl StoreRecord {
             Self::Routing(_) => "plan/routing".to_owned(),
             Self::Registered(machine) => format!("machines/{}", machine.name),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
+            Self::Authority(_) => AUTHORITY_KEY.to_owned(),
+            Self::JoinToken { hash, .. } => join_token_key(hash),
+            Self::Member(member) => member_key(&member.machine),
         }
     }
 
@@ -229,6 +244,9 @@ impl StoreRecord {
             Self::Routing(record) => serde_json::to_vec(record),
             Self::Registered(machine) => serde_json::to_vec(machine),
             Self::Machine(_, record) => stored::part(record),
+            Self::Authority(record) => serde_json::to_vec(record),
+            Self::JoinToken { token, .. } => serde_json::to_vec(token),
+            Self::Member(record) => serde_json::to_vec(record),
         }
     }
 }
@@ -338,6 +356,9 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
         ["events", _] => StoreRecord::Event(read(key, value)?),
         ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
         ["machines", _] => StoreRecord::Registered(read(key, value)?),
+        ["trust", "authority"] => StoreRecord::Authority(read(key, value)?),
+        ["join-tokens", hash] => StoreRecord::JoinToken { hash: (*hash).to_owned(), token: read(key, value)? },
+        ["members", _] => StoreRecord::Member(read(key, value)?),
         ["plan", "allocations", app] => {
             let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
             StoreRecord::Numbers(name, Arc::new(read(key, value)?))

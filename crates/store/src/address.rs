@@ -17,6 +17,19 @@ pub enum StoreAddress {
     },
 }
 
+/// The text that [`StoreAddress::from_str`] reads.
+impl std::fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Etcd { endpoints, prefix } => {
+                let hosts: Vec<&str> = endpoints.iter().map(|url| url.trim_start_matches("http://")).collect();
+                write!(f, "etcd://{}/{}", hosts.join(","), prefix.trim_end_matches('/'))
+            }
+        }
+    }
+}
+
 /// Parse error: the text is not an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid store address {0:?}: write etcd://host:2379[,host:2379][/prefix] or the path of a file")]

@@ -41,7 +41,7 @@ pub use credentials::Credentials;
 pub use identity::{FOLDER, Identity};
 pub use key::{KeyHash, MachineKey, PublicKey};
 pub use name::PeerName;
-pub use pinned::pinned_config;
+pub use pinned::{PeerFailure, peer_failure, pinned_config};
 pub use renewal::is_renewal_due;
 pub use tls::{Peer, machine_of_peer};
 pub use token::{JoinToken, JoinTokenError, TokenHash};

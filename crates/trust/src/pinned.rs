@@ -36,6 +36,33 @@ pub fn pinned_config(ca: &CaHash, key: Option<&MachineKey>) -> Result<Arc<Client
     Ok(Arc::new(config))
 }
 
+/// Why a peer's certificate was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerFailure {
+    /// The authority of the peer is not the expected one.
+    Authority,
+    /// The certificate is not valid at this machine's time.
+    Time,
+    /// The certificate is refused for another reason, such as its name.
+    Other,
+}
+
+/// Finds out why a TLS connection failed, from one error of its chain of causes; `None` for an error of another kind.
+#[must_use]
+pub fn peer_failure(error: &(dyn std::error::Error + 'static)) -> Option<PeerFailure> {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref::<Error>()).or_else(|| error.downcast_ref::<Error>())?;
+    let Error::InvalidCertificate(certificate) = tls else { return None };
+    Some(match certificate {
+        CertificateError::UnknownIssuer => PeerFailure::Authority,
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => PeerFailure::Time,
+        _ => PeerFailure::Other,
+    })
+}
+
 /// A certificate that shows a key and names nobody.
 fn self_signed(key: &MachineKey) -> Result<CertifiedKey, TrustError> {
     let certificate = CertificateParams::default().self_signed(&key.0).map_err(TrustError::Make)?;

@@ -7,6 +7,7 @@ mod deploys;
 mod events;
 mod images;
 mod machines;
+mod members;
 mod policy;
 mod properties;
 mod push;

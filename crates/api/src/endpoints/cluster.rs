@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo};
-use crate::types::{AuditEvent, ClusterStatus};
+use crate::types::{AuditEvent, ClusterStatus, NewJoinToken};
 
 /// Query of the audit trail.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ endpoints! {
     /// Change rules of the cluster; null gives a rule its default again
     ChangeRules: PATCH "/v1/cluster/policy", Admin, Json<ChangePolicy> => Json<PolicyInfo>,
         [PolicyRuleNotFound, InvalidPolicyValue, DomainTaken];
+    /// Create a join token; its text is shown once
+    CreateJoinToken: POST "/v1/cluster/join-tokens", Admin, Json<crate::types::CreateJoinToken> => Json<NewJoinToken>,
+        [NoAuthority, InvalidJoinLifetime, StoreNotShared];
     /// The audit trail
     Events: GET "/v1/events" ? EventsQuery, Read, Nothing => Json<Vec<AuditEvent>>, [];
 }

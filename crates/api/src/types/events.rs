@@ -83,6 +83,9 @@ impl EventSubject {
                 None,
                 Some(
                     AuditAction::MachineRegistered { machine, .. }
+                    | AuditAction::ClusterFounded { machine }
+                    | AuditAction::MachineJoined { machine, .. }
+                    | AuditAction::MachineExpelled { machine }
                     | AuditAction::MachineUpdated { machine, .. }
                     | AuditAction::MachineReplaced { machine, .. },
                 ),

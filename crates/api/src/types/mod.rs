@@ -25,4 +25,4 @@ pub use events::{AuditEvent, EventSubject, SubjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
 pub use machines::{MachineInfo, MachineStateInfo};
 pub use sessions::{LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun};
-pub use tokens::{CreateToken, NewToken, TokenInfo, TokenScope};
+pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

@@ -79,3 +79,36 @@ pub struct CreateToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<u64>,
 }
+
+/// What a machine joins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinRoleInfo {
+    /// A machine that runs workloads.
+    Agent,
+    /// A machine that also runs a server.
+    Server,
+}
+
+/// Body of `POST /v1/cluster/join-tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateJoinToken {
+    /// What a machine joins as.
+    pub role: JoinRoleInfo,
+    /// Lifetime in milliseconds; one hour by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
+}
+
+/// A new join token. Only this response ever contains the token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewJoinToken {
+    /// The token's text.
+    pub token: String,
+    /// Hash of the cluster's authority, for `gantry login`.
+    pub ca_hash: String,
+    /// Time of expiry.
+    pub expires: Moment,
+    /// Addresses of the servers, each `host:port`.
+    pub servers: Vec<String>,
+}

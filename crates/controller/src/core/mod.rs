@@ -87,6 +87,11 @@ impl CoreHandle {
         self.notifier.policy()
     }
 
+    /// Subscribes to changes of the machines that belong to the cluster.
+    pub(crate) fn watch_members(&self) -> watch::Receiver<u64> {
+        self.notifier.members()
+    }
+
     /// Changes the records. On return the changes are durable, and the plan accounts for them.
     pub(crate) async fn mutate<T: Send + 'static>(
         &self,

@@ -1,5 +1,5 @@
 //! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys, one
-//! for the cluster policy.
+//! for the cluster policy, one for the members of the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +16,7 @@ pub(super) struct Notifier {
     routes: watch::Sender<Generation>,
     deploys: watch::Sender<u64>,
     policy: watch::Sender<u64>,
+    members: watch::Sender<u64>,
 }
 
 impl Default for Notifier {
@@ -25,6 +26,7 @@ impl Default for Notifier {
             routes: watch::Sender::new(Generation::default()),
             deploys: watch::Sender::new(0),
             policy: watch::Sender::new(0),
+            members: watch::Sender::new(0),
         }
     }
 }
@@ -48,6 +50,10 @@ impl Notifier {
         self.policy.subscribe()
     }
 
+    pub(super) fn members(&self) -> watch::Receiver<u64> {
+        self.members.subscribe()
+    }
+
     /// Wakes the subscribers of the changed parts.
     pub(super) fn notify(&self, view: &ClusterView, changed: ChangedParts) {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +71,9 @@ impl Notifier {
         }
         if changed.policy {
             self.policy.send_modify(|count| *count += 1);
+        }
+        if changed.members {
+            self.members.send_modify(|count| *count += 1);
         }
     }
 }

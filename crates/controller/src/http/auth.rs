@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use base64::Engine;
-use gantry_admission::{Actor, Admitted};
+use gantry_admission::{Actor, Admitted, Refusal};
 use gantry_api::endpoint::AccessScope;
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{AppName, MachineName, Scope};
+use gantry_model::{AppName, JoinRole, MachineName, Scope};
 use gantry_records::TokenRecord;
+use gantry_trust::Peer;
 use http::HeaderValue;
 use http::header;
 use http::request::Parts;
@@ -17,12 +18,43 @@ use super::{ErrorResponse, HttpResult, parse_name};
 use crate::core::ClusterView;
 use crate::{Server, core, tokens};
 
-/// The authenticated caller of a request, known by its token.
+/// The authenticated caller of a request, known by its token or by its machine's certificate.
 pub(crate) struct Caller {
     pub(crate) name: String,
     scope: Scope,
-    /// Hash of the token.
-    hash: String,
+    credential: Credential,
+}
+
+/// What authenticated a caller.
+enum Credential {
+    /// The token with this hash.
+    Token(String),
+    /// The certificate of a machine.
+    Certificate(MachineCertificate),
+}
+
+/// A machine that has shown its certificate.
+struct MachineCertificate {
+    machine: MachineName,
+    /// Hash of the key. None for the process of a server, which has a key of its own.
+    key: Option<String>,
+}
+
+impl MachineCertificate {
+    /// Requires that the machine still belongs to the cluster, with this key.
+    fn check(&self, view: &ClusterView) -> Result<(), Problem> {
+        let is_member = view.records.members.get(&self.machine).is_some_and(|member| match &self.key {
+            Some(key) => member.key == *key,
+            None => member.role == JoinRole::Server,
+        });
+        if is_member { Ok(()) } else { Err(not_member(&self.machine)) }
+    }
+}
+
+/// Error response for a machine that does not belong to the cluster.
+pub(crate) fn not_member(machine: &MachineName) -> Problem {
+    let refusal = Refusal::NotMember { machine: machine.clone() };
+    Problem { hint: refusal.hint(), ..Problem::new(refusal.code(), refusal.to_string()) }
 }
 
 impl Caller {
@@ -87,9 +119,22 @@ impl Caller {
         Ok(server.core.mutate(move |records, now| change(Actor::new(records, now, &name))).await?)
     }
 
-    /// Checks that the token is still valid, for a connection that outlives its request.
+    /// Checks that the token or the certificate still counts, for a connection that outlives its request.
     pub(crate) fn revalidate(&self, view: &ClusterView) -> Result<(), Problem> {
-        valid_token(view, &self.hash).map(drop)
+        match &self.credential {
+            Credential::Token(hash) => valid_token(view, hash).map(drop),
+            Credential::Certificate(certificate) => certificate.check(view),
+        }
+    }
+
+    /// The caller of a connection without a token: the machine whose certificate the connection has shown.
+    fn of_machine(parts: &Parts, view: &ClusterView) -> Result<Option<Self>, Problem> {
+        let Some(Peer::Machine { name, key, is_server }) = parts.extensions.get::<Peer>() else { return Ok(None) };
+        let key = (!is_server).then(|| key.hash().to_string());
+        let certificate = MachineCertificate { machine: name.clone(), key };
+        certificate.check(view)?;
+        let (name, scope) = (format!("machine {name}"), Scope::Machine { machine: name.clone() });
+        Ok(Some(Self { name, scope, credential: Credential::Certificate(certificate) }))
     }
 
     fn may_read(&self, app: &AppName) -> Result<(), ErrorResponse> {
@@ -133,6 +178,9 @@ impl FromRequestParts<Arc<Server>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, ErrorResponse> {
         let Some(secret) = secret(parts.headers.get(header::AUTHORIZATION)) else {
+            if let Some(caller) = Self::of_machine(parts, &server.core.view())? {
+                return Ok(caller);
+            }
             return Err(Problem::new(ErrorCode::TokenRequired, "a token is needed")
                 .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
                 .into());
@@ -140,7 +188,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
         let hash = tokens::hash(&secret);
         let view = server.core.view();
         let token = valid_token(&view, &hash)?;
-        Ok(Self { name: token.name.clone(), scope: token.scope.clone(), hash })
+        Ok(Self { name: token.name.clone(), scope: token.scope.clone(), credential: Credential::Token(hash) })
     }
 }
 

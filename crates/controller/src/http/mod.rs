@@ -11,6 +11,7 @@ mod job_info;
 mod jobs;
 mod logs;
 mod machines;
+mod members;
 mod policy;
 mod pulls;
 mod queues;
@@ -127,10 +128,11 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 10] = [
+    let families: [fn(Routes) -> Routes; 11] = [
         policy::routes,
         system::routes,
         machines::routes,
+        members::routes,
         bases::routes,
         apps::routes,
         deploys::routes,
@@ -150,6 +152,9 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/machines/{machine}/control", post(machines::agent))
         .route("/routers/{machine}/control", post(machines::router))
         .route("/machines/{machine}/apps", get(machines::apps))
+        .route("/machines/{machine}/servers", get(members::server_addresses))
+        .route("/join", post(members::join))
+        .route("/renew", post(members::renew))
         .route("/sessions/{id}", post(sessions::call_back))
         .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
         .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact))

@@ -3,16 +3,68 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use gantry_model::{AppName, BaseName, MachineName, PolicyKey};
+use gantry_model::{AppName, BaseName, JoinRole, MachineName, PolicyKey};
+use gantry_store::StoreAddress;
 
 use super::machine::Machine;
-use super::values::{age, rule};
+use super::values::{age, label, rule, server_address};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
     /// Show and change the rules that hold for the whole cluster
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Create tokens with which machines join
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JoinTokenCommand {
+    /// Create a join token and print the command that uses it
+    Create {
+        /// What the machine joins as: agent or server
+        #[arg(long, value_name = "ROLE")]
+        role: JoinRole,
+        /// How long the token is valid: `90s`, `15m`, `1h`, `2d`; an hour by default
+        #[arg(long, value_parser = age, value_name = "TIME")]
+        ttl: Option<u64>,
+    },
+}
+
+/// Arguments of `gantry server`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ServerArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ServerCommand>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServerCommand {
+    /// Prepare this machine as the first of a cluster, and print the command with which others join
+    Init {
+        #[command(flatten)]
+        machine: Machine,
+    },
+}
+
+/// Arguments of `gantry join`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Join {
+    /// A server of the cluster, such as m1:7000
+    #[arg(value_parser = server_address, value_name = "HOST:PORT")]
+    pub(crate) server: String,
+    /// Join token; the variable keeps the token out of the process list
+    #[arg(long, env = "GANTRY_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: String,
+    /// Label of this machine; may be given several times
+    #[arg(long = "label", value_parser = label, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +97,14 @@ pub(crate) enum Store {
     Check {
         #[command(flatten)]
         machine: Machine,
+    },
+    /// Copy the records of a stopped cloud into an empty etcd, which more servers can share
+    Migrate {
+        #[command(flatten)]
+        machine: Machine,
+        /// The new store, etcd://host:2379[,host:2379][/prefix]
+        #[arg(long, value_name = "STORE")]
+        to: StoreAddress,
     },
 }
 

@@ -7,7 +7,7 @@ use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{MachineName, PolicyKey};
 use gantry_store::StoreAddress;
 
-use super::values::{network, rule_value};
+use super::values::{host, network, rule_value};
 use crate::server_user::UserName;
 
 /// This machine's settings.
@@ -56,6 +56,16 @@ pub(crate) struct Machine {
     /// Metadata addresses that containers and builds may reach, such as `169.254.169.254`; by default none
     #[arg(long, env = "GANTRY_METADATA", value_name = "ADDRESSES", value_delimiter = ',', value_parser = MetadataAddress::parse)]
     pub(crate) metadata: Vec<MetadataAddress>,
+    /// Address where other machines and the command line reach the server over TLS; `gantry server init` makes it
+    /// 0.0.0.0:7000
+    #[arg(long, env = "GANTRY_CLUSTER_LISTEN")]
+    pub(crate) cluster_listen: Option<SocketAddr>,
+    /// Address where other machines' routers reach this machine's; 0.0.0.0:7001 on a machine that has joined
+    #[arg(long, env = "GANTRY_TUNNEL")]
+    pub(crate) tunnel: Option<SocketAddr>,
+    /// Host name or IP address by which other machines reach this one
+    #[arg(long, env = "GANTRY_ADVERTISE", value_name = "HOST", value_parser = host)]
+    pub(crate) advertise: Option<String>,
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,

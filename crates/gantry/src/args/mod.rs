@@ -12,9 +12,12 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_model::{AllocationId, AppName, ReleaseNumber, RoleName, VolumeName};
+use gantry_trust::CaHash;
 
 pub(crate) use self::apps::{App, Config, Maintenance};
-pub(crate) use self::cluster::{Base, Cluster, MachineCommand, PolicyCommand, Store, Token};
+pub(crate) use self::cluster::{
+    Base, Cluster, Join, JoinTokenCommand, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store, Token,
+};
 pub(crate) use self::jobs::{Job, JobRun, Queue};
 pub(crate) use self::machine::{FirstPolicy, Machine};
 use self::values::{age, image_port, parse_count, run_volume, volume};
@@ -64,7 +67,17 @@ pub(crate) enum Command {
     /// Stop `gantry up` and all its containers; the data and other clouds of this machine stay
     Down(Machine),
     /// Run only the server: API, git endpoint, registry, planner
-    Server(Machine),
+    Server(ServerArgs),
+    /// Join a cluster: get this machine's certificate and network from a server
+    Join(Join),
+    /// Trust a cluster's servers over HTTPS, by the hash of its authority
+    Login {
+        /// A server, such as https://m1:7000
+        url: String,
+        /// Hash of the cluster's authority; `gantry cluster join-token create` prints it
+        #[arg(long, value_name = "HASH")]
+        ca_hash: CaHash,
+    },
     /// Run only the agent: the containers of this machine
     Agent(Machine),
     /// Run only the router: HTTP entry and name server

@@ -108,6 +108,44 @@ pub(super) fn age(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(wrong)
 }
 
+/// Parses a host name or an IP address, without a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let is_name = text.split('.').all(|label| {
+        !label.is_empty() && label.len() <= 63 && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    });
+    if (is_name && text.len() <= 253) || text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no host name and no IP address; write for example m1.example.com or 10.0.0.5, without a port"
+    ))
+}
+
+/// Parses `host:port`; the port is 7000 if there is none.
+pub(super) fn server_address(text: &str) -> Result<String, String> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port),
+        _ => (text, "7000"),
+    };
+    let wrong = || format!("{text:?} is no address of a server; write for example m1:7000");
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    host(bare).map_err(|_| wrong())?;
+    Ok(if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") })
+}
+
+/// Parses a label, `KEY=VALUE`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let valid = |part: &str| {
+        (1..=63).contains(&part.len())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))
+    };
+    match text.split_once('=') {
+        Some((key, value)) if valid(key) && valid(value) => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label; write for example disk=ssd")),
+    }
+}
+
 pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
     let wrong = || format!("{text:?} is not a network; write for example 10.83.0.1/16");
     let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;

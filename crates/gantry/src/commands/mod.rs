@@ -7,6 +7,8 @@ mod deploys;
 mod docs;
 mod explain;
 pub(crate) mod jobs;
+mod join_tokens;
+mod login;
 mod logs;
 mod machines;
 mod man;
@@ -18,11 +20,11 @@ mod volumes;
 
 use gantry_api::types::{ChangeTraffic, ImageChange};
 
-use crate::args::{Args, Cluster, Command, Maintenance, Store};
+use crate::args::{Args, Cluster, Command, JoinTokenCommand, Maintenance, ServerArgs, ServerCommand, Store};
 use crate::coded::require;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
-use crate::{backup, check, down, remote, restore, services, up, upgrade};
+use crate::{backup, check, down, join, migrate, remote, restore, server_init, services, up, upgrade};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -31,9 +33,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     match args.command {
         Command::Up(machine) => up::run(&machine).await,
         Command::Down(machine) => down::run(&machine).await,
-        Command::Server(machine) => services::server(&machine).await,
+        Command::Server(ServerArgs { command: Some(ServerCommand::Init { machine }), .. }) => {
+            server_init::run(&machine).await
+        }
+        Command::Server(ServerArgs { command: None, machine }) => services::server(&machine).await,
+        Command::Join(arguments) => join::run(&arguments).await,
+        Command::Login { url, ca_hash } => login::run(&url, &ca_hash, &args.remote).await,
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
+        Command::Store(Store::Migrate { machine, to }) => migrate::run(&machine, &to).await,
         Command::Store(Store::Check { machine }) => check::check(&machine).await,
         Command::Check { machine, repair } => check::check_everything(&machine, repair).await,
         Command::Backup { machine, volumes, file } => backup::backup(&machine, volumes, &file).await,
@@ -52,6 +60,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Status => system::status(&client()?, json).await,
         Command::Events { app } => system::events(&client()?, app, json).await,
+        Command::Cluster(Cluster::JoinToken(JoinTokenCommand::Create { role, ttl })) => {
+            join_tokens::create(&client()?, role, ttl, json).await
+        }
         Command::Cluster(Cluster::Policy(command)) => policy::policy(&client()?, command, json).await,
         Command::Token(command) => system::token(&client()?, command, json).await,
         Command::App(command) => apps::run(&client()?, command, json).await,

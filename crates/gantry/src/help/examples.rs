@@ -14,6 +14,17 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ]),
     ("down", &["gantry down", "gantry down --data /srv/gantry"]),
     ("server", &["gantry server --store etcd://10.0.0.5:2379"]),
+    ("server init", &[
+        "gantry server init --advertise m1.example.com",
+        "gantry server init --store etcd://m1:2379,m2:2379,m3:2379 --advertise m1",
+    ]),
+    ("join", &["gantry join m1:7000 --token gantry-join-agent-…", "gantry join m1:7000 --token gantry-join-agent-… --label disk=ssd"]),
+    ("login", &["gantry login https://m1:7000 --ca-hash abababababababababababababababababababababababababababababababab"]),
+    ("cluster join-token create", &[
+        "gantry cluster join-token create --role agent",
+        "gantry cluster join-token create --role server --ttl 15m",
+    ]),
+    ("store migrate", &["gantry store migrate --to etcd://m1:2379,m2:2379,m3:2379"]),
     ("agent", &["gantry agent --machine web01"]),
     ("router", &["gantry router --http 0.0.0.0:80"]),
     ("status", &["gantry status", "gantry status --json"]),

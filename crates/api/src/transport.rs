@@ -1,0 +1,184 @@
+//! The connections of a client: plain, or TLS to one of several servers.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tower_service::Service;
+
+/// Timeout of a connection to one server. The next server is tried after it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The servers of a cluster, and how a client verifies them. Clones share the list of servers.
+#[derive(Clone)]
+pub struct Servers(Arc<Shared>);
+
+struct Shared {
+    /// Addresses, each `host:port`.
+    addresses: RwLock<Vec<String>>,
+    /// Place of the server that was reached last.
+    preferred: AtomicUsize,
+    tls: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Servers {
+    /// Names the servers, each `host:port`; the TLS configuration; and the name that their certificates have.
+    #[must_use]
+    pub fn new(addresses: Vec<String>, tls: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        let (addresses, preferred) = (RwLock::new(addresses), AtomicUsize::new(0));
+        Self(Arc::new(Shared { addresses, preferred, tls: tls.into(), name }))
+    }
+
+    /// The servers' addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.0.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a new list of servers, unless the list is empty. Open connections stay.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        if !addresses.is_empty() {
+            *self.0.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+        }
+    }
+
+    /// Makes the next connection go to another server than the last one, if there is another.
+    pub fn pass_over(&self) {
+        self.0.preferred.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connects to the first server that can be reached, beginning with the one that was reached last.
+    async fn connect(self) -> io::Result<Stream> {
+        let addresses = self.addresses();
+        let first = self.0.preferred.load(Ordering::Relaxed);
+        let mut failure = io::Error::other("the cluster has no server");
+        for place in (0..addresses.len()).map(|n| first.wrapping_add(n) % addresses.len()) {
+            let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no connection in 3 s");
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(&addresses[place])).await;
+            match connected.unwrap_or_else(|_| Err(timeout())) {
+                Ok(stream) => {
+                    self.0.preferred.store(place, Ordering::Relaxed);
+                    return Ok(Stream::Tls(Box::new(stream)));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn connect_to(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        self.0.tls.connect(self.0.name.clone(), stream).await
+    }
+}
+
+/// Opens connections.
+#[derive(Clone)]
+pub(crate) enum Connector {
+    Plain(HttpConnector),
+    Tls(Servers),
+}
+
+type ConnectError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        match self {
+            Self::Plain(connector) => connector.poll_ready(cx).map_err(Into::into),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        match self {
+            Self::Plain(connector) => {
+                let connecting = connector.call(uri);
+                Box::pin(async move { Ok(TokioIo::new(Stream::Plain(connecting.await?.into_inner()))) })
+            }
+            Self::Tls(servers) => {
+                let connecting = servers.clone().connect();
+                Box::pin(async move { Ok(TokioIo::new(connecting.await?)) })
+            }
+        }
+    }
+}
+
+/// A connection.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Joining the cluster. `/internal/v1/join` and `/internal/v1/renew` serve machines whose key the TLS handshake has
+//! proved; `/v1/cluster/join-tokens` makes the tokens.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::{Extension, body::Bytes};
+use gantry_admission::{Actor, JOIN_LIFETIME_MILLIS, JoinRequest, Refusal};
+use gantry_api::endpoints::cluster as endpoints;
+use gantry_api::types::{JoinRoleInfo, NewJoinToken};
+use gantry_api::{ErrorCode, Problem};
+use gantry_control::join::{JoinCall, JoinReply, RenewCall, RenewReply};
+use gantry_model::{JoinRole, MachineName};
+use gantry_store::StoreAddress;
+use gantry_trust::{JoinToken, Peer, PublicKey};
+
+use super::auth::{Caller, not_member};
+use super::call::{Call, Routes};
+use super::{HttpResult, json, parse_body, parse_name};
+use crate::Server;
+use crate::core;
+use crate::membership::{Membership, servers};
+
+/// Adds the endpoint of join tokens.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(create)
+}
+
+async fn create(Call { server, caller, body, .. }: Call<endpoints::CreateJoinToken>) -> HttpResult<NewJoinToken> {
+    let membership = membership(&server)?;
+    let role = match body.role {
+        JoinRoleInfo::Agent => JoinRole::Agent,
+        JoinRoleInfo::Server => JoinRole::Server,
+    };
+    if role == JoinRole::Server && matches!(server.settings.store, StoreAddress::File(_)) {
+        let message = "the store of this cloud is a file on its server's machine, and no other server can share it";
+        return Err(Problem::new(ErrorCode::StoreNotShared, message).into());
+    }
+    let token = JoinToken::generate(role, membership.authority.hash());
+    let (hash, lifetime) = (token.hash().as_str().to_owned(), body.lifetime.unwrap_or(JOIN_LIFETIME_MILLIS));
+    let expires = caller.mutate(&server, move |actor| actor.create_join_token(hash, role, lifetime)).await?;
+    Ok(NewJoinToken {
+        token: token.reveal(),
+        ca_hash: membership.authority.hash().to_string(),
+        expires,
+        servers: servers(&server.core.view().records),
+    })
+}
+
+/// Lets a machine join.
+pub(crate) async fn join(
+    State(server): State<Arc<Server>>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> HttpResult {
+    let membership = membership(&server)?;
+    if !membership.may_answer() {
+        let message = "too many machines ask to join at the same time";
+        return Err(Problem::new(ErrorCode::JoinRateLimited, message).into());
+    }
+    let key = proved_key(peer)?;
+    let call: JoinCall = parse_body(&body)?;
+    let token: JoinToken = call.token.parse().map_err(|_| Refusal::JoinTokenUnknown)?;
+    let advertise = call.advertise.unwrap_or_else(|| call.machine.to_string());
+    let address = (call.role == JoinRole::Server).then(|| host_port(&advertise, call.port));
+    let request = JoinRequest {
+        token: token.hash().as_str().to_owned(),
+        role: call.role,
+        machine: call.machine,
+        id: call.id,
+        key: key.hash().to_string(),
+        advertise: Some(advertise.clone()),
+        server: address,
+    };
+    let actor = format!("machine {}", request.machine);
+    let member = server.core.mutate(move |records, now| Actor::new(records, now, &actor).join(request)).await?;
+    let chain = issue(membership, &key, &member.machine)?;
+    let store = (member.role == JoinRole::Server).then(|| server.settings.store.to_string());
+    json(&JoinReply {
+        chain,
+        ca: membership.authority.certificate_pem().to_owned(),
+        subnet: member.subnet,
+        advertise,
+        servers: servers(&server.core.view().records),
+        store,
+    })
+}
+
+/// Gives a machine a new certificate for the key that it joined with. The old certificate may have expired: the record of
+/// the machine and its key decide.
+pub(crate) async fn renew(
+    State(server): State<Arc<Server>>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> HttpResult {
+    let membership = membership(&server)?;
+    let key = proved_key(peer)?;
+    let RenewCall { machine } = parse_body(&body)?;
+    let view = server.core.view();
+    let member = view.records.members.get(&machine).filter(|member| member.key == key.hash().to_string());
+    let member = member.ok_or_else(|| not_member(&machine))?;
+    let chain = issue(membership, &key, &member.machine)?;
+    json(&RenewReply { chain, ca: membership.authority.certificate_pem().to_owned() })
+}
+
+/// The addresses of the servers.
+pub(crate) async fn server_addresses(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+) -> HttpResult {
+    let machine: MachineName = parse_name(&machine)?;
+    caller.machine(&machine)?;
+    json(&servers(&server.core.view().records))
+}
+
+fn membership(server: &Server) -> Result<&Membership, Refusal> {
+    server.membership.as_ref().ok_or(Refusal::NoAuthority)
+}
+
+/// The key that the peer has proved to have.
+fn proved_key(peer: Peer) -> Result<PublicKey, Problem> {
+    match peer {
+        Peer::Key(key) | Peer::Machine { key, .. } => Ok(key),
+        Peer::Anonymous => {
+            Err(Problem::new(ErrorCode::InvalidRequest, "a machine joins over TLS, with a certificate of its key"))
+        }
+    }
+}
+
+fn issue(membership: &Membership, key: &PublicKey, machine: &MachineName) -> Result<String, Problem> {
+    let issued = membership.authority.issue(key, machine, false, core::now());
+    issued.map_err(|error| Problem::internal(crate::causes(&error)))
+}
+
+/// An address of host and port; an IPv6 address stands in brackets.
+fn host_port(host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}

@@ -1,0 +1,147 @@
+//! The server's side of trust: the authority of the cluster, the server's own certificate, and the listener for
+//! machines and people.
+//!
+//! The server reads the authority from the records and makes a key and a certificate of its own at each start, in memory.
+//! `gantry server init` leaves the first records of a cluster in a file, which the server adopts once.
+
+use std::sync::Mutex;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use gantry_admission::{Actor, Founding};
+use gantry_model::{JoinRole, Moment};
+use gantry_records::{AuthorityRecord, JoinTokenRecord, MemberRecord, RecordIndex};
+use gantry_trust::{CertificateAuthority, Credentials, MachineKey};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use crate::settings::ServerSettings;
+use crate::{Server, ServerError, connections, core, http};
+
+/// File with the first records of a cluster, in the server's data folder.
+pub const FOUNDING_FILE: &str = "founding.json";
+
+/// Interval between checks whether the server's certificate is to be renewed.
+const RENEWAL_POLL: Duration = Duration::from_secs(3600);
+
+/// Requests to join that are answered in each second, and in a burst.
+const JOINS_PER_SECOND: f64 = 5.0;
+const JOINS_BURST: f64 = 50.0;
+
+/// The first records of a cluster, as `gantry server init` writes them.
+#[derive(Serialize, Deserialize)]
+pub struct FoundingFile {
+    /// The authority.
+    pub authority: AuthorityRecord,
+    /// The first machine.
+    pub member: MemberRecord,
+    /// The first join tokens, by the hash of their secret.
+    pub tokens: Vec<(String, JoinTokenRecord)>,
+}
+
+/// What the server needs to admit machines.
+pub(crate) struct Membership {
+    pub(crate) authority: CertificateAuthority,
+    pub(crate) credentials: Credentials,
+    joins: Mutex<JoinBudget>,
+}
+
+/// How many requests to join may be answered now.
+struct JoinBudget {
+    left: f64,
+    at: Instant,
+}
+
+impl Membership {
+    fn new(record: &AuthorityRecord, settings: &ServerSettings) -> Result<Self, ServerError> {
+        let authority = CertificateAuthority::from_pem(&record.certificate, &record.key)?;
+        let key = MachineKey::generate()?;
+        let chain = authority.issue(&key.public(), &settings.machine, true, core::now())?;
+        let credentials = Credentials::new(authority.certificate_pem(), &chain, &key)?;
+        let joins = Mutex::new(JoinBudget { left: JOINS_BURST, at: Instant::now() });
+        Ok(Self { authority, credentials, joins })
+    }
+
+    /// Takes one request to join from the budget. Returns false if too many came.
+    pub(crate) fn may_answer(&self) -> bool {
+        let mut joins = self.joins.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        joins.left = (joins.left + now.duration_since(joins.at).as_secs_f64() * JOINS_PER_SECOND).min(JOINS_BURST);
+        joins.at = now;
+        let may = joins.left >= 1.0;
+        joins.left -= if may { 1.0 } else { 0.0 };
+        may
+    }
+}
+
+/// Adopts the first records of a cluster, and makes the server's certificate. Returns `None` in a cloud of one machine.
+pub(crate) async fn prepare(
+    core: &core::CoreHandle,
+    settings: &ServerSettings,
+) -> Result<Option<Membership>, ServerError> {
+    adopt(core, settings).await?;
+    core.view().records.authority.as_ref().map(|record| Membership::new(record, settings)).transpose()
+}
+
+/// Writes the records in the founding file to the store, and removes the file. A repetition after a kill changes nothing.
+async fn adopt(core: &core::CoreHandle, settings: &ServerSettings) -> Result<(), ServerError> {
+    let path = settings.data.join(FOUNDING_FILE);
+    let file = |action| {
+        let path = path.clone();
+        move |source| ServerError::File { action, path, source }
+    };
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(file("read"))?,
+    };
+    let parsed = serde_json::from_slice(&text);
+    let FoundingFile { authority, member, tokens } =
+        parsed.map_err(|source| ServerError::Founding { path: path.clone(), source })?;
+    let founding = Founding { authority, member, tokens };
+    let found = |records: &RecordIndex, now: Moment| Actor::new(records, now, "gantry").found_cluster(founding);
+    core.mutate(found).await?;
+    std::fs::remove_file(&path).and_then(|()| gantry_ledger::sync(&settings.data)).map_err(file("remove"))
+}
+
+/// Listens for machines and people over TLS. Returns the task that serves them; `None` without an address.
+pub(crate) async fn listen(
+    server: &Arc<Server>,
+) -> Result<Option<impl Future<Output = ()> + Send + use<>>, ServerError> {
+    let (Some(membership), Some(address)) = (&server.membership, server.settings.cluster_listen) else {
+        return Ok(None);
+    };
+    let listening = TcpListener::bind(address).await;
+    let listener = listening.map_err(|source| ServerError::ListenCluster { address, source })?;
+    let tls = TlsAcceptor::from(membership.credentials.cluster_config(&[b"http/1.1"])?);
+    tracing::info!(%address, "serving machines");
+    let (credentials, router) = (membership.credentials.clone(), http::router(Arc::clone(server)));
+    Ok(Some(async move { match connections::serve_tls(listener, tls, credentials, router).await {} }))
+}
+
+/// Renews the server's own certificate, for ever.
+pub(crate) async fn renew(server: Arc<Server>) {
+    let Some(membership) = &server.membership else { return };
+    loop {
+        tokio::time::sleep(RENEWAL_POLL).await;
+        let now = core::now();
+        if !membership.credentials.is_renewal_due(now) {
+            continue;
+        }
+        let renewed = MachineKey::generate().and_then(|key| {
+            let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
+            membership.credentials.replace(&chain, &key)
+        });
+        match renewed {
+            Ok(()) => tracing::info!("the server's certificate was renewed"),
+            Err(error) => tracing::error!(error = crate::causes(&error), "cannot renew the server's certificate"),
+        }
+    }
+}
+
+/// Addresses of all servers, each `host:port`.
+pub(crate) fn servers(records: &RecordIndex) -> Vec<String> {
+    let servers = records.members.values().filter(|member| member.role == JoinRole::Server);
+    servers.filter_map(|member| member.server.clone()).collect()
+}

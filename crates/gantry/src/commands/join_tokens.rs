@@ -1,0 +1,26 @@
+//! `gantry cluster join-token`.
+
+use gantry_api::Client;
+use gantry_api::endpoints::cluster::CreateJoinToken;
+use gantry_api::types::{CreateJoinToken as Body, JoinRoleInfo};
+use gantry_model::JoinRole;
+
+use crate::exit::{DONE, Exit};
+use crate::printer::{json as print_json, out, told};
+
+pub(crate) async fn create(client: &Client, role: JoinRole, ttl: Option<u64>, json: bool) -> anyhow::Result<Exit> {
+    let role = match role {
+        JoinRole::Agent => JoinRoleInfo::Agent,
+        JoinRole::Server => JoinRoleInfo::Server,
+    };
+    let created = client.submit(&CreateJoinToken {}, &Body { role, lifetime: ttl }).await?;
+    if json {
+        print_json(&created)?;
+        return Ok(DONE);
+    }
+    told!("CA hash, for `gantry login`: {}", created.ca_hash);
+    told!("Run this on one machine, as root, before the token expires:");
+    let server = created.servers.first().map_or("SERVER:7000", String::as_str);
+    out!("gantry join {server} --token {}", created.token);
+    Ok(DONE)
+}

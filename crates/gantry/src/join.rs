@@ -1,0 +1,102 @@
+//! `gantry join`: makes this machine a member of a cluster.
+//!
+//! ```text
+//! id, key ─► join call over TLS, pinned by the token's hash ─► certificate ─► identity
+//! ```
+//! A command that is killed can be repeated with the same token, because the server knows the machine by its key. A machine
+//! that was removed, or lost its certificate, joins again with a new token, and keeps its id and its data.
+
+use std::error::Error;
+
+use anyhow::Context;
+use gantry_api::{Client, ClientError, Servers};
+use gantry_control::join::{JOIN_PATH, JoinCall, JoinReply};
+use gantry_error_codes::ErrorCode;
+use gantry_failpoint::failpoint;
+use gantry_model::JoinRole;
+use gantry_trust::{Identity, JoinToken, PeerFailure, PeerName, peer_failure, pinned_config};
+
+use crate::args::{Join, Machine};
+use crate::coded::{WithCode, coded, require};
+use crate::exit::{DONE, Exit};
+use crate::machine::require_root;
+use crate::membership::{self, CLUSTER_PORT};
+use crate::printer::{out, told};
+use crate::services::make_folders;
+use crate::up;
+
+/// Runs `gantry join`.
+pub(crate) async fn run(arguments: &Join) -> anyhow::Result<Exit> {
+    let Join { server, token, labels, machine } = arguments;
+    require_root()?;
+    let token: JoinToken = token.parse().with_code(ErrorCode::InvalidJoinToken)?;
+    make_folders(machine)?;
+    let _lock = up::lock(machine)?;
+    let known = membership::identity(machine)?;
+    refuse_own_cloud(machine, known.is_some())?;
+    let folder = membership::folder(machine);
+    let id = gantry_agent::machine_id(&machine.data).context("cannot make this machine's id")?;
+    let key = Identity::prepare_key(&folder)?;
+    failpoint!("join.key");
+    let call = JoinCall {
+        token: token.reveal(),
+        role: token.role(),
+        machine: match (&machine.machine, known) {
+            (None, Some(known)) => known.machine,
+            _ => machine.name()?,
+        },
+        id: id.clone(),
+        advertise: machine.advertise.clone(),
+        port: machine.cluster_listen.map_or(CLUSTER_PORT, |address| address.port()),
+        labels: labels.iter().cloned().collect(),
+    };
+    let config = pinned_config(token.ca(), Some(&key))?;
+    let servers = Servers::new(vec![server.clone()], config, PeerName::Server.server_name());
+    let joined = Client::over_tls(servers, None).post(JOIN_PATH, &call).await;
+    let JoinReply { chain, ca, subnet, advertise, servers, store } = joined.map_err(|error| explain(error, server))?;
+    failpoint!("join.joined");
+    Identity::store_certificate(&folder, &chain, &ca)?;
+    failpoint!("join.certificate");
+    let is_server = call.role == JoinRole::Server;
+    let servers = if servers.is_empty() { vec![server.clone()] } else { servers };
+    let machine = call.machine;
+    let identity =
+        Identity { machine, id, is_server, servers, subnet: Some(subnet), advertise: Some(advertise), store };
+    identity.store(&folder)?;
+    out!("machine {} has joined as {}; its containers have the network {subnet}", identity.machine, call.role);
+    told!("Start it with `gantry up`.");
+    Ok(DONE)
+}
+
+/// A machine with a cloud of its own would lose sight of its apps.
+fn refuse_own_cloud(machine: &Machine, has_joined: bool) -> anyhow::Result<()> {
+    let store = machine.data.join(crate::server_folder::NAME).join("store.db");
+    require!(
+        has_joined || !store.exists(),
+        StoreExists,
+        "this machine has a cloud of its own, whose records are in {}; use another folder with --data, or move the folder away",
+        store.display()
+    );
+    Ok(())
+}
+
+/// Names the remedy of a failed TLS connection.
+pub(crate) fn explain(error: ClientError, server: &str) -> anyhow::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        match peer_failure(error) {
+            Some(PeerFailure::Authority) => {
+                let message = format!("the server at {server} belongs to another cluster than the token or the hash");
+                return coded(ErrorCode::AuthorityMismatch, message);
+            }
+            Some(PeerFailure::Time) => {
+                let message = format!(
+                    "the certificate of the server at {server} is not valid at this machine's time; set the clocks"
+                );
+                return coded(ErrorCode::ClockOff, message);
+            }
+            Some(PeerFailure::Other) | None => cause = error.source(),
+        }
+    }
+    error.into()
+}

@@ -1,0 +1,144 @@
+//! This machine's membership in a cluster: its identity decides what `gantry up` runs, and how services reach servers.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use gantry_api::{Client, Servers};
+use gantry_control::join::{RENEW_PATH, RenewCall, RenewReply};
+use gantry_error_codes::ErrorCode;
+use gantry_model::Moment;
+use gantry_trust::{Credentials, Identity, PeerName};
+
+use crate::args::Machine;
+use crate::coded::WithCode;
+
+/// Default ports of a server's listener for machines, and of a router's tunnel.
+pub(crate) const CLUSTER_PORT: u16 = 7000;
+const TUNNEL_PORT: u16 = 7001;
+
+/// Interval between looks at the certificate and at the list of servers.
+const POLL: Duration = Duration::from_secs(30);
+
+/// Folder of the identity.
+pub(crate) fn folder(machine: &Machine) -> PathBuf {
+    machine.data.join(gantry_trust::FOLDER)
+}
+
+/// Reads the machine's identity; `None` on a machine that is a cloud of its own.
+pub(crate) fn identity(machine: &Machine) -> anyhow::Result<Option<Identity>> {
+    let read = Identity::load(&folder(machine)).context("cannot read this machine's identity in its cluster");
+    read.with_code(ErrorCode::InvalidIdentity)
+}
+
+/// The settings of `gantry up` on this machine. The identity names the machine, its network and its store; flags choose
+/// the rest.
+pub(crate) fn settings(machine: &Machine, identity: Option<&Identity>) -> anyhow::Result<Machine> {
+    let mut settings = machine.clone();
+    let Some(identity) = identity else { return Ok(settings) };
+    settings.machine = Some(identity.machine.clone());
+    if let Some(subnet) = identity.subnet {
+        settings.network = (subnet.gateway(), subnet.prefix());
+    }
+    settings.advertise = settings.advertise.or_else(|| identity.advertise.clone());
+    let everywhere = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    settings.tunnel = settings.tunnel.or(Some(everywhere(TUNNEL_PORT)));
+    if identity.is_server {
+        settings.cluster_listen = settings.cluster_listen.or(Some(everywhere(CLUSTER_PORT)));
+        if let (None, Some(store)) = (&settings.store, &identity.store) {
+            let store = store.parse().context("cannot read the store's address in this machine's identity");
+            settings.store = Some(store.with_code(ErrorCode::InvalidIdentity)?);
+        }
+    }
+    Ok(settings)
+}
+
+/// What a service of a machine in a cluster uses to reach the servers.
+#[derive(Clone)]
+pub(crate) struct Membership {
+    folder: PathBuf,
+    identity: Identity,
+    credentials: Credentials,
+    servers: Servers,
+    /// Address of the server on this machine.
+    own: Option<String>,
+}
+
+impl Membership {
+    /// Reads identity and certificate; `None` on a machine that is a cloud of its own.
+    pub(crate) fn open(machine: &Machine) -> anyhow::Result<Option<Self>> {
+        let Some(identity) = identity(machine)? else { return Ok(None) };
+        let folder = folder(machine);
+        let credentials = Credentials::load(&folder).context("cannot read this machine's certificate");
+        let credentials = credentials.with_code(ErrorCode::InvalidIdentity)?;
+        let config = credentials.client_config(&[b"http/1.1"])?;
+        let own = identity.is_server.then_some(machine.cluster_listen).flatten();
+        let own = own.map(|listen| crate::machine::here(listen).to_string());
+        let addresses = own.iter().cloned().chain(identity.servers.iter().cloned()).collect();
+        let servers = Servers::new(addresses, config, PeerName::Server.server_name());
+        Ok(Some(Self { folder, identity, credentials, servers, own }))
+    }
+
+    /// A client that the machine's certificate authenticates.
+    pub(crate) fn client(&self) -> Client {
+        Client::over_tls(self.servers.clone(), None)
+    }
+
+    /// Keeps certificate and list of servers up to date, for ever. One service of the machine renews; the others read
+    /// what that service wrote.
+    pub(crate) async fn keep(mut self, renews: bool) {
+        let mut last = String::new();
+        loop {
+            let kept = if renews { self.renew().await } else { self.reload() };
+            match kept {
+                Ok(()) => last.clear(),
+                // A server may be away for hours.
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != last {
+                        tracing::warn!(error, "cannot keep this machine's certificate and servers up to date");
+                        last = error;
+                    }
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Renews the certificate at two thirds of its life, also one that has expired, and asks for the list of servers.
+    async fn renew(&mut self) -> anyhow::Result<()> {
+        if self.credentials.is_renewal_due(Moment(gantry_linux::clock::wall())) {
+            let call = RenewCall { machine: self.identity.machine.clone() };
+            // A client of its own: its connection shows the old certificate.
+            let reply: RenewReply = self.client().post(RENEW_PATH, &call).await?;
+            Identity::store_certificate(&self.folder, &reply.chain, &reply.ca)?;
+            self.credentials.reload(&self.folder)?;
+            tracing::info!("this machine's certificate was renewed");
+        }
+        let path = format!("/internal/v1/machines/{}/servers", self.identity.machine);
+        let servers: Vec<String> = self.client().get(&path).await?;
+        if !servers.is_empty() && servers != self.identity.servers {
+            self.identity.servers = servers;
+            self.identity.store(&self.folder)?;
+            self.take_servers();
+        }
+        Ok(())
+    }
+
+    /// Takes what another service of this machine has written.
+    fn reload(&mut self) -> anyhow::Result<()> {
+        if self.credentials.reload(&self.folder)? {
+            tracing::info!("this machine's renewed certificate is in use");
+        }
+        if let Some(identity) = Identity::load(&self.folder)?.filter(|identity| *identity != self.identity) {
+            self.identity = identity;
+            self.take_servers();
+        }
+        Ok(())
+    }
+
+    fn take_servers(&self) {
+        self.servers.set_addresses(self.own.iter().cloned().chain(self.identity.servers.iter().cloned()).collect());
+    }
+}
