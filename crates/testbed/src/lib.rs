@@ -2,12 +2,15 @@
 //!
 //! - [`World`]: a test cluster: a `gantry up` with its own folders, ports, network and control group. When a `World`
 //!   is dropped, the testbed checks that nothing of the cluster is left on the machine.
+//! - [`Fleet`]: several machines of one cloud, each made of a network namespace, and their faults.
 //! - [`Etcd`]: a real etcd. With `GANTRY_TEST_ETCD` set, each [`World`] without its own `--store` gets its own etcd.
 //! - [`namespace`]: a machine made of a network namespace.
 //! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
 mod command;
 mod etcd;
+mod fleet;
+mod groups;
 mod leftovers;
 pub mod load;
 pub mod namespace;
@@ -17,5 +20,6 @@ mod world;
 
 pub use command::{Output, program, run};
 pub use etcd::Etcd;
+pub use fleet::{Fleet, FleetLoad};
 pub use repository::Repository;
 pub use world::World;

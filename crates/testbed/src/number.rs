@@ -18,24 +18,30 @@ pub(crate) struct Number {
 }
 
 impl Number {
-    /// Claims the first number that is unlocked, has free ports and no bridge. A bridge with the number's name is what
-    /// a killed test left behind. The search begins at a number derived from the process id.
+    /// Claims the first number that is unlocked, has free ports, and neither a bridge nor a namespace: those with the
+    /// number's name are what a killed test left behind. The search begins at a number derived from the process id.
     pub(crate) fn claim() -> Self {
         let folder = std::env::temp_dir().join("gantry-numbers");
         std::fs::create_dir_all(&folder).expect("a folder");
         let first = u16::try_from(std::process::id() * 16 % u32::from(NUMBERS)).expect("below 3000");
+        let has_namespace = |name: &str| {
+            let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+            entries
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .any(|found| found.split('-').next() == Some(name))
+        };
         let claim = |value: u16| {
             let lock = File::create(folder.join(value.to_string())).expect("a file to lock");
             lock.try_lock().ok()?;
             let number = Self { value, _lock: lock };
             let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-            let has_bridge = Path::new("/sys/class/net").join(number.name()).exists();
-            (!has_bridge && number.ports().into_iter().all(is_free)).then_some(number)
+            let is_taken = Path::new("/sys/class/net").join(number.name()).exists() || has_namespace(&number.name());
+            (!is_taken && number.ports().into_iter().all(is_free)).then_some(number)
         };
         (0..NUMBERS).find_map(|step| claim((first + step) % NUMBERS)).expect("one of 3000 clouds")
     }
 
-    /// Name of the cluster's bridge, nftables table and control group.
+    /// Name of the cluster's bridge, nftables table and control group, and first part of the names of a fleet's.
     pub(crate) fn name(&self) -> String {
         format!("gt{}", self.value)
     }

@@ -1,17 +1,33 @@
 //! Git repositories from which tests push to a test cluster.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::{Output, run};
 
 /// A git repository to push from.
 pub struct Repository {
-    pub(crate) folder: PathBuf,
+    folder: PathBuf,
 }
 
 impl Repository {
+    /// Creates a repository with a remote and, if given, a copy of a folder.
+    pub(crate) fn create(folder: PathBuf, remote: &str, source: Option<&Path>) -> Self {
+        std::fs::create_dir_all(&folder).expect("made");
+        let repository = Self { folder };
+        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        // A test may ask for the repository of an app again.
+        repository.git(&["config", "remote.gantry.url", remote]);
+        repository.git(&["config", "remote.gantry.fetch", "+refs/heads/*:refs/remotes/gantry/*"]);
+        if let Some(source) = source {
+            let mut copy = Command::new("cp");
+            copy.arg("-a").arg(source.join(".")).arg(&repository.folder);
+            let _ = run(copy).good();
+        }
+        repository
+    }
+
     /// Runs git in the repository and asserts success.
     ///
     /// # Panics

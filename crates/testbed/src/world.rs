@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::command::command;
 use crate::number::Number;
-use crate::{Etcd, Output, Repository, program, run};
+use crate::{Etcd, Output, Repository, groups, program, run};
 
 /// Poll interval of [`World::wait`]. A poll starts a program and must not take the processor from the system under
 /// test.
@@ -420,21 +420,9 @@ impl World {
     /// If git fails.
     #[must_use]
     pub fn repository(&self, app: &str, example: Option<&str>) -> Repository {
-        let folder = self.path(&format!("repository-{app}"));
-        std::fs::create_dir_all(&folder).expect("made");
-        let repository = Repository { folder };
-        repository.git(&["init", "--quiet", "--initial-branch=main"]);
         let remote = format!("http://x:{}@127.0.0.1:{}/git/{app}.git", self.token(), self.api);
-        // A test may ask for the repository of an app again.
-        repository.git(&["config", "remote.gantry.url", &remote]);
-        repository.git(&["config", "remote.gantry.fetch", "+refs/heads/*:refs/remotes/gantry/*"]);
-        if let Some(example) = example {
-            let source = examples().join(example);
-            let mut copy = Command::new("cp");
-            copy.arg("-a").arg(source.join(".")).arg(&repository.folder);
-            let _ = run(copy).good();
-        }
-        repository
+        let source = example.map(|example| examples().join(example));
+        Repository::create(self.path(&format!("repository-{app}")), &remote, source.as_deref())
     }
 
     /// Kills a service with SIGKILL; `up` restarts the service.
@@ -537,15 +525,7 @@ impl World {
     pub fn forget_network_and_groups(&self) {
         let _ = run(command("ip", &["link", "delete", &self.name])).good();
         let _ = run(command("nft", &["delete", "table", "inet", &self.name])).good();
-        let groups = || {
-            let mut find = command("find", &["/sys/fs/cgroup", "-depth", "-type", "d", "-path"]);
-            find.args([format!("*/{}", self.name), "-o".to_owned(), "-path".to_owned(), format!("*/{}/*", self.name)]);
-            run(find).out.lines().map(PathBuf::from).collect::<Vec<_>>()
-        };
-        self.wait("its groups are gone", |_| {
-            groups().iter().for_each(|group| drop(std::fs::remove_dir(group)));
-            groups().is_empty().then_some(())
-        });
+        self.wait("its groups are gone", |_| groups::remove(&self.name).then_some(()));
     }
 
     /// Runs `gantry down` and waits for `up` to end.
@@ -616,7 +596,7 @@ fn examples() -> PathBuf {
 }
 
 /// Returns the path of the examples' base, an OCI archive made once by `./test`.
-fn base_archive() -> PathBuf {
+pub(crate) fn base_archive() -> PathBuf {
     let path = std::env::var_os("GANTRY_TEST_BASE").map(PathBuf::from).expect("GANTRY_TEST_BASE; `./test` sets it");
     assert!(path.is_file(), "{} is missing; `./test` makes it", path.display());
     path

@@ -1,0 +1,118 @@
+//! Faults of a fleet's machines: power, processes, cables.
+
+use super::{Fleet, FleetMachine, FleetNetwork};
+
+impl Fleet {
+    /// Switches a machine on. Does not wait until the machine reports.
+    ///
+    /// # Panics
+    /// If a process cannot be started.
+    pub fn power_on(&mut self, name: &str) {
+        let common = ["--drain", "5", "--bake-time", "2", "--wait-for", "bake", "--reserve", "50M"];
+        let mut more: Vec<String> = common.map(str::to_owned).to_vec();
+        let server = format!("{}:{}", self.address("m1"), super::API);
+        more.extend(["--listen".to_owned(), server]);
+        let number: u8 = name.trim_start_matches('m').parse().expect("a number");
+        if number > 1 {
+            more.extend(["--network".to_owned(), format!("10.64.{}.1/20", (number - 2) * 16)]);
+            self.give_token(name);
+        }
+        let (machine, network) = self.parts(name);
+        machine.plug_in(network);
+        let services: &[&str] = if number == 1 { &["up"] } else { &["agent", "router"] };
+        services.iter().for_each(|service| machine.start(network, &[service], &more));
+    }
+
+    fn give_token(&self, name: &str) {
+        let file = self.path(name, "data/machine-token");
+        if file.exists() {
+            return;
+        }
+        let token = self.wait("the server makes a token", |fleet| {
+            let body = format!(r#"{{"name":"machine {name}","scope":{{"kind":"machine","machine":"{name}"}}}}"#);
+            let bearer = format!("authorization: Bearer {}", fleet.token());
+            let mut curl =
+                crate::command::command("curl", &["-sS", "-H", &bearer, "-H", "content-type: application/json"]);
+            curl.args(["-d", &body, &format!("{}/v1/tokens", fleet.url())]);
+            let value: serde_json::Value = serde_json::from_str(&crate::run(curl).out).ok()?;
+            Some(value["secret"].as_str()?.to_owned())
+        });
+        std::fs::write(file, token).expect("written");
+    }
+
+    /// Takes the power of a machine away. The data folder stays.
+    ///
+    /// # Panics
+    /// If a process does not end.
+    pub fn power_off(&mut self, name: &str) {
+        let (machine, network) = self.parts(name);
+        machine.power_off(network);
+    }
+
+    /// Stops every process of a machine, containers included, until [`Fleet::thaw`].
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    pub fn freeze(&self, name: &str) {
+        self.machine(name).signal(&self.network, "STOP");
+    }
+
+    /// Continues a frozen machine.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    pub fn thaw(&self, name: &str) {
+        self.machine(name).signal(&self.network, "CONT");
+    }
+
+    /// Pulls the cable of a machine out.
+    pub fn unplug(&self, name: &str) {
+        self.network.connect(name, false);
+    }
+
+    /// Plugs the cable of a machine in.
+    pub fn plug(&self, name: &str) {
+        self.network.connect(name, true);
+    }
+
+    /// Drops all packets from some machines that arrive at a machine. Packets in the other direction arrive. Without any
+    /// `from`, drops nothing.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    pub fn deafen(&self, name: &str, from: &[&str]) {
+        let from: Vec<String> = from.iter().map(|other| self.address(other)).collect();
+        self.network.drop_packets(name, &from);
+    }
+
+    /// Limits what a machine sends, in kilobits per second.
+    ///
+    /// # Panics
+    /// If the limit cannot be set.
+    pub fn limit(&self, name: &str, kilobits: Option<u32>) {
+        self.network.limit(name, kilobits);
+    }
+
+    /// Process id of a service.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    #[must_use]
+    pub fn service(&self, name: &str, service: &str) -> Option<u32> {
+        self.machine(name).service(service)
+    }
+
+    /// Sends a signal (`KILL`, `STOP`) to a service.
+    ///
+    /// # Panics
+    /// If the service does not run.
+    pub fn signal(&self, name: &str, service: &str, signal: &str) {
+        let pid = self.service(name, service).unwrap_or_else(|| panic!("{service} of {name} does not run"));
+        let _ = crate::run(crate::command::command("kill", &["-s", signal, &pid.to_string()])).good();
+    }
+
+    fn parts(&mut self, name: &str) -> (&mut FleetMachine, &FleetNetwork) {
+        let machine = self.machines.iter_mut().find(|machine| machine.name == name);
+        (machine.unwrap_or_else(|| panic!("there is no {name}")), &self.network)
+    }
+}

@@ -1,0 +1,142 @@
+//! One machine of a fleet: its folders, its processes, and its power switch.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::network::{FleetNetwork, address};
+use crate::command::command;
+use crate::{groups, program, run};
+
+/// Timeout for killed processes to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A machine of a fleet.
+pub(super) struct FleetMachine {
+    pub(super) name: String,
+    /// The last byte of the machine's address.
+    number: u8,
+    /// Folder of the machine's data, run-time state and log.
+    folder: PathBuf,
+    /// Control group of the machine's containers.
+    cgroup: String,
+    /// `gantry up`, or the services of a machine without it. Empty while the machine is off.
+    running: Vec<Child>,
+}
+
+impl FleetMachine {
+    /// Prepares the machine with the given number: `m1`, `m2` and so on.
+    pub(super) fn new(fleet: &str, folder: &Path, number: u8) -> Self {
+        let name = format!("m{number}");
+        let (folder, cgroup) = (folder.join(&name), format!("{fleet}-{name}"));
+        // The server's user enters the machine's folder.
+        super::make_folder(&folder, 0o711);
+        super::make_folder(&folder.join("data"), 0o700);
+        Self { name, number, folder, cgroup, running: Vec::new() }
+    }
+
+    /// Address of the machine.
+    pub(super) fn address(&self) -> String {
+        address(self.number)
+    }
+
+    /// A path in the machine's folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What the machine's processes wrote to standard error.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Starts a command of `gantry` that runs until it is killed.
+    pub(super) fn start(&mut self, network: &FleetNetwork, words: &[&str], more: &[String]) {
+        let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
+        let mut command = network.program(&self.name, &program("gantry"));
+        command.args(words).args(self.settings()).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.running.push(command.spawn().expect("started"));
+    }
+
+    /// Arguments that name the machine and keep it apart from the others.
+    fn settings(&self) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let words = ["--machine", &self.name, "--data", &path("data"), "--run", &path("run"), "--cgroup", &self.cgroup];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Reports whether the machine is on.
+    pub(super) fn is_on(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Process ids of everything that runs on the machine, containers included.
+    fn processes(&self, network: &FleetNetwork) -> Vec<String> {
+        // Containers have network namespaces of their own.
+        let namespace = network.namespace(&self.name);
+        let own = run(command("ip", &["netns", "pids", &namespace])).out;
+        let contained = groups::processes(&self.cgroup);
+        own.split_whitespace().map(str::to_owned).chain(contained).collect()
+    }
+
+    /// Sends a signal to everything that runs on the machine. Returns whether anything runs.
+    pub(super) fn signal(&self, network: &FleetNetwork, signal: &str) -> bool {
+        let processes = self.processes(network);
+        if processes.is_empty() {
+            return false;
+        }
+        let mut kill = command("kill", &["-s", signal]);
+        kill.args(&processes);
+        // Some of the processes may have ended meanwhile.
+        let _ = run(kill);
+        true
+    }
+
+    /// Takes the power away. The data folder stays; a reboot empties the run-time folder and everything in the kernel.
+    pub(super) fn power_off(&mut self, network: &FleetNetwork) {
+        // No packet tells other machines that the processes have ended.
+        network.connect(&self.name, false);
+        let begun = Instant::now();
+        while self.signal(network, "KILL") {
+            assert!(begun.elapsed() < KILL_TIMEOUT, "{} does not end: {:?}", self.name, self.processes(network));
+            // A killed child is a process until it is waited for.
+            for child in &mut self.running {
+                let _ = child.try_wait();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for mut child in self.running.drain(..) {
+            let _ = child.wait();
+        }
+        network.remove(&self.name);
+        let _ = std::fs::remove_dir_all(self.path("run"));
+        while !groups::remove(&self.cgroup) {
+            assert!(begun.elapsed() < KILL_TIMEOUT, "the control groups of {} stay", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Puts the machine's cable and namespace in place.
+    pub(super) fn plug_in(&self, network: &FleetNetwork) {
+        network.add(&self.name, self.number);
+    }
+
+    /// What is still on this computer of a machine that is off.
+    pub(super) fn left_behind(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let folder = self.folder.display().to_string();
+        let mounts = mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}"));
+        let groups = groups::folders(&self.cgroup).into_iter().map(|path| format!("group {}", path.display()));
+        let processes = run(command("pgrep", &["-a", "-f", &format!("{folder}/")])).out;
+        let processes = processes.lines().filter(|line| line.contains("gantry")).map(|line| format!("process {line}"));
+        mounts.chain(groups).chain(processes).collect()
+    }
+
+    /// Process id of a service.
+    pub(super) fn service(&self, service: &str) -> Option<u32> {
+        let data = self.path("data");
+        let pattern = format!("gantry {service} --machine {} --data {}", self.name, data.display());
+        run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
+    }
+}
