@@ -273,6 +273,7 @@ async fn send_logs(
 ) -> Result<i32, SessionError> {
     let mut tails = BTreeMap::new();
     let mut most = query.lines.unwrap_or(LINES_MAX).min(LINES_MAX);
+    let mut caught_up = false;
     loop {
         let (own, meant) = (Arc::clone(agent), query.clone());
         let gathered = tokio::task::spawn_blocking(move || {
@@ -289,6 +290,10 @@ async fn send_logs(
         }
         if !query.follow {
             return Ok(0);
+        }
+        // An empty frame ends the lines that were there when the log was opened.
+        if !std::mem::replace(&mut caught_up, true) {
+            Frame::Output(Vec::new()).write(writer).await.map_err(SessionError::Connection)?;
         }
         if tokio::time::timeout(LOG_POLL, Frame::read(&mut reader)).await.is_ok() {
             return Ok(0);

@@ -20,12 +20,14 @@ use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
     ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress,
-    DeploySource, Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogLine,
-    MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp,
-    RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope,
-    TrafficInfo, WarningKind,
+    DeploySource, Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem,
+    LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo,
+    RenameApp, RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope,
+    TrafficInfo, UnreachableMachine, WarningKind,
 };
-use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeOwner, VolumeRole};
+use crate::volumes::{
+    CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
+};
 
 /// A type with a sample.
 pub trait Sample: Serialize + Sized {
@@ -118,7 +120,7 @@ samples! {
     DeployInfo = deploy();
     StartDeploy = start_deploy();
     DeployProgress = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
-    LogLine = LogLine { at: NOW, instance: instance_id(), error: false, text: "GET / 200".to_owned() };
+    LogItem = LogItem::Line(LogLine { at: NOW, instance: instance_id(), error: false, text: "GET / 200".to_owned() });
     StartExec = StartExec { instance: Some("web-1".to_owned()), command: vec!["/bin/sh".to_owned()], terminal: true };
     StartRun = StartRun {
         command: vec!["/bin/sh".to_owned()],
@@ -135,6 +137,7 @@ samples! {
     ChangeQueue = ChangeQueue { paused: Some(true), limit: Some(4) };
     PurgedQueue = PurgedQueue { cancelled: 10 };
     VolumeInfo = volume();
+    VolumeList = VolumeList { volumes: vec![volume()], unreachable: vec![UnreachableMachine::silent(name("m3"))] };
     ExportVolume = ExportVolume { zstd: true };
     ImportVolume = ImportVolume { replace: true, limit: Some(Bytes::mebi(2048)) };
     CreateSnapshot = CreateSnapshot { name: Some(name("before-upgrade")) };

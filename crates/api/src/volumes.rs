@@ -4,6 +4,7 @@ use gantry_model::{AllocationId, AppName, Bytes, MachineName, Moment, RoleName, 
 use serde::{Deserialize, Serialize};
 
 use crate::Problem;
+use crate::types::UnreachableMachine;
 
 /// A volume, as shown by the public API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,16 @@ pub struct VolumeInfo {
     /// Snapshots of the volume, oldest first.
     #[serde(default)]
     pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Volumes of the cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeList {
+    /// The volumes of the machines that could be asked.
+    pub volumes: Vec<VolumeInfo>,
+    /// Machines that could not be asked. Their volumes are missing.
+    #[serde(default)]
+    pub unreachable: Vec<UnreachableMachine>,
 }
 
 /// Owner of a volume's folder.

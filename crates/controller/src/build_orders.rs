@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::builds::{BuildEvent, CacheOrder};
 use gantry_api::frame::Frame;
@@ -16,8 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::Server;
-use crate::http::sessions::any_machine;
+use crate::{Server, machine_choice};
 
 /// Time that an order waits for an agent.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,6 +36,9 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Timeout for a change to a build cache. Without the change, the agent finds out at the next build.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most machines that change their build caches at once.
+const CACHES_AT_ONCE: usize = 32;
 
 /// Longest line of an event.
 const LINE_MAX: usize = 32 << 20;
@@ -76,8 +79,10 @@ enum Verdict {
 pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Output) -> Result<Digest, OrderError> {
     let mut attempts = 0;
     let mut deadline = Instant::now() + AGENT_TIMEOUT;
+    // Machines that did not take the order, or were lost during the work.
+    let mut avoided: Vec<MachineName> = Vec::new();
     loop {
-        let machine = machine_for_builds(server);
+        let machine = machine_for(server, &order, &avoided);
         let opened = tokio::select! {
             opened = server.sessions.open_order(&machine, order.clone()) => opened,
             () = output.cancelled() => return Err(OrderError::Failed(cancelled())),
@@ -97,6 +102,7 @@ pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Outp
                     }
                     output.note(&format!("The agent of machine {machine} ended during the work: beginning again"));
                     deadline = Instant::now() + AGENT_TIMEOUT;
+                    avoided.push(machine);
                 }
             },
             Err(error) if Instant::now() >= deadline => {
@@ -104,15 +110,23 @@ pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Outp
             }
             Err(error) => {
                 tracing::warn!(%machine, %error, "no agent takes the order; trying again");
+                if !avoided.contains(&machine) {
+                    avoided.push(machine);
+                }
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
     }
 }
 
-/// The machine that builds: one that has reported, or this server's own.
-fn machine_for_builds(server: &Server) -> MachineName {
-    any_machine(&server.core.view()).unwrap_or_else(|_| server.settings.machine.clone())
+/// The machine that carries out an order. Before the first report, this server's own.
+fn machine_for(server: &Server, order: &SessionKind, avoided: &[MachineName]) -> MachineName {
+    let app = match order {
+        SessionKind::Build(order) => Some(&order.app),
+        _ => None,
+    };
+    let chosen = machine_choice::for_build(&server.core.view(), app, avoided);
+    chosen.unwrap_or_else(|| server.settings.machine.clone())
 }
 
 fn cancelled() -> BuildError {
@@ -159,11 +173,17 @@ async fn follow(session: &mut (impl AsyncRead + AsyncWrite + Unpin), output: &Ou
     }
 }
 
-/// Tells the agent about a change to the build caches. A failure is only logged: a build never uses the cache of
-/// another app, and the agent collects caches of apps that no longer exist.
+/// Tells every agent about a change to the build caches. A failure is only logged: a build never uses the cache of
+/// another app, and the agents collect caches of apps that no longer exist.
 pub(crate) async fn change_cache(server: &Server, order: CacheOrder) {
+    let machines = machine_choice::asked_machines(&server.core.view()).reporting;
+    let told = machines.into_iter().map(|machine| change_cache_of(server, machine, &order));
+    futures_util::stream::iter(told).buffer_unordered(CACHES_AT_ONCE).collect::<()>().await;
+}
+
+async fn change_cache_of(server: &Server, machine: MachineName, order: &CacheOrder) {
     let told = async {
-        let opened = server.sessions.open(&machine_for_builds(server), SessionKind::Cache(order.clone())).await;
+        let opened = server.sessions.open(&machine, SessionKind::Cache(order.clone())).await;
         let mut session = TokioIo::new(opened.map_err(|error| error.to_string())?);
         match Frame::read(&mut session).await {
             Ok(Some(Frame::Exit(0))) => Ok(()),
@@ -176,7 +196,7 @@ pub(crate) async fn change_cache(server: &Server, order: CacheOrder) {
         Ok(Err(why)) => why,
         Err(_) => "the agent did not answer in time".to_owned(),
     };
-    tracing::warn!(?order, failure, "cannot change a build cache now");
+    tracing::warn!(%machine, ?order, failure, "cannot change a build cache now");
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
 //! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
+//! - `machine_choice`: which machines the server asks for builds, one-offs, logs and volumes; pure.
 //! - `jobs`: container jobs: the queue, leases, orders to agents.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `membership`: the authority, and the TLS listener for machines and people.
@@ -41,6 +42,7 @@ mod http;
 mod images;
 mod jobs;
 mod leadership;
+mod machine_choice;
 mod membership;
 mod rename;
 mod repositories;

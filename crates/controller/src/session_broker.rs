@@ -1,7 +1,7 @@
 //! Sessions: each joins a person's connection with an agent's connection. The server opens no connection to an agent;
 //! their control connections name the sessions, and agents call back for each session.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -30,9 +30,15 @@ pub(crate) struct SessionBroker {
 #[derive(Default)]
 struct BrokerState {
     waiting: HashMap<MachineName, VecDeque<SessionRequest>>,
-    called: HashMap<String, oneshot::Sender<Upgraded>>,
-    /// Ids of the orders that agents carry out.
-    orders: HashSet<String>,
+    called: HashMap<String, CalledAgent>,
+    /// Ids of the orders that agents carry out, each with the agent's machine.
+    orders: HashMap<String, MachineName>,
+}
+
+/// A session that an agent was asked for.
+struct CalledAgent {
+    machine: MachineName,
+    connection: oneshot::Sender<Upgraded>,
 }
 
 /// Reason why an agent opened no session.
@@ -82,7 +88,17 @@ impl Drop for OpenOrder<'_> {
 impl SessionBroker {
     /// Requests a session from a machine's agent, and returns the agent's connection once the agent has called back.
     pub(crate) async fn open(&self, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, OpenError> {
-        self.open_as(new_id(), machine, kind).await
+        self.open_within(CALL_BACK_TIMEOUT, machine, kind).await
+    }
+
+    /// Requests a session as [`Self::open`] does, with a timeout of its own for the call back.
+    pub(crate) async fn open_within(
+        &self,
+        timeout: Duration,
+        machine: &MachineName,
+        kind: SessionKind,
+    ) -> Result<Upgraded, OpenError> {
+        self.open_as(new_id(), timeout, machine, kind).await
     }
 
     /// Requests a session in which the agent carries out an order. Until the result is dropped, the session's id is the
@@ -93,17 +109,23 @@ impl SessionBroker {
         kind: SessionKind,
     ) -> Result<OrderSession<'_>, OpenError> {
         let order = OpenOrder { broker: self, id: new_id() };
-        self.lock().orders.insert(order.id.clone());
-        let connection = self.open_as(order.id.clone(), machine, kind).await?;
+        self.lock().orders.insert(order.id.clone(), machine.clone());
+        let connection = self.open_as(order.id.clone(), CALL_BACK_TIMEOUT, machine, kind).await?;
         Ok(OrderSession { connection, _order: order })
     }
 
-    /// Reports whether an agent carries out the order of this id.
-    pub(crate) fn is_open_order(&self, id: &str) -> bool {
-        self.lock().orders.contains(id)
+    /// The machine whose agent carries out the order of this id; none if the order is not open.
+    pub(crate) fn machine_of_order(&self, id: &str) -> Option<MachineName> {
+        self.lock().orders.get(id).cloned()
     }
 
-    async fn open_as(&self, id: String, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, OpenError> {
+    async fn open_as(
+        &self,
+        id: String,
+        timeout: Duration,
+        machine: &MachineName,
+        kind: SessionKind,
+    ) -> Result<Upgraded, OpenError> {
         let (sender, mut receiver) = oneshot::channel();
         let request = SessionRequest { id: id.clone(), kind };
         {
@@ -113,12 +135,12 @@ impl SessionBroker {
                 return Err(OpenError::TooMany(machine.clone()));
             }
             queue.push_back(request.clone());
-            state.called.insert(id.clone(), sender);
+            state.called.insert(id.clone(), CalledAgent { machine: machine.clone(), connection: sender });
         }
         let _waiting = WaitingSession { broker: self, id, machine };
         self.added.notify_waiters();
-        let silent = || OpenError::Silent { machine: machine.clone(), seconds: CALL_BACK_TIMEOUT.as_secs() };
-        let deadline = Instant::now() + CALL_BACK_TIMEOUT;
+        let silent = || OpenError::Silent { machine: machine.clone(), seconds: timeout.as_secs() };
+        let deadline = Instant::now() + timeout;
         loop {
             match tokio::time::timeout(OFFER_INTERVAL, &mut receiver).await {
                 Ok(connection) => return connection.map_err(|_| silent()),
@@ -153,9 +175,14 @@ impl SessionBroker {
         }
     }
 
+    /// The machine whose agent was asked for a session; none if no client waits for the session.
+    pub(crate) fn machine_of_session(&self, id: &str) -> Option<MachineName> {
+        self.lock().called.get(id).map(|called| called.machine.clone())
+    }
+
     /// Returns the recipient of an agent's connection.
     pub(crate) fn claim(&self, id: &str) -> Option<oneshot::Sender<Upgraded>> {
-        self.lock().called.remove(id)
+        Some(self.lock().called.remove(id)?.connection)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BrokerState> {
@@ -180,12 +207,14 @@ mod tests {
         let order = SessionKind::Base(BaseOrder { recipe: String::new() });
         let asked = async {
             let request = broker.next(&machine).await;
-            assert!(broker.is_open_order(&request.id) && !broker.is_open_order("another"));
+            assert_eq!(broker.machine_of_order(&request.id).as_ref(), Some(&machine));
+            assert_eq!(broker.machine_of_session(&request.id).as_ref(), Some(&machine));
+            assert_eq!((broker.machine_of_order("another"), broker.machine_of_session("another")), (None, None));
             request.id
         };
         let (opened, id) = tokio::join!(broker.open_order(&machine, order), asked);
         assert!(matches!(opened, Err(OpenError::Silent { .. })), "no agent called back");
-        assert!(!broker.is_open_order(&id));
+        assert_eq!(broker.machine_of_order(&id), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -519,6 +519,10 @@ codes! {
         "A role of the current release names the volume."
         "The next copy of the role would begin with an empty volume."
         "Take the volume out of the role, or remove the volume all the same with `--force`."
+    VolumeAmbiguous "volume_ambiguous" 409
+        "Several machines have data of the volume, and no instance that has the volume says which data counts."
+        "A role with a volume ran on one machine and later on another, or an archive was imported while a machine was off."
+        "Start the role that has the volume. Its machine then has the volume that counts."
     VolumeNotEmpty "volume_not_empty" 409
         "The volume has content already."
         "An import does not mix an archive with files that are there."

@@ -4,7 +4,7 @@ use gantry_model::{AppName, Moment, RoleName};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Lines, Nothing, QueryParameters, SessionStart, endpoints};
-use crate::types::{LogLine, StartExec, StartRun};
+use crate::types::{LogItem, StartExec, StartRun};
 
 /// Query of a log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,12 +38,12 @@ impl QueryParameters for LogsQuery {
 
 endpoints! {
     /// Its log
-    Logs { app: AppName }: GET "/v1/apps/{app}/logs" ? LogsQuery, Read, Nothing => Lines<LogLine>,
+    Logs { app: AppName }: GET "/v1/apps/{app}/logs" ? LogsQuery, Read, Nothing => Lines<LogItem>,
         [AppNotFound, AppBeingDestroyed];
     /// A process in an instance
     Exec { app: AppName }: POST "/v1/apps/{app}/exec", Deploy, Json<StartExec> => SessionStart,
         [AppNotFound, AppBeingDestroyed, InstanceNotFound, SessionRequired];
     /// A container of its own
     Run { app: AppName }: POST "/v1/apps/{app}/run", Deploy, Json<StartRun> => SessionStart,
-        [AppNotFound, AppBeingDestroyed, NoRelease, ReleaseNotFound, RoleNotFound, InvalidVolume, SessionRequired];
+        [AppNotFound, AppBeingDestroyed, NoRelease, ReleaseNotFound, RoleNotFound, InvalidVolume, VolumeAmbiguous, SessionRequired];
 }

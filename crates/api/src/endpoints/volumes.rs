@@ -4,7 +4,7 @@ use gantry_model::{AppName, VolumeName};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Nothing, QueryParameters, SessionStart, endpoints};
-use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, VolumeInfo};
+use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, VolumeInfo, VolumeList};
 
 /// Query of a removal.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -21,31 +21,31 @@ impl QueryParameters for RemoveQuery {
 
 endpoints! {
     /// All volumes
-    ListAll: GET "/v1/volumes", Read, Nothing => Json<Vec<VolumeInfo>>, [];
+    ListAll: GET "/v1/volumes", Read, Nothing => Json<VolumeList>, [];
     /// Its volumes
-    List { app: AppName }: GET "/v1/apps/{app}/volumes", Read, Nothing => Json<Vec<VolumeInfo>>,
+    List { app: AppName }: GET "/v1/apps/{app}/volumes", Read, Nothing => Json<VolumeList>,
         [AppNotFound, AppBeingDestroyed];
     /// A volume
     Show { app: AppName, name: VolumeName }: GET "/v1/apps/{app}/volumes/{name}", Read, Nothing => Json<VolumeInfo>,
-        [AppNotFound, VolumeNotFound];
+        [AppNotFound, VolumeNotFound, VolumeAmbiguous];
     /// Remove a volume with its snapshots
     Remove { app: AppName, name: VolumeName }: DELETE "/v1/apps/{app}/volumes/{name}" ? RemoveQuery, Deploy,
-        Nothing => Json<VolumeInfo>, [AppNotFound, VolumeNotFound, VolumeOfRole, VolumeInUse];
+        Nothing => Json<VolumeInfo>, [AppNotFound, VolumeNotFound, VolumeOfRole, VolumeInUse, VolumeAmbiguous];
     /// A volume as a tar stream
     Export { app: AppName, name: VolumeName }: POST "/v1/apps/{app}/volumes/{name}/export", Deploy,
-        Json<ExportVolume> => SessionStart, [AppNotFound, SessionRequired];
+        Json<ExportVolume> => SessionStart, [AppNotFound, VolumeAmbiguous, SessionRequired];
     /// Make a volume of a tar stream
     Import { app: AppName, name: VolumeName }: POST "/v1/apps/{app}/volumes/{name}/import", Deploy,
-        Json<ImportVolume> => SessionStart, [AppNotFound, AppBeingDestroyed, SessionRequired];
+        Json<ImportVolume> => SessionStart, [AppNotFound, AppBeingDestroyed, VolumeAmbiguous, SessionRequired];
     /// Make a snapshot of a volume
     Snapshot { app: AppName, name: VolumeName }: POST "/v1/apps/{app}/volumes/{name}/snapshots", Deploy,
-        Json<CreateSnapshot> => SessionStart, [AppNotFound, SessionRequired];
+        Json<CreateSnapshot> => SessionStart, [AppNotFound, VolumeAmbiguous, SessionRequired];
     /// Remove a snapshot
     RemoveSnapshot { app: AppName, name: VolumeName, snapshot: VolumeName }:
         DELETE "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}", Deploy, Nothing => Json<VolumeInfo>,
-        [AppNotFound, VolumeNotFound, SnapshotNotFound];
+        [AppNotFound, VolumeNotFound, SnapshotNotFound, VolumeAmbiguous];
     /// Replace the content of a volume with a copy of a snapshot
     Restore { app: AppName, name: VolumeName, snapshot: VolumeName }:
         POST "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", Deploy, Nothing => SessionStart,
-        [AppNotFound, SessionRequired];
+        [AppNotFound, VolumeAmbiguous, SessionRequired];
 }

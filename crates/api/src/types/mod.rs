@@ -24,5 +24,5 @@ pub use deploys::{
 pub use events::{AuditEvent, EventSubject, SubjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
 pub use machines::{MachineInfo, MachineStateInfo};
-pub use sessions::{LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun};
+pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::{AllocationId, AppName, Moment, ReleaseNumber, RoleName, VolumeName};
+use gantry_model::{AllocationId, AppName, MachineName, Moment, ReleaseNumber, RoleName, VolumeName};
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::VolumeRequest;
@@ -114,6 +114,35 @@ pub struct LogLine {
     pub error: bool,
     /// Text of the line.
     pub text: String,
+}
+
+/// An item of an app's log: a line, or a machine whose lines are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LogItem {
+    /// A line.
+    Line(LogLine),
+    /// A machine whose lines are missing, or are missing from here on.
+    Unreachable(UnreachableMachine),
+}
+
+/// A machine that could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreachableMachine {
+    /// The machine.
+    pub machine: MachineName,
+    /// Why the machine could not be asked.
+    pub reason: String,
+}
+
+impl UnreachableMachine {
+    /// A machine whose agent does not report.
+    #[must_use]
+    pub fn silent(machine: MachineName) -> Self {
+        let reason =
+            format!("the agent of machine {machine} does not report; `gantry machine show {machine}` says since when");
+        Self { machine, reason }
+    }
 }
 
 /// A request to an agent: open a session.

@@ -95,6 +95,11 @@ impl Caller {
         self.allow(own, &format!("machine {machine}"))
     }
 
+    /// Requires the token of any machine.
+    pub(crate) fn any_machine(&self) -> Result<(), ErrorResponse> {
+        self.allow(matches!(self.scope, Scope::Machine { .. }), "machine")
+    }
+
     /// Requires the right to pull from a repository: admin, read and machine tokens, and the deploy token of the
     /// repository's app.
     pub(crate) fn pull(&self, repository: &str) -> Result<(), ErrorResponse> {

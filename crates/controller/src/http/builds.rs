@@ -1,5 +1,5 @@
 //! `/internal/v1/builds/{id}/blobs`: the blobs, for the agent that carries out an order. The id of an open order is
-//! needed besides the machine's token.
+//! needed besides the token of the agent's machine.
 
 use std::sync::Arc;
 
@@ -17,16 +17,18 @@ use super::{HttpResult, json, parse_body};
 use crate::disk_reserve::check_reserve;
 use crate::{Server, causes};
 
-/// Requires the machine's token and an open order.
+/// Requires an open order, and the token of the machine that carries it out.
 fn check_order(server: &Server, caller: &Caller, id: &str) -> HttpResult<()> {
-    caller.machine(&server.settings.machine)?;
-    if !server.sessions.is_open_order(id) {
-        return Err(Problem::new(ErrorCode::SessionNotFound, "the order is no longer open").into());
+    match server.sessions.machine_of_order(id) {
+        Some(machine) => caller.machine(&machine),
+        None => {
+            caller.any_machine()?;
+            Err(Problem::new(ErrorCode::SessionNotFound, "the order is no longer open").into())
+        }
     }
-    Ok(())
 }
 
-/// Requires the machine's token and an open order, and parses the digest.
+/// Requires an open order and its machine's token, and parses the digest.
 fn checked(server: &Server, caller: &Caller, id: &str, digest: &str) -> HttpResult<Digest> {
     check_order(server, caller, id)?;
     digest.parse().map_err(|_| Problem::new(ErrorCode::InvalidDigest, format!("{digest:?} is no digest")).into())

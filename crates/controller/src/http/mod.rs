@@ -22,6 +22,7 @@ pub(crate) mod sessions;
 mod stream;
 pub(crate) mod system;
 pub(crate) mod uploads;
+mod volume_machines;
 mod volumes;
 
 use std::sync::Arc;

@@ -22,9 +22,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
+use super::volume_machines::machine_of_volume;
 use super::{HttpResult, logs, volumes};
 use crate::Server;
 use crate::core::ClusterView;
+use crate::machine_choice::least_used;
 
 /// Adds the endpoints of logs and sessions.
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -83,13 +85,10 @@ fn machine_of(view: &ClusterView, id: &AllocationId) -> Option<MachineName> {
     view.records.plan.assignment(id).map(|(machine, _)| machine.clone())
 }
 
-/// Returns any machine that has reported.
-pub(crate) fn any_machine(view: &ClusterView) -> HttpResult<MachineName> {
-    let missing = || {
-        Problem::new(ErrorCode::NoMachine, "no machine has reported yet")
-            .hint("check the output of `gantry up` for errors of the agent")
-    };
-    view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
+/// Refusal of a request for which a machine is needed.
+pub(super) fn no_machine() -> Problem {
+    Problem::new(ErrorCode::NoMachine, "no machine has reported yet")
+        .hint("check the output of `gantry up` for errors of the agent")
 }
 
 /// Reports whether a text names an allocation, or the slot of the allocation.
@@ -164,7 +163,7 @@ async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
         role,
         volumes_of: record.volumes_of.clone(),
     };
-    let machine = any_machine(&view)?;
+    let machine = machine_for_one_off(&server, &view, &app, &body.volumes).await?;
     let (action, of) = (AuditAction::RunOpened { release: current }, app.clone());
     caller.mutate(&server, move |actor| actor.record(Some(&of), action)).await?;
     let kind = SessionKind::Run {
@@ -176,6 +175,33 @@ async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
         terminal: body.terminal,
     };
     Ok(join_connections(&server, person, machine, kind))
+}
+
+/// The machine of a one-off: the one with its volumes.
+async fn machine_for_one_off(
+    server: &Server,
+    view: &ClusterView,
+    app: &AppName,
+    wanted: &BTreeMap<VolumeName, Option<String>>,
+) -> HttpResult<MachineName> {
+    let folder = view.records.apps.get(app).map_or(app, |app| app.volume_folder());
+    let mut found: Option<(MachineName, &VolumeName)> = None;
+    for name in wanted.keys() {
+        let machine = machine_of_volume(server, view, (app, folder, name)).await?;
+        match &found {
+            Some((other, of)) if *other != machine => {
+                let message =
+                    format!("volume {of} of {app} is on machine {other}, and volume {name} on machine {machine}");
+                return Err(Problem::new(ErrorCode::InvalidVolume, message).hint("name one of them only").into());
+            }
+            Some(_) => {}
+            None => found = Some((machine, name)),
+        }
+    }
+    match found {
+        Some((machine, _)) => Ok(machine),
+        None => least_used(view).ok_or_else(|| no_machine().into()),
+    }
 }
 
 /// Volumes of a one-off, each with its path; and the names of those that the one-off needs for itself. A volume has a
@@ -214,7 +240,10 @@ pub(crate) async fn call_back(
     Path(id): Path<String>,
     request: Request,
 ) -> HttpResult {
-    caller.machine(&server.settings.machine)?;
+    match server.sessions.machine_of_session(&id) {
+        Some(machine) => caller.machine(&machine)?,
+        None => caller.any_machine()?,
+    }
     let waiting = server
         .sessions
         .claim(&id)

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use gantry_api::endpoints::{cluster, tokens};
 use gantry_api::frame::Frame;
 use gantry_api::types::{
     AuditEvent, ClusterStatus, CreateToken, FaultInfo, MachineStatus, NewToken, RouterStatus, SessionKind, TokenInfo,
 };
-use gantry_model::{ObservedMachine, ObservedRouter};
+use gantry_model::{MachineName, ObservedMachine, ObservedRouter};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
 
 use super::call::{Call, Routes};
-use super::{HttpResult, apps, sessions};
+use super::{HttpResult, apps};
 use crate::core::ClusterView;
+use crate::machine_choice::asked_machines;
 use crate::warnings::{overruled, warnings};
 use crate::{Server, tokens as secrets};
 
@@ -58,13 +60,16 @@ fn router_status(view: &ClusterView, router: &ObservedRouter) -> RouterStatus {
     RouterStatus { routes: router.generation, silent_millis: view.now.since(router.seen) }
 }
 
-/// Subfolders of the server's data folder, reported by name. The agent measures the folders of its machine.
+/// Subfolders of the server's data folder, reported by name. Each agent measures the folders of its machine.
 const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
 
-/// Timeout for the agent to measure its folders. Without an answer, the response leaves these folders out.
+/// Timeout for an agent to measure its folders. Without an answer, the response leaves these folders out.
 const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Measures the bytes used by each kind of data: of the store, the server and the agent.
+/// Most machines that are asked at once.
+const ASKED_AT_ONCE: usize = 256;
+
+/// Measures the bytes used by each kind of data: of the store, the server and all machines.
 async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
@@ -75,16 +80,29 @@ async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
         sizes.insert("store".to_owned(), store.into_iter().flatten().map(|is| is.len()).sum());
         sizes
     });
-    let (sizes, of_machine) = tokio::join!(sizes, tokio::time::timeout(MACHINE_TIMEOUT, machine_usage(server)));
+    let (sizes, of_machines) = tokio::join!(sizes, machine_usage(server));
     let mut sizes = sizes.unwrap_or_default();
-    sizes.extend(of_machine.ok().flatten().unwrap_or_default());
+    sizes.extend(of_machines);
     sizes
 }
 
-/// Asks an agent for the disk usage of its machine.
-async fn machine_usage(server: &Server) -> Option<BTreeMap<String, u64>> {
-    let machine = sessions::any_machine(&server.core.view()).ok()?;
-    let mut session = TokioIo::new(server.sessions.open(&machine, SessionKind::Space).await.ok()?);
+/// Asks all agents that report for the disk usage of their machines, and adds the answers up. A machine that does not
+/// answer in time is left out; the list of machines shows which one is silent.
+async fn machine_usage(server: &Server) -> BTreeMap<String, u64> {
+    let machines = asked_machines(&server.core.view()).reporting;
+    let asked = machines.into_iter().map(|machine| async move {
+        let usage = tokio::time::timeout(MACHINE_TIMEOUT, usage_of(server, &machine)).await;
+        usage.ok().flatten().unwrap_or_default()
+    });
+    let add = |mut sum: BTreeMap<String, u64>, usage: BTreeMap<String, u64>| async move {
+        usage.into_iter().for_each(|(kind, bytes)| *sum.entry(kind).or_default() += bytes);
+        sum
+    };
+    futures_util::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).fold(BTreeMap::new(), add).await
+}
+
+async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<String, u64>> {
+    let mut session = TokioIo::new(server.sessions.open(machine, SessionKind::Space).await.ok()?);
     match Frame::read(&mut session).await {
         Ok(Some(Frame::Output(text))) => serde_json::from_slice(&text).ok(),
         _ => None,

@@ -3,68 +3,33 @@
 //! A volume outlives its app, so the app need not exist. What a token may do follows from the app in the path alone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::response::Response;
 use gantry_admission::find_app;
 use gantry_api::endpoints::volumes as endpoints;
-use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
-use gantry_api::volumes::{VolumeAction, VolumeAnswer, VolumeInfo, VolumeReport, VolumeRequest, VolumeRole};
+use gantry_api::volumes::{
+    VolumeAction, VolumeAnswer, VolumeInfo, VolumeList, VolumeReport, VolumeRequest, VolumeRole,
+};
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{AppName, AuditAction, Bytes as Size, MachineName, ResourceLimits, Role, RoleName, VolumeName};
+use gantry_model::{AppName, AuditAction, Bytes as Size, ResourceLimits, Role, RoleName, VolumeName};
 use gantry_records::RecordIndex;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::HttpResult;
 use super::auth::Caller;
 use super::call::{Call, Routes};
-use super::sessions::{any_machine, join_connections};
+use super::sessions::join_connections;
+use super::volume_machines::{FoundVolumes, ask, find_all, machine_of_volume, unexpected};
 use crate::Server;
 use crate::core::ClusterView;
-
-/// Timeout of an agent that works on volumes and sends nothing. A working agent sends an empty frame every 15 s.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// Limit in bytes on an agent's answer.
-const ANSWER_MAX: usize = 16 << 20;
-
-/// Requests work from a machine's agent and returns its answer.
-async fn ask(server: &Server, machine: &MachineName, request: VolumeRequest) -> HttpResult<VolumeAnswer> {
-    let opened = server.sessions.open(machine, SessionKind::Volumes { request }).await;
-    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
-    let broken = |why: &str| Problem::new(ErrorCode::AgentFailed, format!("the agent on {machine} broke off: {why}"));
-    let mut text = Vec::new();
-    loop {
-        let frame = tokio::time::timeout(SILENCE, Frame::read(&mut agent)).await;
-        match frame.map_err(|_| broken("it is silent"))?.map_err(|error| broken(&error.to_string()))? {
-            Some(Frame::Answer(piece)) if text.len() < ANSWER_MAX => text.extend_from_slice(&piece),
-            Some(Frame::Answer(_)) => return Err(broken("its answer is too long").into()),
-            Some(Frame::Exit(_)) => break,
-            Some(Frame::Failed(why)) => return Err(broken(&why).into()),
-            Some(_) => {}
-            None => return Err(broken("the connection ended").into()),
-        }
-    }
-    match serde_json::from_slice(&text).map_err(|error| broken(&error.to_string()))? {
-        VolumeAnswer::Refused { problem } => Err(problem.into()),
-        answer => Ok(answer),
-    }
-}
-
-fn unexpected(machine: &MachineName) -> Problem {
-    Problem::new(
-        ErrorCode::AgentFailed,
-        format!("the agent on {machine} answered with something else; do both run the same version?"),
-    )
-}
 
 /// Works on one volume.
 async fn work(server: &Server, app: &AppName, name: &VolumeName, what: VolumeAction) -> HttpResult<VolumeInfo> {
     let view = server.core.view();
-    let machine = any_machine(&view)?;
-    let request = VolumeRequest::One { app: folder_of(&view.records, app)?, name: name.clone(), what };
+    let folder = folder_of(&view.records, app)?;
+    let machine = machine_of_volume(server, &view, (app, &folder, name)).await?;
+    let request = VolumeRequest::One { app: folder, name: name.clone(), what };
     match ask(server, &machine, request).await? {
         VolumeAnswer::One { volume } => Ok(with_roles(&view, *volume)),
         _ => Err(unexpected(&machine).into()),
@@ -114,20 +79,11 @@ fn with_roles(view: &ClusterView, report: VolumeReport) -> VolumeInfo {
     volume
 }
 
-async fn list_of(server: &Server, app: Option<AppName>) -> HttpResult<Vec<VolumeInfo>> {
+async fn list_of(server: &Server, app: Option<AppName>) -> HttpResult<VolumeList> {
     let view = server.core.view();
-    let app = app.map(|app| folder_of(&view.records, &app)).transpose()?;
-    let mut all = Vec::new();
-    // With one machine that has reported, the error says why there is none.
-    let machines: Vec<MachineName> = view.observed.machines.keys().cloned().collect();
-    let machines = if machines.is_empty() { vec![any_machine(&view)?] } else { machines };
-    for machine in machines {
-        match ask(server, &machine, VolumeRequest::List { app: app.clone() }).await? {
-            VolumeAnswer::List { volumes } => all.extend(volumes.into_iter().map(|volume| with_roles(&view, volume))),
-            _ => return Err(unexpected(&machine).into()),
-        }
-    }
-    Ok(all)
+    let folder = app.map(|app| folder_of(&view.records, &app)).transpose()?;
+    let FoundVolumes { volumes, unreachable } = find_all(server, folder.as_ref()).await?;
+    Ok(VolumeList { volumes: volumes.into_iter().map(|volume| with_roles(&view, volume)).collect(), unreachable })
 }
 
 /// Adds the endpoints of volumes.
@@ -144,17 +100,17 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .endpoint(restore_snapshot)
 }
 
-async fn list_all(Call { server, .. }: Call<endpoints::ListAll>) -> HttpResult<Vec<VolumeInfo>> {
+async fn list_all(Call { server, .. }: Call<endpoints::ListAll>) -> HttpResult<VolumeList> {
     list_of(&server, None).await
 }
 
-async fn list(Call { server, at, .. }: Call<endpoints::List>) -> HttpResult<Vec<VolumeInfo>> {
-    let volumes = list_of(&server, Some(at.app.clone())).await?;
-    if volumes.is_empty() {
+async fn list(Call { server, at, .. }: Call<endpoints::List>) -> HttpResult<VolumeList> {
+    let list = list_of(&server, Some(at.app.clone())).await?;
+    if list.volumes.is_empty() {
         // An app that is gone may have volumes; a name that never was an app's has none.
         find_app(&server.core.view().records, &at.app)?;
     }
-    Ok(volumes)
+    Ok(list)
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<VolumeInfo> {
@@ -188,8 +144,8 @@ async fn begin(
     (action, audited): (VolumeAction, AuditAction),
 ) -> HttpResult<Response> {
     let view = server.core.view();
-    let machine = any_machine(&view)?;
     let folder = folder_of(&view.records, &app)?;
+    let machine = machine_of_volume(server, &view, (&app, &folder, &volume)).await?;
     caller.mutate(server, move |actor| actor.record(Some(&app), audited)).await?;
     let request = VolumeRequest::One { app: folder, name: volume, what: action };
     Ok(join_connections(server, person, machine, SessionKind::Volumes { request }))

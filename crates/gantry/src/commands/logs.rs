@@ -3,10 +3,11 @@
 use futures_util::StreamExt;
 use gantry_api::Client;
 use gantry_api::endpoints::sessions::{Logs, LogsQuery};
+use gantry_api::types::LogItem;
 use gantry_model::{AppName, Moment, RoleName};
 
 use crate::exit::{DONE, Exit};
-use crate::printer::{clock, now, out};
+use crate::printer::{clock, now, out, told};
 
 /// Selection of log lines.
 pub(crate) struct Wanted {
@@ -32,12 +33,19 @@ impl Wanted {
 
 pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: bool) -> anyhow::Result<Exit> {
     let mut lines = client.follow(&Logs { app: app.clone() }, &wanted.query()).await?;
-    while let Some(line) = lines.next().await {
-        let line = line?;
+    while let Some(item) = lines.next().await {
+        let item = item?;
         if json {
-            crate::printer::json_line(&line)?;
+            crate::printer::json_line(&item)?;
             continue;
         }
+        let line = match item {
+            LogItem::Line(line) => line,
+            LogItem::Unreachable(machine) => {
+                told!("lines of machine {} are missing: {}", machine.machine, machine.reason);
+                continue;
+            }
+        };
         let mark = if line.error { "!" } else { "|" };
         // Control characters of a log must not reach the terminal.
         let clean: String = line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect();

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use gantry_api::endpoints::volumes::{self, RemoveQuery};
 use gantry_api::frame::{Frame, PAYLOAD_MAX};
-use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeAnswer, VolumeInfo};
+use gantry_api::volumes::{
+    CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeAnswer, VolumeInfo, VolumeList,
+};
 use gantry_api::{Client, ErrorCode, Session};
 use gantry_model::{AppName, VolumeName};
 use tokio::sync::mpsc;
@@ -78,13 +80,16 @@ fn users(volume: &VolumeInfo) -> String {
     or_dash((!volume.in_use.is_empty()).then(|| volume.in_use.join(", ")))
 }
 
-fn list(volumes: &[VolumeInfo]) {
+fn list(VolumeList { volumes, unreachable }: &VolumeList) {
     let row = |volume: &VolumeInfo| {
         let used = if volume.in_use.is_empty() { or_dash(volume.used.map(age)) } else { "now".to_owned() };
         let (app, name, machine) = (volume.app.to_string(), volume.name.to_string(), volume.machine.to_string());
         vec![app, name, machine, volume.size.to_string(), used, users(volume)]
     };
     table(&["app", "name", "machine", "size", "last used", "in use by"], volumes.iter().map(row));
+    for machine in unreachable {
+        told!("volumes of machine {} are missing: {}", machine.machine, machine.reason);
+    }
 }
 
 fn show(volume: &VolumeInfo) {

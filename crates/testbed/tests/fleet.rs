@@ -1,0 +1,115 @@
+//! Several machines as one cloud: real processes on machines made of network namespaces.
+
+#[allow(dead_code)]
+mod site;
+
+use std::collections::BTreeSet;
+
+use gantry_testbed::{Fleet, Repository};
+use serde_json::Value;
+use site::push_site;
+
+/// Creates an app whose role `web` has so many copies.
+fn app(fleet: &Fleet, name: &str, copies: usize) -> Repository {
+    let _ = fleet.gantry(&["app", "create", name]).good();
+    let repository = fleet.repository(name);
+    let roles =
+        format!("{{ web: {{ command: 'python3 server.py', instances: {copies}, health: {{ path: '/up' }} }} }}");
+    repository.write("container/roles.json", &roles);
+    repository
+}
+
+/// The app's instances that are ready, each with its machine.
+fn ready(fleet: &Fleet, app: &str) -> Vec<(String, String)> {
+    let listed = fleet.gantry(&["ps", app, "--json"]).good().out;
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let ready = listed.iter().filter(|instance| instance["phase"] == "ready" && instance["goal"] == "run");
+    ready.map(|instance| (text(&instance["id"]), text(&instance["machine"]))).collect()
+}
+
+fn machines_of(instances: &[(String, String)]) -> BTreeSet<&str> {
+    instances.iter().map(|(_, machine)| machine.as_str()).collect()
+}
+
+#[test]
+fn commands_reach_a_workload_on_any_machine() {
+    let fleet = Fleet::start(3);
+    let shop = app(&fleet, "shop", 3);
+    push_site(&shop, "one");
+    let instances = ready(&fleet, "shop");
+    assert_eq!(machines_of(&instances), BTreeSet::from(["m1", "m2", "m3"]), "one copy on each machine");
+
+    // A process in each copy, and the lines of all copies in order of time.
+    for (id, machine) in &instances {
+        let short = id.split('.').next_back().expect("a name");
+        let said = fleet.gantry(&["exec", "shop", "--instance", short, "--", "hostname"]).good().out;
+        assert!(said.contains(short), "{machine}: {said}");
+    }
+    let logs = fleet.gantry(&["logs", "shop", "--json"]).good().out;
+    let lines: Vec<Value> = logs.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let spoke: BTreeSet<&str> = lines.iter().filter_map(|line| line["instance"].as_str()).collect();
+    assert_eq!(spoke.len(), 3, "{logs}");
+    let times: Vec<u64> = lines.iter().filter_map(|line| line["at"].as_u64()).collect();
+    assert!(times.is_sorted(), "{logs}");
+    assert_eq!(fleet.gantry(&["logs", "shop", "-n", "2", "--json"]).good().out.lines().count(), 2);
+    let one_off = fleet.gantry(&["run", "shop", "--", "sh", "-c", "echo ran; exit 7"]);
+    assert!(one_off.status == 7 && one_off.out.contains("ran"), "{one_off:?}");
+    let status = fleet.gantry(&["status"]).good().out;
+    assert!(["m1", "m2", "m3"].iter().all(|name| status.contains(&format!("machine  {name}:"))), "{status}");
+
+    // A second build of the app finds the first one's layers, and every machine gets the new image.
+    push_site(&shop, "two");
+    assert_eq!(machines_of(&ready(&fleet, "shop")).len(), 3);
+    for name in fleet.names() {
+        let page = fleet.curl(&name, "shop").good().out;
+        assert!(page.starts_with("two"), "{name}: {page}");
+    }
+
+    a_volume_is_found_on_its_machine(&fleet);
+
+    // A machine that cannot be asked is named, and the rest is shown.
+    fleet.unplug("m3");
+    let logs = fleet.wait("m3 counts as silent", |fleet| {
+        let logs = fleet.gantry(&["logs", "shop"]);
+        logs.err.contains("lines of machine m3 are missing").then_some(logs)
+    });
+    assert!(logs.status == 0 && logs.out.contains("two serves"), "{logs:?}");
+    let volumes = fleet.wait("m3 counts as silent", |fleet| {
+        let volumes = fleet.gantry(&["volume", "ls"]);
+        volumes.err.contains("volumes of machine m3 are missing").then_some(volumes)
+    });
+    assert_eq!(volumes.status, 0, "{volumes:?}");
+    let one_off = fleet.gantry(&["run", "shop", "--", "echo", "ran"]).good();
+    assert!(one_off.out.contains("ran"), "{one_off:?}");
+    fleet.plug("m3");
+    fleet.wait_until_ready(&fleet.names());
+    assert_eq!(fleet.gantry(&["logs", "shop"]).good().err, "");
+}
+
+fn a_volume_is_found_on_its_machine(fleet: &Fleet) {
+    let books = app(fleet, "books", 1);
+    let role = "{ web: { command: 'sh -c \"echo kept > /data/file; exec python3 server.py\"', health: { path: '/up' }, \
+                volumes: { data: '/data' } } }";
+    books.write("container/roles.json", role);
+    push_site(&books, "one");
+    let (_, machine) = ready(fleet, "books").pop().expect("an instance");
+    let shown = fleet.gantry(&["volume", "show", "books", "data"]).good().out;
+    assert!(shown.contains(&machine), "{shown}");
+    // Without an instance, the machine with the folder has the volume.
+    let _ = fleet.gantry(&["scale", "books", "web=0", "--wait"]).good();
+    let said = fleet.wait("the volume is free", |fleet| {
+        let said = fleet.gantry(&["run", "books", "--volume", "data", "--", "cat", "/data/file"]);
+        (said.status == 0).then_some(said)
+    });
+    assert!(said.out.contains("kept"), "{said:?}");
+    let archive = fleet.path("m1", "books.tar");
+    let archive = archive.to_str().expect("text");
+    let _ = fleet.gantry(&["volume", "export", "books", "data", "-o", archive]).good();
+    let _ = fleet.gantry(&["volume", "rm", "books", "data", "--force"]).good();
+    let listed = fleet.gantry(&["volume", "ls"]).good();
+    assert!(!listed.out.contains("books"), "{listed:?}");
+    let _ = fleet.gantry(&["volume", "import", "books", "data", archive]).good();
+    let said = fleet.gantry(&["run", "books", "--volume", "data", "--", "cat", "/data/file"]).good();
+    assert!(said.out.contains("kept"), "{said:?}");
+}
