@@ -95,7 +95,7 @@ fn of_store_error(error: &StoreError) -> Option<ErrorCode> {
         StoreError::Full { .. } => Some(ErrorCode::DiskFull),
         StoreError::ReadOnly { .. } => Some(ErrorCode::DiskReadOnly),
         StoreError::Newer { .. } => Some(ErrorCode::StoreNewer),
-        StoreError::Unavailable { .. } => Some(ErrorCode::StoreUnavailable),
+        StoreError::Unavailable { .. } | StoreError::Quota { .. } => Some(ErrorCode::StoreUnavailable),
         _ => None,
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct ServerProcess {
     own: [PathBuf; 2],
     /// The folder of a store that is not in the server's data folder.
     store: Option<PathBuf>,
+    /// Files for TLS to etcd.
+    tls: Vec<PathBuf>,
     listen: SocketAddr,
 }
 
@@ -68,8 +70,12 @@ impl ServerProcess {
             }
             _ => None,
         };
+        let tls = match &machine.store {
+            Some(StoreAddress::Etcd { tls: Some(tls), .. }) => tls.files().map(Path::to_owned).collect(),
+            _ => Vec::new(),
+        };
         let (data, listen) = (machine.data.clone(), machine.listen);
-        let process = Self { user, data, own: [own(&machine.data)?, own(&machine.run)?], store, listen };
+        let process = Self { user, data, own: [own(&machine.data)?, own(&machine.run)?], store, tls, listen };
         process.check_store(machine)?;
         Ok(process)
     }
@@ -120,12 +126,28 @@ impl ServerProcess {
     }
 
     fn confinement(&self, program: Option<&Path>) -> Result<Confinement, gantry_linux::LinuxError> {
-        let folders = self.own.iter().chain(&self.store).map(PathBuf::as_path);
+        let folders = self.own.iter().chain(&self.store).chain(&self.tls).map(PathBuf::as_path);
         Confinement::new(self.user, &folders.chain(program).collect::<Vec<_>>())
     }
 
-    /// Fails unless the user may write a store that is not in the server's data folder.
+    /// Fails unless the user may write a store that is not in the server's data folder, and may read the files for TLS.
     fn check_store(&self, machine: &Machine) -> anyhow::Result<()> {
+        for file in &self.tls {
+            require!(
+                file.is_file(),
+                StoreUnavailable,
+                "there is no file {}, which the address of the store names",
+                file.display()
+            );
+            let may_read = self.confinement(None)?.run(|| access(file.as_path(), Access::READ_OK).is_ok());
+            let (user, file) = (&machine.server_user, file.display());
+            require!(
+                may_read.context("cannot ask")?,
+                ServerUserUnusable,
+                "the server runs as the user {user}, who may not read {file}: chown {user} {file}, or name another user \
+                 with --server-user"
+            );
+        }
         let (Some(folder), Some(StoreAddress::File(path))) = (&self.store, &machine.store) else { return Ok(()) };
         let file = folder.join(path.file_name().unwrap_or_default());
         let may = |path: &Path, rights: Access| !path.exists() || access(path, rights).is_ok();
@@ -183,6 +205,7 @@ mod tests {
             data: folder.path().to_owned(),
             own: [own.clone(), own.clone()],
             store: None,
+            tls: Vec::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
         };
         let known = server.folder();

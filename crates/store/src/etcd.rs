@@ -9,17 +9,30 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, CompareOp, ConnectOptions, Error as ClientError, EventType, GetOptions, KeyValue, PutOptions, TxnOp,
-    WatchOptions, WatchStream,
+    Certificate, Client, CompareOp, ConnectOptions, Error as ClientError, EventType, GetOptions, Identity, KeyValue,
+    PutOptions, TlsOptions, TxnOp, WatchOptions, WatchStream,
 };
 
 use crate::{
-    ChangeBatch, KeyChange, LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreWatch, Txn, TxnCondition,
-    TxnOutcome, TxnWrite,
+    ChangeBatch, EtcdTls, KeyChange, LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreFault, StoreWatch,
+    Txn, TxnCondition, TxnOutcome, TxnWrite,
 };
 
 /// Timeout of a call to etcd.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Timeout of one renewal of a lease, and of each attempt of a small read but the last. A member that hangs must not cost
+/// a lease: the next attempt goes to another one.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Attempts of a small read with the short timeout.
+const SHORT_ATTEMPTS: usize = 2;
+
+/// Timeout of a question about a member.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Size of a member's data that is most of etcd's default quota, 2 GiB.
+const ALMOST_FULL: u64 = 3 << 29;
 
 /// Size limit of a response. A listing of everything may be larger than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 64 << 20;
@@ -27,18 +40,24 @@ const MESSAGE_MAX: usize = 64 << 20;
 pub(crate) struct EtcdStore {
     client: Client,
     address: String,
+    endpoints: Vec<String>,
+    options: ConnectOptions,
     prefix: String,
 }
 
 impl EtcdStore {
-    pub(crate) async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, StoreError> {
-        let options = ConnectOptions::new()
+    pub(crate) async fn connect(endpoints: &[String], prefix: &str, tls: Option<&EtcdTls>) -> Result<Self, StoreError> {
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(TIMEOUT)
             .with_keep_alive(Duration::from_secs(10), TIMEOUT)
             .with_require_leader(true);
+        if let Some(tls) = tls {
+            options = options.with_tls(tls_options(tls)?);
+        }
         let address = endpoints.join(",");
-        let client = Client::connect(endpoints, Some(options)).await.map_err(|source| unavailable(&address, source))?;
-        let store = Self { client, address, prefix: prefix.to_owned() };
+        let client = Client::connect(endpoints, Some(options.clone())).await;
+        let client = client.map_err(|source| unavailable(&address, source))?;
+        let store = Self { client, address, endpoints: endpoints.to_owned(), options, prefix: prefix.to_owned() };
         // The client connects lazily. A first read reports a wrong address here.
         store.get("").await?;
         Ok(store)
@@ -61,10 +80,42 @@ impl EtcdStore {
     async fn call<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
         match tokio::time::timeout(TIMEOUT, call).await {
             Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) if is_over_quota(&error) => Err(StoreError::Quota { address: self.address.clone() }),
             Ok(Err(error)) => Err(unavailable(&self.address, error)),
             Err(elapsed) => Err(unavailable(&self.address, elapsed)),
         }
     }
+
+    /// Asks one member how it is.
+    async fn fault(&self, endpoint: &str) -> Option<StoreFault> {
+        let member = endpoint.split_once("://").map_or(endpoint, |(_, host)| host).to_owned();
+        // A member that is cut off answers questions about itself all the same.
+        let options = self.options.clone().with_require_leader(false);
+        let asked = async { Client::connect([endpoint], Some(options)).await?.status().await };
+        let Ok(Ok(status)) = tokio::time::timeout(MEMBER_TIMEOUT, asked).await else {
+            return Some(StoreFault::Away { member });
+        };
+        let size = u64::try_from(status.db_size()).unwrap_or_default();
+        if status.errors().iter().any(|error| error.contains("NOSPACE")) {
+            return Some(StoreFault::Full { member, size });
+        }
+        if status.leader() == 0 {
+            return Some(StoreFault::NoLeader { member });
+        }
+        (size >= ALMOST_FULL).then_some(StoreFault::AlmostFull { member, size })
+    }
+}
+
+/// Reads the files for TLS.
+fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, StoreError> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|source| StoreError::TlsFile { path: path.display().to_string(), source })
+    };
+    let options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+    Ok(match &tls.client {
+        Some(client) => options.identity(Identity::from_pem(read(&client.cert)?, read(&client.key)?)),
+        None => options,
+    })
 }
 
 fn unavailable(address: &str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
@@ -86,6 +137,11 @@ fn is_not_found(error: &ClientError) -> bool {
 impl Store for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let mut client = self.client.kv_client();
+        for _ in 0..SHORT_ATTEMPTS {
+            if let Ok(Ok(answer)) = tokio::time::timeout(SHORT_TIMEOUT, client.get(self.full(key), None)).await {
+                return Ok(answer.kvs().first().map(|pair| self.entry(pair)));
+            }
+        }
         let answer = self.call(client.get(self.full(key), None)).await?;
         Ok(answer.kvs().first().map(|pair| self.entry(pair)))
     }
@@ -151,7 +207,7 @@ impl Store for EtcdStore {
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let mut client = self.client.lease_client();
         // Opening the stream is one round trip that renews the lease; the stream is then dropped.
-        match tokio::time::timeout(TIMEOUT, client.keep_alive(lease.0)).await {
+        match tokio::time::timeout(SHORT_TIMEOUT, client.keep_alive(lease.0)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) if is_not_found(&error) => Err(StoreError::LeaseGone(lease.0)),
             Ok(Err(error)) => Err(unavailable(&self.address, error)),
@@ -169,6 +225,11 @@ impl Store for EtcdStore {
         }
     }
 
+    async fn faults(&self) -> Vec<StoreFault> {
+        let asked = self.endpoints.iter().map(|endpoint| self.fault(endpoint));
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         let mut client = self.client.kv_client();
         match tokio::time::timeout(TIMEOUT, client.compact(revision, None)).await {
@@ -179,6 +240,12 @@ impl Store for EtcdStore {
             Err(elapsed) => Err(unavailable(&self.address, elapsed)),
         }
     }
+}
+
+/// Recognizes etcd's refusal of a write over its quota by the message: gRPC's `RESOURCE_EXHAUSTED` also stands for a message
+/// that is too large.
+fn is_over_quota(error: &ClientError) -> bool {
+    matches!(error, ClientError::GRpcStatus(status) if status.message().contains("database space exceeded"))
 }
 
 /// Recognizes a compacted revision by its message, because gRPC's `OUT_OF_RANGE` also stands for other errors.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use address::{AddressError, StoreAddress};
+pub use address::{AddressError, ClientFiles, EtcdTls, StoreAddress};
 pub use sqlite::{check as check_file, check_format, is_writable, merge_log, read_value, remove_high_water_mark};
 
 /// Number of a committed write. Each write raises the revision by at least one, and all keys share the sequence.
@@ -201,6 +201,24 @@ pub enum StoreError {
         /// Path of the file.
         path: String,
     },
+    /// etcd has used up its quota and takes no writes. It did no part of the refused write.
+    #[error(
+        "etcd at {address} has used up its space quota and takes no writes; reads work: compact and defragment etcd \
+         (`etcdctl defrag --cluster`), raise --quota-backend-bytes if need be, then `etcdctl alarm disarm`"
+    )]
+    Quota {
+        /// Address of the store.
+        address: String,
+    },
+    /// A file for TLS cannot be read.
+    #[error("cannot read {path}, which the address of the store names")]
+    TlsFile {
+        /// Path of the file.
+        path: String,
+        /// Error of the system.
+        #[source]
+        source: std::io::Error,
+    },
     /// The disk takes no writes: its file system is read-only, or writing to it fails. The store did no part of the
     /// refused write.
     #[error(
@@ -250,7 +268,7 @@ impl StoreError {
     /// Reports whether the store works but takes no writes now. The store did no part of the refused write.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::ReadOnly { .. })
+        matches!(self, Self::Full { .. } | Self::ReadOnly { .. } | Self::Quota { .. })
     }
 }
 
@@ -280,6 +298,40 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes the history before `revision`. Current values stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+
+    /// Returns what is wrong with the members of the store; a store in a file has none.
+    async fn faults(&self) -> Vec<StoreFault> {
+        Vec::new()
+    }
+}
+
+/// A fault of a member of the store, or a fault to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreFault {
+    /// The member does not respond.
+    Away {
+        /// Address of the member.
+        member: String,
+    },
+    /// The member knows no leader of the store's own: it is cut off, or most members are away.
+    NoLeader {
+        /// Address of the member.
+        member: String,
+    },
+    /// The member has used up its quota, and the store takes no writes.
+    Full {
+        /// Address of the member.
+        member: String,
+        /// Size of its data, in bytes.
+        size: u64,
+    },
+    /// The member has used up most of the default quota.
+    AlmostFull {
+        /// Address of the member.
+        member: String,
+        /// Size of its data, in bytes.
+        size: u64,
+    },
 }
 
 /// A running watch.
@@ -297,6 +349,8 @@ pub trait StoreWatch: Send {
 pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     match address {
         StoreAddress::File(path) => Ok(Arc::new(sqlite::SqliteStore::open(path)?)),
-        StoreAddress::Etcd { endpoints, prefix } => Ok(Arc::new(etcd::EtcdStore::connect(endpoints, prefix).await?)),
+        StoreAddress::Etcd { endpoints, prefix, tls } => {
+            Ok(Arc::new(etcd::EtcdStore::connect(endpoints, prefix, tls.as_ref()).await?))
+        }
     }
 }
