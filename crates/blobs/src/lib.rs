@@ -10,6 +10,7 @@
 //! ```
 
 mod hash;
+mod replicas;
 
 use std::io::SeekFrom;
 use std::ops::Range;
@@ -30,6 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 pub use hash::DigestHasher;
+pub use replicas::Replicas;
 
 /// Number of bytes that a writer buffers before a write: enough for S3, whose parts have at least 5 MiB.
 const PART: usize = 8 << 20;
@@ -62,6 +64,20 @@ pub enum BlobError {
     /// An earlier write failed, so the blob lacks some of its content.
     #[error("cannot finish the blob: an earlier write failed; start the upload again")]
     Broken,
+    /// No other server took a copy of the blob.
+    #[error(
+        "blob {digest} is on one server alone, because server {server} did not take a copy; check its disk and its log, then \
+         try again"
+    )]
+    Copy {
+        /// Digest of the blob.
+        digest: Digest,
+        /// Name of the server that should have the copy.
+        server: String,
+        /// Cause of the failure.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The folder or service behind the blobs failed.
     #[error("cannot {action} blobs")]
     Backend {
@@ -85,6 +101,8 @@ pub struct BlobStore {
     /// Locked for reading while a caller looks for a blob or names a new blob, and for writing while garbage collection
     /// decides to remove one.
     gc_lock: Arc<tokio::sync::RwLock<()>>,
+    /// The blobs of the other servers; none for the blobs of this server alone.
+    replicas: Option<Arc<dyn Replicas>>,
 }
 
 /// An open blob.
@@ -110,7 +128,31 @@ impl BlobStore {
             .map_err(|error| failed("open")(error.into()))?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), gc_lock: Arc::default() })
+        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), gc_lock: Arc::default(), replicas: None })
+    }
+
+    /// Returns the same blobs with copies on other servers.
+    #[must_use]
+    pub fn with_replicas(&self, replicas: Arc<dyn Replicas>) -> Self {
+        Self { replicas: Some(replicas), ..self.clone() }
+    }
+
+    /// Returns the blobs of this server alone.
+    fn alone(&self) -> Self {
+        Self { replicas: None, ..self.clone() }
+    }
+
+    /// Copies a missing blob from another server to this one, and verifies its digest. Returns whether it is here now.
+    async fn bring(&self, digest: &Digest) -> bool {
+        let Some(replicas) = &self.replicas else { return false };
+        let Some(found) = replicas.fetch(digest.clone()).await else { return false };
+        match self.alone().put_stream(found.stream, Some(digest)).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "cannot copy a blob from another server");
+                false
+            }
+        }
     }
 
     /// Removes what earlier processes did not finish. Call before the first write of this process.
@@ -132,6 +174,13 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        match self.own_size(digest).await? {
+            None if self.bring(digest).await => self.own_size(digest).await,
+            size => Ok(size),
+        }
+    }
+
+    async fn own_size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         let _guard = self.gc_lock.read().await;
         let path = self.folder.join(blob_path(digest).to_string());
         let touched =
@@ -150,10 +199,10 @@ impl BlobStore {
     }
 
     /// Reports whether a blob exists and its content matches its digest, so that the caller need not write the blob
-    /// again. Reads the whole blob.
+    /// again. Reads the whole blob. With several servers the second one has a copy on return.
     ///
     /// # Errors
-    /// [`BlobError::Backend`] when the backend fails. A blob that cannot be read to its end is not intact.
+    /// [`BlobError::Backend`] when the backend or the copy fails. A blob that cannot be read to its end is not intact.
     pub async fn is_intact(&self, digest: &Digest) -> Result<bool, BlobError> {
         if self.size(digest).await?.is_none() {
             return Ok(false);
@@ -168,7 +217,11 @@ impl BlobStore {
             let Ok(piece) = piece else { return Ok(false) };
             hasher.update(&piece);
         }
-        Ok(hasher.finish() == *digest)
+        let is_intact = hasher.finish() == *digest;
+        if is_intact && let Some(replicas) = &self.replicas {
+            replicas.copy(digest.clone()).await?;
+        }
+        Ok(is_intact)
     }
 
     /// Opens a blob.
@@ -184,7 +237,13 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Backend`].
     pub async fn local_file(&self, digest: &Digest) -> Result<Option<std::fs::File>, BlobError> {
-        match self.backend.get(&blob_path(digest)).await {
+        let found = match self.backend.get(&blob_path(digest)).await {
+            Err(object_store::Error::NotFound { .. }) if self.bring(digest).await => {
+                self.backend.get(&blob_path(digest)).await
+            }
+            found => found,
+        };
+        match found {
             Ok(GetResult { payload: GetResultPayload::File(file, _), .. }) => Ok(Some(file)),
             Ok(_) => Ok(None),
             Err(object_store::Error::NotFound { .. }) => Err(BlobError::Missing(digest.clone())),
@@ -205,7 +264,13 @@ impl BlobStore {
 
     async fn open(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<OpenBlob, BlobError> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let result = match self.backend.get_opts(&blob_path(digest), options).await {
+        let found = match self.backend.get_opts(&blob_path(digest), options.clone()).await {
+            Err(object_store::Error::NotFound { .. }) if self.bring(digest).await => {
+                self.backend.get_opts(&blob_path(digest), options).await
+            }
+            found => found,
+        };
+        let result = match found {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Err(BlobError::Missing(digest.clone())),
             Err(error) => return Err(failed("read")(error.into())),
@@ -258,6 +323,7 @@ impl BlobStore {
         Ok(BlobWriter {
             backend: Arc::clone(&self.backend),
             gc_lock: Arc::clone(&self.gc_lock),
+            replicas: self.replicas.clone(),
             upload: None,
             pending: BytesMut::new(),
             hasher: DigestHasher::default(),
@@ -349,6 +415,7 @@ fn verify(expected: &Digest, found: &Digest) -> Result<(), BlobError> {
 pub struct BlobWriter {
     backend: Arc<dyn ObjectStore>,
     gc_lock: Arc<tokio::sync::RwLock<()>>,
+    replicas: Option<Arc<dyn Replicas>>,
     /// The upload of a large blob, under a temporary name. A small blob is written at once, at the end.
     upload: Option<(Path, Box<dyn MultipartUpload>)>,
     pending: BytesMut,
@@ -406,11 +473,21 @@ impl BlobWriter {
         }
     }
 
-    /// Completes the blob and names it by its digest.
+    /// Completes the blob and names it by its digest. With several servers a second one has the blob on return.
     ///
     /// # Errors
-    /// [`BlobError::WrongDigest`] when the digest is not `expected`; the upload is then removed.
-    pub async fn finish(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+    /// [`BlobError::WrongDigest`] when the digest is not `expected`; the upload is then removed. [`BlobError::Copy`].
+    pub async fn finish(self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+        let replicas = self.replicas.clone();
+        let (digest, size) = self.finish_here(expected).await?;
+        if let Some(replicas) = replicas {
+            replicas.copy(digest.clone()).await?;
+            gantry_failpoint::failpoint!("blob.copied");
+        }
+        Ok((digest, size))
+    }
+
+    async fn finish_here(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
         let digest = self.hasher.clone().finish();
         if let Some(Err(error)) = expected.map(|expected| verify(expected, &digest)) {
             self.abort().await;
@@ -538,6 +615,49 @@ mod tests {
         let mut content = String::new();
         std::io::Read::read_to_string(&mut file, &mut content).expect("read");
         assert_eq!(content, "hello");
+    }
+
+    /// The blobs of another folder stand for those of another server.
+    struct OtherServer(BlobStore);
+
+    impl Replicas for Arc<OtherServer> {
+        fn copy(&self, digest: Digest) -> futures_util::future::BoxFuture<'_, Result<(), BlobError>> {
+            Box::pin(async move {
+                match digest.hex().starts_with("2cf2") {
+                    true => self.0.put(Bytes::from_static(b"hello")).await.map(drop),
+                    false => Err(BlobError::Copy { digest, server: "two".into(), source: "refused".into() }),
+                }
+            })
+        }
+
+        fn fetch(&self, digest: Digest) -> futures_util::future::BoxFuture<'_, Option<OpenBlob>> {
+            Box::pin(async move { self.0.get(&digest).await.ok() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_acknowledged_once_another_server_has_it_and_is_fetched_from_there() {
+        let ((folder, own), (other_folder, other)) = (blobs(), blobs());
+        let blobs = own.with_replicas(Arc::new(Arc::new(OtherServer(other.clone()))));
+        let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        assert_eq!(other.read(&digest).await.expect("a copy"), "hello");
+        assert!(matches!(blobs.put(Bytes::from_static(b"x")).await, Err(BlobError::Copy { .. })));
+        let path = |folder: &tempfile::TempDir| folder.path().join("blobs").join(blob_path(&digest).to_string());
+        for lookup in 0..4 {
+            own.delete(&digest).await.expect("removed");
+            match lookup {
+                0 => assert_eq!(blobs.read(&digest).await.expect("fetched"), "hello"),
+                1 => assert_eq!(blobs.size(&digest).await.expect("fetched"), Some(5)),
+                2 => assert!(blobs.local_file(&digest).await.expect("fetched").is_some()),
+                _ => assert!(blobs.is_intact(&digest).await.expect("fetched")),
+            }
+            assert!(path(&folder).exists());
+        }
+        // A damaged copy is no copy.
+        own.delete(&digest).await.expect("removed");
+        std::fs::write(path(&other_folder), b"hellO").expect("damaged");
+        assert!(matches!(blobs.read(&digest).await, Err(BlobError::Missing(_))));
+        assert!(!path(&folder).exists());
     }
 
     /// Checks the grace period. Garbage collection without pause removes no blob that a caller has just written or
