@@ -42,6 +42,7 @@ pub fn release_built(records: &RecordIndex, now: Moment, begun: &Deploy, built: 
         return Vec::new();
     };
     let (mut deploy, mut app) = (deploy.clone(), app.clone());
+    deploy.log.clone_from(&begun.log);
     for (key, value) in built.defaults.values {
         if app.config.contains_key(&key) {
             continue;
@@ -87,6 +88,7 @@ pub fn build_failed(records: &RecordIndex, now: Moment, begun: &Deploy, reason: 
     let Some(mut deploy) = building(records, begun).cloned() else {
         return Vec::new();
     };
+    deploy.log.clone_from(&begun.log);
     deploy.enter(DeployState::Reverting, now);
     deploy.reason = Some(reason);
     vec![StoreRecord::Deploy(deploy).into()]

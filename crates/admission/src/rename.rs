@@ -136,6 +136,7 @@ fn moved_records(records: &RecordIndex, from: &AppName, to: &AppName) -> Vec<Sto
     }
     let builds = records.builds.values().filter(|build| build.app == *from);
     moved.extend(builds.map(|build| StoreRecord::Build(BuildRecord { app: to.clone(), ..(**build).clone() })));
+    moved.extend(records.packs.get(from).map(|packs| StoreRecord::Packs(to.clone(), packs.clone())));
     let repository = || to.to_string();
     for (tag, digest) in records.tags.get(from.as_str()).into_iter().flatten() {
         moved.push(StoreRecord::Tag { repository: repository(), tag: tag.clone(), digest: digest.clone() });

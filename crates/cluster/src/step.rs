@@ -14,8 +14,8 @@ use crate::dirty::DirtySet;
 use crate::state::ClusterView;
 use crate::transactions::ChangeGroup;
 use gantry_records::{
-    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
-    tag_key, token_key,
+    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, numbers_key, packs_key, release_key,
+    routes_key, tag_key, token_key,
 };
 
 /// One planned step.
@@ -132,6 +132,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
     let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
     let routes = records.plan.routes.get(app).map(|_| routes_key(app));
     let numbers = records.plan.numbers.get(app).map(|_| numbers_key(app));
+    let packs = records.packs.get(app).map(|_| packs_key(app));
     let own = [format!("apps/{app}")];
     releases
         .chain(tokens)
@@ -141,6 +142,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
         .chain(manifests)
         .chain(routes)
         .chain(numbers)
+        .chain(packs)
         .chain(own)
         .map(RecordChange::Remove)
         .collect()

@@ -39,6 +39,9 @@ const PROCESSOR_MAX: u64 = 900;
 /// Delay before the server cuts the response of a git that failed.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// File that tells the app of a repository from an app that had the same name.
+const MARK: &str = "gantry-app";
+
 /// Age at which a lock counts as left over from a killed git: git holds a lock only while it writes a small file.
 const LOCK_AGE: Duration = Duration::from_secs(60);
 
@@ -263,6 +266,55 @@ impl Repositories {
         }
     }
 
+    /// Reports whether the repository has a commit. A pack arrives whole or not at all, so the commit's objects are there,
+    /// too.
+    ///
+    /// # Errors
+    /// [`GitError::Run`].
+    pub async fn has_commit(&self, app: &AppName, commit: &str) -> Result<bool, GitError> {
+        if !is_hash(commit) {
+            return Ok(false);
+        }
+        let status = self.git(app).args(["cat-file", "-e", &format!("{commit}^{{commit}}")]).status().await;
+        Ok(status.map_err(GitError::Run)?.success())
+    }
+
+    /// Adds the objects of a pack to an app's repository.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn add_pack(
+        &self,
+        app: &AppName,
+        mut pack: impl Stream<Item = io::Result<Bytes>> + Unpin,
+    ) -> Result<(), GitError> {
+        let mut command = self.git(app);
+        let mut child = command.args(["index-pack", "--stdin"]).stdin(Stdio::piped()).spawn().map_err(GitError::Run)?;
+        if let Some(mut input) = child.stdin.take() {
+            while let Some(piece) = pack.next().await {
+                let piece = piece.map_err(GitError::Run)?;
+                // A git that has failed reads no more, and says why at its end.
+                if input.write_all(&piece).await.is_err() {
+                    break;
+                }
+            }
+        }
+        let output = child.wait_with_output().await.map_err(GitError::Run)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(GitError::Failed { what: "index-pack".to_owned(), said })
+    }
+
+    /// Points the branch to a commit of the repository.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn point(&self, app: &AppName, branch: &str, commit: &str) -> Result<(), GitError> {
+        self.run(app, &["update-ref", "--", &format!("refs/heads/{branch}"), commit]).await.map(drop)
+    }
+
     /// Reports whether the repository has every object that the commit leads to.
     async fn is_whole(&self, app: &AppName, commit: &str) -> Result<bool, GitError> {
         let mut command = self.git(app);
@@ -288,6 +340,29 @@ impl Repositories {
         let arguments =
             ["-c", "gc.auto=6700", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false", "gc", "--auto"];
         self.run(app, &[&arguments[..], &["--quiet"]].concat()).await.map(drop)
+    }
+
+    /// Removes an app's repository if it has the mark of another app: one that had this name before.
+    ///
+    /// # Errors
+    /// [`GitError::File`].
+    pub fn remove_unless_marked(&self, app: &AppName, mark: &str) -> Result<(), GitError> {
+        match std::fs::read_to_string(self.path(app).join(MARK)) {
+            Ok(known) if known != mark => self.remove(app),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks an app's repository as that of this app.
+    ///
+    /// # Errors
+    /// [`GitError::File`].
+    pub fn mark(&self, app: &AppName, mark: &str) -> Result<(), GitError> {
+        let path = self.path(app).join(MARK);
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == mark) {
+            return Ok(());
+        }
+        Replacement::of(&path).mode(0o644).write(mark.as_bytes()).map_err(|source| GitError::File { path, source })
     }
 
     /// Removes an app's repository.

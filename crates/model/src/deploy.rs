@@ -182,6 +182,9 @@ pub struct Deploy {
     /// Gantry generated for the deploy are not listed, because data may already be encrypted with them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub brought: BTreeSet<String>,
+    /// Output of the build: a blob, for clusters with several servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Digest>,
     /// When the new release began to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Moment>,
@@ -219,6 +222,7 @@ impl Deploy {
             progressed: now,
             progress: 0,
             brought: BTreeSet::new(),
+            log: None,
             served: None,
             order: None,
             reason: None,

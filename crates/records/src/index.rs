@@ -10,8 +10,8 @@ use gantry_model::{
 
 use crate::record::{parse, read};
 use crate::{
-    AuthorityRecord, BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, JoinTokenRecord, MemberRecord, PushedManifest,
-    RecordChange, RecordError, StoreRecord, TokenRecord,
+    AuthorityRecord, BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, GitPacks, JoinTokenRecord, MemberRecord,
+    PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
 };
 
 /// All records. Cloning is cheap, because clones share the large records.
@@ -27,6 +27,8 @@ pub struct RecordIndex {
     pub deploys: BTreeMap<AppName, BTreeMap<DeployNumber, Arc<Deploy>>>,
     /// Results of builds by app and commit.
     pub builds: BTreeMap<(AppName, String), Arc<BuildRecord>>,
+    /// The packs of each app's repository, for clusters with several servers.
+    pub packs: BTreeMap<AppName, GitPacks>,
     /// Bases by name.
     pub bases: BTreeMap<BaseName, BaseRecord>,
     /// Tags by repository.
@@ -109,6 +111,7 @@ impl RecordIndex {
             StoreRecord::Build(build) => {
                 self.builds.insert((build.app.clone(), build.commit.clone()), Arc::new(build));
             }
+            StoreRecord::Packs(app, packs) => drop(self.packs.insert(app, packs)),
             StoreRecord::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
             StoreRecord::Tag { repository, tag, digest } => {
                 self.tags.entry(repository).or_default().insert(tag, digest);
@@ -173,6 +176,11 @@ impl RecordIndex {
             ["builds", name, commit] => {
                 if let Some(name) = app(name) {
                     self.builds.remove(&(name, (*commit).to_owned()));
+                }
+            }
+            ["packs", name] => {
+                if let Some(name) = app(name) {
+                    self.packs.remove(&name);
                 }
             }
             ["bases", name] => {

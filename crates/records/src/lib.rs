@@ -21,11 +21,13 @@
 //! | `join-tokens/<hash>` | [`JoinTokenRecord`] |
 //! | `trust/authority` | [`AuthorityRecord`] |
 //! | `schema` | the version of all records, see [`schema`] |
+//! | `packs/<app>` | the packs of an app's repository, for clusters with several servers |
 //! | `plan/allocations/<app>` | the numbers of an app's allocations |
 //! | `plan/machines/<machine>` | a machine's part of the plan |
 //! | `plan/routes/<app>` | routes of an app |
 //! | `plan/routing` | what all routes share |
 
+mod git_packs;
 mod index;
 mod migrations;
 mod record;
@@ -33,11 +35,12 @@ pub mod schema;
 mod stored;
 mod trust;
 
+pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, config_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
-    tag_key, token_key,
+    app_of_key, base_key, build_key, config_key, deploy_key, manifest_key, numbers_key, packs_key, release_key,
+    routes_key, tag_key, token_key,
 };
 pub use trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, TokenUse, join_token_key, member_key};
 

@@ -11,9 +11,9 @@ use gantry_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::EVENTS_MAX;
 use crate::stored::{self, Configs};
 use crate::trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, join_token_key, member_key};
+use crate::{EVENTS_MAX, GitPacks};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,6 +113,8 @@ pub enum StoreRecord {
     Deploy(Deploy),
     /// The result of a build.
     Build(BuildRecord),
+    /// The packs of an app's repository.
+    Packs(AppName, GitPacks),
     /// A base.
     Base(BaseRecord),
     /// A tag in the registry.
@@ -209,6 +211,7 @@ impl StoreRecord {
             Self::Release(release) => release_key(&release.app, release.number),
             Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
             Self::Build(build) => build_key(&build.app, &build.commit),
+            Self::Packs(app, _) => packs_key(app),
             Self::Base(base) => base_key(&base.name),
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
@@ -233,6 +236,7 @@ impl StoreRecord {
             Self::Config(config) => serde_json::to_vec(config),
             Self::Deploy(record) => serde_json::to_vec(record),
             Self::Build(record) => serde_json::to_vec(record),
+            Self::Packs(_, packs) => serde_json::to_vec(packs),
             Self::Base(record) => serde_json::to_vec(record),
             Self::Tag { digest, .. } => serde_json::to_vec(digest),
             Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
@@ -293,6 +297,12 @@ pub fn base_key(base: &BaseName) -> String {
     format!("bases/{base}")
 }
 
+/// Returns the key of the packs of an app's repository.
+#[must_use]
+pub fn packs_key(app: &AppName) -> String {
+    format!("packs/{app}")
+}
+
 /// Returns the key of a build.
 #[must_use]
 pub fn build_key(app: &AppName, commit: &str) -> String {
@@ -344,6 +354,10 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
         ["releases", _, _] => StoreRecord::Release(stored::read_release(key, value, configs)?),
         ["deploys", _, _] => StoreRecord::Deploy(read(key, value)?),
         ["builds", _, _] => StoreRecord::Build(read(key, value)?),
+        ["packs", app] => {
+            let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
+            StoreRecord::Packs(name, read(key, value)?)
+        }
         ["bases", _] => StoreRecord::Base(read(key, value)?),
         ["tags", repository @ .., tag] => {
             StoreRecord::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(key, value)? }

@@ -138,3 +138,29 @@ pub(super) fn archive(commit: &str, socket: &mut impl Write) -> io::Result<()> {
     }
     end_archive(socket)
 }
+
+/// Sends the objects that a commit leads to as a pack, without those of the `known` commits that the repository has.
+pub(super) fn pack(commit: &str, known: &[String], socket: &mut impl Write) -> io::Result<()> {
+    let known = known.iter().filter(|known| is_commit(known));
+    let mut git = git(&["pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    if let Some(mut input) = git.stdin.take() {
+        writeln!(input, "{commit}")?;
+        for known in known {
+            if commit_of(known)? == *known {
+                writeln!(input, "^{known}")?;
+            }
+        }
+    }
+    if let Some(output) = git.stdout.take() {
+        write_archive(output, socket)?;
+    }
+    let status = git.wait()?;
+    if !status.success() {
+        return Err(io::Error::other(format!("git pack-objects failed ({status})")));
+    }
+    end_archive(socket)
+}

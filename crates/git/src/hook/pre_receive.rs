@@ -79,6 +79,10 @@ fn converse(report: PushReport, mut deployable: Option<Deployable>) -> Result<bo
                 tree.check()?;
                 git::archive(&update.new, &mut socket)?;
             }
+            ServerMessage::Pack(known) => {
+                let Deployable { update, .. } = deployable.as_mut().ok_or_else(no_commit)?;
+                git::pack(&update.new, &known, &mut socket)?;
+            }
             ServerMessage::Verdict(accepted) => return Ok(accepted),
         }
     }

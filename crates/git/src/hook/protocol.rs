@@ -7,6 +7,7 @@
 //! | server | [`ServerMessage::Say`]: a line to show, any number of times, at any point |
 //! | server | [`ServerMessage::Ancestors`]: the hook answers with one line, a JSON list of the commits that are ancestors |
 //! | server | [`ServerMessage::Archive`]: the hook answers with the tree, in chunks (`write_chunk`) |
+//! | server | [`ServerMessage::Pack`]: the hook answers with a pack, in the same chunks |
 //! | server | [`ServerMessage::Verdict`]: the last message |
 //!
 //! [`HookOpening::Moved`] has no answer.
@@ -67,6 +68,8 @@ pub enum ServerMessage {
     Ancestors(Vec<String>),
     /// The hook sends the tree of the pushed commit.
     Archive,
+    /// The hook sends the objects of the pushed commit as a pack, except those that these commits lead to.
+    Pack(Vec<String>),
     /// The push is accepted (true) or refused (false).
     Verdict(bool),
 }
