@@ -22,8 +22,8 @@ use crate::types::{
     ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress,
     DeploySource, Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem,
     LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo,
-    RenameApp, RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope,
-    TrafficInfo, UnreachableMachine, WarningKind,
+    RenameApp, RequestCountsInfo, RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo,
+    TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -229,6 +229,12 @@ fn status() -> ClusterStatus {
         routes: Generation(12),
         apps: vec![app()],
         space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),
+        servers: vec![ServerInfo {
+            name: "m1".to_owned(),
+            address: "10.0.0.1:4680".to_owned(),
+            leads: true,
+            lives: true,
+        }],
         warnings: vec![StatusWarning { kind: WarningKind::ClockJumped, text }],
     }
 }

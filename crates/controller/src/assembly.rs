@@ -8,7 +8,9 @@ use crate::core::CoreHandle;
 use crate::images::ImageReader;
 use crate::jobs::JobService;
 use crate::membership::Membership;
+use crate::servers::OtherServers;
 use crate::session_broker::SessionBroker;
+use crate::warnings::StoreFaults;
 use crate::{ServerError, ServerSettings, builds, gc_pins, git_endpoint, http, repositories};
 
 /// State and services that request handlers share.
@@ -17,11 +19,15 @@ pub(crate) struct Server {
     pub(crate) core: CoreHandle,
     pub(crate) blobs: BlobStore,
     pub(crate) images: ImageReader,
+    /// The other servers; none with a store in a file.
+    pub(crate) servers: Option<OtherServers>,
     /// True if the store takes writes.
     pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_endpoint::OpenPushes,
+    pub(crate) store_faults: StoreFaults,
     pub(crate) repairs: repositories::Notes,
+    pub(crate) restored: repositories::Restored,
     pub(crate) sessions: SessionBroker,
     pub(crate) links: ControlLinks,
     pub(crate) jobs: JobService,
@@ -34,11 +40,13 @@ pub(crate) struct Server {
     pub(crate) registry_id: String,
 }
 
-/// Opens blobs, repositories and the queue in the data folder.
+/// Opens repositories and the queue in the data folder.
 pub(crate) fn assemble(
     settings: ServerSettings,
     core: CoreHandle,
+    blobs: BlobStore,
     membership: Option<Membership>,
+    servers: Option<OtherServers>,
     writes: bool,
 ) -> Result<Server, ServerError> {
     let folder = |name: &str| {
@@ -52,9 +60,11 @@ pub(crate) fn assemble(
     let scratch = folder("scratch")?;
     // Unfinished files of an earlier process are useless to this process.
     sweep(&scratch);
-    folder("builds")?;
-    let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
-    blobs.sweep();
+    let logs = folder("builds")?;
+    if servers.is_some() {
+        // Another server has led meanwhile. The logs of ended builds are in the blobs.
+        sweep(&logs);
+    }
     let jobs = if writes { JobService::open(&settings.data)? } else { JobService::closed() };
     let images = ImageReader::new(blobs.clone(), scratch);
     let socket = settings.run.join("git.sock");
@@ -64,10 +74,13 @@ pub(crate) fn assemble(
         core,
         blobs,
         images,
+        servers,
         writes,
         repositories,
         pushes: git_endpoint::OpenPushes::default(),
+        store_faults: StoreFaults::default(),
         repairs: repositories::Notes::default(),
+        restored: repositories::Restored::default(),
         sessions: SessionBroker::default(),
         links: ControlLinks::default(),
         jobs,

@@ -119,14 +119,15 @@ pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Outp
     }
 }
 
-/// The machine that carries out an order. Before the first report, this server's own.
+/// The machine that carries out an order. Before the first report, one that is registered, or this server's own.
 fn machine_for(server: &Server, order: &SessionKind, avoided: &[MachineName]) -> MachineName {
     let app = match order {
         SessionKind::Build(order) => Some(&order.app),
         _ => None,
     };
-    let chosen = machine_choice::for_build(&server.core.view(), app, avoided);
-    chosen.unwrap_or_else(|| server.settings.machine.clone())
+    let view = server.core.view();
+    let expected = || view.records.machines.keys().next().unwrap_or(&server.settings.machine).clone();
+    machine_choice::for_build(&view, app, avoided).unwrap_or_else(expected)
 }
 
 fn cancelled() -> BuildError {

@@ -4,7 +4,6 @@
 //! from the start: after a killed server, the next server finds the deploy still in `Building`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,9 +19,8 @@ use gantry_records::{BuildRecord, RecordIndex};
 use tokio::sync::Semaphore;
 
 use crate::gc_pins::GcPin;
-use crate::settings::ServerSettings;
 use crate::why::BuildState;
-use crate::{Server, build_orders, tokens};
+use crate::{Server, build_logs, build_orders, tokens};
 
 /// Most releases that are made at the same time. The agents have lower limits for builds.
 const BUILDS_MAX: usize = 16;
@@ -81,11 +79,6 @@ impl Drop for BuildRegistration {
     }
 }
 
-/// Returns the path of a deploy's build log.
-pub(crate) fn log_path(settings: &ServerSettings, app: &AppName, number: DeployNumber) -> PathBuf {
-    settings.data.join("builds").join(format!("{app}-{}.log", number.0))
-}
-
 /// At each change of apps or deploys, starts the builds of deploys in `Building` and cancels builds that lost their
 /// purpose.
 pub(crate) async fn run(server: Arc<Server>) {
@@ -117,7 +110,7 @@ fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
             // Either the wanted build is under way, or a cancelled build of the same number must end first.
             continue;
         }
-        let output = Output::to(&log_path(&server.settings, &deploy.app, deploy.number));
+        let output = Output::to(&build_logs::path(&server.settings, &deploy.app, deploy.number));
         let job = BuildJob { output: Arc::clone(&output), created: deploy.created, _pin: server.gc_pins.take() };
         running.insert(key.clone(), job);
         let registration = BuildRegistration { server: Arc::clone(server), key };
@@ -149,7 +142,8 @@ async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<
     };
     drop(slot);
     gantry_failpoint::failpoint!("build.made");
-    report_outcome(server, deploy, outcome).await;
+    let log = build_logs::keep(server, &deploy.app, deploy.number).await;
+    report_outcome(server, Deploy { log, ..deploy }, outcome).await;
     gantry_failpoint::failpoint!("build.reported");
 }
 

@@ -78,6 +78,9 @@ pub enum ServerError {
     /// The server could only serve reads, and can write from now on: it must start anew.
     #[error("the disk of the store takes writes again; restarting the server")]
     Writable,
+    /// The leader did not record the first tokens of this server.
+    #[error("the leading server did not take the tokens of this server")]
+    NotIntroduced(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Another server leads, or took over leadership.
     #[error("another server leads: {0}")]
     NotLeading(String),

@@ -13,9 +13,8 @@ use gantry_model::{
 };
 use tokio::sync::mpsc;
 
-use crate::Server;
-use crate::builds::log_path;
 use crate::core::ClusterView;
+use crate::{Server, build_logs};
 
 /// Poll interval of a build's log.
 const LOG_POLL: Duration = Duration::from_millis(50);
@@ -56,7 +55,7 @@ pub(crate) fn follow(
     let (sender, receiver) = mpsc::channel(64);
     let server = Arc::clone(server);
     tokio::spawn(async move {
-        let log = LogFile { path: log_path(&server.settings, &app, number), read: 0 };
+        let log = LogFile { path: build_logs::path(&server.settings, &app, number), read: 0 };
         DeployFollower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
     });
     receiver
@@ -114,6 +113,7 @@ impl DeployFollower {
             else {
                 return;
             };
+            build_logs::bring(&self.server, &deploy).await;
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
             if self.shown.is_none() && deploy.order.is_some() {

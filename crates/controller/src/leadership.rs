@@ -1,27 +1,91 @@
 //! Leadership: one server at a time writes. The create revision of the leadership key is the fencing token. Every write
 //! carries the token, so a server that lost leadership without noticing writes nothing more.
+//!
+//! The value of the key names the leader and the address at which the other servers reach it. A lease removes the key of
+//! a server that does not renew it; then the next server to ask takes leadership.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_store::{LeaseId, Revision, Store, Txn, TxnCondition, TxnOutcome};
+use gantry_store::{LeaseId, Revision, Store, StoreAddress, StoreError, Txn, TxnCondition, TxnOutcome};
+use serde::{Deserialize, Serialize};
 
-use crate::ServerError;
+use crate::{ServerError, ServerSettings};
 
 /// Leadership key in the store.
 pub(crate) const KEY: &str = "leader";
 
-/// Time that leadership outlives a server that does not renew it.
-const TTL: Duration = Duration::from_secs(10);
+/// Version of the key's value. Earlier versions wrote the plain name.
+const VERSION: u32 = 1;
 
-/// Timeout for another server's leadership to end.
+/// Timeout for another server's leadership to end, where no follower can serve meanwhile.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The value of the leadership key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeaderRecord {
+    version: u32,
+    /// Name of the leading server.
+    pub(crate) name: String,
+    /// Address at which other servers reach the leader; none in the value of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
+}
+
+impl LeaderRecord {
+    /// Parses a value. A value that is no record of this kind is the plain name of an earlier version.
+    pub(crate) fn parse(value: &[u8]) -> Self {
+        serde_json::from_slice(value).unwrap_or_else(|_| Self {
+            version: 0,
+            name: String::from_utf8_lossy(value).into_owned(),
+            address: None,
+        })
+    }
+}
+
+/// A server that would lead.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    record: LeaderRecord,
+    /// Time that leadership outlives a server that does not renew it.
+    ttl: Duration,
+    /// Time without a renewal after which the server counts itself as deposed. Until then a store that is briefly
+    /// unreachable costs no term: the fencing token protects the records in any case.
+    give_up: Duration,
+}
+
+impl Candidate {
+    /// The candidate with these settings. With etcd another server takes over within 3 s of the end of this one; etcd
+    /// grants no shorter lease than 2 s. With a file no other server can take over.
+    pub(crate) fn of(settings: &ServerSettings) -> Self {
+        let seconds = |ttl, give_up| (Duration::from_secs(ttl), Duration::from_secs(give_up));
+        let (ttl, give_up) = match settings.store {
+            StoreAddress::File(_) => seconds(10, 10),
+            StoreAddress::Etcd { .. } => seconds(2, 4),
+        };
+        let record =
+            LeaderRecord { version: VERSION, name: settings.name.clone(), address: Some(settings.peer_address()) };
+        Self { record, ttl, give_up }
+    }
+
+    /// A candidate of a test.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Self {
+        let record = LeaderRecord { version: VERSION, name: name.to_owned(), address: None };
+        Self { record, ttl: Duration::from_secs(10), give_up: Duration::from_secs(10) }
+    }
+
+    fn value(&self) -> Vec<u8> {
+        // Text and numbers always serialize.
+        serde_json::to_vec(&self.record).unwrap_or_default()
+    }
+}
 
 /// Leadership of this server, until another server takes over. All clones share one state.
 #[derive(Clone)]
 pub(crate) struct Leadership {
     store: Arc<dyn Store>,
-    name: String,
+    candidate: Candidate,
     term: Arc<tokio::sync::Mutex<LeadershipTerm>>,
 }
 
@@ -33,49 +97,77 @@ struct LeadershipTerm {
     revision: Revision,
 }
 
-/// Takes leadership. A server of the same name must be dead or about to be fenced off, so takeover from that server is
-/// immediate. Takeover from a server of another name waits until that server's lease has run out.
-pub(crate) async fn acquire(store: &Arc<dyn Store>, name: &str) -> Result<Leadership, ServerError> {
-    let deadline = tokio::time::Instant::now() + TAKEOVER_TIMEOUT;
+/// Leadership of another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtherLeader {
+    /// The leader.
+    pub(crate) record: LeaderRecord,
+    /// Revision that wrote the key.
+    pub(crate) modified: Revision,
+}
+
+/// Outcome of a claim.
+pub(crate) enum Claim {
+    /// This server leads.
+    Leads(Leadership),
+    /// Another server leads.
+    Other(OtherLeader),
+}
+
+/// Takes leadership unless a server of another name leads. A server of the same name must be dead or about to be fenced
+/// off, so takeover from that server is immediate.
+pub(crate) async fn claim(store: &Arc<dyn Store>, candidate: &Candidate) -> Result<Claim, StoreError> {
     loop {
-        let lease = store.grant(TTL).await?;
-        let held = store.get(KEY).await?;
-        let txn = match &held {
-            None => Txn::default().when(TxnCondition::Absent(KEY.to_owned())).put_leased(KEY, name, lease),
+        if let Some(entry) = store.get(KEY).await? {
+            let record = LeaderRecord::parse(&entry.value);
+            if record.name != candidate.record.name {
+                return Ok(Claim::Other(OtherLeader { record, modified: entry.modified }));
+            }
             // The key is deleted first: the new key gets its own create revision, which fences off the old leader.
-            Some(entry) if entry.value == name.as_bytes() => {
-                let removed = Txn::default().when(TxnCondition::Modified(KEY.to_owned(), entry.modified)).delete(KEY);
-                store.commit(removed).await?;
-                store.revoke(lease).await?;
-                continue;
-            }
-            Some(entry) => {
-                store.revoke(lease).await?;
-                let other = String::from_utf8_lossy(&entry.value).into_owned();
-                if tokio::time::Instant::now() > deadline {
-                    return Err(ServerError::NotLeading(other));
-                }
-                tracing::info!(leader = other, "waiting until the other server's leadership ends");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                continue;
-            }
-        };
-        if let TxnOutcome::Committed(revision) = store.commit(txn).await? {
-            return Ok(Leadership::of(store, name, LeadershipTerm { lease, revision }));
+            depose(store, entry.modified).await?;
+        }
+        let lease = store.grant(candidate.ttl).await?;
+        let absent = TxnCondition::Absent(KEY.to_owned());
+        let taken = store.commit(Txn::default().when(absent).put_leased(KEY, candidate.value(), lease)).await?;
+        if let TxnOutcome::Committed(revision) = taken {
+            return Ok(Claim::Leads(Leadership::of(store, candidate, LeadershipTerm { lease, revision })));
         }
         store.revoke(lease).await?;
+    }
+}
+
+/// Ends the leadership that this revision wrote. From then on its leader writes nothing.
+pub(crate) async fn depose(store: &Arc<dyn Store>, modified: Revision) -> Result<(), StoreError> {
+    let removed = Txn::default().when(TxnCondition::Modified(KEY.to_owned(), modified)).delete(KEY);
+    store.commit(removed).await.map(drop)
+}
+
+/// Takes leadership, and waits until the lease of a server of another name has run out.
+pub(crate) async fn acquire(store: &Arc<dyn Store>, candidate: &Candidate) -> Result<Leadership, ServerError> {
+    let deadline = tokio::time::Instant::now() + TAKEOVER_TIMEOUT;
+    loop {
+        let other = match claim(store, candidate).await? {
+            Claim::Leads(leadership) => return Ok(leadership),
+            Claim::Other(other) => other.record.name,
+        };
+        if tokio::time::Instant::now() > deadline {
+            return Err(ServerError::NotLeading(other));
+        }
+        tracing::info!(leader = other, "waiting until the other server's leadership ends");
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
 impl Leadership {
     /// Leadership of a server that cannot write. The term is not in the store, so the store refuses every write under
     /// its token.
-    pub(crate) fn none(store: &Arc<dyn Store>, name: &str) -> Self {
-        Self::of(store, name, LeadershipTerm { lease: LeaseId(0), revision: 0 })
+    pub(crate) fn none(store: &Arc<dyn Store>, candidate: &Candidate) -> Self {
+        Self::of(store, candidate, LeadershipTerm { lease: LeaseId(0), revision: 0 })
     }
 
-    fn of(store: &Arc<dyn Store>, name: &str, term: LeadershipTerm) -> Self {
-        Self { store: Arc::clone(store), name: name.to_owned(), term: Arc::new(tokio::sync::Mutex::new(term)) }
+    fn of(store: &Arc<dyn Store>, candidate: &Candidate, term: LeadershipTerm) -> Self {
+        let term = Arc::new(tokio::sync::Mutex::new(term));
+        Self { store: Arc::clone(store), candidate: candidate.clone(), term }
     }
 
     /// Returns the current fencing token.
@@ -91,9 +183,9 @@ impl Leadership {
         if term.revision != lost {
             return Ok(());
         }
-        let lease = self.store.grant(TTL).await?;
+        let lease = self.store.grant(self.candidate.ttl).await?;
         let absent = TxnCondition::Absent(KEY.to_owned());
-        match self.store.commit(Txn::default().when(absent).put_leased(KEY, self.name.as_str(), lease)).await? {
+        match self.store.commit(Txn::default().when(absent).put_leased(KEY, self.candidate.value(), lease)).await? {
             TxnOutcome::Committed(revision) => {
                 tracing::warn!("the leadership lease ran out; no other server took over, and this server leads again");
                 *term = LeadershipTerm { lease, revision };
@@ -109,8 +201,9 @@ impl Leadership {
     /// Renews leadership periodically; returns the cause when leadership is lost.
     pub(crate) async fn renew_until_lost(&self) -> ServerError {
         let (mut renewed, mut logged) = (tokio::time::Instant::now(), false);
+        let Candidate { ttl, give_up, .. } = self.candidate;
         loop {
-            tokio::time::sleep(TTL / 4).await;
+            tokio::time::sleep(ttl / 4).await;
             let term = *self.term.lock().await;
             let kept = match self.store.keep_alive(term.lease).await {
                 Err(gantry_store::StoreError::LeaseGone(_)) => self.take_again(term.revision).await,
@@ -128,7 +221,9 @@ impl Leadership {
                     }
                 }
                 // A briefly unreachable store does not affect running workloads; only writes fail meanwhile.
-                Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the leadership lease"),
+                Err(error) if renewed.elapsed() < give_up => {
+                    tracing::warn!(%error, "cannot renew the leadership lease")
+                }
                 Err(error) => return error,
             }
         }
@@ -159,7 +254,7 @@ mod tests {
     async fn a_suspended_leader_leads_again_under_a_new_token() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let leadership = acquire(&store, "one").await.expect("the leadership");
+        let leadership = acquire(&store, &Candidate::named("one")).await.expect("the leadership");
         let old = leadership.revision().await;
         assert!(matches!(write(&store, old).await, TxnOutcome::Committed(_)));
         // Stands for a lease that ran out while the server was suspended.
@@ -178,13 +273,40 @@ mod tests {
     async fn a_replaced_leader_writes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let leadership = acquire(&store, "one").await.expect("the leadership");
+        let leadership = acquire(&store, &Candidate::named("one")).await.expect("the leadership");
         let old = leadership.revision().await;
         leadership.resign().await;
-        let other = acquire(&store, "two").await.expect("the leadership");
+        let other = acquire(&store, &Candidate::named("two")).await.expect("the leadership");
         let refused = leadership.take_again(old).await.expect_err("another server leads");
         assert!(matches!(refused, ServerError::NotLeading(_)), "{refused}");
         assert_eq!(write(&store, leadership.revision().await).await, TxnOutcome::Conflict);
         assert!(matches!(write(&store, other.revision().await).await, TxnOutcome::Committed(_)));
+    }
+
+    #[test]
+    fn reads_the_plain_name_of_earlier_versions() {
+        let plain = LeaderRecord::parse(b"m1");
+        assert_eq!((plain.name.as_str(), plain.address), ("m1", None));
+        let record = LeaderRecord { version: VERSION, name: "m1".into(), address: Some("10.0.0.1:4680".into()) };
+        assert_eq!(LeaderRecord::parse(&serde_json::to_vec(&record).expect("JSON")), record);
+    }
+
+    #[tokio::test]
+    async fn a_claim_names_the_other_leader_and_one_of_the_same_name_succeeds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder).await;
+        let first = acquire(&store, &Candidate::named("one")).await.expect("the leadership");
+        let Claim::Other(other) = claim(&store, &Candidate::named("two")).await.expect("an answer") else {
+            panic!("two servers lead");
+        };
+        assert_eq!(other.record.name, "one");
+        let Claim::Leads(again) = claim(&store, &Candidate::named("one")).await.expect("an answer") else {
+            panic!("not taken over");
+        };
+        assert_eq!(write(&store, first.revision().await).await, TxnOutcome::Conflict);
+        assert!(matches!(write(&store, again.revision().await).await, TxnOutcome::Committed(_)));
+        // The server that claimed before knows a leadership that has ended: it deposes nobody.
+        depose(&store, other.modified).await.expect("an answer");
+        assert!(matches!(write(&store, again.revision().await).await, TxnOutcome::Committed(_)));
     }
 }

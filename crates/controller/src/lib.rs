@@ -9,6 +9,7 @@
 //!                             store
 //! ```
 //! - [`run()`]: opens the store, takes leadership, serves until told to shut down. Begin there.
+//! - `servers`: several servers on etcd. One leads, and the others forward requests to it.
 //! - `assembly`: the parts that request handlers share.
 //! - `core`: owns the records and is their only writer; all other modules read its [`ClusterView`].
 //! - `records`: the store's records in memory.
@@ -24,6 +25,7 @@
 //! - `http`: HTTP routes to all of these.
 
 mod assembly;
+mod build_logs;
 mod build_orders;
 mod builds;
 mod clock;
@@ -47,6 +49,7 @@ mod membership;
 mod rename;
 mod repositories;
 mod run;
+mod servers;
 mod session_broker;
 mod settings;
 mod tokens;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use gantry_admission::{Actor, find_changeable_app};
 use gantry_api::Problem;
-use gantry_git::Mended;
-use gantry_model::{AppName, AuditAction, DeployCause, DeployState};
-use gantry_records::RecordIndex;
+use gantry_blobs::BlobError;
+use gantry_git::{GitError, Mended};
+use gantry_model::{App, AppName, AuditAction, DeployCause, DeployState};
+use gantry_records::{GitPack, GitPacks, RecordIndex};
 
 use crate::ChangeError;
 use crate::Server;
@@ -32,18 +33,89 @@ impl Notes {
     }
 }
 
+/// The repositories that have the pushes that other servers accepted. Each is restored once in a term, by one task at a
+/// time.
+#[derive(Default)]
+pub(crate) struct Restored(Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>);
+
+impl Restored {
+    fn of(&self, app: &AppName) -> Arc<tokio::sync::Mutex<bool>> {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(all.entry(app.clone()).or_default())
+    }
+}
+
+/// Failure of a restoration.
+#[derive(Debug, thiserror::Error)]
+enum RestoreError {
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("a pack cannot be read")]
+    Blobs(#[from] BlobError),
+}
+
+/// Brings the pushes that other servers accepted into an app's repository, from their packs in the blobs.
+async fn restore(server: &Server, app: &AppName, branch: &str) -> Result<(), RestoreError> {
+    let records = server.core.view().records;
+    let Some(GitPacks { packs }) = records.packs.get(app).filter(|_| server.servers.is_some()) else { return Ok(()) };
+    let restored = server.restored.of(app);
+    let mut restored = restored.lock().await;
+    if *restored {
+        return Ok(());
+    }
+    let mut missing = false;
+    for GitPack { pack, commit } in packs {
+        if server.repositories.has_commit(app, commit).await? {
+            continue;
+        }
+        let added = match server.blobs.get(pack).await {
+            Ok(blob) => server.repositories.add_pack(app, blob.stream).await,
+            Err(BlobError::Missing(_)) => {
+                missing = true;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // A pack of a history that lacks an earlier pack is of no use.
+        if let Err(error) = added {
+            tracing::warn!(%app, %pack, error = crate::causes(&error), "cannot take a pack into a repository");
+            missing = true;
+        }
+        gantry_failpoint::failpoint!("repository.packed");
+    }
+    if missing {
+        tracing::warn!(%app, "some pushes of the repository are on no server that lives; the next push brings them again");
+    }
+    for commit in accepted_commits(&records, app) {
+        if server.repositories.has_commit(app, &commit).await? {
+            server.repositories.point(app, branch, &commit).await?;
+            break;
+        }
+    }
+    *restored = !missing;
+    Ok(())
+}
+
 /// Creates an app's repository, or repairs a damaged one.
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
     let view = server.core.view();
     // The files of a renamed app are on their way to the new name.
-    let branch = &find_changeable_app(&view.records, app).map_err(ChangeError::from)?.branch;
+    let App { branch, created, .. } = find_changeable_app(&view.records, app).map_err(ChangeError::from)?;
+    let failed = |error: GitError| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error)));
+    // While another server led, the app may have been destroyed and created anew.
+    let mark = server.servers.as_ref().map(|_| created.0.to_string());
+    if let Some(mark) = &mark {
+        server.repositories.remove_unless_marked(app, mark).map_err(failed)?;
+    }
     let mended = server.repositories.ensure(app, branch, &accepted_commits(&view.records, app)).await;
-    let mended =
-        mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
-    for mended in mended {
+    for mended in mended.map_err(failed)? {
         report_repairs(server, app, &mended).await;
     }
-    Ok(())
+    if let Some(mark) = &mark {
+        server.repositories.mark(app, mark).map_err(failed)?;
+    }
+    let restored = restore(server, app, branch).await;
+    restored.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))
 }
 
 /// Reports a repair in the log, in the events, and to the next push.

@@ -1,14 +1,22 @@
 //! The server's life: opens the store, takes leadership, serves, and shuts down.
+//!
+//! With a store in a file the server is the only one, and leads for as long as it lives. With etcd it is one of several
+//! (`servers`), and leads from time to time. Either way [`lead`] is one term of leadership.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_blobs::BlobStore;
+use gantry_store::{Store, StoreAddress};
 use tokio::net::TcpListener;
 
 use crate::assembly::assemble;
+use crate::leadership::{self, Candidate, Leadership};
+use crate::servers::OtherServers;
 use crate::{
-    ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, leadership, membership,
-    rename, tokens, warnings,
+    Server, ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, membership,
+    rename, servers, tokens, warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -20,35 +28,85 @@ const WRITABLE_POLL: Duration = Duration::from_secs(2);
 /// Runs the server until `shutdown` completes. `listen` opens the API's socket once the server can serve.
 ///
 /// # Errors
-/// When the server cannot start, breaks, loses leadership, or has to start anew.
+/// When the server cannot start, breaks, or has to start anew. With a store in a file also when it loses leadership.
 pub async fn run(
     settings: ServerSettings,
     listen: impl FnOnce() -> std::io::Result<std::net::TcpListener>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
-    let (leadership, writes) = match leadership::acquire(&store, &settings.name).await {
+    let blobs = open_blobs(&settings)?;
+    match settings.store {
+        StoreAddress::File(_) => run_alone(store, settings, blobs, listen, shutdown).await,
+        StoreAddress::Etcd { .. } => servers::run(store, settings, blobs, listen, shutdown).await,
+    }
+}
+
+/// Opens the blobs, and removes what an earlier process did not finish.
+fn open_blobs(settings: &ServerSettings) -> Result<BlobStore, ServerError> {
+    let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
+    blobs.sweep();
+    Ok(blobs)
+}
+
+/// Runs the only server of a cluster: it leads for as long as it lives.
+async fn run_alone(
+    store: Arc<dyn Store>,
+    settings: ServerSettings,
+    blobs: BlobStore,
+    listen: impl FnOnce() -> std::io::Result<std::net::TcpListener>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let candidate = Candidate::of(&settings);
+    let (leadership, writes) = match leadership::acquire(&store, &candidate).await {
         Ok(leadership) => (leadership, true),
         Err(ServerError::Store(error @ gantry_store::StoreError::ReadOnly { .. })) => {
             tracing::error!("{error}");
-            (leadership::Leadership::none(&store, &settings.name), false)
+            (Leadership::none(&store, &candidate), false)
         }
         Err(error) => return Err(error),
     };
-    let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
+    let serve = |server: &Arc<Server>| {
+        let address = server.settings.listen;
+        let listener =
+            listen().and_then(TcpListener::from_std).map_err(|source| ServerError::Listen { address, source })?;
+        let router = http::router(Arc::clone(server));
+        Ok(async move { connections::serve(&listener, router).await })
+    };
+    lead(Term { store, leadership, writes, settings, blobs, servers: None }, serve, shutdown).await
+}
+
+/// What a term of leadership begins with.
+pub(crate) struct Term {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) leadership: Leadership,
+    /// True if the store takes writes.
+    pub(crate) writes: bool,
+    pub(crate) settings: ServerSettings,
+    pub(crate) blobs: BlobStore,
+    /// The other servers; none with a store in a file.
+    pub(crate) servers: Option<OtherServers>,
+}
+
+/// Leads until leadership is lost or `shutdown` completes. `serve` begins to serve requests once the server can.
+pub(crate) async fn lead<S: Future<Output = Infallible>>(
+    term: Term,
+    serve: impl FnOnce(&Arc<Server>) -> Result<S, ServerError>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let Term { store, leadership, writes, settings, blobs, servers } = term;
+    let (core, mut core_task) = core::start(store, leadership.clone(), &settings).await?;
     if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy) {
         tracing::warn!("{}", warning.text);
     }
-    match tokens::ensure(&core, &settings).await {
+    match tokens::admit(&core, tokens::first_tokens(&settings)?, servers.is_some()).await {
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
-        ensured => ensured?,
+        admitted => admitted.and_then(|()| tokens::settle(&settings))?,
     }
     let membership = membership::prepare(&core, &settings).await?;
-    let server = Arc::new(assemble(settings, core, membership, writes)?);
-    let listener = listen()
-        .and_then(TcpListener::from_std)
-        .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
-    // These tasks run for as long as the server does, and end with it.
+    let server = Arc::new(assemble(settings, core, blobs, membership, servers, writes)?);
+    let serving = serve(&server)?;
+    // These tasks run for as long as the term does, and end with it.
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(git_endpoint::listen(&server)?);
     tasks.spawn(builds::run(Arc::clone(&server)));
@@ -59,8 +117,9 @@ pub async fn run(
         tasks.spawn(listening);
         tasks.spawn(membership::renew(Arc::clone(&server)));
     }
+    tasks.spawn(servers::repair_copies(Arc::clone(&server)));
+    tasks.spawn(warnings::watch_store(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
-    let serving = connections::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {
         never = serving => match never {},
         result = &mut core_task => Err(core_ended(result)),
@@ -77,7 +136,10 @@ pub async fn run(
         () = shutdown => Ok(()),
     };
     tasks.shutdown().await;
-    leadership.resign().await;
+    // A server that lost leadership, or its store, has nothing to give up.
+    if !matches!(ended, Err(ServerError::NotLeading(_) | ServerError::Store(_))) {
+        leadership.resign().await;
+    }
     ended
 }
 

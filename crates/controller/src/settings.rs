@@ -32,6 +32,11 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// Returns the address at which other servers reach this one.
+    pub(crate) fn peer_address(&self) -> String {
+        self.listen.to_string()
+    }
+
     /// Returns the URL of an app, or of a held release, under the domain of a policy.
     #[must_use]
     pub fn url(&self, policy: &ClusterPolicy, host: &str) -> String {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use gantry_admission::first_token;
 use gantry_blobs::DigestHasher;
 use gantry_ledger::Replacement;
-use gantry_model::{Moment, Scope};
+use gantry_model::{MachineName, Moment, Scope};
 use gantry_records::RecordIndex;
+use serde::{Deserialize, Serialize};
 
 use crate::settings::ServerSettings;
 use crate::{ServerError, core};
@@ -31,31 +32,61 @@ pub(crate) fn hash(secret: &str) -> String {
     DigestHasher::of(secret.as_bytes()).hex().to_owned()
 }
 
-/// Ensures that the first tokens exist, with their secrets in files that only root reads.
-pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -> Result<(), ServerError> {
-    let machine = Scope::Machine { machine: settings.machine.clone() };
+/// A token that each server of a cluster has from its first start on, with its secret in a file of the server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FirstToken {
+    name: String,
+    scope: Scope,
+    hash: String,
+    /// The secret is new: the token replaces an earlier one of its name.
+    is_new: bool,
+    /// Machine of the server.
+    machine: MachineName,
+}
+
+/// Reads the first tokens, with their secrets in files that only root reads. Makes missing ones.
+pub(crate) fn first_tokens(settings: &ServerSettings) -> Result<Vec<FirstToken>, ServerError> {
+    let machine = settings.machine.clone();
     let first = [
         (ADMIN_FILE, "admin".to_owned(), Scope::Admin),
-        (MACHINE_FILE, format!("machine {}", settings.machine), machine),
+        (MACHINE_FILE, format!("machine {machine}"), Scope::Machine { machine: machine.clone() }),
     ];
-    for (file, name, scope) in first {
+    let read = |(file, name, scope)| {
         let path = settings.data.join(file);
-        let offered = secret_of(&new_token_file(&path))?;
-        let (secret, fresh) = match &offered {
-            Some(secret) => (secret.clone(), true),
+        let (secret, is_new) = match secret_of(&new_token_file(&path))? {
+            Some(secret) => (secret, true),
             None => secret_in(&path)?,
         };
-        let hash = hash(&secret);
+        Ok(FirstToken { name, scope, hash: hash(&secret), is_new, machine: machine.clone() })
+    };
+    first.into_iter().map(read).collect()
+}
+
+/// Records a server's first tokens. With `several` servers, an administrator's token of one server does not replace that
+/// of another.
+pub(crate) async fn admit(core: &core::CoreHandle, tokens: Vec<FirstToken>, several: bool) -> Result<(), ServerError> {
+    for FirstToken { name, scope, hash, is_new, machine } in tokens {
         let known = core.view().records.tokens.get(&hash).map(|token| token.scope.clone());
         if let Some(Scope::Machine { machine }) = known.filter(|known| *known != scope) {
             return Err(ServerError::OtherMachine(machine.to_string()));
         }
-        let ensured =
-            move |records: &RecordIndex, now: Moment| Ok((first_token(records, now, hash, name, scope, fresh), ()));
-        core.mutate(ensured).await?;
-        if offered.is_some() {
-            let renamed =
-                std::fs::rename(new_token_file(&path), &path).and_then(|()| gantry_ledger::sync(&settings.data));
+        let admitted = move |records: &RecordIndex, now: Moment| {
+            let is_taken = records.tokens.values().any(|token| token.name == name);
+            let name = if several && scope == Scope::Admin && is_taken { format!("{name} {machine}") } else { name };
+            Ok((first_token(records, now, hash, name, scope, is_new), ()))
+        };
+        core.mutate(admitted).await?;
+    }
+    Ok(())
+}
+
+/// Takes over the secrets that `gantry up` offered as new ones, once their tokens are recorded.
+pub(crate) fn settle(settings: &ServerSettings) -> Result<(), ServerError> {
+    for file in TOKEN_FILES {
+        let path = settings.data.join(file);
+        let fresh = new_token_file(&path);
+        if secret_of(&fresh)?.is_some() {
+            let renamed = std::fs::rename(fresh, &path).and_then(|()| gantry_ledger::sync(&settings.data));
             renamed.map_err(|source| ServerError::File { action: "rename", path, source })?;
         }
     }

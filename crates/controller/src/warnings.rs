@@ -1,14 +1,81 @@
 //! Warnings about the machine and the store: shown by `gantry status`, and beside every answer of `gantry why`.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use gantry_api::types::{StatusWarning, WarningKind};
 use gantry_model::ClusterPolicy;
+use gantry_store::StoreFault;
 
 use crate::Server;
 use crate::core::ClusterView;
+use crate::servers::OtherServers;
 
 /// Returns the warnings, each with its meaning and the action to take.
 pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<StatusWarning> {
-    clock(view).into_iter().chain(disk(server)).collect()
+    let away = server.servers.iter().flat_map(OtherServers::away).map(server_away);
+    let faults = server.store_faults.get();
+    clock(view).into_iter().chain(disk(server)).chain(faults.iter().map(store_fault)).chain(away).collect()
+}
+
+/// Interval of questions to the members of the store.
+const STORE_POLL: Duration = Duration::from_secs(5);
+
+/// The faults of the store that were found last.
+#[derive(Default)]
+pub(crate) struct StoreFaults(Mutex<Vec<StoreFault>>);
+
+impl StoreFaults {
+    fn get(&self) -> Vec<StoreFault> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Asks the members of the store how they are, for ever. A fault is logged when it begins.
+pub(crate) async fn watch_store(server: Arc<Server>) {
+    if server.servers.is_none() {
+        return std::future::pending().await;
+    }
+    loop {
+        let faults = server.core.store_faults().await;
+        let known = server.store_faults.get();
+        for fault in faults.iter().filter(|fault| !known.contains(fault)) {
+            tracing::warn!("{}", store_fault(fault).text);
+        }
+        *server.store_faults.0.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+        tokio::time::sleep(STORE_POLL).await;
+    }
+}
+
+fn store_fault(fault: &StoreFault) -> StatusWarning {
+    let size = |size: &u64| gantry_model::Bytes(*size);
+    let text = match fault {
+        StoreFault::Away { member } => format!(
+            "the etcd member {member} does not respond; with most members alive, nothing else is affected: start it again, \
+             or replace it (`etcdctl member list`)"
+        ),
+        StoreFault::NoLeader { member } => format!(
+            "the etcd member {member} knows no etcd leader: it is cut off, or most members are away; changes need most \
+             members: check the members and the network between them"
+        ),
+        StoreFault::Full { member, size: used } => format!(
+            "the etcd member {member} has used up its space quota ({}) and etcd takes no writes; running instances are not \
+             affected: `etcdctl defrag --cluster`, raise --quota-backend-bytes if need be, then `etcdctl alarm disarm`",
+            size(used)
+        ),
+        StoreFault::AlmostFull { member, size: used } => format!(
+            "the etcd member {member} has {} of data, and etcd's default quota is 2 GiB: `etcdctl defrag --cluster`, or \
+             raise --quota-backend-bytes",
+            size(used)
+        ),
+    };
+    StatusWarning { kind: WarningKind::StoreDegraded, text }
+}
+
+fn server_away(name: String) -> StatusWarning {
+    let text =
+        format!("the server {name} is away; changes go on through the others: its log, or its machine, tells why");
+    StatusWarning { kind: WarningKind::ServerAway, text }
 }
 
 /// Warns of a jump of the wall clock, which explains odd ages and stamps.

@@ -569,6 +569,10 @@ codes! {
         "There is no queue of this name."
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."
         "`gantry queue ls` lists the queues."
+    JobsNeedOneServer "jobs_need_one_server" 409
+        "The cluster has several servers, and its queue of container jobs needs one."
+        "The queue is a file of one server. Another leader would not know the jobs, and they would never run."
+        "Run container jobs in a cluster with one server."
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
         "The limit of 2,000,000 jobs that wait or run, or of 10,000 queues, is reached."
@@ -591,6 +595,14 @@ codes! {
         "The store does not take the change."
         "The store cannot be reached, or leadership changed at that moment. What runs goes on."
         "Try again. `gantry status` names the store; for etcd, check its members."
+    LeaderUnreachable "leader_unreachable" 503
+        "No leading server can be reached."
+        "With several servers one leads. It has ended and no other one leads yet, the store cannot be reached, or this server cannot reach the leader's address."
+        "Try again in a few seconds. If the error stays, look at the logs of the servers, and check that each server reaches the others' addresses and the store."
+    LeadershipChanged "leadership_changed" 503
+        "The leading server ended while it worked on the request."
+        "The leader was killed, or lost its leadership. The change may have been made, or not."
+        "Look at the state, then try again if the change was not made."
     ServerStopping "server_stopping" 503
         "The server is ending."
         "It was told to stop, or restarts."

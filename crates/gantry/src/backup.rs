@@ -44,6 +44,9 @@ pub(crate) const FILES: [&str; 2] = ["admin-token", "machine-token"];
 /// The leadership record. A backup leaves this record out, because leadership holds only while the leader runs.
 pub(crate) const LEADER: &str = "leader";
 
+/// Prefix of the records of servers. A backup leaves them out: they describe processes, and one is a secret.
+const SERVERS: &str = "servers/";
+
 /// The first line of the records.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Heading {
@@ -75,7 +78,8 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     let blobs = files.path("blobs");
     let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
     let mut text = Vec::new();
-    let kept: Vec<_> = listing.entries.iter().filter(|entry| entry.key != LEADER).collect();
+    let kept: Vec<_> =
+        listing.entries.iter().filter(|entry| entry.key != LEADER && !entry.key.starts_with(SERVERS)).collect();
     let heading = Heading {
         gantry_backup: if with_volumes { FORMAT_WITH_VOLUMES } else { FORMAT },
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,47 +4,89 @@ use std::process::{Child, Command, Stdio};
 
 use crate::number::Number;
 
-/// A single-member etcd on this machine with its own data folder.
+/// An etcd cluster on this machine with its own data folders.
 pub struct Etcd {
-    child: Child,
-    _folder: tempfile::TempDir,
-    address: String,
-    _number: Number,
+    members: Vec<EtcdMember>,
+    folder: tempfile::TempDir,
+}
+
+struct EtcdMember {
+    child: Option<Child>,
+    number: Number,
+}
+
+impl EtcdMember {
+    fn name(&self) -> String {
+        format!("t{}", self.number.ports()[0])
+    }
+
+    /// URLs of the client's and of the members' side.
+    fn urls(&self) -> [String; 2] {
+        self.number.ports().map(|port| format!("http://127.0.0.1:{port}"))
+    }
 }
 
 impl Etcd {
-    /// Starts etcd. Does not wait for readiness, because the store's client waits.
+    /// Starts etcd with a single member. Does not wait for readiness, because the store's client waits.
     ///
     /// # Panics
     /// If etcd cannot be started.
     #[must_use]
     pub fn start() -> Self {
+        Self::cluster(1)
+    }
+
+    /// Starts etcd with several members.
+    ///
+    /// # Panics
+    /// If etcd cannot be started.
+    #[must_use]
+    pub fn cluster(members: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let number = Number::claim();
-        let [client, peer] = number.ports().map(|port| format!("http://127.0.0.1:{port}"));
+        let members = (0..members).map(|_| EtcdMember { child: None, number: Number::claim() }).collect();
+        let mut etcd = Self { members, folder };
+        (0..etcd.members.len()).for_each(|member| etcd.restart(member));
+        etcd
+    }
+
+    /// Starts a member, or starts a killed one again with its data.
+    ///
+    /// # Panics
+    /// If etcd cannot be started.
+    pub fn restart(&mut self, member: usize) {
+        let all: Vec<String> =
+            self.members.iter().map(|member| format!("{}={}", member.name(), member.urls()[1])).collect();
+        let (name, [client, peer]) = (self.members[member].name(), self.members[member].urls());
         let child = Command::new("etcd")
-            .args(["--name", "t", "--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--name", &name, "--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("t={peer}"), "--data-dir"])
-            .arg(folder.path().join("data"))
+            .args(["--initial-cluster", &all.join(","), "--data-dir"])
+            .arg(self.folder.path().join(&name))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("etcd; install Debian's etcd-server");
-        let address = format!("etcd://{}/test", client.trim_start_matches("http://"));
-        Self { child, _folder: folder, address, _number: number }
+        self.members[member].child = Some(child);
+    }
+
+    /// Kills a member with SIGKILL.
+    pub fn kill(&mut self, member: usize) {
+        if let Some(mut child) = self.members[member].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Returns the address in the form that `--store` expects.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn address(&self) -> String {
+        let hosts = self.members.iter().map(|member| format!("127.0.0.1:{}", member.number.ports()[0]));
+        format!("etcd://{}/test", hosts.collect::<Vec<_>>().join(","))
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        (0..self.members.len()).for_each(|member| self.kill(member));
     }
 }

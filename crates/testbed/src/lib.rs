@@ -3,7 +3,9 @@
 //! - [`World`]: a test cluster: a `gantry up` with its own folders, ports, network and control group. When a `World`
 //!   is dropped, the testbed checks that nothing of the cluster is left on the machine.
 //! - [`Fleet`]: several machines of one cloud, each made of a network namespace, and their faults.
-//! - [`Etcd`]: a real etcd. With `GANTRY_TEST_ETCD` set, each [`World`] without its own `--store` gets its own etcd.
+//! - [`SpareServer`]: one more server of a cluster on etcd.
+//! - [`Etcd`]: a real etcd, of one member or several. With `GANTRY_TEST_ETCD` set, each [`World`] without its own
+//!   `--store` gets its own etcd.
 //! - [`namespace`]: a machine made of a network namespace.
 //! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
@@ -16,10 +18,12 @@ pub mod load;
 pub mod namespace;
 mod number;
 mod repository;
+mod spare_server;
 mod world;
 
 pub use command::{Output, program, run};
 pub use etcd::Etcd;
 pub use fleet::{Fleet, FleetLoad};
 pub use repository::Repository;
+pub use spare_server::SpareServer;
 pub use world::World;

@@ -162,8 +162,8 @@ impl World {
     fn prepare(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
         let number = Number::claim();
         let [http, api] = number.ports();
-        let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
-        let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
+        let store = etcd.iter().flat_map(|etcd| ["--store".to_owned(), etcd.address()]);
+        let extra = extra.iter().copied().map(str::to_owned).chain(store).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
         // The server's user enters the cluster's folder, for the failpoints.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");

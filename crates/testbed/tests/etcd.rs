@@ -8,7 +8,7 @@ use site::{page, push_site, site};
 #[test]
 fn a_cloud_on_etcd_does_the_same() {
     let etcd = Etcd::start();
-    let world = World::start(&["--store", etcd.address()]);
+    let world = World::start(&["--store", &etcd.address()]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
     push_site(&repository, "two");

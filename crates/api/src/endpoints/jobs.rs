@@ -46,7 +46,8 @@ impl QueryParameters for JobsQuery {
 endpoints! {
     /// Queue jobs, all or none
     Submit: POST "/v1/jobs", DeployOfObject, LargeJson<SubmitJobs> => Json<SubmittedJobs>,
-        [InvalidJob, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound, ImageNotFound, ImageUnusable, QueueFull];
+        [InvalidJob, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound, ImageNotFound, ImageUnusable, QueueFull,
+         JobsNeedOneServer];
     /// Jobs, newest first
     List: GET "/v1/jobs" ? JobsQuery, Read, Nothing => Json<JobPage>, [];
     /// A job
@@ -58,7 +59,7 @@ endpoints! {
         [JobNotFound, JobEnded];
     /// Queue an ended job again
     Retry { id: String }: POST "/v1/jobs/{id}/retry", DeployOfObject, Json<RetryJob> => Json<SubmittedJobs>,
-        [JobNotFound, JobNotEnded, InvalidJob, QueueFull];
+        [JobNotFound, JobNotEnded, InvalidJob, QueueFull, JobsNeedOneServer];
     /// All queues
     ListQueues: GET "/v1/queues", Read, Nothing => Json<Vec<QueueInfo>>, [];
     /// A queue

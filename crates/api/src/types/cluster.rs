@@ -24,9 +24,25 @@ pub struct ClusterStatus {
     pub apps: Vec<AppInfo>,
     /// Disk usage of the server, in bytes per kind of data.
     pub space: BTreeMap<String, u64>,
+    /// Servers of the cluster; none with a store in a file, which one server has for itself.
+    #[serde(default)]
+    pub servers: Vec<ServerInfo>,
     /// Problems of the machine or the store.
     #[serde(default)]
     pub warnings: Vec<StatusWarning>,
+}
+
+/// A server of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Name of the server.
+    pub name: String,
+    /// Address at which other servers reach it.
+    pub address: String,
+    /// True for the server that leads.
+    pub leads: bool,
+    /// True if the server was heard of in the last seconds.
+    pub lives: bool,
 }
 
 /// Status of a machine.
@@ -108,6 +124,10 @@ pub enum WarningKind {
     ClockJumped,
     /// The disk of the data folder takes no writes.
     DiskReadOnly,
+    /// A member of the store is away or full.
+    StoreDegraded,
+    /// A server is away.
+    ServerAway,
     /// The cluster policy overrules settings of the server.
     SettingsOverruled,
     /// A kind that a newer server knows.

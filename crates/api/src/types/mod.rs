@@ -16,7 +16,9 @@ pub use apps::{
     AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
     GoalInfo, InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
-pub use cluster::{ClusterStatus, FaultInfo, FaultKind, MachineStatus, RouterStatus, StatusWarning, WarningKind};
+pub use cluster::{
+    ClusterStatus, FaultInfo, FaultKind, MachineStatus, RouterStatus, ServerInfo, StatusWarning, WarningKind,
+};
 pub use deploys::{
     AcceptedDeploy, CauseInfo, DeployCauseKind, DeployFailure, DeployInfo, DeployProgress, DeploySource,
     DeployStateInfo, ImageChange, ReleaseInfo, StartDeploy,

@@ -11,6 +11,7 @@ use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, man
 use crate::Server;
 use crate::clock::reading;
 use crate::jobs::StoredWork;
+use crate::servers::collect_copies;
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
@@ -25,6 +26,12 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let records = server.core.view().records;
     let Some(jobs) = images_of_jobs(server).await else { return Ok(0) };
     let mut used = UsedBlobs::find(&server.blobs, &records, jobs).await?;
+    if used.is_incomplete && server.servers.as_ref().is_some_and(|servers| !servers.away().is_empty()) {
+        tracing::warn!(
+            "a server is away and may have blobs that no other server has; no blob is removed until it is back"
+        );
+        return Ok(0);
+    }
     let forgotten = used.forgotten(&records, before);
     // Keeps the blobs of forgotten manifests for one more round: a client may have asked for one of them before now.
     used.follow(&server.blobs, records.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
@@ -41,7 +48,7 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
             bytes += size;
         }
     }
-    Ok(bytes)
+    Ok(bytes + collect_copies(server, &used, before).await)
 }
 
 /// The images of jobs that have not ended. None if the queue cannot be read: then nothing is removed.
@@ -71,21 +78,36 @@ fn roots(records: &RecordIndex) -> BTreeSet<Digest> {
             DeployCause::Image { image, .. } => Some(image.clone()),
             _ => None,
         });
-    releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
+    let packs = records.packs.values().flat_map(|packs| &packs.packs).map(|pack| pack.pack.clone());
+    let logs = records.deploys.values().flat_map(|deploys| deploys.values()).filter_map(|deploy| deploy.log.clone());
+    releases.chain(packs).chain(logs).chain(builds).chain(bases).chain(tags).chain(deploys).collect()
 }
 
 /// Digests in use.
 #[derive(Default)]
-struct UsedBlobs {
+pub(crate) struct UsedBlobs {
     /// Manifests and archives named by a record or by an index. Everything reachable from these digests is in use
     /// too.
     named: BTreeSet<Digest>,
     /// Configurations and layers of images. A hostile image may name another image's manifest as a layer. Such a
     /// manifest is still followed when a record or an index names it.
     parts: BTreeSet<Digest>,
+    /// A named digest is on no server that lives: what it names is unknown.
+    is_incomplete: bool,
 }
 
 impl UsedBlobs {
+    /// Finds the digests in use on this server.
+    pub(crate) async fn of(server: &Server) -> Result<Self, BlobError> {
+        let jobs = images_of_jobs(server).await.unwrap_or_default();
+        Self::find(&server.blobs, &server.core.view().records, jobs).await
+    }
+
+    /// Returns the digests in use.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Digest> {
+        self.named.union(&self.parts)
+    }
+
     /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
     async fn find(blobs: &BlobStore, records: &RecordIndex, more: Vec<Digest>) -> Result<Self, BlobError> {
         let mut used = Self::default();
@@ -97,7 +119,7 @@ impl UsedBlobs {
         Ok(used)
     }
 
-    fn contains(&self, digest: &Digest) -> bool {
+    pub(crate) fn contains(&self, digest: &Digest) -> bool {
         self.named.contains(digest) || self.parts.contains(digest)
     }
 
@@ -112,6 +134,10 @@ impl UsedBlobs {
                 Ok(text) => text,
                 // An unreadable manifest may name many used blobs, so the round stops.
                 Err(error @ BlobError::Backend { .. }) => return Err(error),
+                Err(BlobError::Missing(_)) => {
+                    self.is_incomplete = true;
+                    continue;
+                }
                 Err(_) => continue,
             };
             if let Some(index) = Index::parse(&text) {

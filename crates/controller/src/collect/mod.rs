@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::Server;
 
+pub(crate) use blobs::UsedBlobs;
 pub(crate) use folders::{forget_app, rename_app};
 pub(crate) use releases::pulled_tag;
 

@@ -202,7 +202,7 @@ async fn writes_one_status_change() {
     let folder = tempfile::tempdir().expect("a folder");
     let address = StoreAddress::File(folder.path().join("store.db"));
     let store: Arc<dyn Store> = gantry_store::open(&address).await.expect("a store");
-    let leadership = leadership::acquire(&store, "bench").await.expect("leadership");
+    let leadership = leadership::acquire(&store, &leadership::Candidate::named("bench")).await.expect("leadership");
     for records in records().chunks(100) {
         let put = |record: &StoreRecord| {
             let (key, value) = RecordChange::from(record.clone()).entry().expect("an entry");

@@ -185,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (store, _) = earlier_store(&folder).await;
         store.commit(Txn::default().delete(leadership::KEY)).await.expect("no leader");
-        let leadership = leadership::acquire(&store, "test").await.expect("leadership");
+        let leadership = leadership::acquire(&store, &leadership::Candidate::named("test")).await.expect("leadership");
         let mut settings = ClusterPolicy::default();
         for domain in ["apps.test", "other.test"] {
             settings.set(PolicyKey::Domain, domain).expect("a domain");

@@ -28,7 +28,7 @@ use gantry_admission::Admitted;
 use gantry_cluster::PublishedView;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::{Generation, MachineName, Moment, RoutingTable};
-use gantry_store::Store;
+use gantry_store::{Store, StoreFault};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -114,6 +114,11 @@ impl CoreHandle {
     pub(crate) async fn compact(&self) -> Result<(), gantry_store::StoreError> {
         let head = self.store.list(leadership::KEY).await?.revision;
         self.store.compact(head).await
+    }
+
+    /// Returns what is wrong with the members of the store.
+    pub(crate) async fn store_faults(&self) -> Vec<StoreFault> {
+        self.store.faults().await
     }
 
     /// Passes the report of an agent to the core.

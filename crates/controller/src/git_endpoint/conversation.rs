@@ -12,6 +12,7 @@ use gantry_api::types::{DeployProgress, DeployStateInfo};
 use gantry_api::{ErrorCode, Problem, ReceivedCode};
 use gantry_git::hook::{PushReport, RefUpdate, ServerMessage};
 use gantry_model::{AppName, DeployCause, DeployNumber, Digest};
+use gantry_records::{GitPack, GitPacks, StoreRecord};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -211,20 +212,29 @@ impl PushConversation<'_> {
         let gc_pin = self.server.gc_pins.take();
         let source = self.store_tree().await?;
         gantry_failpoint::failpoint!("push.kept");
+        let pack = self.store_pack(app, &update.new).await?;
         self.server.pushes.will_move(push, &update.new);
         let cause = DeployCause::Push { commit: update.new.clone(), source };
         for _ in 0..QUESTIONS_MAX {
             let (name, by, cause, known) = (app.clone(), user.to_owned(), cause.clone(), base.clone());
+            let pack = pack.clone();
             let begun = self.server.core.mutate(move |records, now| {
                 let questions = check_history(records, &name, &known)?;
                 if !questions.is_empty() {
                     return Ok((Vec::new(), Err(questions)));
                 }
-                let (changes, number) = Actor::new(records, now, &by).start_deploy(&name, cause, options.hold)?;
-                Ok((changes, Ok(number)))
+                let (mut changes, number) = Actor::new(records, now, &by).start_deploy(&name, cause, options.hold)?;
+                if let Some((pack, known)) = pack {
+                    let before = records.packs.get(&name).cloned().unwrap_or_default();
+                    // Another push has replaced the packs that this one builds upon.
+                    let Some(packs) = before.with(pack, &known) else { return Ok((Vec::new(), Ok(None))) };
+                    changes.push(StoreRecord::Packs(name, packs).into());
+                }
+                Ok((changes, Ok(Some(number))))
             });
             match begun.await.map_err(PushError::refused)? {
-                Ok(number) => {
+                Ok(None) => return Err(PushError::Overtaken),
+                Ok(Some(number)) => {
                     drop(gc_pin);
                     return Ok(number);
                 }
@@ -270,6 +280,23 @@ impl PushConversation<'_> {
             .map_err(|_| PushError::Silent)?
             .map_err(PushError::Source)?;
         Ok(source)
+    }
+
+    /// Stores the objects of the pushed commit as a blob, from which every server can make the repository. The only
+    /// server of a cluster needs no pack. Returns the pack, and the commits whose objects it leaves out.
+    async fn store_pack(&mut self, app: &AppName, commit: &str) -> Result<Option<(GitPack, Vec<String>)>, PushError> {
+        if self.server.servers.is_none() {
+            return Ok(None);
+        }
+        let known = self.server.core.view().records.packs.get(app).map(GitPacks::known).unwrap_or_default();
+        self.socket.send(&ServerMessage::Pack(known.clone())).await;
+        let stored = self.server.blobs.put_stream(self.socket.archive().boxed(), None);
+        let (pack, _) = tokio::time::timeout(HOOK_TIMEOUT, stored)
+            .await
+            .map_err(|_| PushError::Silent)?
+            .map_err(PushError::Source)?;
+        gantry_failpoint::failpoint!("push.packed");
+        Ok(Some((GitPack { pack, commit: commit.to_owned() }, known)))
     }
 
     /// Reports the progress of the deploy, and returns the verdict.

@@ -16,6 +16,7 @@ use super::job_info::job_info;
 use super::{ErrorResponse, HttpResult, parse_name, registry};
 use crate::Server;
 use crate::jobs::{JobsError, StoredWork, WorkSource};
+use crate::servers::OtherServers;
 
 /// Lines of a job's output that wait for the client.
 const LINES_QUEUED: usize = 256;
@@ -62,6 +63,7 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
         let message = format!("a submission has 1 to {SUBMIT_MAX} jobs, this one {}", jobs.len());
         return Err(Problem::new(ErrorCode::InvalidJob, message).into());
     }
+    only_server(&server)?;
     // Until the jobs are queued, garbage collection keeps their images.
     let _pin = server.gc_pins.take();
     let mut new = Vec::new();
@@ -70,6 +72,23 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
     }
     let ids = server.jobs.submit(new).await??;
     Ok(SubmittedJobs { ids })
+}
+
+/// Refuses jobs where several servers lead in turn. The queue is a file of one server: the next leader would not know the
+/// jobs, and nobody would learn that they never ran.
+fn only_server(server: &Server) -> HttpResult<()> {
+    let names = server.servers.as_ref().map(OtherServers::names).unwrap_or_default();
+    if names.len() < 2 {
+        return Ok(());
+    }
+    let message = format!(
+        "container jobs need a cluster with one server, and this one has {}: {}",
+        names.len(),
+        names.join(", ")
+    );
+    Err(Problem::new(ErrorCode::JobsNeedOneServer, message)
+        .hint("the queue is a file of one server; run the jobs in a cluster of its own")
+        .into())
 }
 
 /// Checks a job, and finds what it runs.
@@ -181,6 +200,7 @@ async fn retry(Call { server, caller, at, body, .. }: Call<endpoints::Retry>) ->
     caller.deploy(job.queue.project.as_str())?;
     let settings = gantry_queue::JobSettings { delay: body.delay, ..job.job.settings };
     settings.check().map_err(|error| Problem::new(ErrorCode::InvalidJob, error.to_string()))?;
+    only_server(&server)?;
     let ids = server.jobs.replay(job.id, body.delay, caller.name.clone()).await??;
     Ok(SubmittedJobs { ids })
 }

@@ -156,6 +156,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/machines/{machine}/servers", get(members::server_addresses))
         .route("/join", post(members::join))
         .route("/renew", post(members::renew))
+        .route("/servers/tokens", post(crate::servers::introduced))
         .route("/sessions/{id}", post(sessions::call_back))
         .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
         .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact))

@@ -18,6 +18,7 @@ use super::call::{Call, Routes};
 use super::{HttpResult, apps};
 use crate::core::ClusterView;
 use crate::machine_choice::asked_machines;
+use crate::servers::OtherServers;
 use crate::warnings::{overruled, warnings};
 use crate::{Server, tokens as secrets};
 
@@ -44,6 +45,7 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
         routes: view.records.plan.routing.revision,
         apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
         space: disk_usage(&server).await,
+        servers: server.servers.as_ref().map(OtherServers::info).unwrap_or_default(),
         warnings: warnings(&server, &view)
             .into_iter()
             .chain(overruled(&server.settings.policy, &view.records.policy))

@@ -34,6 +34,14 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
         let (machine, silent) = (&router.machine, span(seen.silent_millis));
         out!("router   {machine}: table {} of {}, heard {silent} ago", seen.routes, status.routes);
     }
+    for server in &status.servers {
+        let part = match (server.leads, server.lives) {
+            (true, _) => "leads",
+            (false, true) => "follows",
+            (false, false) => "is away",
+        };
+        out!("server   {} at {}: {part}", server.name, server.address);
+    }
     for warning in &status.warnings {
         out!("warning  {}", warning.text);
     }

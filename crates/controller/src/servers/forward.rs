@@ -1,0 +1,93 @@
+//! One request on its way to the leader, with its streams and upgrades.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+use super::transport::{ServerConnection, TransportError};
+
+/// Header of a forwarded request. A server that does not lead forwards no request with this header.
+const FORWARDED: HeaderName = HeaderName::from_static("gantry-forwarded");
+
+/// Headers that describe one connection alone (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 5] =
+    [header::CONNECTION, HeaderName::from_static("keep-alive"), header::TE, header::TRAILER, header::TRANSFER_ENCODING];
+
+/// Returns whether another server has forwarded the request.
+pub(super) fn was_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key(FORWARDED)
+}
+
+/// Sends the request to the leader and returns its response. An upgraded connection is joined with the client's until
+/// `ended` is cancelled.
+pub(super) async fn forward(
+    leader: ServerConnection,
+    mut request: Request,
+    ended: &CancellationToken,
+) -> Result<Response, TransportError> {
+    let client = request.extensions_mut().remove::<OnUpgrade>();
+    let mut response = leader.send(outgoing(request)).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let leader = hyper::upgrade::on(&mut response);
+        if let Some(client) = client {
+            let ended = ended.clone();
+            tokio::spawn(async move { ended.run_until_cancelled(join(client, leader)).await });
+        }
+    } else {
+        HOP_BY_HOP.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+    }
+    Ok(response.map(Body::new))
+}
+
+/// The request as the leader gets it.
+fn outgoing(request: Request) -> Request {
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
+    parts.uri = path;
+    let is_upgrade = parts.headers.contains_key(header::UPGRADE);
+    for name in HOP_BY_HOP.iter().filter(|name| !(is_upgrade && **name == header::CONNECTION)) {
+        parts.headers.remove(name);
+    }
+    // This server has told the client to go on by reading the body.
+    parts.headers.remove(header::EXPECT);
+    parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    Request::from_parts(parts, body)
+}
+
+/// Passes bytes both ways until both sides have ended.
+async fn join(client: OnUpgrade, leader: OnUpgrade) {
+    if let (Ok(client), Ok(leader)) = tokio::join!(client, leader) {
+        let (mut client, mut leader) = (TokioIo::new(client), TokioIo::new(leader));
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut leader).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(headers: &[(&'static str, &'static str)]) -> Request {
+        let mut request = Request::builder().uri("http://h/v1/apps?x=1");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        outgoing(request.body(Body::empty()).expect("a request"))
+    }
+
+    #[test]
+    fn a_forwarded_request_says_so_and_keeps_what_is_meant_for_the_leader() {
+        let request = sent(&[("authorization", "Bearer x"), ("connection", "close"), ("expect", "100-continue")]);
+        assert_eq!(request.uri(), "/v1/apps?x=1");
+        assert!(was_forwarded(request.headers()));
+        assert_eq!(request.headers()["authorization"], "Bearer x");
+        assert!(!request.headers().contains_key("connection") && !request.headers().contains_key("expect"));
+        let upgrade = sent(&[("connection", "upgrade"), ("upgrade", "gantry-session")]);
+        assert_eq!(upgrade.headers()["connection"], "upgrade");
+        assert_eq!(upgrade.headers()["upgrade"], "gantry-session");
+    }
+}

@@ -1,0 +1,190 @@
+//! The servers of a cluster: which there are, and which live.
+//!
+//! Each server keeps two records in the store: one without an end, by which it is known, and one that a lease removes soon
+//! after the server has ended. A third record is a secret by which servers know each other: whoever reads the store is a
+//! server. None of these belongs to a backup.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_store::{LeaseId, Listing, Store, StoreError, Txn, TxnCondition};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{ServerSettings, tokens};
+
+/// Prefix of the keys.
+const PREFIX: &str = "servers/";
+const LIVE: &str = "servers/live/";
+const KNOWN: &str = "servers/known/";
+const SECRET: &str = "servers/secret";
+
+/// Version of the records.
+const VERSION: u32 = 1;
+
+/// Time that a server counts as alive after it was last heard of.
+const TTL: Duration = Duration::from_secs(5);
+
+/// Interval of renewals, and of reading the records.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Record of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServerRecord {
+    version: u32,
+    /// Name of the server.
+    pub(crate) name: String,
+    /// Address at which other servers reach it.
+    pub(crate) address: String,
+}
+
+/// The records of all servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Members {
+    live: BTreeMap<String, ServerRecord>,
+    known: BTreeMap<String, ServerRecord>,
+    secret: Option<String>,
+}
+
+impl Members {
+    /// Parses the records. A record of a later version that this server cannot read is left out.
+    fn parse(listing: &Listing) -> Self {
+        let under = |prefix: &str| {
+            let entries = listing.entries.iter().filter(|entry| entry.key.starts_with(prefix));
+            let records = entries.filter_map(|entry| serde_json::from_slice::<ServerRecord>(&entry.value).ok());
+            records.map(|record| (record.name.clone(), record)).collect()
+        };
+        let secret = listing.entries.iter().find(|entry| entry.key == SECRET);
+        let secret = secret.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        Self { live: under(LIVE), known: under(KNOWN), secret }
+    }
+}
+
+/// What one server knows of all servers.
+pub(crate) struct Membership {
+    own: ServerRecord,
+    members: watch::Sender<Members>,
+}
+
+impl Membership {
+    /// The membership of a server that has read no records yet.
+    pub(crate) fn new(settings: &ServerSettings) -> Self {
+        let own = ServerRecord { version: VERSION, name: settings.name.clone(), address: settings.peer_address() };
+        Self { own, members: watch::Sender::default() }
+    }
+
+    /// Returns this server's record.
+    pub(crate) fn own(&self) -> &ServerRecord {
+        &self.own
+    }
+
+    /// Returns the other servers that live.
+    pub(crate) fn peers(&self) -> Vec<ServerRecord> {
+        let members = self.members.borrow();
+        members.live.values().filter(|record| record.name != self.own.name).cloned().collect()
+    }
+
+    /// Returns every known server, and whether it lives.
+    pub(crate) fn all(&self) -> Vec<(ServerRecord, bool)> {
+        let members = self.members.borrow();
+        let lives = |record: &ServerRecord| record.name == self.own.name || members.live.contains_key(&record.name);
+        members.known.values().map(|record| (record.clone(), lives(record))).collect()
+    }
+
+    /// Subscribes to changes of the servers.
+    pub(crate) fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.members.subscribe()
+    }
+
+    /// Returns the secret of the servers, once it was read.
+    pub(crate) fn secret(&self) -> Option<String> {
+        self.members.borrow().secret.clone()
+    }
+
+    /// Returns whether a request with this secret comes from a server.
+    pub(crate) fn is_server(&self, secret: &str) -> bool {
+        // Hashes of equal length tell nothing by the time that their comparison takes.
+        self.members.borrow().secret.as_ref().is_some_and(|own| tokens::hash(own) == tokens::hash(secret))
+    }
+
+    /// Keeps this server's records, and reads those of all servers, for ever.
+    pub(crate) async fn keep(&self, store: &Arc<dyn Store>) -> Infallible {
+        let mut lease = None;
+        loop {
+            if let Err(error) = self.round(store, &mut lease).await {
+                tracing::debug!(error = crate::causes(&error), "cannot renew the record of this server");
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn round(&self, store: &Arc<dyn Store>, lease: &mut Option<LeaseId>) -> Result<(), StoreError> {
+        if let Some(held) = *lease {
+            match store.keep_alive(held).await {
+                Err(StoreError::LeaseGone(_)) => *lease = None,
+                kept => kept?,
+            }
+        }
+        let mut members = Members::parse(&store.list(PREFIX).await?);
+        // The listing decides: a lease may have ended and taken the record with it although its renewal succeeded.
+        if lease.is_none() || members.live.get(&self.own.name) != Some(&self.own) {
+            *lease = Some(self.register(store).await?);
+            members = Members::parse(&store.list(PREFIX).await?);
+        }
+        if members.secret.is_none() {
+            let secret = serde_json::to_vec(&tokens::new_secret()).unwrap_or_default();
+            store.commit(Txn::default().when(TxnCondition::Absent(SECRET.to_owned())).put(SECRET, secret)).await?;
+            members = Members::parse(&store.list(PREFIX).await?);
+        }
+        self.members.send_if_modified(|known| {
+            let changed = *known != members;
+            *known = members;
+            changed
+        });
+        Ok(())
+    }
+
+    async fn register(&self, store: &Arc<dyn Store>) -> Result<LeaseId, StoreError> {
+        let lease = store.grant(TTL).await?;
+        let value = serde_json::to_vec(&self.own).unwrap_or_default();
+        let name = &self.own.name;
+        let records = Txn::default().put(format!("{KNOWN}{name}"), value.clone());
+        store.commit(records.put_leased(format!("{LIVE}{name}"), value, lease)).await?;
+        Ok(lease)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership(name: &str) -> Membership {
+        let own = ServerRecord { version: VERSION, name: name.to_owned(), address: format!("{name}:1") };
+        Membership { own, members: watch::Sender::default() }
+    }
+
+    #[tokio::test]
+    async fn servers_know_each_other_and_notice_an_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = gantry_store::StoreAddress::File(folder.path().join("store.db"));
+        let store = gantry_store::open(&address).await.expect("a store");
+        let (one, two) = (membership("one"), membership("two"));
+        let (mut first, mut second) = (None, None);
+        one.round(&store, &mut first).await.expect("a round");
+        two.round(&store, &mut second).await.expect("a round");
+        one.round(&store, &mut first).await.expect("a round");
+        assert_eq!(one.peers(), [two.own.clone()]);
+        let secret = two.secret().expect("a secret");
+        assert!(one.is_server(&secret) && !one.is_server("") && !one.is_server("other"));
+        store.revoke(second.expect("a lease")).await.expect("ended");
+        one.round(&store, &mut first).await.expect("a round");
+        assert_eq!(one.peers(), []);
+        assert_eq!(one.all(), [(one.own.clone(), true), (two.own.clone(), false)]);
+        // A server whose record was lost writes it again.
+        two.round(&store, &mut second).await.expect("a round");
+        one.round(&store, &mut first).await.expect("a round");
+        assert_eq!(one.peers(), [two.own.clone()]);
+    }
+}
