@@ -110,7 +110,14 @@ async fn apply_rules(rules: &str) -> Result<(), NftError> {
 pub(crate) struct AddressPool {
     first: u32,
     last: u32,
-    used: Mutex<BTreeSet<u32>>,
+    used: Mutex<UsedAddresses>,
+}
+
+#[derive(Default)]
+struct UsedAddresses {
+    all: BTreeSet<u32>,
+    /// The address given last.
+    last: u32,
 }
 
 impl AddressPool {
@@ -123,7 +130,7 @@ impl AddressPool {
 
     /// Reserves an address that is already in use.
     pub(crate) fn reserve(&self, address: Ipv4Addr) {
-        self.lock().insert(u32::from(address));
+        self.lock().all.insert(u32::from(address));
     }
 
     /// Returns whether an address is in the range of the allocator.
@@ -131,20 +138,24 @@ impl AddressPool {
         (self.first..=self.last).contains(&u32::from(address))
     }
 
-    /// Allocates the lowest free address.
+    /// Allocates the next free address. A freed address is given again only after all others: until then, whoever still
+    /// has the address finds nothing there, and no other container.
     pub(crate) fn allocate(&self) -> Option<Ipv4Addr> {
         let mut used = self.lock();
-        let address = (self.first..=self.last).find(|address| !used.contains(address))?;
-        used.insert(address);
+        let after = (used.last + 1).clamp(self.first, self.last);
+        let mut in_turn = (after..=self.last).chain(self.first..after);
+        let address = in_turn.find(|address| !used.all.contains(address))?;
+        used.all.insert(address);
+        used.last = address;
         Some(Ipv4Addr::from(address))
     }
 
     /// Frees an address.
     pub(crate) fn release(&self, address: Ipv4Addr) {
-        self.lock().remove(&u32::from(address));
+        self.lock().all.remove(&u32::from(address));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, UsedAddresses> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -158,11 +169,13 @@ mod tests {
         let addresses = AddressPool::new(Ipv4Addr::new(10, 83, 0, 1), 16);
         addresses.reserve(Ipv4Addr::new(10, 83, 0, 2));
         assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(10, 83, 0, 3)));
-        addresses.release(Ipv4Addr::new(10, 83, 0, 2));
-        assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        addresses.release(Ipv4Addr::new(10, 83, 0, 3));
+        assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(10, 83, 0, 4)), "a freed address comes last");
         assert!(addresses.contains(Ipv4Addr::new(10, 83, 0, 2)) && !addresses.contains(Ipv4Addr::new(10, 84, 0, 2)));
         let small = AddressPool::new(Ipv4Addr::new(10, 0, 0, 1), 29);
         let all: Vec<_> = std::iter::from_fn(|| small.allocate()).collect();
+        small.release(all[0]);
+        assert_eq!((small.allocate(), small.allocate()), (Some(all[0]), None));
         assert!(all.len() <= 4 && !all.contains(&Ipv4Addr::new(10, 0, 0, 7)), "{all:?}");
     }
 }

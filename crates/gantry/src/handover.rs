@@ -30,7 +30,7 @@ pub(crate) fn router_number() -> u64 {
 }
 
 /// Maximum number of sockets that a service listens on.
-const SOCKETS_MAX: usize = 2;
+const SOCKETS_MAX: usize = 3;
 
 /// The end of `up`.
 pub(crate) struct Offer {

@@ -9,6 +9,7 @@ use gantry_agent::HostPorts;
 use gantry_error_codes::ErrorCode;
 use gantry_model::{ClusterPolicy, MachineName, MachineSubnet, PolicyKey, TunnelAddress};
 use gantry_store::StoreAddress;
+use gantry_trust::Credentials;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{FirstPolicy, Machine};
@@ -132,12 +133,13 @@ impl Machine {
         routers.chain(self.host_ports.iter().copied()).collect()
     }
 
-    pub(crate) fn router(&self) -> anyhow::Result<gantry_router::RouterSettings> {
+    pub(crate) fn router(&self, credentials: Option<Credentials>) -> anyhow::Result<gantry_router::RouterSettings> {
         Ok(gantry_router::RouterSettings {
             machine: self.name()?,
             number: crate::handover::router_number(),
             data: self.data.join("router"),
             resolver: Some(self.network.0),
+            credentials,
             certificate: self.tls_cert.clone().zip(self.tls_key.clone()),
             wait: Duration::from_secs(30),
             drain: Duration::from_millis(gantry_model::defaults::DRAIN_TIME.millis()),

@@ -80,6 +80,11 @@ impl Membership {
         Ok(Some(Self { folder, identity, credentials, servers, own }))
     }
 
+    /// The machine's key and certificates, which [`Self::keep`] keeps up to date.
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.credentials.clone()
+    }
+
     /// A client that the machine's certificate authenticates.
     pub(crate) fn client(&self) -> Client {
         Client::over_tls(self.servers.clone(), None)

@@ -1,6 +1,6 @@
 //! The three services, each in its own process: server, agent and router.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
 use crate::handover::Handover;
 use crate::machine::require_root;
-use crate::membership::Membership;
+use crate::membership::{self, Membership};
 use crate::server_process;
 
 /// Environment variable with the process id of the supervising `up`. The service ends together with that process.
@@ -78,7 +78,7 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("agent");
     require_root()?;
     make_folders(machine)?;
-    let client = service_client(machine, true).await?;
+    let client = service_client(machine, Membership::open(machine)?, true).await?;
     gantry_agent::run(machine.agent()?, client, asked_to_end()).await?;
     Ok(DONE)
 }
@@ -89,8 +89,10 @@ pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     make_folders(machine)?;
     let mut handover = Handover::take()?;
     let listeners = listeners(machine, &mut handover)?;
-    let client = service_client(machine, false).await?;
-    gantry_router::run(machine.router()?, listeners, client, || handover.accept(), asked_to_end()).await?;
+    let membership = Membership::open(machine)?;
+    let settings = machine.router(membership.as_ref().map(Membership::credentials))?;
+    let client = service_client(machine, membership, false).await?;
+    gantry_router::run(settings, listeners, client, || handover.accept(), asked_to_end()).await?;
     Ok(DONE)
 }
 
@@ -98,20 +100,39 @@ pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
 /// A router that was started by hand opens its own sockets.
 fn listeners(machine: &Machine, handover: &mut Handover) -> anyhow::Result<Listeners> {
     match handover.socket() {
-        Some(plain) => Ok(Listeners { plain, secure: handover.socket() }),
+        Some(plain) => {
+            let secure = machine.https.and_then(|_| handover.socket());
+            Ok(Listeners { plain, secure, tunnel: handover.socket() })
+        }
         None => open_listeners(machine),
     }
 }
 
-/// Opens the sockets for the apps' HTTP and HTTPS requests.
+/// Opens the sockets for the apps' HTTP and HTTPS requests, and for the tunnels of a machine in a cluster.
 pub(crate) fn open_listeners(machine: &Machine) -> anyhow::Result<Listeners> {
     let open = |address, flag| {
-        TcpListener::bind(address)
+        listen(address)
             .with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
             .with_code(ErrorCode::AddressUnavailable)
     };
     let secure = machine.https.map(|address| open(address, "https")).transpose()?;
-    Ok(Listeners { plain: open(machine.http, "http")?, secure })
+    let tunnel = machine.tunnel.filter(|_| membership::folder(machine).is_dir());
+    let tunnel = tunnel.map(|address| open(address, "tunnel")).transpose()?;
+    Ok(Listeners { plain: open(machine.http, "http")?, secure, tunnel })
+}
+
+/// Opens a socket. A socket on the unspecified IPv6 address takes IPv4 connections, too; a machine without IPv6 has IPv4
+/// alone.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).or_else(|error| {
+        let has_no_ipv6 = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+        let is_unspecified = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        if has_no_ipv6 && is_unspecified {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        } else {
+            Err(error)
+        }
+    })
 }
 
 pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
@@ -138,8 +159,8 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
 /// Creates a client of the servers. On a machine that has joined a cluster, the machine's certificate authenticates the
 /// client, and a task keeps the certificate up to date. Otherwise the client has the machine's own token, which the server
 /// creates at its first start.
-async fn service_client(machine: &Machine, renews: bool) -> anyhow::Result<Client> {
-    if let Some(membership) = Membership::open(machine)? {
+async fn service_client(machine: &Machine, membership: Option<Membership>, renews: bool) -> anyhow::Result<Client> {
+    if let Some(membership) = membership {
         let client = membership.client();
         tokio::spawn(membership.keep(renews));
         return Ok(client);

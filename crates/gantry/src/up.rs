@@ -45,7 +45,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     keep_settings(machine)?;
     let server = has_server.then(|| ServerProcess::prepare(machine)).transpose()?;
     let (accepted, program) = watch::channel(Arc::new(Program::of_this_process()?));
-    let Listeners { plain, secure } = open_listeners(machine)?;
+    let Listeners { plain, secure, tunnel } = open_listeners(machine)?;
     if has_server {
         try_to_listen(machine.listen, "listen")?;
     }
@@ -57,6 +57,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     gantry_agent::check_network(&machine.agent()?).await?;
     let mut sockets = vec![plain];
     sockets.extend(secure);
+    sockets.extend(tunnel);
     let own = server.as_ref().map_or_else(|| machine.clone(), |server| server.settings(machine));
     let mut supervisors = Vec::new();
     for name in SERVICES {

@@ -27,6 +27,9 @@ pub enum RouterError {
         /// Error of the system call.
         source: std::io::Error,
     },
+    /// TLS refuses the machine's key or certificates.
+    #[error("cannot open tunnels to other machines")]
+    Trust(#[from] gantry_trust::TrustError),
     /// The certificate or its key is unusable.
     #[error("cannot use certificate {path}: {why}")]
     Certificate {

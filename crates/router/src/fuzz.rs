@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bytes::BytesMut;
-use gantry_model::{AppName, AppNames, MachineAddress, MachineName, RoleName, RoutingTable};
+use gantry_model::{AppName, AppNames, MachineAddress, MachineName, RoleName, RoutingTable, VirtualAddresses};
 use http::{HeaderValue, Method};
 
-use crate::dns::zone::{LocalAnswer, local_answer};
+use crate::dns::zone::{LocalAnswer, ZoneData, local_answer};
 use crate::exchange::forward::rewrite;
 use crate::exchange::origin::RequestOrigin;
-use crate::exchange::tunnel::FrameTracker;
 use crate::exchange::upgrade;
+use crate::exchange::upgrade_tunnel::FrameTracker;
 use crate::headers;
 use crate::upstream::http1::chunks::{BadChunk, ChunkDecoder, ChunkPiece};
 use crate::upstream::http1::head::{self, BodyLength};
@@ -122,7 +122,11 @@ pub fn question(bytes: &[u8]) {
     let addresses = vec![MachineAddress::new(here.clone(), Ipv4Addr::LOCALHOST); 50];
     let names = AppNames { main: None, roles: BTreeMap::from([(web, addresses)]) };
     let table = RoutingTable { names: BTreeMap::from([(shop, names)]), ..RoutingTable::default() };
-    if let LocalAnswer::Answer(answer) = local_answer(&table, &here, bytes, 512) {
+    let services =
+        if bytes.len().is_multiple_of(2) { VirtualAddresses::default() } else { VirtualAddresses::of(&table.names) };
+    if let LocalAnswer::Answer(answer) =
+        local_answer(ZoneData { table: &table, services: &services, here: &here }, bytes, 512)
+    {
         assert!(answer.len() <= 512, "longer than a datagram");
     }
 }

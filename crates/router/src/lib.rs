@@ -7,9 +7,11 @@
 //! ```
 //! - [`run`]: listens, follows the routing table, serves until shutdown, then drains. Begin there.
 //! - `listener`: accepts connections and drains them; `threads`: one thread for each core, on which a request stays.
-//! - `exchange`: one request, from its arrival to the last byte of the response; also tunnels and the access log.
+//! - `exchange`: one request, from its arrival to the last byte of the response; also upgraded connections and the access log.
 //! - `routes`: the table, the state of each instance, circuit breakers, and the limits of each app.
 //! - `upstream`: connections to instances.
+//! - `tunnel`: HTTP/2 over mutual TLS between the routers of the cluster's machines: requests to allocations of other
+//!   machines (below `routes`), and the listener for requests of other routers (beside `listener`).
 //! - `client`: connections of clients, and buffered request bodies.
 //! - `dns`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
 //! - `sync`: the connection to the server: tables, and reports of requests under way.
@@ -34,6 +36,7 @@ mod sync;
 mod threads;
 mod timer;
 mod trailers;
+mod tunnel;
 mod upstream;
 
 use std::sync::atomic::AtomicBool;
@@ -66,8 +69,9 @@ pub async fn run(
         path: settings.data.clone(),
         source,
     })?;
+    let tls = settings.credentials.as_ref().map(|known| known.client_config(&[tunnel::ALPN])).transpose()?;
     let router = Arc::new(RouterState {
-        routes: Arc::new(RouteStore::load(&settings.data.join("table.json"), &settings.machine)),
+        routes: Arc::new(RouteStore::load(&settings.data.join("table.json"), &settings.machine, tls)),
         access: AccessLog::open(&settings.data.join("access.log"))?,
         domain: RwLock::default(),
         budget: Arc::default(),

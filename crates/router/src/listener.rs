@@ -23,6 +23,8 @@ use crate::exchange::router_state::RouterState;
 use crate::exchange::serve::serve;
 use crate::threads::ServingThreads;
 use crate::timer::HeadTimer;
+use crate::tunnel;
+use crate::tunnel::serve::TunnelListener;
 use crate::upstream::http1::head::HEAD_MAX;
 
 /// Longest time that a client may take for a TLS handshake, for the headers of a request, and between two requests.
@@ -50,6 +52,8 @@ pub struct Listeners {
     pub plain: std::net::TcpListener,
     /// Socket for HTTPS; requires a certificate.
     pub secure: Option<std::net::TcpListener>,
+    /// Socket for tunnels of other machines' routers; requires the machine's credentials.
+    pub tunnel: Option<std::net::TcpListener>,
 }
 
 /// Listening sockets and open connections.
@@ -57,6 +61,7 @@ pub(crate) struct ClientListener {
     router: Arc<RouterState>,
     plain: TcpListener,
     secure: Option<(TcpListener, TlsAcceptor)>,
+    tunnel: Option<TunnelListener>,
     /// Tells the connections that the router shuts down. Each open connection has a receiver.
     ending: watch::Sender<()>,
     threads: ServingThreads,
@@ -69,9 +74,16 @@ impl ClientListener {
             (Some(listener), Some((chain, key))) => Some((listening(listener)?, tls::acceptor(chain, key)?)),
             _ => None,
         };
+        let tunnel = match (listeners.tunnel, &router.settings.credentials) {
+            (Some(listener), Some(credentials)) => {
+                let acceptor = TlsAcceptor::from(credentials.server_config(&[tunnel::ALPN])?);
+                Some(TunnelListener::new(listening(listener)?, acceptor))
+            }
+            _ => None,
+        };
         tracing::info!(address = ?plain.local_addr().ok(), files = gantry_linux::process::open_files(), "routing");
         let threads = ServingThreads::start().map_err(RouterError::Threads)?;
-        Ok(Self { router: Arc::clone(router), plain, secure, ending: watch::Sender::default(), threads })
+        Ok(Self { router: Arc::clone(router), plain, secure, tunnel, ending: watch::Sender::default(), threads })
     }
 
     /// Accepts connections until `shutdown`.
@@ -82,9 +94,23 @@ impl ClientListener {
                 None => std::future::pending().await,
             }
         };
+        let tunnels = async {
+            match &self.tunnel {
+                Some(listener) => listener.accept(&self.router, &self.threads).await,
+                None => std::future::pending().await,
+            }
+        };
+        let services = async {
+            match (&self.router.settings.credentials, self.router.settings.resolver) {
+                (Some(_), Some(gateway)) => tunnel::service::accept(&self.router, &self.threads, gateway).await,
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = services => {}
             () = self.accept(&self.plain, None) => {}
             () = secure => {}
+            () = tunnels => {}
             () = shutdown => {}
         }
     }
@@ -141,6 +167,7 @@ impl ClientListener {
     /// Stops accepting. Each connection ends with its next response; idle connections end after [`IDLE_LINGER`].
     pub(crate) async fn drain(self, timeout: Duration) {
         drop((self.plain, self.secure));
+        let tunnels = self.tunnel.map(TunnelListener::stop);
         self.router.ending.store(true, Ordering::Relaxed);
         let until = tokio::time::Instant::now() + IDLE_LINGER;
         while self.ending.receiver_count() > 0 && tokio::time::Instant::now() < until {
@@ -151,6 +178,9 @@ impl ClientListener {
         let ended = async {
             self.ending.send_replace(());
             self.ending.closed().await;
+            if let Some(tunnels) = &tunnels {
+                tunnels.closed().await;
+            }
             while !self.router.routes.active().is_empty() {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gantry_model::MachineName;
+use gantry_trust::Credentials;
 
 /// All settings of the router.
 #[derive(Debug, Clone)]
@@ -17,6 +18,9 @@ pub struct RouterSettings {
     pub data: PathBuf,
     /// Address of the name resolver; none for no resolver.
     pub resolver: Option<Ipv4Addr>,
+    /// Key and certificates of this machine, for tunnels to and from the routers of other machines; none without
+    /// tunnels.
+    pub credentials: Option<Credentials>,
     /// Certificate chain and key for HTTPS, as PEM files.
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Longest time that a request waits for an instance.

@@ -55,6 +55,20 @@ fn request() -> Request<harness::Body> {
 }
 
 #[tokio::test]
+async fn one_socket_serves_clients_of_both_ip_versions() {
+    let app = shows_origin().await;
+    let socket = std::net::TcpListener::bind("[::]:0").expect("a socket for both");
+    let port = socket.local_addr().expect("an address").port();
+    let running = harness::router_at(socket, table(1, vec![endpoint(1, app, AppProtocol::Http1)])).await;
+    for client in ["127.0.0.1", "::1"] {
+        let address = SocketAddr::new(client.parse().expect("an address"), port);
+        let shown = text(ask(address, get("/")).await).await;
+        assert!(shown.starts_with(&format!("{client} | http | ")), "{shown}");
+    }
+    drop(running);
+}
+
+#[tokio::test]
 async fn believes_forwarding_headers_of_trusted_proxies_only() {
     let app = shows_origin().await;
     for (cluster, own, expected) in [

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `out` | postrouting | translates the source of outgoing packets to the machine's address |
 //! | `asked`, by `first` | prerouting, before any other address translation | closes metadata addresses, and passes packets for the machine itself to `host` |
+//! | `virtual` | prerouting | leads connections to virtual addresses of roles to the router, on a machine of a cluster |
 //! | `to_host` | input | passes all packets for the machine itself to `host`, also after address translation |
 //! | `host` | – | accepts names, ping, the router and the openings; rejects the rest |
 //! | `in` | forward | drops connections from outside that bypass the router and the machine itself |
@@ -15,6 +16,8 @@
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 
+use gantry_model::{VIRTUAL_NETWORK, VIRTUAL_PORT};
+
 use super::openings::{CLOSED4, CLOSED6, HostPorts, PortProtocol};
 use crate::AgentSettings;
 
@@ -25,13 +28,14 @@ pub(super) fn rules(settings: &AgentSettings) -> String {
     let network = Ipv4Addr::from(u32::from(*gateway) & mask);
     let asked = lines(&[allowed(settings), closed()].concat());
     let host = lines(&openings(settings));
+    let services = services(settings);
     format!(
         "{drop_old}table inet {bridge}\ndelete table inet {bridge}\ntable inet {bridge} {{\n\
          chain out {{\n type nat hook postrouting priority srcnat; policy accept;\n\
          ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n\
          chain first {{\n type filter hook prerouting priority dstnat - 10; policy accept;\n\
          iifname \"{bridge}\" ct state {{ new, untracked }} jump asked\n }}\n\
-         chain to_host {{\n type filter hook input priority filter; policy accept;\n\
+         {services}chain to_host {{\n type filter hook input priority filter; policy accept;\n\
          iifname \"{bridge}\" ct state {{ new, untracked }} jump host\n }}\n\
          chain asked {{\n{asked} fib daddr type local jump host\n }}\n\
          chain host {{\n\
@@ -57,6 +61,19 @@ fn remove_ip_table(bridge: &str) -> String {
 
 fn lines(rules: &[String]) -> String {
     rules.iter().map(|rule| format!(" {rule}\n")).collect()
+}
+
+/// The chain that leads connections to virtual addresses to the router; empty on the only machine of a cloud.
+fn services(settings: &AgentSettings) -> String {
+    if settings.addresses.is_empty() {
+        return String::new();
+    }
+    let (bridge, (network, prefix)) = (&settings.bridge, VIRTUAL_NETWORK);
+    format!(
+        "chain virtual {{\n type nat hook prerouting priority dstnat; policy accept;\n\
+         iifname \"{bridge}\" ip daddr {network}/{prefix} meta l4proto tcp redirect to :{VIRTUAL_PORT}\n }}\n\
+         "
+    )
 }
 
 /// Exceptions for the metadata addresses that the settings open.
@@ -87,7 +104,10 @@ fn openings(settings: &AgentSettings) -> Vec<String> {
         };
         format!("{at}{protocol} dport {}-{} accept", ports.first, ports.last)
     };
-    settings.host_ports.iter().map(opening).collect()
+    let gateway = settings.gateway;
+    let services =
+        (!settings.addresses.is_empty()).then(|| format!("ip daddr {gateway} tcp dport {VIRTUAL_PORT} accept"));
+    settings.host_ports.iter().map(opening).chain(services).collect()
 }
 
 fn family(address: IpAddr) -> &'static str {
@@ -123,6 +143,16 @@ mod tests {
         assert!(place("ip daddr 169.254.169.254/32 return") < place("169.254.0.0/16"), "{text}");
         assert!(place("ip6 daddr fd00:ec2::254/128 return") < place("fd00:ec2::/32"), "{text}");
         assert!(!text.contains("fe80"), "neighbours talk to each other:\n{text}");
+    }
+
+    #[test]
+    fn leads_virtual_addresses_to_the_router_of_a_cluster() {
+        let mut settings = AgentSettings::for_tests();
+        assert!(!rules(&settings).contains("redirect"), "the only machine of a cloud has no virtual addresses");
+        settings.addresses.push("10.0.0.7:7001".parse().expect("an address"));
+        let bridge = &settings.bridge;
+        let rule = format!("iifname \"{bridge}\" ip daddr 198.18.0.0/15 meta l4proto tcp redirect to :7002");
+        assert!(rules(&settings).contains(&rule), "{}", rules(&settings));
     }
 
     #[test]

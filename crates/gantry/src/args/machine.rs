@@ -26,7 +26,7 @@ pub(crate) struct Machine {
     #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:4680")]
     pub(crate) listen: SocketAddr,
     /// Address where apps are reached over HTTP
-    #[arg(long, env = "GANTRY_HTTP", default_value = "0.0.0.0:80")]
+    #[arg(long, env = "GANTRY_HTTP", default_value = "[::]:80")]
     pub(crate) http: SocketAddr,
     /// Address where apps are reached over HTTPS; needs --tls-cert and --tls-key
     #[arg(long, env = "GANTRY_HTTPS")]

@@ -17,6 +17,12 @@ use tokio::io::AsyncWrite;
 /// Maximum number of pending bytes. Interim responses beyond this limit are dropped.
 const PENDING_MAX: usize = 64 * 1024;
 
+/// Receiver of interim responses.
+pub(crate) trait InterimSink: Send + Sync {
+    /// Adds an interim response.
+    fn add(&self, status: StatusCode, headers: &HeaderMap);
+}
+
 /// Interim responses of a connection.
 #[derive(Default)]
 pub(crate) struct InterimResponses {
@@ -35,23 +41,6 @@ struct InterimQueue {
 impl InterimResponses {
     fn queue(&self) -> std::sync::MutexGuard<'_, InterimQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds an interim response, written with the next flush.
-    pub(crate) fn add(&self, status: StatusCode, headers: &HeaderMap) {
-        let reason = status.canonical_reason().unwrap_or_default();
-        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-        for (name, value) in headers {
-            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                head.extend_from_slice(bytes);
-            }
-        }
-        head.extend_from_slice(b"\r\n");
-        let mut queue = self.queue();
-        if queue.bytes.len() + head.len() <= PENDING_MAX {
-            queue.bytes.extend_from_slice(&head);
-            self.pending.store(true, Ordering::Relaxed);
-        }
     }
 
     pub(crate) fn are_pending(&self) -> bool {
@@ -93,5 +82,24 @@ impl InterimResponses {
             waiting.wake();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl InterimSink for InterimResponses {
+    /// Adds an interim response, written with the next flush.
+    fn add(&self, status: StatusCode, headers: &HeaderMap) {
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        for (name, value) in headers {
+            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(bytes);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut queue = self.queue();
+        if queue.bytes.len() + head.len() <= PENDING_MAX {
+            queue.bytes.extend_from_slice(&head);
+            self.pending.store(true, Ordering::Relaxed);
+        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use super::forward;
-use super::zone::{LocalAnswer, local_answer};
+use super::zone::{LocalAnswer, ZoneData, local_answer};
 use crate::routes::store::RouteStore;
 
 /// The longest answer in a datagram that every resolver takes (RFC 1035, section 4.2.1).
@@ -33,6 +33,14 @@ struct DnsResolver {
     routes: Arc<RouteStore>,
     /// Address of the resolver itself, which is never asked.
     own: Ipv4Addr,
+}
+
+impl DnsResolver {
+    fn answer(&self, question: &[u8], size_max: usize) -> LocalAnswer {
+        let now = self.routes.now();
+        let data = ZoneData { table: &now.table, services: &now.services, here: self.routes.here() };
+        local_answer(data, question, size_max)
+    }
 }
 
 /// Answers on `address`, for ever.
@@ -82,7 +90,7 @@ async fn serve_udp(resolver: &Arc<DnsResolver>, socket: Arc<UdpSocket>, slots: &
         };
         // Questions about the zone are answered at once, whatever else is under way.
         let bytes = &buffer[..length];
-        match local_answer(&resolver.routes.now().table, resolver.routes.here(), bytes, UDP_MAX) {
+        match resolver.answer(bytes, UDP_MAX) {
             LocalAnswer::Answer(answer) => drop(socket.try_send_to(&answer, peer)),
             LocalAnswer::Invalid => {}
             LocalAnswer::Foreign => {
@@ -124,12 +132,7 @@ async fn serve_connection(resolver: &DnsResolver, mut stream: TcpStream) -> std:
         let length = stream.read_u16().await?;
         let mut question = vec![0; usize::from(length)];
         stream.read_exact(&mut question).await?;
-        let answer = match local_answer(
-            &resolver.routes.now().table,
-            resolver.routes.here(),
-            &question,
-            usize::from(u16::MAX),
-        ) {
+        let answer = match resolver.answer(&question, usize::from(u16::MAX)) {
             LocalAnswer::Answer(answer) => Some(answer),
             LocalAnswer::Invalid => None,
             LocalAnswer::Foreign => forward::ask(&question, true, resolver.own).await,

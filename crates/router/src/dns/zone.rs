@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use gantry_model::{AppName, AppNames, MachineName, RoleName, RoutingTable};
+use gantry_model::{AppName, AppNames, MachineName, RoleName, RoutingTable, VirtualAddresses};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -22,7 +22,17 @@ pub(crate) enum LocalAnswer {
     Foreign,
 }
 
-pub(crate) fn local_answer(table: &RoutingTable, here: &MachineName, bytes: &[u8], size_max: usize) -> LocalAnswer {
+/// What the resolver answers from.
+#[derive(Clone, Copy)]
+pub(crate) struct ZoneData<'a> {
+    pub(crate) table: &'a RoutingTable,
+    /// Virtual addresses of the roles; none without tunnels to other machines.
+    pub(crate) services: &'a VirtualAddresses,
+    /// The resolver's machine.
+    pub(crate) here: &'a MachineName,
+}
+
+pub(crate) fn local_answer(data: ZoneData<'_>, bytes: &[u8], size_max: usize) -> LocalAnswer {
     let Ok(question) = Message::from_vec(bytes) else {
         return LocalAnswer::Invalid;
     };
@@ -36,7 +46,7 @@ pub(crate) fn local_answer(table: &RoutingTable, here: &MachineName, bytes: &[u8
     if !zone.zone_of(query.name()) {
         return LocalAnswer::Foreign;
     }
-    let mut answer = own(&question, table, here, &zone);
+    let mut answer = own(&question, data, &zone);
     let whole = answer.to_vec().unwrap_or_default();
     if whole.len() <= size_max {
         return LocalAnswer::Answer(whole);
@@ -60,11 +70,11 @@ pub(super) fn reply(question: &Message, code: ResponseCode) -> Message {
 
 /// Answers from the table. For a known name without an address of the requested kind, the answer is empty. Some
 /// resolvers take `NXDOMAIN` for AAAA to mean that the whole name does not exist.
-fn own(question: &Message, table: &RoutingTable, here: &MachineName, zone: &Name) -> Message {
+fn own(question: &Message, data: ZoneData<'_>, zone: &Name) -> Message {
     let Some(query) = question.queries.first() else {
         return reply(question, ResponseCode::FormErr);
     };
-    let Some(addresses) = addresses(table, here, &query.name().to_string()) else {
+    let Some(addresses) = addresses(data, &query.name().to_string()) else {
         let mut reply = reply(question, ResponseCode::NXDomain);
         reply.add_authority(authority(zone));
         return reply;
@@ -91,34 +101,42 @@ const ALL: &str = "_all.";
 ///
 /// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo`
 /// does, would all take the same instance of a subnet.
-fn addresses(table: &RoutingTable, here: &MachineName, name: &str) -> Option<Vec<Ipv4Addr>> {
+fn addresses(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
     if let Some(name) = name.strip_prefix(ALL) {
-        return instances(table, here, name);
+        return instances(data, name);
     }
-    let all = instances(table, here, name)?;
+    let all = instances(data, name)?;
     Some(if all.is_empty() { all } else { vec![all[rand::random_range(0..all.len())]] })
 }
 
-/// Returns the instances of this machine behind `app` or `role.app`. Addresses of other machines lead nowhere here.
-fn instances(table: &RoutingTable, here: &MachineName, name: &str) -> Option<Vec<Ipv4Addr>> {
+/// Returns the addresses behind `app` or `role.app`: the instances, if this machine has all that are ready. Addresses of
+/// other machines lead nowhere here, so a role with an instance elsewhere, or with none at all, is at its virtual
+/// address.
+fn instances(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
+    let ZoneData { table, services, here } = data;
     let labels: Vec<&str> = name.split('.').collect();
-    let of = |names: &AppNames, role: &RoleName| -> Vec<Ipv4Addr> {
-        names.roles.get(role).into_iter().flatten().filter_map(|address| address.on(here)).collect()
+    let of = |app: &AppName, names: &AppNames, role: &RoleName| -> Vec<Ipv4Addr> {
+        let Some(all) = names.roles.get(role) else { return Vec::new() };
+        let own: Vec<Ipv4Addr> = all.iter().filter_map(|address| address.on(here)).collect();
+        match services.of_role(app, role) {
+            Some(address) if own.is_empty() || own.len() < all.len() => vec![address],
+            _ => own,
+        }
     };
     match labels.as_slice() {
         [app] => {
-            let names = table.names.get(&AppName::parse(app).ok()?)?;
+            let (app, names) = table.names.get_key_value(&AppName::parse(app).ok()?)?;
             Some(match &names.main {
-                Some(role) => of(names, role),
-                None => names.roles.keys().flat_map(|role| of(names, role)).collect(),
+                Some(role) => of(app, names, role),
+                None => names.roles.keys().flat_map(|role| of(app, names, role)).collect(),
             })
         }
         [role, app] => {
-            let names = table.names.get(&AppName::parse(app).ok()?)?;
+            let (app, names) = table.names.get_key_value(&AppName::parse(app).ok()?)?;
             // A role without a ready instance still has a name.
-            Some(of(names, &RoleName::parse(role).ok()?))
+            Some(of(app, names, &RoleName::parse(role).ok()?))
         }
         _ => None,
     }
@@ -151,7 +169,33 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Message {
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
-        own(&question, &table(), &MachineName::parse("m").expect("a name"), &Name::from_str(ZONE).expect("a zone"))
+        answer(&question, &VirtualAddresses::default())
+    }
+
+    fn answer(question: &Message, services: &VirtualAddresses) -> Message {
+        let here = MachineName::parse("m").expect("a name");
+        let data = ZoneData { table: &table(), services, here: &here };
+        own(question, data, &Name::from_str(ZONE).expect("a zone"))
+    }
+
+    #[test]
+    fn a_role_with_a_copy_elsewhere_is_at_its_virtual_address() {
+        let services = VirtualAddresses::of(&table().names);
+        let app = AppName::parse("shop").expect("a name");
+        let of_role =
+            |role: &str| services.of_role(&app, &RoleName::parse(role).expect("a name")).map(|ip| ip.to_string());
+        for (name, expected) in [
+            ("shop.gantry.internal.", of_role("web")),
+            ("web.shop.gantry.internal.", of_role("web")),
+            ("_all.web.shop.gantry.internal.", of_role("web")),
+            ("worker.shop.gantry.internal.", Some("10.0.0.4".to_owned())),
+            ("redis.gantry.internal.", Some("10.0.0.5".to_owned())),
+        ] {
+            let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+            question.add_query(Query::query(Name::from_str(name).expect("a name"), RecordType::A));
+            let found: Vec<String> = answer(&question, &services).answers.iter().map(|a| a.data.to_string()).collect();
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{name}");
+        }
     }
 
     #[test]

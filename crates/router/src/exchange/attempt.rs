@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::client::interim::InterimSink;
 use crate::exchange::error_response;
 use crate::exchange::http_exchange::{AttemptFailure, HttpExchange};
 use crate::routes::target::RouteTarget;
@@ -16,9 +16,6 @@ use crate::upstream::connection::InstanceConnection;
 use crate::upstream::http1::SendFailure;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::InstanceBody;
-
-/// Longest time that a connection to an instance may take; instances are on this machine's own network.
-const CONNECT: Duration = Duration::from_secs(3);
 
 impl HttpExchange {
     /// Sends the request on a kept connection, or else on a new connection.
@@ -32,19 +29,20 @@ impl HttpExchange {
         // connection. A repeated request, or a request after a failure, uses a new connection at once: an instance that
         // accepts a connection is alive.
         let mut kept =
-            if self.repeated || target.circuit.is_troubled() { None } else { target.pool.take(self.now.into_std()) };
+            if self.repeated || target.circuit.is_troubled() { None } else { target.take_kept(self.now.into_std()) };
+        let mut is_first = true;
         loop {
-            let is_kept = kept.is_some();
+            let mut is_kept = kept.is_some();
             let (sender, now) = match kept.take() {
                 Some(sender) => (sender, self.now),
-                None => match Box::pin(connect(target)).await {
+                None => match Box::pin(target.connect()).await {
                     Ok(sender) => {
-                        target.circuit.reached();
-                        target.pool.share(&sender);
+                        // The connection to another machine's router may be an open one, and closed by now.
+                        is_kept = sender.is_tunnel() && std::mem::take(&mut is_first);
                         (sender, Instant::now())
                     }
                     Err(error) => {
-                        tracing::debug!(instance = %target.endpoint.allocation, %error, "cannot connect to the instance");
+                        tracing::debug!(instance = %target.endpoint.allocation, %error, "no connection");
                         return Err(AttemptFailure::Unsent(body));
                     }
                 },
@@ -68,15 +66,17 @@ impl HttpExchange {
         let timeout = Duration::from_millis(self.route.timeouts.response.millis());
         let upload = match &body {
             RequestBody::Client(client) => Some(Arc::clone(&client.upload)),
-            RequestBody::Buffered(_) | RequestBody::None => None,
+            RequestBody::Buffered(_) | RequestBody::Tunnelled(_) | RequestBody::None => None,
         };
-        let mut asking = pin!(sender.ask(&self.request, body, self.takes_interims.then_some(&*self.peer.interims)));
+        let interims = self.takes_interims.then_some(&*self.peer.interims as &dyn InterimSink);
+        let mut asking = pin!(sender.ask(&self.request, body, interims));
         let mut deadline = now + timeout;
         let mut timer = self.peer.timers.take(deadline);
         let outcome = loop {
             match timer::within(&mut timer, asking.as_mut()).await {
                 Some(Ok(response)) => break Ok(response),
                 Some(Err(SendFailure::Unsent(body))) => break Err(AttemptFailure::Unsent(body)),
+                Some(Err(SendFailure::Refused(body))) => break Err(AttemptFailure::Refused(body)),
                 Some(Err(SendFailure::Sent(why))) => break Err(AttemptFailure::Sent(why)),
                 Some(Err(SendFailure::Client(why))) => {
                     break Err(AttemptFailure::Client(Box::new(error_response::bad_request(&why))));
@@ -93,7 +93,7 @@ impl HttpExchange {
                     }
                     // The instance has the whole request, or does not read what the client sent.
                     _ => {
-                        target.pool.retire_shared();
+                        target.retire_shared();
                         break Err(AttemptFailure::Slow);
                     }
                 },
@@ -102,10 +102,4 @@ impl HttpExchange {
         self.peer.timers.keep(timer);
         outcome
     }
-}
-
-async fn connect(target: &RouteTarget) -> std::io::Result<InstanceConnection> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(target.address)).await??;
-    stream.set_nodelay(true)?;
-    InstanceConnection::begin(stream, target.endpoint.protocol).await.map_err(std::io::Error::other)
 }

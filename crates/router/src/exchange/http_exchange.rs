@@ -16,7 +16,7 @@ use crate::exchange::log_entry::AccessLogEntry;
 use crate::exchange::response_body::ResponseBody;
 use crate::exchange::router_state::RouterState;
 use crate::routes::admission::AdmittedRequest;
-use crate::routes::circuit;
+use crate::routes::circuit::InstanceFailure;
 use crate::routes::route::AppRoute;
 use crate::routes::target::{ActiveRequest, RouteTarget};
 use crate::upstream::request_body::RequestBody;
@@ -79,6 +79,8 @@ impl Drop for HalfOpenProbe {
 pub(super) enum AttemptFailure {
     /// The instance did not get the request, so another instance may.
     Unsent(RequestBody),
+    /// The router of the instance's machine did not pass the request on.
+    Refused(RequestBody),
     /// The instance may have received the request.
     Sent(String),
     /// The instance exceeded the response timeout.
@@ -105,7 +107,6 @@ impl HttpExchange {
                 let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE && !wanted;
                 self.entry.failure = unavailable.then_some(RequestFailure::NoInstance);
             })?;
-            let circuit = &chosen.target.circuit;
             let _probe = HalfOpenProbe::of(&chosen.target, self.now);
             let again = match &self.body {
                 RequestBody::Buffered(whole) if repeatable && !self.repeated => Some(whole.again()),
@@ -117,19 +118,15 @@ impl HttpExchange {
             }
             match outcome {
                 Ok(response) => {
-                    circuit.worked();
+                    chosen.target.circuit.worked();
                     return Ok((chosen, response));
                 }
-                Err(AttemptFailure::Unsent(unsent)) => {
-                    circuit.failed(
-                        circuit::InstanceFailure::Unreachable,
-                        self.now.into_std(),
-                        Instant::now().into_std(),
-                    );
+                Err(AttemptFailure::Unsent(unsent) | AttemptFailure::Refused(unsent)) => {
+                    chosen.target.failed(InstanceFailure::Unreachable, self.now.into_std());
                     self.body = unsent;
                 }
                 Err(AttemptFailure::Sent(why)) => {
-                    circuit.failed(circuit::InstanceFailure::Broken, self.now.into_std(), Instant::now().into_std());
+                    chosen.target.failed(InstanceFailure::Broken, self.now.into_std());
                     // Retry once, on another instance if there is one: no response came, and a second request is
                     // harmless.
                     if !repeatable || std::mem::replace(&mut self.repeated, true) {
@@ -142,7 +139,7 @@ impl HttpExchange {
                 }
                 Err(AttemptFailure::Client(response)) => return Err(response),
                 Err(AttemptFailure::Slow) => {
-                    circuit.failed(circuit::InstanceFailure::Broken, self.now.into_std(), Instant::now().into_std());
+                    chosen.target.failed(InstanceFailure::Broken, self.now.into_std());
                     self.entry.failure = Some(RequestFailure::Slow);
                     return Err(Box::new(error_response::too_slow(
                         self.route.app.as_str(),

@@ -17,5 +17,5 @@ mod respond;
 mod response_body;
 pub(crate) mod router_state;
 pub(crate) mod serve;
-pub(crate) mod tunnel;
 pub(crate) mod upgrade;
+pub(crate) mod upgrade_tunnel;

@@ -2,24 +2,24 @@
 
 use gantry_model::RequestFailure;
 use http::header::{TRAILER, UPGRADE};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
-use tokio::net::tcp::OwnedWriteHalf;
+use hyper_util::rt::TokioIo;
 
 use crate::exchange::http_exchange::{ChosenTarget, HttpExchange, Outcome};
 use crate::exchange::response_body::{RelayedBody, ResponseBody, ResponseEnd, text};
-use crate::exchange::tunnel::UpgradeTunnel;
 use crate::exchange::upgrade::{self, WEBSOCKET_ACCEPT};
+use crate::exchange::upgrade_tunnel::UpgradeTunnel;
 use crate::headers;
-use crate::upstream::http1::UpgradedStream;
 use crate::upstream::response_body::InstanceBody;
+use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 
 /// Both ends of a connection whose protocol changed.
 struct ProtocolSwitch {
     head: http::response::Parts,
     client: OnUpgrade,
-    instance: (UpgradedStream, OwnedWriteHalf),
+    instance: (SwitchedReader, SwitchedWriter),
     tunnel: UpgradeTunnel,
 }
 
@@ -71,13 +71,9 @@ impl HttpExchange {
     ) -> Result<ProtocolSwitch, &'static str> {
         let client = self.client.take().ok_or("the instance changed the protocol without a request to do so")?;
         let (head, body) = response.into_parts();
-        let InstanceBody::Http1(answer) = body else {
-            return Err("the instance changed the protocol of an HTTP/2 connection");
-        };
-        let instance =
-            answer.into_stream().ok_or("the instance changed the protocol before it had the whole request")?;
+        let instance = body.into_switched()?;
         let asked = self.request.headers.get(UPGRADE);
-        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
+        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| upgrade::alike(said, asked))) {
             return Err("the instance changed to another protocol than requested");
         }
         // A client of HTTP/2 does not check the key.
@@ -106,13 +102,10 @@ impl HttpExchange {
         tokio::spawn(async move {
             let mut counted = (self.entry, chosen, self.admitted);
             if let Ok(client) = client.await {
+                let client = tokio::io::split(TokioIo::new(client));
                 tunnel.carry(client, instance, &mut counted.0.bytes).await;
             }
         });
         Response::from_parts(head, text(String::new()))
     }
-}
-
-fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
-    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }

@@ -25,6 +25,11 @@ pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
+/// Returns whether two fields name the same protocol.
+pub(crate) fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
+    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}
+
 /// Protocol of an extended CONNECT.
 pub(crate) fn extended_connect<B>(request: &Request<B>) -> Option<&str> {
     let protocol = request.extensions().get::<Protocol>().filter(|_| request.method() == Method::CONNECT);

@@ -23,8 +23,12 @@ pub(crate) struct AppRoute {
 
 impl AppRoute {
     /// Chooses the less loaded of two random instances; none if every instance is unreachable or was tried.
+    ///
+    /// The load is the number of this router's own requests under way. Of two equally loaded instances, the one on this
+    /// machine is chosen, because the way to another machine costs two more passages through a router. A busier
+    /// instance of this machine is not preferred: its clients would wait longer than the tunnel takes.
     pub(crate) fn choose(&self, tried: &[AllocationId], now: Instant) -> Option<&Arc<RouteTarget>> {
-        let untried = |target: &&Arc<RouteTarget>| !tried.contains(&target.endpoint.allocation);
+        let untried = |target: &&Arc<RouteTarget>| target.is_up() && !tried.contains(&target.endpoint.allocation);
         let good = |target: &&Arc<RouteTarget>| target.circuit.is_closed(now) && untried(target);
         if let Some(target) = self.pick(&good, now).filter(|target| target.circuit.enter(now)) {
             return Some(target);
@@ -42,7 +46,7 @@ impl AppRoute {
         let one = rand::random_range(0..count);
         let other = (one + rand::random_range(1..count)) % count;
         let (one, other) = (nth(one)?, nth(other)?);
-        let load = |target: &Arc<RouteTarget>| target.active.load(Ordering::Relaxed);
+        let load = |target: &Arc<RouteTarget>| (target.active.load(Ordering::Relaxed), target.is_elsewhere());
         let (less, more) = if load(other) < load(one) { (other, one) } else { (one, other) };
         let share = less.share(now) / more.share(now);
         Some(if share < 1.0 && rand::random::<f64>() > share { more } else { less })

@@ -1,7 +1,8 @@
 //! Routing table with the state of each endpoint. A new table replaces the whole table in memory; the state of an
 //! endpoint survives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -9,15 +10,18 @@ use std::time::{Duration, Instant};
 
 use gantry_control::version_one;
 use gantry_ledger::Replacement;
+use gantry_model::observed::SILENCE_MILLIS;
 use gantry_model::{
     AllocationId, AppName, ClosedRoute, Endpoint, FailureRun, Generation, MachineName, Moment, RequestCounts,
-    RequestFailure, RoutingTable,
+    RequestFailure, RoutingTable, VirtualAddresses,
 };
 use tokio::sync::watch;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::routes::admission::AdmissionGate;
 use crate::routes::route::AppRoute;
-use crate::routes::target::RouteTarget;
+use crate::routes::target::{RouteTarget, TargetPlace};
+use crate::tunnel::peer::PeerRouter;
 
 /// Routing state at one moment.
 #[derive(Default)]
@@ -28,6 +32,30 @@ pub(crate) struct RouteSnapshot {
     pub(crate) routes: BTreeMap<String, Arc<AppRoute>>,
     /// Host names of apps that serve no request.
     pub(crate) closed: BTreeMap<String, ClosedRoute>,
+    /// Virtual addresses of all roles; none without tunnels.
+    pub(crate) services: VirtualAddresses,
+    /// The targets of this machine by allocation, for requests of other machines' routers.
+    own: HashMap<String, OwnTarget>,
+}
+
+/// Time for which this router takes tunnelled requests for an allocation that left the table: the length of a router's
+/// lease. A router that has not acknowledged the new table by then is not waited for, and the instance may be gone.
+const RETIRED: Duration = Duration::from_millis(SILENCE_MILLIS);
+
+/// Target of this machine.
+#[derive(Clone)]
+struct OwnTarget {
+    target: Arc<RouteTarget>,
+    /// End of the time for which the target gets requests, once its endpoint left the table.
+    until: Option<Instant>,
+}
+
+impl RouteSnapshot {
+    /// Returns the target of an allocation of this machine; none if the allocation is unknown or gone.
+    pub(crate) fn own(&self, allocation: &str, now: Instant) -> Option<Arc<RouteTarget>> {
+        let own = self.own.get(allocation)?;
+        own.until.is_none_or(|until| now < until).then(|| Arc::clone(&own.target))
+    }
 }
 
 /// Current routing state, and the targets and gates that survive a change.
@@ -35,6 +63,10 @@ pub(crate) struct RouteStore {
     path: PathBuf,
     /// The router's machine.
     here: MachineName,
+    /// TLS to the routers of other machines; none without tunnels.
+    tls: Option<Arc<ClientConfig>>,
+    /// The routers of the machines that have tunnels.
+    peers: Mutex<BTreeMap<MachineName, Arc<PeerRouter>>>,
     state: RwLock<Arc<RouteSnapshot>>,
     /// Every target that is in the table, or that a request or a route in use still holds.
     targets: Mutex<BTreeMap<Endpoint, Arc<RouteTarget>>>,
@@ -48,13 +80,15 @@ pub(crate) struct RouteStore {
 
 impl RouteStore {
     /// Loads the table of the machine `here` from disk; starts with an empty table if there is none.
-    pub(crate) fn load(path: &Path, here: &MachineName) -> Self {
+    pub(crate) fn load(path: &Path, here: &MachineName, tls: Option<Arc<ClientConfig>>) -> Self {
         gantry_ledger::remove_unfinished(path);
         let table = std::fs::read(path).ok().and_then(|text| read(&text, here));
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
             path: path.to_owned(),
             here: here.clone(),
+            tls,
+            peers: Mutex::default(),
             state: RwLock::default(),
             targets: Mutex::default(),
             gates: Mutex::default(),
@@ -108,18 +142,32 @@ impl RouteStore {
     fn replace(&self, table: RoutingTable) {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let peers = self.reach(&table);
         let mut routes = BTreeMap::new();
+        let mut own = HashMap::new();
         for (host, route) in &table.routes {
             let targets = route
                 .endpoints
                 .iter()
-                .filter_map(|endpoint| match targets.get(endpoint) {
-                    Some(known) => Some(Arc::clone(known)),
-                    None => {
-                        let target = Arc::new(RouteTarget::new(endpoint, &self.here)?);
-                        targets.insert(endpoint.clone(), Arc::clone(&target));
-                        Some(target)
+                .filter_map(|endpoint| {
+                    let peer = peers.get(endpoint.at.machine());
+                    let known = targets.get(endpoint).filter(|known| is_reached(known, peer));
+                    let target = match known {
+                        Some(known) => Arc::clone(known),
+                        None => {
+                            let target = match RouteTarget::here(endpoint, &self.here) {
+                                Some(target) => target,
+                                None => RouteTarget::elsewhere(endpoint, Arc::clone(peer?))?,
+                            };
+                            let target = Arc::new(target);
+                            targets.insert(endpoint.clone(), Arc::clone(&target));
+                            target
+                        }
+                    };
+                    if self.tls.is_some() && endpoint.at.machine() == &self.here {
+                        own.insert(target.label.clone(), OwnTarget { target: Arc::clone(&target), until: None });
                     }
+                    Some(target)
                 })
                 .collect();
             let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
@@ -134,7 +182,9 @@ impl RouteStore {
         // Publish the new state before dropping anything: a reader of the old state still holds its targets, and is
         // counted.
         let closed = table.closed.iter().map(|(host, route)| (host.to_string(), route.clone())).collect();
-        let state = Arc::new(RouteSnapshot { table, known: true, routes, closed });
+        self.retire(&old, &table, &mut own);
+        let services = self.services(&old, &table);
+        let state = Arc::new(RouteSnapshot { table, known: true, routes, closed, services, own });
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
         let (before, after) = (drains(&old.table), drains(&state.table));
         for (endpoint, target) in targets.iter() {
@@ -146,10 +196,66 @@ impl RouteStore {
                 target.leave(self.farewell.get().copied());
             } else if let Some(drain) = before.get(endpoint) {
                 target.leave(Some(*drain));
-                target.pool.clear();
+                target.clear();
             }
         }
         self.generation.send_replace(generation);
+    }
+
+    /// Returns the routers of the table's other machines. A machine that lost its tunnel or left the cluster has none.
+    fn reach(&self, table: &RoutingTable) -> BTreeMap<MachineName, Arc<PeerRouter>> {
+        let Some(tls) = &self.tls else { return BTreeMap::new() };
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|machine, _| table.tunnels.machines().contains_key(machine));
+        for (machine, addresses) in table.tunnels.machines().iter().filter(|(machine, _)| **machine != self.here) {
+            if !peers.contains_key(machine) {
+                peers.insert(machine.clone(), Arc::new(PeerRouter::new(machine, tls)));
+            }
+            if let Some(peer) = peers.get(machine) {
+                peer.set_addresses(addresses);
+            }
+        }
+        peers.clone()
+    }
+
+    /// Returns the router of another machine.
+    pub(crate) fn peer(&self, machine: &MachineName) -> Option<Arc<PeerRouter>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).get(machine).cloned()
+    }
+
+    /// Returns the virtual addresses of a table's roles. On the only machine of a cloud, names lead to the copies.
+    fn services(&self, old: &RouteSnapshot, table: &RoutingTable) -> VirtualAddresses {
+        if self.tls.is_none() || table.tunnels.is_empty() {
+            VirtualAddresses::default()
+        } else if old.known && !old.table.tunnels.is_empty() && old.table.names == table.names {
+            old.services.clone()
+        } else {
+            VirtualAddresses::of(&table.names)
+        }
+    }
+
+    /// Keeps the targets of this machine that left the table for a while, because other routers may still have the table
+    /// before. An address that the new table gives to another allocation means that the target is gone.
+    fn retire(&self, old: &RouteSnapshot, table: &RoutingTable, own: &mut HashMap<String, OwnTarget>) {
+        let now = Instant::now();
+        let mut left: Vec<(&String, &OwnTarget)> = old
+            .own
+            .iter()
+            .filter(|(id, known)| !own.contains_key(*id) && known.until.is_none_or(|until| now < until))
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        let taken: Vec<(Ipv4Addr, Option<&AllocationId>)> = taken_addresses(table, &self.here).collect();
+        left.retain(|(_, known)| {
+            let endpoint = &known.target.endpoint;
+            let address = endpoint.at.on(&self.here);
+            !taken.iter().any(|(other, id)| Some(*other) == address && *id != Some(&endpoint.allocation))
+        });
+        for (id, known) in left {
+            let until = Some(known.until.unwrap_or(now + RETIRED));
+            own.insert(id.clone(), OwnTarget { target: Arc::clone(&known.target), until });
+        }
     }
 
     /// Tells long-lived connections that this router shuts down.
@@ -172,7 +278,7 @@ impl RouteStore {
         // A target that left the table stays while a request or a route holds it: a route in use may still choose the
         // target.
         targets.retain(|endpoint, target| named.contains_key(endpoint) || Arc::strong_count(target) > 1);
-        targets.values().for_each(|target| target.pool.sweep(now));
+        targets.values().for_each(|target| target.sweep(now));
     }
 
     /// Returns the counts of waiting, refused and limited requests, for each app that has any.
@@ -196,6 +302,25 @@ impl RouteStore {
         let counts = targets.values().map(|t| (t.endpoint.allocation.clone(), t.active.load(Ordering::Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// Returns whether a known target still leads to its endpoint. The router of another machine may be a new one.
+fn is_reached(target: &RouteTarget, peer: Option<&Arc<PeerRouter>>) -> bool {
+    match &target.place {
+        TargetPlace::Here { .. } => true,
+        TargetPlace::Elsewhere { peer: known, .. } => peer.is_some_and(|peer| Arc::ptr_eq(known, peer)),
+    }
+}
+
+/// The addresses of the machine `here` that a table names, with the allocation if the table names it.
+fn taken_addresses<'a>(
+    table: &'a RoutingTable,
+    here: &'a MachineName,
+) -> impl Iterator<Item = (Ipv4Addr, Option<&'a AllocationId>)> {
+    let endpoints = table.routes.values().flat_map(|route| &route.endpoints);
+    let routed = endpoints.filter_map(|endpoint| Some((endpoint.at.on(here)?, Some(&endpoint.allocation))));
+    let named = table.names.values().flat_map(|names| names.roles.values()).flatten();
+    routed.chain(named.filter_map(|at| Some((at.on(here)?, None))))
 }
 
 /// Parses a table from disk. A router of an earlier version wrote a table that names no machines.
@@ -247,7 +372,7 @@ mod tests {
 
     fn routing() -> RouteStore {
         let name = format!("gantry-routing-{}-{:x}", std::process::id(), rand::random::<u64>());
-        RouteStore::load(&std::env::temp_dir().join(name), &here())
+        RouteStore::load(&std::env::temp_dir().join(name), &here(), None)
     }
 
     #[test]
@@ -256,11 +381,11 @@ mod tests {
         assert!(routing.take(table(5, &[1]), true).expect("taken"));
         assert!(!routing.take(table(5, &[2]), true).expect("refused"));
         assert!(!routing.take(table(4, &[2]), true).expect("refused"));
-        let empty = RouteStore::load(&routing.path.with_extension("none"), &here());
+        let empty = RouteStore::load(&routing.path.with_extension("none"), &here(), None);
         assert_eq!(empty.generation(), None);
         assert!(empty.take(table(0, &[]), false).expect("taken"));
         assert_eq!(empty.generation(), Some(Generation(0)), "it would ask for ever");
-        let again = RouteStore::load(&routing.path, &here());
+        let again = RouteStore::load(&routing.path, &here(), None);
         assert_eq!(again.generation(), Some(Generation(5)));
         std::fs::remove_file(&routing.path).expect("removed");
     }
@@ -285,7 +410,7 @@ mod tests {
         let table = serde_json::json!({ "generation": 5, "routes": { "shop.localhost": route },
             "names": { "shop": { "web": ["10.0.0.1"] } } });
         std::fs::write(&routing.path, table.to_string()).expect("written");
-        let again = RouteStore::load(&routing.path, &here());
+        let again = RouteStore::load(&routing.path, &here(), None);
         assert_eq!(again.generation(), Some(Generation(5)));
         assert_eq!(again.now().routes["shop.localhost"].targets[0].endpoint, self::endpoint(1));
         let names = &again.now().table.names[&AppName::parse("shop").expect("a name")];
@@ -381,7 +506,7 @@ mod tests {
     fn gives_a_new_instance_a_small_share() {
         let now = Instant::now();
         let aged = |n, age| {
-            let target = RouteTarget::new(&endpoint(n), &here()).expect("of this machine");
+            let target = RouteTarget::here(&endpoint(n), &here()).expect("of this machine");
             Arc::new(RouteTarget { since: now.checked_sub(age).expect("a past"), ..target })
         };
         let chosen = |one: Duration, other: Duration| {

@@ -1,5 +1,5 @@
-//! Endpoint of an instance of this machine and its state, which survives a change of the table. An endpoint of another
-//! machine has no target: its address means something else here.
+//! Endpoint of an instance and its state, which survives a change of the table. Requests to an endpoint of another
+//! machine go to that machine's router and name the allocation: the address means something else here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_model::{Endpoint, MachineName};
+use http::HeaderValue;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::routes::circuit::CircuitBreaker;
+use crate::routes::circuit::{CircuitBreaker, InstanceFailure};
+use crate::tunnel::peer::{PeerError, PeerRouter};
+use crate::upstream::connection::InstanceConnection;
 use crate::upstream::http1::Http1Connection;
 use crate::upstream::pool::ConnectionPool;
 
@@ -19,16 +23,37 @@ pub(super) const SLOW_START: Duration = Duration::from_secs(10);
 /// Smallest share of a new instance, relative to an old instance.
 const LEAST_SHARE: f64 = 0.1;
 
+/// Longest time that a connection to an instance of this machine may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Place of an endpoint.
+pub(crate) enum TargetPlace {
+    /// On this machine.
+    Here { address: SocketAddr, pool: ConnectionPool },
+    /// On another machine, whose router knows the allocation by this name.
+    Elsewhere { peer: Arc<PeerRouter>, allocation: HeaderValue },
+}
+
+/// Reason why there is no connection to a target.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("cannot connect to the instance: {0}")]
+    Instance(#[from] std::io::Error),
+    #[error("the instance does not speak HTTP/2: {0}")]
+    Protocol(#[from] hyper::Error),
+    #[error("cannot reach the router of the instance's machine: {0}")]
+    Peer(#[from] PeerError),
+}
+
 /// Endpoint and its state.
 pub(crate) struct RouteTarget {
     pub(crate) endpoint: Endpoint,
-    pub(crate) address: SocketAddr,
+    pub(crate) place: TargetPlace,
     /// Name of the instance in logs.
     pub(crate) label: String,
     /// Number of requests under way.
     pub(super) active: AtomicU64,
     pub(crate) circuit: CircuitBreaker,
-    pub(crate) pool: ConnectionPool,
     pub(super) since: Instant,
     /// Time that requests under way may still take, once the endpoint left the table.
     pub(super) leaving: watch::Sender<Option<Duration>>,
@@ -44,18 +69,98 @@ impl Drop for ActiveRequest {
 }
 
 impl RouteTarget {
-    /// Creates the target of an endpoint; none if the endpoint is on another machine than `here`.
-    pub(super) fn new(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
-        Some(Self {
+    /// Creates the target of an endpoint of the machine `here`; none if the endpoint is on another machine.
+    pub(super) fn here(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
+        let address = SocketAddr::from((endpoint.at.on(here)?, endpoint.port));
+        Some(Self::new(endpoint, TargetPlace::Here { address, pool: ConnectionPool::new() }))
+    }
+
+    /// Creates the target of an endpoint of another machine.
+    pub(super) fn elsewhere(endpoint: &Endpoint, peer: Arc<PeerRouter>) -> Option<Self> {
+        let allocation = HeaderValue::from_str(&endpoint.allocation.to_string()).ok()?;
+        Some(Self::new(endpoint, TargetPlace::Elsewhere { peer, allocation }))
+    }
+
+    fn new(endpoint: &Endpoint, place: TargetPlace) -> Self {
+        Self {
             label: endpoint.allocation.to_string(),
-            address: SocketAddr::from((endpoint.at.on(here)?, endpoint.port)),
+            place,
             endpoint: endpoint.clone(),
             active: AtomicU64::new(0),
             circuit: CircuitBreaker::default(),
-            pool: ConnectionPool::new(),
             since: Instant::now(),
             leaving: watch::Sender::new(None),
-        })
+        }
+    }
+
+    /// Returns whether the endpoint is on another machine.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self.place, TargetPlace::Elsewhere { .. })
+    }
+
+    /// Returns whether the router of the endpoint's machine answers.
+    pub(crate) fn is_up(&self) -> bool {
+        match &self.place {
+            TargetPlace::Here { .. } => true,
+            TargetPlace::Elsewhere { peer, .. } => peer.is_up(),
+        }
+    }
+
+    /// Takes a kept connection. A repeated request, or a request after a failure, asks for a new connection: an instance
+    /// that accepts a connection is alive. Connections to another machine's router say nothing about an instance.
+    pub(crate) fn take_kept(&self, now: Instant) -> Option<InstanceConnection> {
+        match &self.place {
+            TargetPlace::Here { pool, .. } => pool.take(now),
+            TargetPlace::Elsewhere { .. } => None,
+        }
+    }
+
+    /// Connects to the instance. An HTTP/2 connection is shared with later requests.
+    pub(crate) async fn connect(&self) -> Result<InstanceConnection, ConnectError> {
+        match &self.place {
+            TargetPlace::Here { address, pool } => {
+                let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(address));
+                let stream = connecting.await.map_err(std::io::Error::from)??;
+                stream.set_nodelay(true)?;
+                let connection = InstanceConnection::begin(stream, self.endpoint.protocol).await?;
+                self.circuit.reached();
+                pool.share(&connection);
+                Ok(connection)
+            }
+            TargetPlace::Elsewhere { peer, allocation } => {
+                Ok(InstanceConnection::Tunnel(peer.connection().await?, allocation.clone()))
+            }
+        }
+    }
+
+    /// Records the failure of the request sent at `asked`. The failure of another machine's router is not the
+    /// instance's.
+    pub(crate) fn failed(&self, how: InstanceFailure, asked: Instant) {
+        if self.is_up() {
+            self.circuit.failed(how, asked, Instant::now());
+        }
+    }
+
+    /// Stops new requests from using the shared HTTP/2 connections, which may be stalled. The pings of a tunnel find a
+    /// stalled connection.
+    pub(crate) fn retire_shared(&self) {
+        if let TargetPlace::Here { pool, .. } = &self.place {
+            pool.retire_shared();
+        }
+    }
+
+    /// Closes all kept connections to the instance.
+    pub(super) fn clear(&self) {
+        if let TargetPlace::Here { pool, .. } = &self.place {
+            pool.clear();
+        }
+    }
+
+    /// Closes the kept connections that are too old to be used.
+    pub(super) fn sweep(&self, now: Instant) {
+        if let TargetPlace::Here { pool, .. } = &self.place {
+            pool.sweep(now);
+        }
     }
 
     /// Counts a new request.
@@ -72,8 +177,10 @@ impl RouteTarget {
     /// Keeps a connection for the next request. An endpoint that left the table gets no more requests and waits for
     /// its clients to leave, so its connection closes.
     pub(crate) fn keep(&self, connection: Http1Connection) {
-        if self.leaving.borrow().is_none() {
-            self.pool.keep(connection);
+        if let TargetPlace::Here { pool, .. } = &self.place
+            && self.leaving.borrow().is_none()
+        {
+            pool.keep(connection);
         }
     }
 

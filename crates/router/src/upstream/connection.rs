@@ -13,7 +13,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use crate::client::interim::InterimResponses;
+use crate::client::interim::InterimSink;
+use crate::tunnel::peer::PeerConnection;
 use crate::upstream::http1::{Http1Connection, SendFailure};
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::{InstanceBody, SharedUse};
@@ -51,9 +52,16 @@ impl SharedConnection {
 pub(crate) enum InstanceConnection {
     Http1(Http1Connection),
     Http2(SharedConnection),
+    /// To another machine's router, for one of its allocations.
+    Tunnel(PeerConnection, HeaderValue),
 }
 
 impl InstanceConnection {
+    /// Returns whether the connection leads to another machine's router.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        matches!(self, Self::Tunnel(..))
+    }
+
     /// Starts `protocol` on a new connection.
     pub(crate) async fn begin(stream: TcpStream, protocol: AppProtocol) -> hyper::Result<Self> {
         if protocol == AppProtocol::Http1 {
@@ -88,13 +96,17 @@ impl InstanceConnection {
         self,
         request: &Parts,
         body: RequestBody,
-        interims: Option<&InterimResponses>,
+        interims: Option<&dyn InterimSink>,
     ) -> Result<Response<InstanceBody>, SendFailure> {
         let SharedConnection { mut sender, user, .. } = match self {
             InstanceConnection::Http1(wire) => {
                 return Ok(wire.ask(request, body, interims).await?.map(InstanceBody::Http1));
             }
             InstanceConnection::Http2(shared) => shared,
+            InstanceConnection::Tunnel(connection, allocation) => {
+                let response = connection.ask(request, &allocation, body, interims).await?;
+                return Ok(response.map(|body| InstanceBody::Tunnel(Box::new(body))));
+            }
         };
         match sender.try_send_request(in_http2(request, body)).await {
             Ok(response) => Ok(response.map(|body| InstanceBody::Http2 { body, _user: user })),

@@ -7,3 +7,4 @@ pub(crate) mod http1;
 pub(crate) mod pool;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
+pub(crate) mod switched;

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use crate::client::body::ClientBody;
 use crate::client::buffer::{BodyStart, BufferedBody};
 use crate::trailers;
+use crate::tunnel::answer::TunnelUpload;
+use crate::upstream::response_body::{BodyError, PolledFrame};
 
 /// Request body, as sent to an instance.
 pub(crate) enum RequestBody {
@@ -21,6 +23,19 @@ pub(crate) enum RequestBody {
     Buffered(BufferedBody),
     /// The body as the client sends it, behind its buffered beginning.
     Client(Box<StreamedBody>),
+    /// The body as another machine's router sends it.
+    Tunnelled(Box<TunnelUpload>),
+}
+
+impl RequestBody {
+    /// Returns whether the client waits for `100 Continue` before it sends the body.
+    pub(crate) fn waits(&self) -> bool {
+        match self {
+            Self::None | Self::Buffered(_) => false,
+            Self::Client(streamed) => streamed.rest.waits(),
+            Self::Tunnelled(upload) => upload.waits(),
+        }
+    }
 }
 
 /// Request body that is streamed from the client.
@@ -90,16 +105,17 @@ impl UploadProgress {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let polled = match self.get_mut() {
             Self::None => Poll::Ready(None),
             Self::Buffered(whole) if !whole.data.is_empty() => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut whole.data)))))
             }
             Self::Buffered(whole) => Poll::Ready(whole.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
-            Self::Client(streamed) => streamed.poll_frame(cx),
+            Self::Client(streamed) => streamed.poll_frame(cx).map_err(BodyError::from),
+            Self::Tunnelled(upload) => upload.poll_frame(cx),
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) if !frame.is_data() => Poll::Ready(trailers::allowed(frame).map(Ok)),
@@ -112,6 +128,7 @@ impl Body for RequestBody {
             Self::None => true,
             Self::Buffered(whole) => whole.data.is_empty() && whole.trailers.is_none(),
             Self::Client(streamed) => streamed.begun.is_none() && streamed.rest.is_end_stream(),
+            Self::Tunnelled(upload) => upload.is_end_stream(),
         }
     }
 
@@ -122,6 +139,7 @@ impl Body for RequestBody {
             Self::Buffered(whole) if whole.trailers.is_some() => SizeHint::default(),
             Self::Buffered(whole) => SizeHint::with_exact(whole.data.len() as u64),
             Self::Client(streamed) => streamed.size_hint(),
+            Self::Tunnelled(upload) => upload.size_hint(),
         }
     }
 }

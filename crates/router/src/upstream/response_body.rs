@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::tunnel::ask::TunnelBody;
 use crate::upstream::http1::Http1Body;
+use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -16,7 +18,8 @@ pub(crate) fn is_lost_connection(error: &BodyError) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(&**error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return !error.is_reset();
+            // Another machine's router tells of a lost connection by this code.
+            return !error.is_reset() || error.reason() == Some(h2::Reason::CONNECT_ERROR);
         }
         cause = error.source();
     }
@@ -37,7 +40,27 @@ pub(crate) enum InstanceBody {
         body: Incoming,
         _user: SharedUse,
     },
+    /// From another machine's router.
+    Tunnel(Box<TunnelBody>),
     Over,
+}
+
+impl InstanceBody {
+    /// Returns both directions after a change of protocol.
+    pub(crate) fn into_switched(self) -> Result<(SwitchedReader, SwitchedWriter), &'static str> {
+        match self {
+            Self::Http1(answer) => {
+                let stream = answer.into_stream();
+                stream.map(|(from, to)| (SwitchedReader::Http1(from), SwitchedWriter::Http1(to)))
+            }
+            Self::Tunnel(answer) => {
+                let stream = answer.into_stream();
+                stream.map(|(from, to)| (SwitchedReader::Tunnel(from), SwitchedWriter::Tunnel(to)))
+            }
+            Self::Http2 { .. } | Self::Over => return Err("the instance changed the protocol of an HTTP/2 connection"),
+        }
+        .ok_or("the instance changed the protocol before it had the whole request")
+    }
 }
 
 impl Body for InstanceBody {
@@ -48,6 +71,7 @@ impl Body for InstanceBody {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Self::Http2 { body, .. } => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Tunnel(body) => body.poll_frame(cx),
             Self::Over => Poll::Ready(None),
         }
     }
@@ -56,6 +80,7 @@ impl Body for InstanceBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2 { body, .. } => body.is_end_stream(),
+            Self::Tunnel(body) => body.is_end_stream(),
             Self::Over => true,
         }
     }
@@ -64,6 +89,7 @@ impl Body for InstanceBody {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2 { body, .. } => body.size_hint(),
+            Self::Tunnel(body) => body.size_hint(),
             Self::Over => SizeHint::with_exact(0),
         }
     }

@@ -22,6 +22,7 @@ use gantry_model::{
     Route, RoutingTable, TrafficPolicy,
 };
 use gantry_router::{Listeners, RouterSettings};
+use gantry_trust::Credentials;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -110,15 +111,35 @@ pub(crate) async fn router_that_waits(
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
 ) -> RunningRouter {
     let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    start(wait, table, server, plain, https).await
+    start(Member::default(), wait, table, server, plain, https).await
 }
 
 /// Starts a router on the given listener.
 pub(crate) async fn router_at(plain: std::net::TcpListener, table: RoutingTable) -> RunningRouter {
-    start(Duration::from_millis(600), table, NOWHERE, plain, None).await
+    start(Member::default(), Duration::from_millis(600), table, NOWHERE, plain, None).await
+}
+
+/// The machine of a router.
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    pub(crate) tunnel: Option<std::net::TcpListener>,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+impl Default for Member {
+    fn default() -> Self {
+        Self { name: "m", tunnel: None, credentials: None }
+    }
+}
+
+/// Starts the router of a machine of a cluster.
+pub(crate) async fn router_of(member: Member, table: RoutingTable, server: &str) -> RunningRouter {
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    start(member, Duration::from_secs(2), table, server, plain, None).await
 }
 
 async fn start(
+    member: Member,
     wait: Duration,
     table: RoutingTable,
     server: &str,
@@ -130,22 +151,24 @@ async fn start(
     let text = serde_json::to_vec(&table).expect("JSON");
     std::fs::write(folder.path().join("table.json"), text).expect("written");
     let settings = RouterSettings {
-        machine: MachineName::parse("m").expect("a name"),
+        machine: MachineName::parse(member.name).expect("a name"),
         number: 7,
         data: folder.path().to_owned(),
         resolver: None,
+        credentials: member.credentials,
         certificate,
         wait,
         drain: Duration::from_secs(5),
     };
     let address = plain.local_addr().expect("an address");
+    let listeners = Listeners { plain, secure, tunnel: member.tunnel };
     let client = Client::new(server, "token");
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(async move {
         let asked = async {
             let _ = stopped.await;
         };
-        gantry_router::run(settings, Listeners { plain, secure }, client, || (), asked).await.expect("it runs");
+        gantry_router::run(settings, listeners, client, || (), asked).await.expect("it runs");
     });
     RunningRouter { folder, address, stop: Some(stop), ended }
 }

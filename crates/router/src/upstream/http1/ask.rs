@@ -16,7 +16,7 @@ use super::connection::Http1Connection;
 use super::head::{self, BadHead, BodyLength, ResponseHead};
 use super::response::{BodyFraming, Http1Body, ROOM, ReadSide, RequestRest};
 use super::upload::{RequestUpload, UploadError};
-use crate::client::interim::InterimResponses;
+use crate::client::interim::InterimSink;
 use crate::headers;
 use crate::upstream::request_body::RequestBody;
 
@@ -24,6 +24,8 @@ use crate::upstream::request_body::RequestBody;
 pub(crate) enum SendFailure {
     /// No part of the request was sent; contains the body.
     Unsent(RequestBody),
+    /// Another machine's router did not pass the request on; contains the body.
+    Refused(RequestBody),
     /// The instance may have received the request.
     Sent(String),
     /// The client did not send the whole request.
@@ -37,7 +39,7 @@ impl Http1Connection {
         self,
         request: &Parts,
         body: RequestBody,
-        interims: Option<&InterimResponses>,
+        interims: Option<&dyn InterimSink>,
     ) -> Result<Response<Http1Body>, SendFailure> {
         let Self { mut from, to, mut out, mut received } = self;
         let length = length(&body);

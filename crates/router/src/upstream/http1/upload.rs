@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::head::{self, BodyLength};
 use crate::upstream::request_body::RequestBody;
+use crate::upstream::response_body::BodyError;
 
 /// Largest piece of a body that is copied behind the head, so that one write sends both.
 const COPIED: usize = 4 * 1024;
@@ -28,7 +29,7 @@ pub(super) enum UploadError {
     #[error("the connection to the instance broke before the whole request was sent: {0}")]
     Instance(io::Error),
     #[error("the client did not send the whole request: {0}")]
-    Client(hyper::Error),
+    Client(BodyError),
     #[error("the client sent a body of another length than announced")]
     Length,
 }
@@ -63,8 +64,7 @@ impl RequestUpload {
                 piece = whole.data.clone();
             }
         }
-        let waits = matches!(&body, RequestBody::Client(streamed) if streamed.rest.waits());
-        let word = waits.then(|| Box::pin(tokio::time::sleep(WORD)));
+        let word = body.waits().then(|| Box::pin(tokio::time::sleep(WORD)));
         Self { to, out, written: 0, piece, begun: false, body: Some((body, length)), joined, word }
     }
 

@@ -1,4 +1,4 @@
-//! Tunnel: a connection whose protocol was changed, usually to a websocket. The router copies bytes in both directions
+//! A connection whose protocol was changed, usually to a websocket. The router copies bytes in both directions
 //! until either side ends.
 //!
 //! A websocket lives for hours, and its instance leaves with the next deploy. The router then sends the client a close
@@ -9,13 +9,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 
-use crate::upstream::http1::UpgradedStream;
+use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 
 /// Part of a drain within which websockets are closed.
 const SPREAD: f64 = 0.8;
@@ -29,8 +26,6 @@ const BUFFER: usize = 4096;
 /// A close frame with status 1001, going away (RFC 6455, sections 5.5.1 and 7.4.1).
 const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
-type Io = TokioIo<Upgraded>;
-
 /// Protocol of a tunnel, and the departure of its instance.
 pub(crate) struct UpgradeTunnel {
     pub(crate) is_websocket: bool,
@@ -39,9 +34,15 @@ pub(crate) struct UpgradeTunnel {
 }
 
 impl UpgradeTunnel {
-    /// Copies bytes until either side ends; adds the bytes sent to the client to `sent`.
-    pub(crate) async fn carry(self, client: Upgraded, instance: (UpgradedStream, OwnedWriteHalf), sent: &mut u64) {
-        let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
+    /// Copies bytes until either side ends; adds the bytes sent to the client to `sent`. The client may be another
+    /// machine's router.
+    pub(crate) async fn carry(
+        self,
+        client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+        instance: (SwitchedReader, SwitchedWriter),
+        sent: &mut u64,
+    ) {
+        let (from_client, to_client) = client;
         let (from_instance, to_instance) = instance;
         let (mut up, mut down) = (pin!(up(from_client, to_instance)), pin!(self.down(from_instance, to_client, sent)));
         let (mut up_ended, mut down_ended) = (false, false);
@@ -61,7 +62,12 @@ impl UpgradeTunnel {
         }
     }
 
-    async fn down(self, mut from: UpgradedStream, mut to: WriteHalf<Io>, sent: &mut u64) -> std::io::Result<()> {
+    async fn down(
+        self,
+        mut from: SwitchedReader,
+        mut to: impl AsyncWrite + Unpin,
+        sent: &mut u64,
+    ) -> std::io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         let mut frames = FrameTracker::default();
         let Self { is_websocket, leaving: told } = self;
@@ -95,7 +101,7 @@ impl UpgradeTunnel {
     }
 }
 
-async fn up(from: ReadHalf<Io>, mut to: OwnedWriteHalf) -> std::io::Result<()> {
+async fn up(from: impl AsyncRead + Unpin, mut to: SwitchedWriter) -> std::io::Result<()> {
     tokio::io::copy_buf(&mut BufReader::with_capacity(BUFFER, from), &mut to).await?;
     to.shutdown().await
 }

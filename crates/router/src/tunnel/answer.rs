@@ -1,0 +1,234 @@
+//! One request of another router, for an allocation of this machine.
+//!
+//! The entry router has admitted, logged and rewritten the request. This router passes it on as it came: forwarding
+//! headers and request id are the entry router's.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
+
+use bytes::Bytes;
+use gantry_model::MachineName;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::{Body, SizeHint};
+use tokio::time::Instant;
+
+use crate::client::interim::InterimSink;
+use crate::exchange::router_state::RouterState;
+use crate::exchange::upgrade;
+use crate::exchange::upgrade_tunnel::UpgradeTunnel;
+use crate::routes::circuit::InstanceFailure;
+use crate::routes::store::RouteSnapshot;
+use crate::routes::target::RouteTarget;
+use crate::tunnel::body::{BodyReceiver, BodySender, TunnelReader, TunnelWriter};
+use crate::tunnel::service;
+use crate::tunnel::wire::{self, Service, TunnelRefusal, TunnelledRequest};
+use crate::upstream::http1::SendFailure;
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::response_body::{InstanceBody, PolledFrame};
+
+/// The response's side of a stream. The body of the request sends the interim response that asks for it.
+#[derive(Clone)]
+struct Responder(Arc<Mutex<SendResponse<Bytes>>>);
+
+impl Responder {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SendResponse<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, refusal: TunnelRefusal, reason: &str) {
+        let _ = self.lock().send_response(wire::refuse(refusal, reason), true);
+    }
+
+    /// Resolves once the entry router has given the request up.
+    async fn abandoned(&self) {
+        let _ = std::future::poll_fn(|cx| self.lock().poll_reset(cx)).await;
+    }
+}
+
+impl InterimSink for Responder {
+    fn add(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        response.headers_mut().clone_from(headers);
+        wire::strip(response.headers_mut());
+        let _ = self.lock().send_informational(response);
+    }
+}
+
+/// Body of a tunnelled request.
+pub(crate) struct TunnelUpload {
+    body: BodyReceiver,
+    length: Option<u64>,
+    waits: bool,
+    /// The entry router waits for an interim response before it sends the body. The first poll sends it: by then, the
+    /// instance has the head of the request.
+    holds: Option<Responder>,
+}
+
+impl TunnelUpload {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
+        self.waits = false;
+        if let Some(entry) = self.holds.take() {
+            entry.add(StatusCode::CONTINUE, &HeaderMap::new());
+        }
+        self.body.poll_frame(cx)
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+
+    /// Returns whether the client waits for the instance's word before it sends the body.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits
+    }
+}
+
+/// Answers a request of the router of `machine`.
+pub(super) async fn answer(
+    router: Arc<RouterState>,
+    machine: Arc<MachineName>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let entry = Responder(Arc::new(Mutex::new(respond)));
+    let routes = router.routes.now();
+    if !routes.table.tunnels.machines().contains_key(&*machine) {
+        return entry.refuse(TunnelRefusal::Untrusted, "this machine is not one of the cluster's");
+    }
+    let (parts, stream) = request.into_parts();
+    if let Some(service) = Service::read(&parts) {
+        return join(&router, &routes, &service, stream, entry).await;
+    }
+    if !wire::is_valid(&parts) {
+        return entry.refuse(TunnelRefusal::Broken, "the request is not one of a router's");
+    }
+    let TunnelledRequest { allocation, upgrades, holds, parts } = wire::read_request(parts);
+    let allocation = allocation.as_ref().and_then(|allocation| allocation.to_str().ok());
+    let now = Instant::now();
+    let Some(target) = allocation.and_then(|id| routes.own(id, now.into_std())) else {
+        return entry.refuse(TunnelRefusal::Unknown, "this machine has no such allocation");
+    };
+    drop(routes);
+    let _active = target.begin();
+    let (body, switch) = if upgrades {
+        (RequestBody::None, Some(stream))
+    } else if stream.is_end_stream() {
+        (RequestBody::None, None)
+    } else {
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let (waits, holds) = (parts.headers.contains_key(EXPECT), holds.then(|| entry.clone()));
+        let upload = TunnelUpload { body: BodyReceiver::new(stream), length, waits, holds };
+        (RequestBody::Tunnelled(Box::new(upload)), None)
+    };
+    let outcome = tokio::select! {
+        outcome = attempt(&target, &parts, body, &entry, now) => outcome,
+        () = entry.abandoned() => return,
+    };
+    match outcome {
+        Ok(response) => {
+            target.circuit.worked();
+            respond_with(response, &target, &parts, switch, entry).await;
+        }
+        Err((refusal, why)) => {
+            let how = match refusal {
+                TunnelRefusal::Unreachable => InstanceFailure::Unreachable,
+                _ => InstanceFailure::Broken,
+            };
+            target.circuit.failed(how, now.into_std(), Instant::now().into_std());
+            entry.refuse(refusal, &why);
+        }
+    }
+}
+
+/// Joins a stream with a copy of a role on this machine.
+async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, stream: RecvStream, entry: Responder) {
+    let copy = match service::connect_here(router, routes, service).await {
+        Ok(copy) => copy,
+        Err(error) => {
+            return entry
+                .refuse(TunnelRefusal::Unreachable, &format!("no copy on this machine takes connections: {error}"));
+        }
+    };
+    let Ok(to_entry) = entry.lock().send_response(Service::opened(), false) else { return };
+    drop(entry);
+    let entry = tokio::io::join(TunnelReader::new(BodyReceiver::new(stream), None), TunnelWriter(to_entry));
+    service::copy_both(entry, copy).await;
+}
+
+/// Sends the request on a kept connection, or else on a new connection.
+async fn attempt(
+    target: &Arc<RouteTarget>,
+    request: &Parts,
+    mut body: RequestBody,
+    entry: &Responder,
+    now: Instant,
+) -> Result<Response<InstanceBody>, (TunnelRefusal, String)> {
+    let mut kept = if target.circuit.is_troubled() { None } else { target.take_kept(now.into_std()) };
+    loop {
+        let is_kept = kept.is_some();
+        let connection = match kept.take() {
+            Some(connection) => connection,
+            None => target.connect().await.map_err(|error| (TunnelRefusal::Unreachable, error.to_string()))?,
+        };
+        match connection.ask(request, body, Some(entry)).await {
+            Ok(response) => return Ok(response),
+            Err(SendFailure::Unsent(unsent)) if is_kept => body = unsent,
+            Err(SendFailure::Unsent(_) | SendFailure::Refused(_)) => {
+                return Err((TunnelRefusal::Unreachable, "the instance took no request".to_owned()));
+            }
+            Err(SendFailure::Sent(why) | SendFailure::Client(why)) => return Err((TunnelRefusal::Broken, why)),
+        }
+    }
+}
+
+/// Sends the instance's response, or joins both sides after a change of protocol.
+async fn respond_with(
+    response: Response<InstanceBody>,
+    target: &Arc<RouteTarget>,
+    request: &Parts,
+    switch: Option<RecvStream>,
+    entry: Responder,
+) {
+    let (head, mut body) = response.into_parts();
+    let is_switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switched {
+        let (Some(from_entry), Ok(instance)) = (switch, body.into_switched()) else {
+            return entry.refuse(TunnelRefusal::Broken, "the instance changed the protocol without a request to do so");
+        };
+        let asked = request.headers.get(UPGRADE);
+        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| upgrade::alike(said, asked))) {
+            return entry.refuse(TunnelRefusal::Broken, "the instance changed to another protocol than requested");
+        }
+        let Ok(to_entry) = entry.lock().send_response(wire::response(head), false) else { return };
+        let is_websocket = asked.is_some_and(upgrade::is_websocket);
+        let tunnel = UpgradeTunnel { is_websocket, leaving: target.leaving() };
+        let client = (TunnelReader::new(BodyReceiver::new(from_entry), None), TunnelWriter(to_entry));
+        return tunnel.carry(client, instance, &mut 0).await;
+    }
+    let is_over = body.is_end_stream();
+    let sent = entry.lock().send_response(wire::response(head), is_over);
+    drop(entry);
+    let Ok(stream) = sent else { return };
+    if !is_over {
+        let mut sender = BodySender::new(body, stream);
+        let sent = std::future::poll_fn(|cx| sender.poll(cx)).await;
+        if sent.is_err() {
+            return;
+        }
+        body = sender.body;
+    }
+    if let InstanceBody::Http1(answer) = body
+        && let Some(connection) = answer.into_connection()
+    {
+        target.keep(connection);
+    }
+}

@@ -1,0 +1,316 @@
+//! Another machine's router: its connections, and whether it answers.
+//!
+//! ```text
+//!        unanswered ping            no answer for DEAD, a broken or refused connection
+//!   up ──────────────────► suspect ─────────────────────────► down
+//!    ▲◄────────────────────┘ answered                          │
+//!    └──────────────────────── a new connection answers ◄──────┘ tried again and again, without any request
+//! ```
+//! Only targets of a router that is `up` get requests, so a machine that is gone costs the requests that were under way
+//! and no others.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_model::{MachineName, TunnelAddress};
+use gantry_trust::PeerName;
+use h2::client::SendRequest;
+use h2::{Ping, PingPong};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::threads;
+use crate::upstream::response_body::SharedUse;
+
+/// Maximum number of requests at once on a connection. The peer allows more, so that no request waits for a stream.
+const USERS_MAX: usize = 128;
+
+/// Flow-control windows of a stream and of a connection, in bytes. The connection window equals the windows of all its
+/// streams; otherwise clients that read nothing would stop the others.
+const WINDOWS: (u32, u32) = (256 << 10, USERS_MAX as u32 * (256 << 10));
+
+/// Largest frame, in bytes: large enough for few frames, small enough that no stream delays the others.
+pub(super) const FRAME_MAX: u32 = 64 << 10;
+
+/// Maximum size of the fields of a head in bytes, as HTTP/2 counts them: those of a request or a response of the largest
+/// accepted head.
+pub(super) const HEADER_LIST_MAX: u32 = 256 << 10;
+
+/// Longest time for a connection to one address, up to the answer to the first ping.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// Interval between the pings of a connection with requests under way.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time without an answer to a ping after which a router is suspected, and after which it counts as gone.
+const SUSPECT: Duration = Duration::from_secs(1);
+const DEAD: Duration = Duration::from_secs(5);
+
+/// Idle time after which a connection closes.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Shortest and longest pause between two attempts to reach a router that is down.
+const RECOVERY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+const UP: u8 = 0;
+const SUSPECTED: u8 = 1;
+const DOWN: u8 = 2;
+
+/// Reason why there is no connection to another machine's router.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    #[error("no tunnel address of the machine is known")]
+    NoAddress,
+    #[error("the router did not answer a moment ago")]
+    Down,
+    #[error("no answer from {0} within {s} s", s = CONNECT.as_secs())]
+    Silent(TunnelAddress),
+    #[error("cannot connect to {0}: {1}")]
+    Connect(TunnelAddress, std::io::Error),
+    #[error("{0} does not speak the tunnel's protocol: {1}")]
+    Protocol(TunnelAddress, h2::Error),
+    #[error("{0} closed the connection; the machines' certificates may not match")]
+    Closed(TunnelAddress),
+}
+
+/// Another machine's router.
+pub(crate) struct PeerRouter {
+    pub(crate) machine: MachineName,
+    name: ServerName<'static>,
+    /// Presents this machine's certificate; a renewed one from the next connection on.
+    tls: Arc<ClientConfig>,
+    addresses: Mutex<Vec<TunnelAddress>>,
+    state: AtomicU8,
+    /// Connections, separate for each thread of the router: the thread that made a connection serves it.
+    pools: Box<[PeerPool]>,
+}
+
+#[derive(Default)]
+struct PeerPool {
+    open: Mutex<Vec<PeerConnection>>,
+    /// Held while a connection is made, so that a burst of requests makes one.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Connection to another machine's router, shared by many requests.
+#[derive(Clone)]
+pub(crate) struct PeerConnection {
+    pub(super) sender: SendRequest<Bytes>,
+    /// Counts the requests under way. The pool and the task of the connection hold one count each.
+    pub(super) user: SharedUse,
+    /// The connection takes no more requests.
+    closed: Arc<AtomicBool>,
+}
+
+impl PeerConnection {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Stops new requests from using the connection.
+    pub(super) fn retire(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_closed() && Arc::strong_count(&self.user) <= USERS_MAX + 1
+    }
+}
+
+impl PeerRouter {
+    /// Creates the router of a machine.
+    pub(crate) fn new(machine: &MachineName, tls: &Arc<ClientConfig>) -> Self {
+        Self {
+            machine: machine.clone(),
+            name: PeerName::Machine(machine.clone()).server_name(),
+            tls: Arc::clone(tls),
+            addresses: Mutex::default(),
+            state: AtomicU8::new(UP),
+            pools: std::iter::repeat_with(PeerPool::default).take(threads::count()).collect(),
+        }
+    }
+
+    /// Sets the addresses of the router.
+    pub(crate) fn set_addresses(&self, addresses: &[TunnelAddress]) {
+        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != addresses {
+            addresses.clone_into(&mut known);
+        }
+    }
+
+    /// Returns whether the router may get requests.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == UP
+    }
+
+    fn own(&self) -> &PeerPool {
+        &self.pools[threads::own() % self.pools.len()]
+    }
+
+    fn open(&self) -> Option<PeerConnection> {
+        let mut open = self.own().open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|connection| !connection.is_closed());
+        open.iter().find(|connection| connection.has_room()).cloned()
+    }
+
+    /// Returns a connection with room, and makes one if there is none. A router that cannot be reached is ejected.
+    pub(crate) async fn connection(self: &Arc<Self>) -> Result<PeerConnection, PeerError> {
+        if let Some(connection) = self.open() {
+            return Ok(connection);
+        }
+        let _connecting = self.own().connecting.lock().await;
+        if let Some(connection) = self.open() {
+            return Ok(connection);
+        }
+        // Another request found out meanwhile.
+        if !self.is_up() {
+            return Err(PeerError::Down);
+        }
+        let connected = self.connect().await;
+        if let Err(error) = &connected {
+            self.eject(error);
+        }
+        connected
+    }
+
+    /// Makes a connection to the first address that answers, and keeps it for other requests.
+    async fn connect(self: &Arc<Self>) -> Result<PeerConnection, PeerError> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut last = PeerError::NoAddress;
+        for address in addresses {
+            match tokio::time::timeout(CONNECT, self.connect_to(&address)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = PeerError::Silent(address),
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(self: &Arc<Self>, address: &TunnelAddress) -> Result<PeerConnection, PeerError> {
+        let failed = |source| PeerError::Connect(address.clone(), source);
+        let malformed = |source| PeerError::Protocol(address.clone(), source);
+        let stream = TcpStream::connect(address.to_string()).await.map_err(failed)?;
+        gantry_linux::connection::tune(&stream, Some(DEAD));
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let stream = connector.connect(self.name.clone(), stream).await.map_err(failed)?;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_frame_size(FRAME_MAX)
+            .max_header_list_size(HEADER_LIST_MAX)
+            .enable_push(false);
+        let (sender, mut connection) = builder.handshake(stream).await.map_err(malformed)?;
+        let closed = || PeerError::Closed(address.clone());
+        let mut pings = connection.ping_pong().ok_or_else(closed)?;
+        // On the client's side, a TLS handshake ends before the peer has checked the certificate. An answered ping shows
+        // that the peer accepted it.
+        tokio::select! {
+            ended = &mut connection => return Err(ended.err().map_or_else(closed, malformed)),
+            pong = pings.ping(Ping::opaque()) => drop(pong.map_err(malformed)?),
+        }
+        let connection_handle = PeerConnection { sender, user: SharedUse::default(), closed: Arc::default() };
+        let (user, closed) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.closed));
+        tokio::spawn(drive(Arc::downgrade(self), connection, pings, user, closed));
+        self.own().open.lock().unwrap_or_else(PoisonError::into_inner).push(connection_handle.clone());
+        Ok(connection_handle)
+    }
+
+    /// Takes the router's targets from all requests until the router answers again.
+    fn eject(self: &Arc<Self>, cause: &(dyn std::fmt::Display + Sync)) {
+        if self.state.swap(DOWN, Ordering::Relaxed) == DOWN {
+            return;
+        }
+        tracing::warn!(machine = %self.machine, %cause, "the router of a machine does not answer; its instances get no requests");
+        tokio::spawn(recover(Arc::downgrade(self)));
+    }
+
+    fn suspect(&self) {
+        let _ = self.state.compare_exchange(UP, SUSPECTED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        let _ = self.state.compare_exchange(SUSPECTED, UP, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// Tries to reach a router that is down until it answers.
+async fn recover(peer: Weak<PeerRouter>) {
+    let mut pause = RECOVERY.0;
+    while let Some(peer) = peer.upgrade() {
+        if peer.connect().await.is_ok() {
+            peer.state.store(UP, Ordering::Relaxed);
+            tracing::info!(machine = %peer.machine, "the router of a machine answers again");
+            return;
+        }
+        drop(peer);
+        // Many routers lose a machine at the same moment.
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(RECOVERY.1);
+    }
+}
+
+/// Runs a connection to its end. A connection that breaks ejects its router.
+async fn drive(
+    peer: Weak<PeerRouter>,
+    mut connection: h2::client::Connection<TlsStream<TcpStream>, Bytes>,
+    pings: PingPong,
+    user: SharedUse,
+    closed: Arc<AtomicBool>,
+) {
+    let broken = tokio::select! {
+        ended = &mut connection => ended.err().map(|error| error.to_string()),
+        watched = watch(&peer, pings, &user, &closed) => match watched {
+            Watched::Silent => Some(format!("no answer to a ping for {} s", DEAD.as_secs())),
+            Watched::Idle => None,
+        },
+    };
+    closed.store(true, Ordering::Relaxed);
+    if let (Some(cause), Some(peer)) = (broken, peer.upgrade()) {
+        peer.eject(&cause);
+    }
+}
+
+/// Reason to close a connection.
+enum Watched {
+    Silent,
+    Idle,
+}
+
+/// Pings the router while requests are under way, and finds idle connections.
+async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, closed: &AtomicBool) -> Watched {
+    let mut idle = Duration::ZERO;
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        // The pool holds one count, and the task of the connection another.
+        if Arc::strong_count(user) <= 2 {
+            idle += PING_INTERVAL;
+            if idle >= IDLE {
+                // A request that found the connection a moment ago still gets its response.
+                closed.store(true, Ordering::Relaxed);
+                if Arc::strong_count(user) <= 2 {
+                    return Watched::Idle;
+                }
+            }
+            continue;
+        }
+        idle = Duration::ZERO;
+        let mut ping = std::pin::pin!(pings.ping(Ping::opaque()));
+        if tokio::time::timeout(SUSPECT, ping.as_mut()).await.is_ok() {
+            continue;
+        }
+        if let Some(peer) = peer.upgrade() {
+            peer.suspect();
+        }
+        match tokio::time::timeout(DEAD - SUSPECT, ping).await {
+            Ok(_) => peer.upgrade().iter().for_each(|peer| peer.clear()),
+            Err(_) => return Watched::Silent,
+        }
+    }
+}
