@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::{AppName, AppNames, RoleName};
 
 /// The network of virtual addresses. No network of the Internet has these addresses (RFC 2544).
-pub const VIRTUAL_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
+pub const VIRTUAL_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
 
 /// Port of the router, at the bridge's address, to which each machine redirects connections to virtual addresses.
 pub const VIRTUAL_PORT: u16 = 7002;
@@ -29,7 +29,8 @@ impl VirtualAddresses {
         let mut assigned = Self::default();
         let roles = names.iter().flat_map(|(app, names)| names.roles.keys().map(move |role| (app, role)));
         for (app, role) in roles.take(SIZE as usize / 2) {
-            let mut place = checksum(&format!("{role}.{app}")) % SIZE;
+            let sum = checksum(&format!("{role}.{app}"));
+            let mut place = (sum ^ sum >> 16) % SIZE;
             let address = loop {
                 let address = Ipv4Addr::from(u32::from(VIRTUAL_NETWORK.0) + place);
                 if !assigned.by_address.contains_key(&address) {
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!(all.by_address.len(), 10_000);
         for (address, (app, role)) in &all.by_address {
             assert_eq!(all.of_role(app, role), Some(*address));
-            assert_eq!(u32::from(*address) >> 17, u32::from(VIRTUAL_NETWORK.0) >> 17, "{address}");
+            assert_eq!(u32::from(*address) >> 16, u32::from(VIRTUAL_NETWORK.0) >> 16, "{address}");
         }
     }
 
@@ -88,6 +89,6 @@ mod tests {
     fn an_address_seldom_depends_on_other_apps() {
         let (few, all) = (VirtualAddresses::of(&names(100)), VirtualAddresses::of(&names(1000)));
         let moved = few.by_address.iter().filter(|(address, (app, role))| all.of_role(app, role) != Some(**address));
-        assert!(moved.count() <= 3);
+        assert!(moved.count() <= 20);
     }
 }

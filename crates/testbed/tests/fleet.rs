@@ -113,3 +113,34 @@ fn a_volume_is_found_on_its_machine(fleet: &Fleet) {
     let said = fleet.gantry(&["run", "books", "--volume", "data", "--", "cat", "/data/file"]).good();
     assert!(said.out.contains("kept"), "{said:?}");
 }
+
+#[test]
+fn every_machine_answers_for_every_app() {
+    let fleet = Fleet::start(3);
+    let one = app(&fleet, "one", 1);
+    push_site(&one, "single");
+    let three = app(&fleet, "three", 3);
+    push_site(&three, "triple");
+    for name in fleet.names() {
+        let page = fleet.curl(&name, "one").good().out;
+        assert!(page.starts_with("single"), "{name}: {page}");
+    }
+    // A container of each machine reaches the role by its name.
+    let ask = "import urllib.request as r; print(r.urlopen('http://one.gantry.internal:8080/').read().decode())";
+    for (id, machine) in ready(&fleet, "three") {
+        let short = id.split('.').next_back().expect("a name");
+        let said = fleet.gantry(&["exec", "three", "--instance", short, "--", "python3", "-c", ask]);
+        assert!(said.out.contains("single"), "{machine}: {said:?}");
+    }
+    // A machine that vanishes takes only the requests that were under way.
+    let (entry, gone) = ("m1", "m3");
+    fleet.unplug(gone);
+    fleet.wait("the router passes over the machine", |fleet| {
+        let begun = std::time::Instant::now();
+        let well = (0..20).all(|_| fleet.curl(entry, "three").good().out.starts_with("triple"));
+        (well && begun.elapsed() < std::time::Duration::from_secs(2)).then_some(())
+    });
+    fleet.plug(gone);
+    fleet.wait_until_ready(&fleet.names());
+    assert!(fleet.curl(gone, "one").good().out.starts_with("single"));
+}

@@ -151,7 +151,7 @@ mod tests {
         assert!(!rules(&settings).contains("redirect"), "the only machine of a cloud has no virtual addresses");
         settings.addresses.push("10.0.0.7:7001".parse().expect("an address"));
         let bridge = &settings.bridge;
-        let rule = format!("iifname \"{bridge}\" ip daddr 198.18.0.0/15 meta l4proto tcp redirect to :7002");
+        let rule = format!("iifname \"{bridge}\" ip daddr 198.19.0.0/16 meta l4proto tcp redirect to :7002");
         assert!(rules(&settings).contains(&rule), "{}", rules(&settings));
     }
 
