@@ -16,6 +16,7 @@ LAYERS = {
     "gantry-records": 1,
     "gantry-admission": 2,
     "gantry-queue": 1,
+    "gantry-schedule": 1,
     "gantry-queue-store": 2,
     "gantry-supervision": 1,
     "gantry-linux": 1,
@@ -44,6 +45,8 @@ DECIDERS = {
     "gantry-error-codes": {"serde", "strsim"},
     "gantry-records": {"gantry-model", "serde", "serde_json", "thiserror"},
     "gantry-queue": {"gantry-model", "serde", "serde_json", "thiserror"},
+    # jiff: calendars and time zones, from a database inside the program.
+    "gantry-schedule": {"gantry-model", "jiff", "serde", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
     "gantry-cluster": {
         "gantry-admission", "gantry-control", "gantry-model", "gantry-plan-audit", "gantry-planner", "gantry-records",

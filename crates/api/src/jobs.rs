@@ -171,6 +171,9 @@ pub struct JobInfo {
     /// The machine that has the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineName>,
+    /// How far the running attempt is, as the job itself says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<JobProgress>,
     /// Attempts that failed.
     pub failures: u32,
     /// Leases that were lost.
@@ -178,6 +181,17 @@ pub struct JobInfo {
     /// The last attempt that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<JobAttempt>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobProgress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// A word about it.
+    #[serde(default)]
+    pub message: String,
 }
 
 /// An attempt that ended.
@@ -251,6 +265,9 @@ pub struct QueueInfo {
     pub ended: u64,
     /// Dead letters: jobs that ended without success and were not cancelled.
     pub dead: u64,
+    /// Extra runs: attempts that ended after their machine had lost the job.
+    #[serde(default)]
+    pub extra_runs: u64,
 }
 
 /// Request to change a queue. An absent field stays.

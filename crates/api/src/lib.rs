@@ -7,7 +7,7 @@
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
 //! - [`builds`]: what the server orders from an agent, and what the agent sends back.
-//! - [`jobs`]: container jobs and their queues.
+//! - [`jobs`]: container jobs and their queues. [`schedules`]: their schedules.
 //! - [`policy`]: requests and responses about the cluster policy.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
@@ -25,6 +25,7 @@ pub mod openapi;
 pub mod policy;
 pub mod problem;
 pub mod samples;
+pub mod schedules;
 mod transport;
 pub mod types;
 pub mod volumes;

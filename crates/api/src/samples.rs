@@ -7,16 +7,18 @@ use gantry_model::{
     HostName, MachineId, MachineName, MilliCpu, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName,
     RouterId, Slot, TrafficPolicy,
 };
-use gantry_queue::{JobId, JobSettings, QueueName};
+use gantry_queue::{JobId, JobSettings, QueueName, ScheduleName};
+use gantry_schedule::{Progress, Schedule};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::jobs::{
-    ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob,
-    SubmitJob, SubmitJobs, SubmittedJobs,
+    ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress, JobSource, JobStatus, PurgedQueue, QueueInfo,
+    RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
+use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
     ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress,
@@ -132,10 +134,14 @@ samples! {
     JobInfo = job();
     JobPage = JobPage { jobs: vec![job()], next: Some(JobId(1042)) };
     JobLine = JobLine { at: NOW, error: false, text: "done".to_owned() };
+    JobProgress = JobProgress { percent: 50, message: "half of the pages".to_owned() };
     RetryJob = RetryJob { delay: 60 };
     QueueInfo = queue();
     ChangeQueue = ChangeQueue { paused: Some(true), limit: Some(4) };
     PurgedQueue = PurgedQueue { cancelled: 10 };
+    CreateSchedule = CreateSchedule { name: Some(name("nightly")), schedule: nightly(), job: submit() };
+    ScheduleInfo = scheduled();
+    ChangeSchedule = ChangeSchedule { paused: true };
     VolumeInfo = volume();
     VolumeList = VolumeList { volumes: vec![volume()], unreachable: vec![UnreachableMachine::silent(name("m3"))] };
     ExportVolume = ExportVolume { zstd: true };
@@ -305,6 +311,7 @@ fn job() -> JobInfo {
         started: Some(NOW),
         ended: Some(NOW),
         machine: Some(name("m1")),
+        progress: None,
         failures: 1,
         lost: 0,
         attempt: Some(JobAttempt {
@@ -331,7 +338,30 @@ fn submit() -> SubmitJob {
     }
 }
 
+fn nightly() -> Schedule {
+    Schedule::cron(name("0 6 * * *"), name("Europe/Paris"))
+}
+
+fn scheduled() -> ScheduleInfo {
+    let next = Progress::new(NOW).upcoming(&nightly(), 5);
+    ScheduleInfo {
+        name: ScheduleName { project: name("storefront"), name: name("nightly") },
+        schedule: nightly(),
+        source: submit().source,
+        payload: Some(r#"{"month":"2026-11"}"#.to_owned()),
+        by: "ci".to_owned(),
+        of_release: false,
+        paused: false,
+        runs: 12,
+        skipped: 1,
+        last_run: Some(NOW),
+        last_job: Some(JobId(1042)),
+        note: None,
+        next,
+    }
+}
+
 fn queue() -> QueueInfo {
     let (name, paused, limit) = (queue_name(), false, Some(4));
-    QueueInfo { name, paused, limit, ready: 10, waiting: 1, running: 4, ended: 120, dead: 2 }
+    QueueInfo { name, paused, limit, ready: 10, waiting: 1, running: 4, ended: 120, dead: 2, extra_runs: 0 }
 }

@@ -1,10 +1,13 @@
-//! Parser of `app.json` (Heroku, Dokku): `formation`, `healthchecks` and `env`. The parser lists every key that Gantry
+//! Parser of `app.json` (Heroku, Dokku): `formation`, `healthchecks`, `cron` and `env`. The parser lists every key that Gantry
 //! does not act on, so that users do not rely on such a key.
 
 use std::collections::BTreeMap;
 
 use gantry_model::Seconds;
+use gantry_model::role::{RoleSchedule, UnknownSchedulePolicy};
 use serde_json::{Map, Value};
+
+use crate::roles;
 
 /// Size limit. A file of settings is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 256 << 10;
@@ -23,6 +26,8 @@ pub(crate) struct AppJson {
     pub(crate) formation: BTreeMap<String, Formation>,
     /// Health checks of each role.
     pub(crate) healthchecks: BTreeMap<String, Vec<HealthCheck>>,
+    /// Commands that run at fixed times.
+    pub(crate) cron: Vec<CronEntry>,
     /// Configuration values that the app asks for.
     pub(crate) env: BTreeMap<String, EnvEntry>,
     /// Keys that ask for an unsupported feature, such as `healthchecks.web[0].onFailure`.
@@ -35,6 +40,16 @@ pub(crate) struct Formation {
     /// Number of copies.
     pub(crate) quantity: Option<u32>,
 }
+
+/// A command that runs at fixed times.
+#[derive(Debug, PartialEq)]
+pub(crate) struct CronEntry {
+    pub(crate) command: String,
+    pub(crate) schedule: RoleSchedule,
+}
+
+/// Most entries of `cron`.
+const CRON_MAX: usize = 100;
 
 /// Stage in which a check applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,6 +123,21 @@ pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
                 for (role, value) in object(value, key)? {
                     let checks = app.checks(&format!("healthchecks.{role}"), value)?;
                     app.healthchecks.insert(role.clone(), checks);
+                }
+            }
+            "cron" => {
+                let Value::Array(entries) = value else {
+                    return Err(format!(
+                        "cron is {}; it must be a list of {{\"command\": …, \"schedule\": …}}",
+                        kind(value)
+                    ));
+                };
+                if entries.len() > CRON_MAX {
+                    return Err(format!("cron has {} entries; at most {CRON_MAX} are read", entries.len()));
+                }
+                for (index, value) in entries.iter().enumerate() {
+                    let entry = app.cron(&format!("cron[{index}]"), value)?;
+                    app.cron.push(entry);
                 }
             }
             "env" => {
@@ -209,6 +239,26 @@ impl AppJson {
         Ok(())
     }
 
+    fn cron(&mut self, place: &str, value: &Value) -> Result<CronEntry, String> {
+        let fields = object(value, place)?;
+        let of = |key: &str| text(fields.get(key).unwrap_or(&Value::Null), &format!("{place}.{key}"));
+        let (command, cron) = (of("command")?, of("schedule")?);
+        roles::check_command(&command).map_err(|why| format!("{place}.command: {why}"))?;
+        let cron = roles::cron(cron).map_err(|why| format!("{place}.schedule: {why}"))?;
+        let mut schedule = roles::of_cron(cron);
+        for key in fields.keys() {
+            match key.as_str() {
+                "command" | "schedule" => {}
+                "concurrency_policy" => {
+                    let policy = of(key)?.parse();
+                    schedule.overlap = policy.map_err(|why: UnknownSchedulePolicy| format!("{place}.{key}: {why}"))?;
+                }
+                _ => self.ignore(format!("{place}.{key}")),
+            }
+        }
+        Ok(CronEntry { command, schedule })
+    }
+
     fn entry(&mut self, place: &str, value: &Value) -> Result<EnvEntry, String> {
         let Value::Object(fields) = value else {
             let value = scalar(value).ok_or_else(|| {
@@ -287,7 +337,8 @@ mod tests {
 
     #[test]
     fn every_key_is_done_or_named() {
-        let json = r#"{ "name": "x", "keywords": ["a"], "scripts": { "postdeploy": "true" }, "addons": ["redis"], "cron": [],
+        let json = r#"{ "name": "x", "keywords": ["a"], "scripts": { "postdeploy": "true" }, "addons": ["redis"],
+            "cron": [{ "command": "bin/clean", "schedule": "@daily", "concurrency_policy": "forbid", "maintenance": true }],
             "formation": { "web": { "quantity": 2, "size": "2x" } },
             "healthchecks": { "web": [
                 { "type": "startup", "name": "t", "command": ["false"], "attempts": 60, "wait": 10, "initialDelay": 5 },
@@ -298,7 +349,7 @@ mod tests {
         let app = parse(json).expect("settings");
         let ignored = [
             "addons",
-            "cron",
+            "cron[0].maintenance",
             "formation.web.size",
             "healthchecks.web[1].port (checks go to $PORT)",
             "healthchecks.web[1] (a second check of its type)",
@@ -313,6 +364,9 @@ mod tests {
             keys
         };
         assert_eq!(sorted(app.ignored), sorted(ignored.iter().map(ToString::to_string).collect()));
+        let [CronEntry { command, schedule }] = &app.cron[..] else { panic!("one entry") };
+        assert_eq!((command.as_str(), schedule.cron.as_str()), ("bin/clean", "@daily"));
+        assert_eq!(schedule.overlap, gantry_model::role::OverlapPolicy::Forbid);
         let [startup, liveness] = &app.healthchecks["web"][..] else { panic!("two checks") };
         assert_eq!(startup.command.as_deref(), Some(&["false".to_owned()][..]));
         assert_eq!(

@@ -106,7 +106,9 @@ impl Recipe {
         };
         let ignored = apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
         notes.extend(app.ignored.iter().chain(&ignored).map(|key| format!("app.json: {key} is ignored")));
+        add_cron(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
         classify(&mut roles);
+        check_schedules(&roles).map_err(|error| BuildError::new(BuildPhase::Roles, error))?;
         let base = match text("container/base").map(str::trim) {
             Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", error.to_string()))?),
             None => None,
@@ -213,6 +215,35 @@ fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<Stri
         }
     }
     Ok(ignored)
+}
+
+/// Adds a role for each entry of `cron`: `cron-1`, `cron-2`, …
+fn add_cron(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<(), String> {
+    for (index, entry) in app.cron.iter().enumerate() {
+        let name = RoleName::parse(&format!("cron-{}", index + 1)).map_err(|error| error.to_string())?;
+        let schedule = Some(entry.schedule.clone());
+        let role = Role { instances: 0, schedule, ..Role::new(RoleCommand::Shell(entry.command.clone())) };
+        if roles.insert(name.clone(), role).is_some() {
+            return Err(format!("cron[{index}] needs the role name {name}, and another role has this name; rename it"));
+        }
+    }
+    Ok(())
+}
+
+/// A role that serves or is a step of a deploy has a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "role {0} has a schedule, and only a role without a duty of its own runs as a job; give the schedule to another role"
+)]
+struct MisplacedSchedule(RoleName);
+
+fn check_schedules(roles: &BTreeMap<RoleName, Role>) -> Result<(), MisplacedSchedule> {
+    let misplaced =
+        |role: &Role| role.schedule.is_some() && (role.kind != Kind::Service || role.exposure != Exposure::None);
+    match roles.iter().find(|(_, role)| misplaced(role)) {
+        Some((name, _)) => Err(MisplacedSchedule(name.clone())),
+        None => Ok(()),
+    }
 }
 
 fn role_named<'a>(roles: &'a mut BTreeMap<RoleName, Role>, name: &str) -> Option<&'a mut Role> {
@@ -323,6 +354,22 @@ mod tests {
 
     fn name(text: &str) -> RoleName {
         RoleName::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn cron_of_app_json_adds_roles_that_run_as_jobs() {
+        let cron = |more: &str| {
+            let json = format!(r#"{{ "cron": [{{ "command": "bin/clean", "schedule": "5 * * * *" }}{more}] }}"#);
+            Recipe::read(&found(&[("Procfile", "web: a"), ("app.json", &json)]))
+        };
+        let roles = cron("").expect("read").roles;
+        let role = &roles[&name("cron-1")];
+        assert_eq!((role.instances, role.kind, role.exposure), (0, Kind::Service, Exposure::None));
+        assert_eq!(role.schedule.as_ref().map(|schedule| schedule.cron.as_str()), Some("5 * * * *"));
+        let wrong = cron(r#", { "command": "x", "schedule": "never" }"#).expect_err("no schedule").to_string();
+        assert!(wrong.contains("app.json: cron[1].schedule"), "{wrong}");
+        let taken = found(&[("container/roles.json", "{ web: { command: 'a', schedule: '@daily' } }")]);
+        assert!(Recipe::read(&taken).expect_err("web serves").to_string().contains("role web has a schedule"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! and names its place and the nearest known key: a misspelt `health` must not mean "no health check".
 
 mod keys;
+mod schedule;
 mod values;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,10 @@ use gantry_model::{Bytes, RoleName, Seconds, VolumeName};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+pub(crate) use schedule::{cron, of_cron};
+
 use keys::{HEALTH_KEYS, Key, ROLE_KEYS, Text};
+use schedule::ScheduleSeed;
 use values::{Texts, command_line, processors, request_buffer, seconds, size, text, whole};
 
 /// Size limit. A file of roles is about a page; a larger file is an attack.
@@ -174,12 +178,13 @@ pub(crate) fn check_command(command: &str) -> Result<(), String> {
 fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
     let mut role = Role::new(RoleCommand::Shell(String::new()));
     let mut limits = ResourceLimits::default();
+    let mut copies = None;
     while let Some(key) = map.next_key_seed(Key(&ROLE_KEYS))? {
         match key {
             "command" => role.command = RoleCommand::Shell(map.next_value_seed(command_line())?),
             "port" => role.port = u16::try_from(map.next_value_seed(whole(1, 65_535))?).ok(),
             "protocol" => role.protocol = map.next_value::<Spoken>()?.0,
-            "instances" => role.instances = map.next_value_seed(whole(0, INSTANCES_MAX))?,
+            "instances" => copies = Some(map.next_value_seed(whole(0, INSTANCES_MAX))?),
             "memory" => limits.memory = map.next_value_seed(size(Bytes::mebi(4)))?,
             "cpu" => limits.cpu = map.next_value_seed(processors())?,
             "pids" => limits.pids = map.next_value_seed(whole(1, 1 << 22))?,
@@ -190,6 +195,7 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "request_timeout" => role.request_timeout = Seconds(map.next_value_seed(seconds(1))?),
             "drain" => role.drain = Some(Seconds(map.next_value_seed(seconds(0))?)),
             "request_buffer" => role.request_buffer = Some(map.next_value_seed(request_buffer())?),
+            "schedule" => role.schedule = Some(map.next_value_seed(ScheduleSeed)?),
             "env" => role.env = map.next_value_seed(Texts("an object such as { NAME: \"value\" }", checked_env))?,
             _ => {
                 role.volumes =
@@ -200,6 +206,11 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
     if matches!(&role.command, RoleCommand::Shell(line) if line.is_empty()) {
         return Err(M::Error::custom("a role has no \"command\""));
     }
+    role.instances = match (&role.schedule, copies) {
+        (Some(_), Some(1..)) => return Err(M::Error::custom("a role with a \"schedule\" has no \"instances\"")),
+        (Some(_), _) => 0,
+        (None, copies) => copies.unwrap_or(role.instances),
+    };
     role.limits = limits;
     Ok(role)
 }
@@ -392,6 +403,28 @@ mod tests {
         assert_eq!((role.request_timeout, role.drain), (Seconds(90), Some(Seconds(7200))));
         assert_eq!(role.request_buffer(), Bytes::mebi(1));
         assert!(role.stop_first());
+    }
+
+    #[test]
+    fn a_schedule_is_an_expression_or_an_object() {
+        let short = role("{ report: { command: 'x', schedule: '0 6 * * *' } }");
+        assert_eq!((short.instances, short.schedule), (0, Some(of_cron("0 6 * * *".to_owned()))));
+        let long = role(
+            "{ report: { command: 'x', instances: 0, schedule: { cron: '@daily', timezone: 'europe/paris', missed: 'skip', overlap: 'forbid' } } }",
+        );
+        let schedule = long.schedule.expect("a schedule");
+        assert_eq!((schedule.cron.as_str(), schedule.timezone.as_deref()), ("@daily", Some("Europe/Paris")));
+        for (text, says) in [
+            ("{ report: { command: 'x', schedule: '61 * * * *' } }", "report.schedule: \"61\" is no minute"),
+            ("{ report: { command: 'x', schedule: { timezone: 'UTC' } } }", "a schedule has no \"cron\""),
+            ("{ report: { command: 'x', schedule: { cron: '@daily', tz: 'UTC' } } }", "did you mean \"timezone\""),
+            ("{ report: { command: 'x', schedule: { cron: '@daily', timezone: 'Mars' } } }", "there is no time zone"),
+            ("{ report: { command: 'x', schedule: { cron: '@daily', overlap: 'maybe' } } }", "known are allow"),
+            ("{ report: { command: 'x', schedule: '@daily', instances: 2 } }", "has no \"instances\""),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `machine_choice`: which machines the server asks for builds, one-offs, logs and volumes; pure.
-//! - `jobs`: container jobs: the queue, leases, orders to agents.
+//! - `jobs`: container jobs: the queue, leases, orders to agents. `scheduler`: jobs at fixed times.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `membership`: the authority, and the TLS listener for machines and people.
 //! - `why`: derives one causal answer from a view; pure.
@@ -49,6 +49,7 @@ mod membership;
 mod rename;
 mod repositories;
 mod run;
+mod scheduler;
 mod servers;
 mod session_broker;
 mod settings;

@@ -16,7 +16,7 @@ use crate::leadership::{self, Candidate, Leadership};
 use crate::servers::OtherServers;
 use crate::{
     Server, ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, membership,
-    rename, servers, tokens, warnings,
+    rename, scheduler, servers, tokens, warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -113,6 +113,7 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
     tasks.spawn(collect::run(Arc::clone(&server)));
     tasks.spawn(rename::run(Arc::clone(&server)));
     tasks.spawn(jobs::run(Arc::clone(&server)));
+    tasks.spawn(scheduler::run(Arc::clone(&server)));
     if let Some(listening) = membership::listen(&server).await? {
         tasks.spawn(listening);
         tasks.spawn(membership::renew(Arc::clone(&server)));

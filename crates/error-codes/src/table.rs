@@ -565,6 +565,22 @@ codes! {
         "The job has not ended and cannot be queued again."
         "Only an ended job can be retried by hand."
         "Wait for its end, or cancel it with `gantry job cancel JOB`."
+    InvalidSchedule "invalid_schedule" 400
+        "A schedule is invalid."
+        "The cron expression, the time zone or a number is wrong, or no time ever matches. The message names it."
+        "Correct the schedule. `gantry docs jobs` explains the expressions."
+    ScheduleNotFound "schedule_not_found" 404
+        "There is no schedule of this name."
+        "The name is misspelled, or the schedule was removed."
+        "`gantry schedule ls` lists the schedules."
+    ScheduleExists "schedule_exists" 409
+        "There is a schedule of this name already."
+        "A schedule is not overwritten. The schedule of a role has the role's name."
+        "Remove the schedule first, or choose another name with --name."
+    ScheduleOfRelease "schedule_of_release" 409
+        "The schedule belongs to a role of the current release."
+        "Such a schedule comes and goes with the app's releases."
+        "Deploy a release whose role has no schedule, or pause the schedule with `gantry schedule pause SCHEDULE`."
     QueueNotFound "queue_not_found" 404
         "There is no queue of this name."
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."

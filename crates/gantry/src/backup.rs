@@ -3,6 +3,7 @@
 //! A backup is a tar file with these parts, in this order:
 //! - `records.jsonl`: the store's records, one line of JSON each. The format is the same for every kind of store.
 //! - the server's tokens and folders, as they are on disk.
+//! - `jobs.db`: the queue of container jobs with its schedules, as of one moment before the records.
 //! - with `--volumes`: `volumes/<app>/<name>/…`, each volume with owners, modes, times and extended attributes.
 //! - `sums`: a line with digest and path for each file before it.
 //!
@@ -41,6 +42,10 @@ pub(crate) const FOLDERS: [&str; 3] = ["blobs", "git", "builds"];
 /// Files of the data folder that a backup contains.
 pub(crate) const FILES: [&str; 2] = ["admin-token", "machine-token"];
 
+/// The queue's file in the server's folder, and the name of its copy while a backup is written.
+pub(crate) const JOBS: &str = "jobs.db";
+const JOBS_COPY: &str = "jobs.db-backup";
+
 /// The leadership record. A backup leaves this record out, because leadership holds only while the leader runs.
 pub(crate) const LEADER: &str = "leader";
 
@@ -69,6 +74,8 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     require_root()?;
     let files = ServerFiles::of(machine)?;
     let address = machine.store();
+    // Before the records: what a job of the copy runs is in the records.
+    let jobs = JobsCopy::write(&files)?;
     let listing = files.act_async(async || {
         if let StoreAddress::File(path) = &address {
             require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
@@ -97,7 +104,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     }
     let volumes = if with_volumes { gantry_agent::stored_volumes(&machine.data) } else { Vec::new() };
     let fresh = PathBuf::from(format!("{}.new", to.display()));
-    let written = write_archive(&fresh, machine, &files, &text, &volumes);
+    let written = write_archive(&fresh, machine, &files, &text, jobs.as_ref(), &volumes);
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let renamed = written.and_then(|damaged| {
         std::fs::rename(&fresh, to)?;
@@ -130,12 +137,47 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged` brings it back."))
 }
 
+/// A copy of the queue's file as of one moment. The copy is removed with this value.
+struct JobsCopy<'a> {
+    files: &'a ServerFiles,
+    path: PathBuf,
+}
+
+impl<'a> JobsCopy<'a> {
+    /// Copies the queue's file. None for a server that never had a queue.
+    fn write(files: &'a ServerFiles) -> anyhow::Result<Option<Self>> {
+        let copy = Self { files, path: files.path(JOBS_COPY) };
+        // Left over from a backup that was killed.
+        copy.remove();
+        let jobs = files.path(JOBS);
+        let copied = files.act(|| {
+            if jobs.exists() {
+                gantry_queue_store::copy_queue(&jobs, &copy.path)?;
+            }
+            Ok(jobs.exists())
+        });
+        let copied = copied.context("cannot copy the queue of jobs").with_code(ErrorCode::FileUnwritable)?;
+        Ok(Some(copy).filter(|_| copied))
+    }
+
+    fn remove(&self) {
+        let _ = self.files.act(|| Ok(std::fs::remove_file(&self.path)?));
+    }
+}
+
+impl Drop for JobsCopy<'_> {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 /// Writes the archive. The records come first, because every blob they reference already exists.
 fn write_archive(
     path: &Path,
     machine: &Machine,
     files: &ServerFiles,
     records: &[u8],
+    jobs: Option<&JobsCopy<'_>>,
     volumes: &[StoredVolume],
 ) -> anyhow::Result<Vec<Damage>> {
     let mut archive = Archive::create(path)?;
@@ -143,6 +185,9 @@ fn write_archive(
     let tokens = ServerFiles::in_folder(&machine.data)?;
     tokens.act(|| FILES.iter().try_for_each(|name| archive.add_file(Path::new(name), &tokens.path(name))))?;
     files.act(|| FOLDERS.iter().try_for_each(|name| archive.add_folder(&files.path(name), Path::new(name))))?;
+    if let Some(jobs) = jobs {
+        files.act(|| archive.add_file(Path::new(JOBS), &jobs.path))?;
+    }
     for volume in volumes {
         add_volume(&mut archive, machine, volume)?;
     }

@@ -9,7 +9,7 @@ use gantry_blobs::DigestHasher;
 use gantry_store::StoreAddress;
 
 use crate::args::Machine;
-use crate::backup::LEADER;
+use crate::backup::{JOBS, LEADER};
 use crate::check_data::{check_layers, check_volumes};
 use crate::coded::{WithCode, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
@@ -117,14 +117,30 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
     let git = files.path("git");
     let (repositories, broken) = files.act_async(async || Ok(check_repositories(&git).await))?;
     damaged.extend(broken);
+    let (jobs, broken) = check_jobs(&files)?;
+    damaged.extend(broken);
     let (layers, broken) = check_layers(machine, &files, &needed, repair)?;
     damaged.extend(broken);
     let (volumes, broken) = check_volumes(machine, &records(&listing))?;
     damaged.extend(broken);
     if damaged.is_empty() {
-        out!("sound: {count} blobs, {repositories} repositories, {layers} layers, {volumes} volumes");
+        out!("sound: {count} blobs, {repositories} repositories, {layers} layers, {volumes} volumes, {jobs} jobs");
     }
     Ok(tell(&damaged, "A backup from before the damage has what is missing here."))
+}
+
+/// Checks the queue of jobs. Returns the number of jobs, and the damage.
+fn check_jobs(files: &ServerFiles) -> anyhow::Result<(u64, Option<Damage>)> {
+    let path = files.path(JOBS);
+    let checked = files.act(|| Ok(path.exists().then(|| gantry_queue_store::check_queue(&path))))?;
+    Ok(match checked {
+        None => (0, None),
+        Some(Ok(jobs)) => (jobs, None),
+        Some(Err(error)) => {
+            let fault = Fault::Unreadable(error.to_string());
+            (0, Some(Damage { file: JOBS.to_owned(), fault, needed_by: vec!["container jobs".to_owned()] }))
+        }
+    })
 }
 
 /// Compares every blob with the digest in its name. Returns the number of blobs and the damaged ones.

@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::archive::{escaped, read_sums, unescaped};
 use crate::args::Machine;
-use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, Line, RECORDS};
+use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, JOBS, Line, RECORDS};
 use crate::coded::{WithCode, coded, fail, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
@@ -100,6 +100,7 @@ pub(crate) async fn restore(
                 .with_code(ErrorCode::FileUnwritable)?;
         }
     }
+    restore_jobs(&scratch, &server)?;
     placing.place(&scratch, &place)?;
     let count = lines.len();
     // The machine registers anew, and so may another machine of the same name.
@@ -150,6 +151,21 @@ pub(crate) async fn restore(
         more => out!("{count} records and {more} volumes are back; `gantry up` starts what they want"),
     }
     Ok(DONE)
+}
+
+/// Puts the queue's file in place. The log of another file must not be applied to it.
+fn restore_jobs(scratch: &Path, server: &Path) -> anyhow::Result<()> {
+    let source = scratch.join(JOBS);
+    if !source.exists() {
+        return Ok(());
+    }
+    for end in ["", "-wal", "-shm"] {
+        gantry_linux::tree::remove(&server.join(format!("{JOBS}{end}")))?;
+    }
+    let target = server.join(JOBS);
+    std::fs::rename(&source, &target)
+        .with_context(|| format!("cannot put {} in place", target.display()))
+        .with_code(ErrorCode::FileUnwritable)
 }
 
 /// Volumes of roles that this machine has no data of.

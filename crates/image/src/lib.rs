@@ -47,7 +47,7 @@ pub use manifest::{
     ManifestError, RECIPE_LABEL, Runtime,
 };
 pub use merged::{Looked, Merged};
-pub use pull::{Asker, Credentials, PullError, PullTarget, REGISTRY_ID, pull};
+pub use pull::{Asker, Credentials, NoRoom, PullError, PullTarget, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
 pub use remote::{Parts, Remote};
 pub use selection::{Next, Selection};

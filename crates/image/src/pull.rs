@@ -91,8 +91,8 @@ pub enum PullError {
     #[error("{0} is in this cloud's own registry")]
     Own(Remote),
     /// The disk has no space for the image.
-    #[error("{0}")]
-    NoRoom(String),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The image cannot run on this machine.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -104,6 +104,11 @@ pub enum PullError {
     Target(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// There is no space for an image. The cause says so.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NoRoom(pub Box<dyn std::error::Error + Send + Sync>);
+
 /// The place where a pulled image goes.
 pub trait PullTarget: Sync {
     /// Cause of a failed operation.
@@ -113,7 +118,7 @@ pub trait PullTarget: Sync {
     fn is_intact(&self, digest: &Digest) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Fails if there is no space for that many bytes; the error says so.
-    fn check_room(&self, bytes: u64) -> impl Future<Output = Result<(), String>> + Send;
+    fn check_room(&self, bytes: u64) -> impl Future<Output = Result<(), NoRoom>> + Send;
 
     /// Stores a blob. Fails if the content does not match the digest, and when the stream fails.
     fn put_stream(
@@ -176,7 +181,7 @@ async fn whole(
         }
     }
     let bytes: u64 = missing.iter().map(|descriptor| descriptor.size).sum();
-    blobs.check_room(bytes).await.map_err(PullError::NoRoom)?;
+    blobs.check_room(bytes).await?;
     tell(format!("Fetching {} of {} blobs, {}", missing.len(), manifest.blobs().count(), gantry_model::Bytes(bytes)));
     let mut fetches = Vec::new();
     for descriptor in missing {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use gantry_blobs::{BlobError, BlobStore};
-use gantry_image::{Asker, PullTarget, Remote, pull};
+use gantry_image::{Asker, NoRoom, PullTarget, Remote, pull};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -122,8 +122,8 @@ impl PullTarget for Target {
         self.0.is_intact(digest).await
     }
 
-    async fn check_room(&self, bytes: u64) -> Result<(), String> {
-        if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) }
+    async fn check_room(&self, bytes: u64) -> Result<(), NoRoom> {
+        if bytes < 1 << 30 { Ok(()) } else { Err(NoRoom(format!("there is no room for {bytes} bytes").into())) }
     }
 
     async fn put_stream(

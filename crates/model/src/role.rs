@@ -1,6 +1,7 @@
 //! Settings of one role of an app. A release carries its roles complete, with every default filled in.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,107 @@ pub struct Role {
     /// Folder name to absolute mount path. A role with volumes has one copy, which is replaced stop-first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, String>,
+    /// Times at which the role runs as a job. A role with a schedule has no copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<RoleSchedule>,
+}
+
+/// Times at which a role runs as a job. The texts were checked when the files were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleSchedule {
+    /// The cron expression.
+    pub cron: String,
+    /// The time zone; UTC by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// Policy for times at which the server was away.
+    #[serde(default)]
+    pub missed: MissedPolicy,
+    /// Policy for a time at which the last job of the schedule still waits or runs.
+    #[serde(default)]
+    pub overlap: OverlapPolicy,
+}
+
+/// Policy for times of a schedule at which the server was away for more than a minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedPolicy {
+    /// No run.
+    Skip,
+    /// One run for all missed times.
+    #[default]
+    Once,
+    /// One run for each missed time.
+    All,
+}
+
+/// Policy for a time at which the last job of a schedule still waits or runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapPolicy {
+    /// Both jobs run.
+    #[default]
+    Allow,
+    /// The new job is not queued.
+    Forbid,
+    /// The last job is cancelled.
+    Replace,
+}
+
+/// A word is no policy of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is no policy for {about}; known are {known}")]
+pub struct UnknownSchedulePolicy {
+    word: String,
+    about: &'static str,
+    known: &'static str,
+}
+
+impl FromStr for MissedPolicy {
+    type Err = UnknownSchedulePolicy;
+
+    fn from_str(word: &str) -> Result<Self, UnknownSchedulePolicy> {
+        match word {
+            "skip" => Ok(Self::Skip),
+            "once" => Ok(Self::Once),
+            "all" => Ok(Self::All),
+            _ => Err(UnknownSchedulePolicy { word: word.to_owned(), about: "missed times", known: "skip, once, all" }),
+        }
+    }
+}
+
+impl FromStr for OverlapPolicy {
+    type Err = UnknownSchedulePolicy;
+
+    fn from_str(word: &str) -> Result<Self, UnknownSchedulePolicy> {
+        let (about, known) = ("runs that overlap", "allow, forbid, replace");
+        match word {
+            "allow" => Ok(Self::Allow),
+            "forbid" => Ok(Self::Forbid),
+            "replace" => Ok(Self::Replace),
+            _ => Err(UnknownSchedulePolicy { word: word.to_owned(), about, known }),
+        }
+    }
+}
+
+impl std::fmt::Display for MissedPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Skip => "skip",
+            Self::Once => "once",
+            Self::All => "all",
+        })
+    }
+}
+
+impl std::fmt::Display for OverlapPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Forbid => "forbid",
+            Self::Replace => "replace",
+        })
+    }
 }
 
 impl Role {
@@ -82,6 +184,7 @@ impl Role {
             request_buffer: None,
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            schedule: None,
         }
     }
 

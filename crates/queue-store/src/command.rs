@@ -3,6 +3,8 @@
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, QueueName, Refusal};
 
+use crate::{ScheduleCommand, ScheduleReply};
+
 /// Most jobs of all queues that wait or run.
 pub const WAITING_MAX: u64 = 2_000_000;
 
@@ -50,6 +52,15 @@ pub struct JobReport {
     pub details: Vec<u8>,
     /// The output.
     pub output: Vec<u8>,
+}
+
+/// How far a job is, as the job itself says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobProgress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// A word about it.
+    pub message: String,
 }
 
 /// A setting of a queue.
@@ -113,6 +124,10 @@ pub enum QueueCommand {
         /// Jobs that ended before are removed.
         keep_since: Moment,
     },
+    /// Notes how far a leased job is. The next attempt begins without a note.
+    Progress(JobId, JobProgress),
+    /// Creates, changes, removes or fires a schedule.
+    Schedule(ScheduleCommand),
 }
 
 /// Why no job was queued.
@@ -178,12 +193,16 @@ pub enum QueueReply {
     Lost(bool),
     /// To `Cancel`.
     Cancelled(CancelEffect),
+    /// To `Progress`: false if no machine has the job.
+    Noted(bool),
     /// To `Set`: false for an unknown queue.
     Set(bool),
     /// To `Purge`: number of jobs in this slice.
     Purged(u64),
     /// To `Upkeep`.
     Upkept(Upkeep),
+    /// To `Schedule`.
+    Schedule(ScheduleReply),
 }
 
 /// Why the storage failed.

@@ -1,4 +1,4 @@
-//! Durable storage of container jobs, behind a trait.
+//! Durable storage of container jobs and their schedules, behind a trait.
 //!
 //! - [`QueueStore`]: commands in, replies out; one transaction for any number of commands. Begin there.
 //! - [`SqliteQueue`]: the embedded storage, a file of its own. [`SqliteReader`]: pages and details, beside the writer.
@@ -7,10 +7,17 @@
 //! Every command is short. Work on many jobs (delays that end, expiry, purges, removal of old jobs) goes in slices.
 
 mod command;
+mod schedule;
 mod sqlite;
 
 pub use command::{
-    CODES_MAX, CancelEffect, ClaimedJob, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
-    QueueStore, QueueStoreError, SubmitRefusal, Upkeep, WAITING_MAX,
+    CODES_MAX, CancelEffect, ClaimedJob, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply,
+    QueueSetting, QueueStore, QueueStoreError, SubmitRefusal, Upkeep, WAITING_MAX,
 };
-pub use sqlite::{JobDetails, JobFilter, JobPage, QueueInfo, SqliteQueue, SqliteReader};
+pub use schedule::{
+    Fire, Fired, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleId, ScheduleOrigin, ScheduleRefusal,
+    ScheduleReply, StoredSchedule,
+};
+pub use sqlite::{
+    JobDetails, JobFilter, JobPage, OpenWork, QueueInfo, SqliteQueue, SqliteReader, check_queue, copy_queue,
+};

@@ -41,5 +41,9 @@ on_each_store! {
     old_jobs_are_removed
     pages_go_through_all_jobs
     everything_survives_a_restart
+    a_due_time_queues_one_job
+    overlapping_runs_follow_the_policy
+    a_schedule_is_paused_and_removed
+    the_schedule_of_a_release_follows_the_release
     a_random_history_keeps_the_counts
 }

@@ -24,7 +24,9 @@ mod tests;
 pub use job::{AttemptOutcome, Job, JobEnd, JobEvent, JobState, Refusal};
 pub use lease::{LEASE_MILLIS, LeaseTable};
 pub use mask::masked;
-pub use name::{CodeName, Fence, InvalidCodeName, InvalidQueueName, JobId, QueueName};
+pub use name::{
+    CodeName, Fence, InvalidCodeName, InvalidQueueName, InvalidScheduleName, JobId, QueueName, ScheduleName,
+};
 pub use order::{Priority, Rank, UnknownPriority};
 pub use retry::{BACKOFF_MAX, Jitter, backoff};
 pub use settings::{ConcurrencyKey, InvalidSettings, JobSettings, PAYLOAD_MAX, RetryPolicy};

@@ -1,4 +1,4 @@
-//! Names and numbers of jobs and queues.
+//! Names and numbers of jobs, queues and schedules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -103,6 +103,37 @@ impl FromStr for QueueName {
             Some(Self { project: AppName::parse(project).ok()?, code: code.parse().ok()? })
         });
         parsed.ok_or_else(|| InvalidQueueName { text: text.chars().take(200).collect() })
+    }
+}
+
+/// Name of a schedule: the project whose jobs it queues, and a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ScheduleName {
+    /// The project.
+    pub project: AppName,
+    /// The name. The schedule of a role has the role's name.
+    pub name: CodeName,
+}
+
+/// A text is no name of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no schedule; write APP/NAME, such as shop/nightly")]
+pub struct InvalidScheduleName {
+    text: String,
+}
+
+impl FromStr for ScheduleName {
+    type Err = InvalidScheduleName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidScheduleName> {
+        let parsed = text.parse().map(|QueueName { project, code }| Self { project, name: code });
+        parsed.map_err(|InvalidQueueName { text }| InvalidScheduleName { text })
+    }
+}
+
+impl fmt::Display for ScheduleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.name)
     }
 }
 

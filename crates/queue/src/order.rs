@@ -1,5 +1,7 @@
 //! The order of the jobs of a queue.
 
+use std::str::FromStr;
+
 use gantry_model::Moment;
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +23,18 @@ pub enum Priority {
 }
 
 /// A number is no priority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no priority; choose 0, 1, or 2, which goes first")]
-pub struct UnknownPriority(u8);
+pub struct UnknownPriority(String);
+
+impl FromStr for Priority {
+    type Err = UnknownPriority;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPriority> {
+        let number: u8 = text.parse().map_err(|_| UnknownPriority(text.to_owned()))?;
+        number.try_into()
+    }
+}
 
 impl TryFrom<u8> for Priority {
     type Error = UnknownPriority;
@@ -33,7 +44,7 @@ impl TryFrom<u8> for Priority {
             0 => Ok(Self::Low),
             1 => Ok(Self::Normal),
             2 => Ok(Self::High),
-            _ => Err(UnknownPriority(number)),
+            _ => Err(UnknownPriority(number.to_string())),
         }
     }
 }

@@ -11,7 +11,7 @@ use gantry_api::builds::{BuildEvent, PullOrder};
 use gantry_api::{Client, ClientError, ErrorCode, Problem};
 use gantry_build::Output;
 use gantry_error::ErrorChain;
-use gantry_image::{Asker, Credentials, PullError, PullTarget, Remote};
+use gantry_image::{Asker, Credentials, NoRoom, PullError, PullTarget, Remote};
 use gantry_model::Digest;
 use tokio::sync::mpsc;
 
@@ -49,7 +49,7 @@ async fn fetch(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> Result
 fn problem(remote: &Remote, error: PullError) -> Problem {
     match error {
         PullError::Unreachable { .. } => Problem::new(ErrorCode::RegistryUnreachable, error.to_string()),
-        PullError::NoRoom(why) => Problem::new(ErrorCode::DiskFull, why),
+        PullError::NoRoom(why) => Problem::new(ErrorCode::DiskFull, ErrorChain(&why).to_string()),
         error => Problem::new(ErrorCode::PullFailed, format!("{remote} cannot be pulled: {}", ErrorChain(&error))),
     }
 }
@@ -80,9 +80,9 @@ impl PullTarget for OrderBlobs {
         Ok(OrderBlobs::is_intact(self, digest).await?)
     }
 
-    async fn check_room(&self, bytes: u64) -> Result<(), String> {
+    async fn check_room(&self, bytes: u64) -> Result<(), NoRoom> {
         let checked = self.client().post_bytes::<()>(&self.room_path(), bytes.to_string().into()).await;
-        checked.map_err(|error| ErrorChain(&TargetError::from(error)).to_string())
+        checked.map_err(|error| NoRoom(TargetError::from(error).into()))
     }
 
     async fn put_stream(&self, digest: &Digest, pieces: BoxStream<'_, io::Result<Bytes>>) -> Result<(), TargetError> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, LargeJson, Lines, Nothing, QueryParameters, endpoints};
 use crate::jobs::{
-    ChangeQueue, JobInfo, JobLine, JobPage, PurgedQueue, QueueInfo, RetryJob, SubmitJobs, SubmittedJobs,
+    ChangeQueue, JobInfo, JobLine, JobPage, JobProgress, PurgedQueue, QueueInfo, RetryJob, SubmitJobs, SubmittedJobs,
 };
 
 /// Query of a list of jobs.
@@ -60,6 +60,9 @@ endpoints! {
     /// Queue an ended job again
     Retry { id: String }: POST "/v1/jobs/{id}/retry", DeployOfObject, Json<RetryJob> => Json<SubmittedJobs>,
         [JobNotFound, JobNotEnded, InvalidJob, QueueFull, JobsNeedOneServer];
+    /// Note how far a running job is
+    Progress { id: String }: POST "/v1/jobs/{id}/progress", DeployOfObject, Json<JobProgress> => Json<JobInfo>,
+        [JobNotFound, JobEnded, InvalidJob];
     /// All queues
     ListQueues: GET "/v1/queues", Read, Nothing => Json<Vec<QueueInfo>>, [];
     /// A queue

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod deploys;
 pub mod jobs;
 pub mod machines;
+pub mod schedules;
 pub mod sessions;
 pub mod tokens;
 pub mod volumes;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<EndpointDescription> {
         deploys::describe(),
         sessions::describe(),
         jobs::describe(),
+        schedules::describe(),
         volumes::describe(),
     ]
     .concat()

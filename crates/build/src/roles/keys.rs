@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, Visitor};
 
-pub(super) const ROLE_KEYS: [&str; 16] = [
+pub(super) const ROLE_KEYS: [&str; 17] = [
     "command",
     "port",
     "protocol",
@@ -22,12 +22,15 @@ pub(super) const ROLE_KEYS: [&str; 16] = [
     "request_buffer",
     "env",
     "volumes",
+    "schedule",
 ];
 pub(super) const HEALTH_KEYS: [&str; 8] =
     ["path", "command", "host", "headers", "start", "interval", "timeout", "attempts"];
 
+pub(super) const SCHEDULE_KEYS: [&str; 4] = ["cron", "timezone", "missed", "overlap"];
+
 /// Words that other tools use for these keys.
-const ALIASES: [(&str, &str); 32] = [
+const ALIASES: [(&str, &str); 36] = [
     ("cmd", "command"),
     ("run", "command"),
     ("exec", "command"),
@@ -60,6 +63,10 @@ const ALIASES: [(&str, &str); 32] = [
     ("start_period", "start"),
     ("initial_delay", "start"),
     ("hostname", "host"),
+    ("crontab", "schedule"),
+    ("tz", "timezone"),
+    ("zone", "timezone"),
+    ("concurrency_policy", "overlap"),
 ];
 
 /// Visitor that checks a text during parsing, so that an error names the place of the text.

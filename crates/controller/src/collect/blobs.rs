@@ -10,11 +10,11 @@ use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, man
 
 use crate::Server;
 use crate::clock::reading;
-use crate::jobs::StoredWork;
+use crate::collect::job_pins::JobPins;
 use crate::servers::collect_copies;
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
-pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
+pub(super) async fn collect(server: &Server, pins: &JobPins) -> Result<u64, BlobError> {
     let held = server.gc_pins.oldest().unwrap_or_else(SystemTime::now);
     let view = server.core.view();
     let grace = Duration::from_millis(view.records.policy.collect_grace().millis());
@@ -24,8 +24,7 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
     let records = server.core.view().records;
-    let Some(jobs) = images_of_jobs(server).await else { return Ok(0) };
-    let mut used = UsedBlobs::find(&server.blobs, &records, jobs).await?;
+    let mut used = UsedBlobs::find(&server.blobs, &records, pins.images.clone()).await?;
     if used.is_incomplete && server.servers.as_ref().is_some_and(|servers| !servers.away().is_empty()) {
         tracing::warn!(
             "a server is away and may have blobs that no other server has; no blob is removed until it is back"
@@ -49,20 +48,6 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
         }
     }
     Ok(bytes + collect_copies(server, &used, before).await)
-}
-
-/// The images of jobs that have not ended. None if the queue cannot be read: then nothing is removed.
-async fn images_of_jobs(server: &Server) -> Option<Vec<Digest>> {
-    match server.jobs.read(|reader| reader.open_works()).await {
-        Ok(works) => works
-            .iter()
-            .map(|work| serde_json::from_slice::<StoredWork>(work).ok().map(|work| work.image))
-            .collect::<Option<Vec<Digest>>>(),
-        Err(error) => {
-            tracing::error!(error = crate::causes(&error), "cannot read the images of jobs; no blob is removed");
-            None
-        }
-    }
 }
 
 /// Digests named by records: the roots of the search.

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod folders;
+mod job_pins;
 mod releases;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::Server;
+use job_pins::JobPins;
 
 pub(crate) use blobs::UsedBlobs;
 pub(crate) use folders::{forget_app, rename_app};
@@ -43,13 +45,19 @@ async fn round(server: &Arc<Server>) {
     let wrong = |what: &str, error: &dyn std::fmt::Display| {
         tracing::error!(%error, "cannot garbage-collect {what}; the next round tries again");
     };
-    let surplus = server.core.mutate(|records, _| Ok((releases::surplus(records), ()))).await;
-    surplus.unwrap_or_else(|error| wrong("records", &error));
+    let pins = JobPins::read(server).await;
+    if let Some(JobPins { releases, .. }) = &pins {
+        let pinned = releases.clone();
+        let surplus = server.core.mutate(move |records, _| Ok((releases::surplus(records, &pinned), ()))).await;
+        surplus.unwrap_or_else(|error| wrong("records", &error));
+    }
     server.uploads.prune();
-    match blobs::collect(server).await {
-        Ok(0) => {}
-        Ok(bytes) => tracing::info!(freed = %gantry_model::Bytes(bytes), "removed unreferenced blobs"),
-        Err(error) => wrong("blobs", &error),
+    if let Some(pins) = &pins {
+        match blobs::collect(server, pins).await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(freed = %gantry_model::Bytes(bytes), "removed unreferenced blobs"),
+            Err(error) => wrong("blobs", &error),
+        }
     }
     let own = Arc::clone(server);
     tokio::task::spawn_blocking(move || folders::collect(&own)).await.unwrap_or_else(|error| wrong("folders", &error));

@@ -4,7 +4,8 @@
 //! - the current release and the release before it;
 //! - every release that an open deploy names, or that still runs;
 //! - the last [`RELEASES_KEPT`] releases;
-//! - the last [`GOOD_KEPT`] releases that once served, however old.
+//! - the last [`GOOD_KEPT`] releases that once served, however old;
+//! - every release of a job that has not ended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,12 +24,13 @@ const GOOD_KEPT: usize = 5;
 const DEPLOYS_KEPT: usize = 50;
 
 /// Returns the removals of records that are no longer needed.
-pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
+pub(super) fn surplus(records: &RecordIndex, pinned: &BTreeSet<(AppName, ReleaseNumber)>) -> Vec<RecordChange> {
     let mut changes = Vec::new();
     let mut numbers = Vec::new();
     let mut used: BTreeSet<&Digest> = BTreeSet::new();
     for app in records.apps.keys() {
-        let kept = kept_releases(records, app);
+        let mut kept = kept_releases(records, app);
+        kept.extend(pinned.iter().filter(|(of, _)| of == app).map(|(_, number)| *number));
         let (stay, go): (Vec<_>, Vec<_>) = records
             .releases
             .get(app)
@@ -150,7 +152,7 @@ mod tests {
         tag(&mut records, "mine", image(1));
         tag(&mut records, &pulled_tag(&image(2)), image(2));
         tag(&mut records, &pulled_tag(&image(9)), image(9));
-        let keys: BTreeSet<String> = surplus(&records)
+        let keys: BTreeSet<String> = surplus(&records, &BTreeSet::new())
             .into_iter()
             .map(|change| match change {
                 RecordChange::Remove(key) => key,
@@ -175,7 +177,7 @@ mod tests {
             records.apply(StoreRecord::Release(release).into());
         }
         // Releases 1 and 2 go; release 3 has the configuration of release 2.
-        surplus(&records).into_iter().for_each(|change| records.apply(change));
+        surplus(&records, &BTreeSet::new()).into_iter().for_each(|change| records.apply(change));
         assert!(!records.configs.contains_key(config(1).digest()));
         assert_eq!(records.configs.len(), RELEASES_KEPT / 2 + 1);
         let named = |release: &Arc<Release>| records.configs.contains_key(release.config.digest());
@@ -193,10 +195,10 @@ mod tests {
             numbers.record(&AllocationId::parse(&format!("shop.v{number}.web-1.3")).expect("an id"));
         }
         records.apply(StoreRecord::Numbers(app.clone(), numbers.into()).into());
-        surplus(&records).into_iter().for_each(|change| records.apply(change));
+        surplus(&records, &BTreeSet::new()).into_iter().for_each(|change| records.apply(change));
         let kept: Vec<u64> = records.plan.numbers[&app].0.keys().map(|slot| slot.release.0).collect();
         assert_eq!(kept, (3..=RELEASES_KEPT as u64 + 2).collect::<Vec<_>>());
-        assert!(surplus(&records).is_empty(), "a second round has nothing to do");
+        assert!(surplus(&records, &BTreeSet::new()).is_empty(), "a second round has nothing to do");
     }
 
     /// Of 80 releases only the first seven served, and all later releases failed.
@@ -219,7 +221,7 @@ mod tests {
         let kept: Vec<u64> = kept_releases(&records, &app).into_iter().map(|number| number.0).collect();
         assert_eq!(kept, (3..=7).chain(61..=80).collect::<Vec<_>>());
         // The deploys of the kept releases are kept; of the other deploys, the last fifty.
-        let removed = surplus(&records);
+        let removed = surplus(&records, &BTreeSet::new());
         let is_removed = |key: &String| {
             removed.iter().any(|change| matches!(change, RecordChange::Remove(removed) if removed == key))
         };

@@ -58,6 +58,14 @@ pub(crate) fn not_member(machine: &MachineName) -> Problem {
 }
 
 impl Caller {
+    /// The caller with this token.
+    pub(crate) fn of_secret(server: &Server, secret: &str) -> Result<Self, ErrorResponse> {
+        let hash = tokens::hash(secret);
+        let view = server.core.view();
+        let token = valid_token(&view, &hash)?;
+        Ok(Self { name: token.name.clone(), scope: token.scope.clone(), credential: Credential::Token(hash) })
+    }
+
     /// Requires the admin scope.
     pub(crate) fn admin(&self) -> Result<(), ErrorResponse> {
         self.allow(matches!(self.scope, Scope::Admin), "admin")
@@ -190,10 +198,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
                 .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
                 .into());
         };
-        let hash = tokens::hash(&secret);
-        let view = server.core.view();
-        let token = valid_token(&view, &hash)?;
-        Ok(Self { name: token.name.clone(), scope: token.scope.clone(), credential: Credential::Token(hash) })
+        Self::of_secret(server, &secret)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Jobs as the API describes them.
 
-use gantry_api::jobs::{JobAttempt, JobInfo, JobStatus};
+use gantry_api::jobs::{JobAttempt, JobInfo, JobProgress, JobStatus};
 use gantry_control::jobs::AttemptDetails;
 use gantry_model::{Moment, TimeSpan};
 use gantry_queue::{JobState, masked};
@@ -14,7 +14,7 @@ const SHOWN: usize = 2000;
 
 /// Describes a job.
 pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
-    let JobDetails { id, queue, job, by, payload, details, .. } = details;
+    let JobDetails { id, queue, job, by, payload, details, progress, .. } = details;
     let attempt: Option<AttemptDetails> = details.and_then(|text| serde_json::from_slice(&text).ok());
     let running = jobs.started(id);
     let status = status(&job.state, running);
@@ -36,6 +36,7 @@ pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
         started: running.or_else(|| attempt.as_ref().and_then(|attempt| attempt.started)),
         ended,
         machine,
+        progress: progress.map(|progress| JobProgress { percent: progress.percent, message: progress.message }),
         failures: job.failures,
         lost: job.lost,
         attempt: attempt.as_ref().map(job_attempt),

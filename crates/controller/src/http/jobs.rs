@@ -7,7 +7,7 @@ use gantry_api::jobs::{
 };
 use gantry_api::{ErrorCode, Problem};
 use gantry_queue::{JobId, PAYLOAD_MAX, QueueName};
-use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, NewJob, SubmitRefusal};
+use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, JobProgress, NewJob, SubmitRefusal};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
@@ -26,6 +26,9 @@ const COMMAND_MAX: usize = 64 << 10;
 
 /// Jobs of a page, unless the request names another number.
 const PAGE: usize = 100;
+
+/// Longest message of a job's progress, in bytes.
+const PROGRESS_MAX: usize = 1000;
 
 /// Code of the jobs that run an image.
 const IMAGE_CODE: &str = "image";
@@ -53,7 +56,8 @@ impl From<SubmitRefusal> for ErrorResponse {
 
 /// Adds the endpoints of jobs.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(submit).endpoint(list).endpoint(show).endpoint(logs).endpoint(cancel).endpoint(retry)
+    let routes = routes.endpoint(submit).endpoint(list).endpoint(show).endpoint(logs);
+    routes.endpoint(cancel).endpoint(retry).endpoint(progress)
 }
 
 /// Queues all jobs of the request, or none.
@@ -68,7 +72,8 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
     let _pin = server.gc_pins.take();
     let mut new = Vec::new();
     for job in jobs {
-        new.push(checked(&server, &caller, job).await?);
+        authorize(&caller, &job)?;
+        new.push(resolve(&server, job, caller.name.clone()).await?);
     }
     let ids = server.jobs.submit(new).await??;
     Ok(SubmittedJobs { ids })
@@ -91,8 +96,25 @@ fn only_server(server: &Server) -> HttpResult<()> {
         .into())
 }
 
+/// Requires the rights to run a job.
+pub(super) fn authorize(caller: &Caller, job: &SubmitJob) -> HttpResult<()> {
+    match &job.source {
+        JobSource::Role { app, .. } => caller.deploy(app.as_str()).map(drop),
+        JobSource::Image { reference } => {
+            let repository = repository(reference);
+            caller.deploy(repository)?;
+            caller.pull(repository)
+        }
+    }
+}
+
+/// The repository of an image's reference.
+fn repository(reference: &str) -> &str {
+    reference.split(['@', ':']).next().unwrap_or_default()
+}
+
 /// Checks a job, and finds what it runs.
-async fn checked(server: &Server, caller: &Caller, job: SubmitJob) -> HttpResult<NewJob> {
+pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> HttpResult<NewJob> {
     let invalid = |message: String| ErrorResponse(Problem::new(ErrorCode::InvalidJob, message));
     job.settings.check().map_err(|error| invalid(error.to_string()))?;
     if job.payload.len() > PAYLOAD_MAX {
@@ -110,7 +132,6 @@ async fn checked(server: &Server, caller: &Caller, job: SubmitJob) -> HttpResult
     }
     let (queue, source, image) = match job.source {
         JobSource::Role { app, role } => {
-            let app = caller.deploy(app.as_str())?;
             let view = server.core.view();
             let number = find_app(&view.records, &app)?.current;
             let release = number.and_then(|number| view.records.release(&app, number));
@@ -125,16 +146,15 @@ async fn checked(server: &Server, caller: &Caller, job: SubmitJob) -> HttpResult
             (QueueName { project: app, code }, WorkSource::Role { release: release.number, role }, image)
         }
         JobSource::Image { reference } => {
-            let repository = reference.split(['@', ':']).next().unwrap_or_default();
-            let project = caller.deploy(repository)?;
-            let image = registry::resolve(server, caller, &reference).await?;
+            let project = parse_name(repository(&reference))?;
+            let image = registry::find_image(server, &reference).await?;
             (QueueName { project, code: parse_name(IMAGE_CODE)? }, WorkSource::Image, image)
         }
     };
     let work =
         StoredWork { source, image, command: job.command, env: job.env, memory: job.memory, network: job.network };
     let work = serde_json::to_vec(&work).map_err(|error| Problem::internal(error.to_string()))?;
-    let (settings, payload, by) = (job.settings, job.payload.into_bytes(), caller.name.clone());
+    let (settings, payload) = (job.settings, job.payload.into_bytes());
     Ok(NewJob { queue, settings, work, payload, by })
 }
 
@@ -150,7 +170,7 @@ async fn list(Call { server, query, .. }: Call<endpoints::List>) -> HttpResult<J
 }
 
 /// Finds a job that the caller may read.
-async fn find(server: &Server, caller: &Caller, id: &str) -> HttpResult<JobDetails> {
+pub(super) async fn find(server: &Server, caller: &Caller, id: &str) -> HttpResult<JobDetails> {
     let unknown = || Problem::new(ErrorCode::JobNotFound, format!("there is no job {id}"));
     let number: JobId = id.parse().map_err(|_| unknown())?;
     let job = server.jobs.read(move |reader| reader.job(number)).await?.ok_or_else(unknown)?;
@@ -203,4 +223,26 @@ async fn retry(Call { server, caller, at, body, .. }: Call<endpoints::Retry>) ->
     only_server(&server)?;
     let ids = server.jobs.replay(job.id, body.delay, caller.name.clone()).await??;
     Ok(SubmittedJobs { ids })
+}
+
+/// Notes how far a job is.
+async fn progress(Call { server, caller, at, body, .. }: Call<endpoints::Progress>) -> HttpResult<JobInfo> {
+    let job = find(&server, &caller, &at.id).await?;
+    caller.deploy(job.queue.project.as_str())?;
+    note_progress(&server, job.id, body.percent, body.message).await?;
+    Ok(job_info(&server.jobs, find(&server, &caller, &at.id).await?))
+}
+
+/// Notes how far a job is. Only a job that a machine has makes progress.
+pub(super) async fn note_progress(server: &Server, job: JobId, percent: u8, message: String) -> HttpResult<()> {
+    if percent > 100 || message.len() > PROGRESS_MAX {
+        let message = format!(
+            "percent is {percent}, and the message has {} bytes; at most 100, and {PROGRESS_MAX}",
+            message.len()
+        );
+        return Err(Problem::new(ErrorCode::InvalidJob, message).into());
+    }
+    let noted = server.jobs.note_progress(job, JobProgress { percent, message }).await?;
+    let not_running = || Problem::new(ErrorCode::JobEnded, format!("job {job} does not run"));
+    Ok(noted.then_some(()).ok_or_else(not_running)?)
 }

@@ -7,6 +7,7 @@ mod builds;
 mod call;
 mod deploys;
 mod git;
+mod iron;
 mod job_info;
 mod jobs;
 mod logs;
@@ -18,6 +19,7 @@ mod queues;
 pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
+mod schedules;
 pub(crate) mod sessions;
 mod stream;
 pub(crate) mod system;
@@ -41,6 +43,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use call::Routes;
+pub(crate) use jobs::resolve as resolve_job;
 
 use crate::ChangeError;
 use crate::Server;
@@ -140,6 +143,7 @@ fn public_routes() -> Routes {
         sessions::routes,
         jobs::routes,
         queues::routes,
+        schedules::routes,
         volumes::routes,
     ];
     let document = Routes::default().open::<gantry_api::endpoints::cluster::OpenApi>(gantry_api::openapi::document);
@@ -172,6 +176,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/v2", get(registry::version).layer(versioned.clone()))
         .route("/v2/", get(registry::version).layer(versioned.clone()))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()).layer(versioned))
+        .route("/2/projects/{project}/{*path}", any(iron::worker).layer(DefaultBodyLimit::disable()))
         .fallback(endpoint_not_found)
         .with_state(server)
 }

@@ -63,5 +63,6 @@ fn queue_info(queue: stored::QueueInfo) -> QueueInfo {
         running: leased,
         ended,
         dead: queue.dead,
+        extra_runs: queue.extra_runs,
     }
 }

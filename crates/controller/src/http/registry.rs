@@ -414,9 +414,14 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> HttpResult {
 /// Resolves a reference in this registry (`repository:tag`, `repository@digest` or both) to an image. The caller
 /// needs the right to pull from the repository.
 pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> HttpResult<Digest> {
+    caller.pull(Parts::of(reference).name)?;
+    find_image(server, reference).await
+}
+
+/// Finds the image of a reference in this registry.
+pub(super) async fn find_image(server: &Server, reference: &str) -> HttpResult<Digest> {
     let unknown = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {reference} in this registry"));
     let Parts { name: repository, tag, digest } = Parts::of(reference);
-    caller.pull(repository)?;
     let mut digest = match digest {
         None => tagged_image(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
         Some(text) => {

@@ -9,12 +9,13 @@
 //! - [`JobService`]: the handle of request handlers and connections. Begin there.
 //! - `writer`: the one thread that writes. `feeder`: orders for one agent's connection. `upkeep`: the clock's part.
 //! - `state`: leases and outgoing orders in memory; plain functions.
-//! - `work`: what a job runs, from the request to the agent.
+//! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
 //!
 //! The rules are in the crate `queue`, their storage in `queue-store`.
 
 mod feeder;
 mod state;
+mod template;
 mod upkeep;
 mod work;
 mod writer;
@@ -26,13 +27,14 @@ use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{Jitter, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
-    CancelEffect, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting, QueueStoreError, SqliteQueue,
-    SqliteReader, SubmitRefusal,
+    CancelEffect, Completed, Fired, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
+    QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue, SqliteReader, SubmitRefusal,
 };
 use tokio::sync::Notify;
 
 pub(crate) use self::feeder::JobsLink;
 use self::state::JobsState;
+pub(crate) use self::template::StoredTemplate;
 pub(crate) use self::upkeep::run;
 pub(crate) use self::work::{StoredWork, WorkSource};
 use self::writer::JobWriter;
@@ -143,6 +145,25 @@ impl JobService {
                 _ => return Ok(purged),
             }
         }
+    }
+
+    /// Notes how far a job is; false if no machine has the job.
+    pub(crate) async fn note_progress(&self, job: JobId, progress: JobProgress) -> Result<bool, JobsError> {
+        Ok(self.writer.one(QueueCommand::Progress(job, progress)).await? == QueueReply::Noted(true))
+    }
+
+    /// Creates, changes, removes or fires a schedule. On return the change is durable.
+    pub(crate) async fn schedule(&self, command: ScheduleCommand) -> Result<ScheduleReply, JobsError> {
+        let QueueReply::Schedule(reply) = self.writer.one(QueueCommand::Schedule(command)).await? else {
+            return Err(JobsError::Stopping);
+        };
+        if let ScheduleReply::Fired(Fired::Done { stopping, .. }) = &reply {
+            for (job, machine, fence) in stopping {
+                self.state().stop(machine, JobRef { job: *job, fence: *fence });
+            }
+            self.changed.notify_waiters();
+        }
+        Ok(reply)
     }
 
     /// Reads from the queue, beside the writer.

@@ -80,6 +80,7 @@ impl StoredWork {
         spec.role.limits.memory = self.memory.unwrap_or(spec.role.limits.memory);
         // A volume has one writer, and jobs run beside the role's own copy.
         spec.role.volumes.clear();
+        spec.role.schedule = None;
         Ok((number, spec))
     }
 }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use gantry_model::Bytes;
 use gantry_queue::{ConcurrencyKey, JobId, Priority, QueueName};
 
-use super::values::{age, concurrency_key, parse_pair, priority, queue_filter, queue_name};
+use super::values::{age, concurrency_key, parse_pair};
 use crate::commands::jobs::QueueFilter;
 
 #[derive(Debug, Subcommand)]
@@ -16,7 +16,7 @@ pub(crate) enum Job {
     /// List jobs, newest first
     Ls {
         /// Only jobs of this app, or of this queue: `shop`, `shop/report`
-        #[arg(value_parser = queue_filter, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: Option<QueueFilter>,
         /// Only dead letters: jobs that ended without success and were not cancelled
         #[arg(long)]
@@ -56,8 +56,24 @@ pub(crate) enum Job {
 /// A job to queue.
 #[derive(Debug, clap::Args)]
 pub(crate) struct JobRun {
+    #[command(flatten)]
+    pub(crate) job: JobSpec,
+    /// Wait for the end, print the output, and return the job's exit status
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Delay before the job may start: `90s`, `15m`, `1h`
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    pub(crate) delay: Option<u64>,
+    /// Queue only the first of all jobs with this idempotency key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency: Option<String>,
+}
+
+/// What a job runs, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobSpec {
     /// App and role, such as `shop/report`: the role's command, configuration and limits in the current release
-    #[arg(value_parser = queue_name, value_name = "APP/ROLE", conflicts_with = "image", required_unless_present = "image")]
+    #[arg(value_name = "APP/ROLE", conflicts_with = "image", required_unless_present = "image")]
     pub(crate) code: Option<QueueName>,
     /// Image of Gantry's registry, such as `shop:1.2`
     #[arg(long, value_name = "REF")]
@@ -65,15 +81,9 @@ pub(crate) struct JobRun {
     /// Payload: a text, `@FILE`, or `-` for standard input
     #[arg(short = 'p', long, value_name = "PAYLOAD")]
     pub(crate) payload: Option<String>,
-    /// Wait for the end, print the output, and return the job's exit status
-    #[arg(long)]
-    pub(crate) follow: bool,
     /// Priority: 0, 1 or 2; 2 goes first
-    #[arg(long, default_value = "0", value_parser = priority, value_name = "NUMBER")]
+    #[arg(long, default_value = "0", value_name = "NUMBER")]
     pub(crate) priority: Priority,
-    /// Delay before the job may start: `90s`, `15m`, `1h`
-    #[arg(long, value_parser = age, value_name = "AGE")]
-    pub(crate) delay: Option<u64>,
     /// Timeout of each attempt; one hour by default
     #[arg(long, value_parser = age, value_name = "AGE")]
     pub(crate) timeout: Option<u64>,
@@ -89,9 +99,6 @@ pub(crate) struct JobRun {
     /// Run at most LIMIT jobs with this key at the same time; 1 by default
     #[arg(long, value_parser = concurrency_key, value_name = "KEY[=LIMIT]")]
     pub(crate) key: Option<ConcurrencyKey>,
-    /// Queue only the first of all jobs with this idempotency key
-    #[arg(long, value_name = "KEY")]
-    pub(crate) idempotency: Option<String>,
     /// Variable of the job's environment; may be given several times
     #[arg(short = 'e', long, value_parser = parse_pair, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<(String, String)>,
@@ -113,25 +120,25 @@ pub(crate) enum Queue {
     /// Show a queue
     Show {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: QueueName,
     },
     /// Start no more jobs of a queue; running jobs go on
     Pause {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: QueueName,
     },
     /// Start jobs of a paused queue again
     Resume {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: QueueName,
     },
     /// Limit the jobs of a queue that run at the same time; 0 removes the limit
     Limit {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: QueueName,
         /// Most jobs at the same time
         #[arg(value_name = "COUNT")]
@@ -140,7 +147,7 @@ pub(crate) enum Queue {
     /// Cancel all waiting jobs of a queue
     Purge {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: QueueName,
         /// Name of the queue, as a confirmation
         #[arg(long, value_name = "QUEUE")]
@@ -149,7 +156,7 @@ pub(crate) enum Queue {
     /// List dead letters, newest first; `gantry job retry` queues one again
     Dead {
         /// Queue: `shop/report`
-        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        #[arg(value_name = "QUEUE")]
         queue: Option<QueueName>,
         /// Most jobs to list
         #[arg(short = 'n', long, default_value_t = 30, value_name = "COUNT")]

@@ -4,6 +4,7 @@ mod apps;
 mod cluster;
 mod jobs;
 mod machine;
+mod schedules;
 mod values;
 mod volumes;
 
@@ -18,8 +19,9 @@ pub(crate) use self::apps::{App, Config, Maintenance};
 pub(crate) use self::cluster::{
     Base, Cluster, Join, JoinTokenCommand, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store, Token,
 };
-pub(crate) use self::jobs::{Job, JobRun, Queue};
+pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::machine::{FirstPolicy, Machine};
+pub(crate) use self::schedules::{Schedule, ScheduleCreate};
 use self::values::{age, image_port, parse_count, run_volume, volume};
 pub(crate) use self::volumes::{Snapshot, Volume};
 use crate::restore_volumes::VolumeChoice;
@@ -210,6 +212,9 @@ pub(crate) enum Command {
     /// Show, pause, limit and purge the queues of container jobs
     #[command(subcommand)]
     Queue(Queue),
+    /// Run container jobs at fixed times
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// List, show, remove, export, import and copy volumes
     #[command(subcommand)]
     Volume(Volume),

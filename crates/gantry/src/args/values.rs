@@ -2,38 +2,37 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::{ClusterPolicy, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName};
-use gantry_queue::{ConcurrencyKey, InvalidQueueName, Priority, QueueName};
+use gantry_model::{ClusterPolicy, Moment, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName};
+use gantry_queue::ConcurrencyKey;
 
-use crate::commands::jobs::QueueFilter;
-
-pub(super) fn queue_name(text: &str) -> Result<QueueName, String> {
-    text.parse().map_err(|error: InvalidQueueName| error.to_string())
-}
-
-pub(super) fn queue_filter(text: &str) -> Result<QueueFilter, String> {
-    let is_queue = text.contains('/');
-    let QueueName { project, code } = queue_name(&if is_queue { text.to_owned() } else { format!("{text}/x") })?;
-    Ok(QueueFilter { project, code: is_queue.then_some(code) })
-}
-
-pub(super) fn priority(text: &str) -> Result<Priority, String> {
-    let number: u8 = text.parse().map_err(|_| format!("{text:?} is no priority; choose 0, 1, or 2"))?;
-    Priority::try_from(number).map_err(|error| error.to_string())
+/// Reason why a text is no value of an argument.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidValue {
+    #[error("{0:?} is no number of jobs")]
+    JobCount(String),
+    #[error("{0:?} is not NAME=VALUE")]
+    Pair(String),
+    #[error("{0:?} is not an age; write for example 90s, 15m, 1h or 2d")]
+    Age(String),
+    #[error("{0:?} is not a time; write for example 2026-12-01T06:00:00+01:00")]
+    Time(String),
 }
 
 /// Parses a concurrency key: `KEY` or `KEY=LIMIT`.
-pub(super) fn concurrency_key(text: &str) -> Result<ConcurrencyKey, String> {
+pub(super) fn concurrency_key(text: &str) -> Result<ConcurrencyKey, InvalidValue> {
     let (name, limit) = text.rsplit_once('=').unwrap_or((text, "1"));
-    let limit = limit.parse().map_err(|_| format!("{limit:?} is no number of jobs"))?;
+    let limit = limit.parse().map_err(|_| InvalidValue::JobCount(limit.to_owned()))?;
     Ok(ConcurrencyKey { name: name.to_owned(), limit })
 }
 
-pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => Err(format!("{text:?} is not NAME=VALUE")),
-    }
+pub(super) fn parse_pair(text: &str) -> Result<(String, String), InvalidValue> {
+    let (name, value) = text.split_once('=').ok_or_else(|| InvalidValue::Pair(text.to_owned()))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Parses a time with its offset from UTC.
+pub(super) fn moment(text: &str) -> Result<Moment, InvalidValue> {
+    gantry_schedule::parse_rfc3339(text).ok_or_else(|| InvalidValue::Time(text.to_owned()))
 }
 
 /// Parses `drain=60s`.
@@ -95,8 +94,8 @@ pub(super) fn parse_count(text: &str) -> Result<(RoleName, u32), String> {
 }
 
 /// Parses an age into milliseconds.
-pub(super) fn age(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not an age; write for example 90s, 15m, 1h or 2d");
+pub(super) fn age(text: &str) -> Result<u64, InvalidValue> {
+    let wrong = || InvalidValue::Age(text.to_owned());
     let unit = match text.chars().last() {
         Some('s') => 1000,
         Some('m') => 60_000,
@@ -170,6 +169,8 @@ mod tests {
         Args::command().debug_assert();
         assert_eq!(age("15m"), Ok(900_000));
         assert!(age("15").is_err() && age("ü").is_err() && age("").is_err());
+        assert_eq!(moment("1970-01-01T01:00:01+01:00"), Ok(Moment(1000)));
+        assert!(moment("tomorrow").is_err() && moment("1960-01-01T00:00:00Z").is_err());
         assert!(network("10.0.0.1/33").is_err() && network("x").is_err());
         let parse = |words: &[&str]| Args::try_parse_from([&["gantry", "up"], words].concat());
         let openings = ["--host-ports", "5432,8125/udp", "--metadata", "169.254.169.254,fd00:ec2::254"];

@@ -4,7 +4,7 @@ use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 17] = [
+const TOPICS: [(&str, &str); 18] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("jobs", include_str!("../../../../docs/jobs.md")),
@@ -18,6 +18,7 @@ const TOPICS: [(&str, &str); 17] = [
     ("howto-php", include_str!("../../../../docs/howto/php.md")),
     ("howto-worker", include_str!("../../../../docs/howto/worker.md")),
     ("howto-cron", include_str!("../../../../docs/howto/cron.md")),
+    ("howto-ironworker", include_str!("../../../../docs/howto/ironworker.md")),
     ("howto-settings", include_str!("../../../../docs/howto/settings.md")),
     ("howto-rollback", include_str!("../../../../docs/howto/rollback.md")),
     ("howto-tls", include_str!("../../../../docs/howto/tls.md")),

@@ -1,6 +1,7 @@
 //! `gantry job` and `gantry queue`.
 
 use std::io::Read;
+use std::str::FromStr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,9 +12,9 @@ use gantry_api::jobs::{
 };
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
-use gantry_queue::{CodeName, JobId, JobSettings, QueueName, RetryPolicy};
+use gantry_queue::{CodeName, InvalidQueueName, JobId, JobSettings, QueueName, RetryPolicy};
 
-use crate::args::{Job, JobRun, Queue};
+use crate::args::{Job, JobRun, JobSpec, Queue};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, or_dash, out, span, table, told};
@@ -38,7 +39,20 @@ pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Re
     }
 }
 
-async fn submit(client: &Client, job: JobRun, json: bool) -> anyhow::Result<Exit> {
+async fn submit(client: &Client, run: JobRun, json: bool) -> anyhow::Result<Exit> {
+    let JobRun { job, follow: follows, delay, idempotency } = run;
+    let mut request = submit_job(job)?;
+    request.settings.delay = delay.unwrap_or_default() / 1000;
+    request.settings.idempotency = idempotency;
+    let submitted = client.submit(&jobs::Submit {}, &SubmitJobs { jobs: vec![request] }).await?;
+    match submitted.ids.first() {
+        Some(id) if follows => follow(client, *id).await,
+        _ => queued(&submitted, json),
+    }
+}
+
+/// The request for a job.
+pub(super) fn submit_job(job: JobSpec) -> anyhow::Result<SubmitJob> {
     let source = match (&job.code, &job.image) {
         (Some(code), None) => JobSource::Role {
             app: code.project.clone(),
@@ -49,7 +63,7 @@ async fn submit(client: &Client, job: JobRun, json: bool) -> anyhow::Result<Exit
     };
     let payload = payload(job.payload.as_deref().unwrap_or_default())?;
     let settings = settings(&job);
-    let request = SubmitJob {
+    Ok(SubmitJob {
         source,
         command: job.command,
         env: job.env.into_iter().collect(),
@@ -57,26 +71,20 @@ async fn submit(client: &Client, job: JobRun, json: bool) -> anyhow::Result<Exit
         network: !job.no_network,
         payload,
         settings,
-    };
-    let submitted = client.submit(&jobs::Submit {}, &SubmitJobs { jobs: vec![request] }).await?;
-    match submitted.ids.first() {
-        Some(id) if job.follow => follow(client, *id).await,
-        _ => queued(&submitted, json),
-    }
+    })
 }
 
-fn settings(job: &JobRun) -> JobSettings {
+fn settings(job: &JobSpec) -> JobSettings {
     let defaults = JobSettings::default();
     let seconds = |millis: u64| millis / 1000;
     let short = |millis: u64| u32::try_from(seconds(millis)).unwrap_or(u32::MAX);
     JobSettings {
         priority: job.priority,
-        delay: job.delay.map_or(0, seconds),
         timeout: job.timeout.map_or(defaults.timeout, short),
         retries: RetryPolicy { most: job.retries, delay: job.retry_delay.map_or(defaults.retries.delay, short) },
         expires: job.expires.map(seconds),
         key: job.key.clone(),
-        idempotency: job.idempotency.clone(),
+        ..defaults
     }
 }
 
@@ -239,6 +247,9 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
         ("failed attempts", format!("{} of {}", job.failures, job.settings.retries.most + 1)),
     ];
     rows.extend(job.machine.as_ref().map(|machine| ("machine", machine.to_string())));
+    if let Some(progress) = &job.progress {
+        rows.push(("progress", format!("{} % {}", progress.percent, progress.message)));
+    }
     rows.extend(job.payload.as_ref().map(|payload| ("payload", payload.clone())));
     if let Some(attempt) = &job.attempt {
         rows.extend(attempt.code.map(|code| ("exit status", code.to_string())));
@@ -258,6 +269,16 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
 pub(crate) struct QueueFilter {
     pub(crate) project: AppName,
     pub(crate) code: Option<CodeName>,
+}
+
+impl FromStr for QueueFilter {
+    type Err = InvalidQueueName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQueueName> {
+        let is_queue = text.contains('/');
+        let name: QueueName = if is_queue { text.parse()? } else { format!("{text}/x").parse()? };
+        Ok(Self { project: name.project, code: is_queue.then_some(name.code) })
+    }
 }
 
 pub(crate) async fn queue(client: &Client, command: Queue, json: bool) -> anyhow::Result<Exit> {
@@ -313,9 +334,10 @@ fn show_queues(queues: &[QueueInfo], json: bool) -> anyhow::Result<Exit> {
             or_dash(queue.limit),
             queue.ended.to_string(),
             queue.dead.to_string(),
+            queue.extra_runs.to_string(),
         ]
     });
-    table(&["queue", "state", "ready", "waiting", "running", "limit", "ended", "dead"], rows);
+    table(&["queue", "state", "ready", "waiting", "running", "limit", "ended", "dead", "extra runs"], rows);
     Ok(DONE)
 }
 

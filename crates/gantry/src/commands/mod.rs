@@ -14,6 +14,7 @@ mod machines;
 mod man;
 mod policy;
 mod pulls;
+mod schedules;
 mod session;
 mod system;
 mod volumes;
@@ -107,6 +108,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Run { app, input, volumes, command } => session::run(&client()?, &app, command, volumes, input).await,
         Command::Job(command) => jobs::run(&client()?, command, json).await,
+        Command::Schedule(command) => schedules::run(&client()?, command, json).await,
         Command::Queue(command) => jobs::queue(&client()?, command, json).await,
         Command::Volume(command) => volumes::run(&client()?, command, json).await,
     }

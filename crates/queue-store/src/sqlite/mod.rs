@@ -4,9 +4,11 @@
 //! of each state, so that no command depends on the number of waiting jobs. Counts of each queue are in memory.
 
 mod claim;
+mod copy;
 mod load;
 mod read;
 mod row;
+mod schedules;
 mod schema;
 mod upkeep;
 mod write;
@@ -16,8 +18,9 @@ use std::path::{Path, PathBuf};
 use gantry_model::Moment;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+pub use self::copy::{check_queue, copy_queue};
 use self::load::Loads;
-pub use self::read::{JobDetails, JobFilter, JobPage, QueueInfo, SqliteReader};
+pub use self::read::{JobDetails, JobFilter, JobPage, OpenWork, QueueInfo, SqliteReader};
 use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError};
 
 /// The embedded storage of jobs.

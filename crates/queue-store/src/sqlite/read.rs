@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gantry_model::AppName;
-use gantry_queue::{Job, JobId, QueueName};
+use gantry_model::{AppName, Moment};
+use gantry_queue::{Job, JobId, JobState, QueueName, ScheduleName};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::load::Loads;
-use super::row::{COLUMNS, StoredJob, whole};
-use super::{Fault, schema};
-use crate::QueueStoreError;
+use super::row::{COLUMNS, StoredJob, natural, whole};
+use super::{Fault, schedules, schema};
+use crate::{JobProgress, QueueStoreError, StoredSchedule};
 
 /// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
 const LOOKED_AT: usize = 20_000;
@@ -61,6 +61,8 @@ pub struct JobDetails {
     pub payload: Vec<u8>,
     /// Details of the last attempt that ended.
     pub details: Option<Vec<u8>>,
+    /// How far the running attempt is.
+    pub progress: Option<JobProgress>,
 }
 
 /// A queue.
@@ -76,6 +78,17 @@ pub struct QueueInfo {
     pub counts: [u64; 5],
     /// Number of dead letters.
     pub dead: u64,
+    /// Number of attempts that ended after their lease was lost.
+    pub extra_runs: u64,
+}
+
+/// What a job that has not ended runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpenWork {
+    /// The project.
+    pub project: AppName,
+    /// The work.
+    pub work: Vec<u8>,
 }
 
 impl SqliteReader {
@@ -150,7 +163,18 @@ impl SqliteReader {
         let mut statement = self.connection.prepare_cached(sql)?;
         let (work, payload, by, details) = statement
             .query_row([whole(stored.id.0)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-        Ok(JobDetails { id: stored.id, queue, job: stored.job, by, work, payload, details })
+        let progress = match stored.job.state {
+            JobState::Leased { .. } => self.progress(stored.id)?,
+            _ => None,
+        };
+        Ok(JobDetails { id: stored.id, queue, job: stored.job, by, work, payload, details, progress })
+    }
+
+    fn progress(&self, id: JobId) -> Result<Option<JobProgress>, Fault> {
+        let sql = "SELECT percent, coalesce(message, '') FROM jobs WHERE id = ?1 AND percent IS NOT NULL";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let noted = |row: &rusqlite::Row<'_>| Ok(JobProgress { percent: row.get(0)?, message: row.get(1)? });
+        Ok(statement.query_row([whole(id.0)], noted).optional()?)
     }
 
     /// All queues, in the order of their names.
@@ -166,16 +190,19 @@ impl SqliteReader {
         let mut statement = self
             .connection
             .prepare_cached("SELECT count(*) FROM jobs WHERE queue = ?1 AND state = 4 AND ended IN (1, 2, 4, 5)")?;
+        let mut extra_runs = self.connection.prepare_cached("SELECT extra FROM queues WHERE id = ?1")?;
         let mut queues = Vec::new();
         for number in loads.by_name.values() {
             let Some(load) = loads.queues.get(number) else { continue };
             let dead: i64 = statement.query_row([number], |row| row.get(0))?;
+            let extra: i64 = extra_runs.query_row([number], |row| row.get(0))?;
             queues.push(QueueInfo {
                 name: load.name.clone(),
                 paused: load.paused,
                 limit: load.limit,
                 counts: load.counts,
-                dead: super::row::natural(dead),
+                dead: natural(dead),
+                extra_runs: natural(extra),
             });
         }
         Ok(queues)
@@ -203,21 +230,54 @@ impl SqliteReader {
     ///
     /// # Errors
     /// [`QueueStoreError`].
-    pub fn open_works(&self) -> Result<BTreeSet<Vec<u8>>, QueueStoreError> {
-        let read = || -> Result<BTreeSet<Vec<u8>>, Fault> {
-            let sql = "SELECT work FROM jobs JOIN bodies ON job = id WHERE state < 4";
+    pub fn open_works(&self) -> Result<BTreeSet<OpenWork>, QueueStoreError> {
+        let read = || -> Result<BTreeSet<OpenWork>, Fault> {
+            let names = self.names()?.queues;
+            let sql = "SELECT DISTINCT queue, work FROM jobs JOIN bodies ON job = jobs.id WHERE state < 4";
             let mut statement = self.connection.prepare(sql)?;
             let mut rows = statement.query([])?;
             let mut works = BTreeSet::new();
             while let Some(row) = rows.next()? {
-                let work = row.get_ref(0)?.as_blob().map_err(|error| Fault::Row(error.to_string()))?;
-                if !works.contains(work) {
-                    works.insert(work.to_vec());
-                }
+                let queue: i64 = row.get(0)?;
+                let Some(load) = names.get(&queue) else { continue };
+                works.insert(OpenWork { project: load.name.project.clone(), work: row.get(1)? });
             }
             Ok(works)
         };
         self.told(read())
+    }
+
+    /// Schedules in the order of their names; those of one project, or all.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn schedules(&self, project: Option<&AppName>) -> Result<Vec<StoredSchedule>, QueueStoreError> {
+        let project = project.map(AppName::as_str);
+        let condition = "?1 IS NULL OR project = ?1 ORDER BY project, name";
+        self.told(schedules::select(&self.connection, condition, &[&project]))
+    }
+
+    /// Finds a schedule.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn schedule(&self, name: &ScheduleName) -> Result<Option<StoredSchedule>, QueueStoreError> {
+        self.told(schedules::find(&self.connection, name))
+    }
+
+    /// Schedules that are due, at most `most`, and the moment at which the next one is.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn due_schedules(
+        &self,
+        now: Moment,
+        most: u32,
+    ) -> Result<(Vec<StoredSchedule>, Option<Moment>), QueueStoreError> {
+        let condition = "next <= ?1 AND paused = 0 ORDER BY next LIMIT ?2";
+        let read = schedules::select(&self.connection, condition, &[&whole(now.0), &most]);
+        let next = schedules::next_due(&self.connection);
+        self.told(read.and_then(|due| Ok((due, next?))))
     }
 
     /// Names of the queues, without counts.

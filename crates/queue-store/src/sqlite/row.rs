@@ -77,7 +77,7 @@ impl StoredJob {
         connection
             .prepare_cached(
                 "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, cancelling = ?8, \
-                 ended = ?9 WHERE id = ?1",
+                 ended = ?9, percent = NULL, message = NULL WHERE id = ?1",
             )?
             .execute(params![
                 whole(self.id.0),

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::Fault;
+use super::{Fault, schedules};
 use crate::QueueStoreError;
+
+/// Longest wait for another connection's lock.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `GNTQ`, the mark of the queue's file.
 const APPLICATION_ID: i64 = 0x474e_5451;
 
 /// The newest format.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// `place` is the moment (delayed), the rank (held, ready), the begin (leased) or the end (ended). `ended` is the kind of
 /// the end.
@@ -46,6 +49,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
         if found == 0 {
             transaction.execute_batch(SCHEMA)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        }
+        if found <= 1 {
+            transaction.execute_batch(schedules::SCHEMA)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             found = FORMAT;
         }
@@ -65,7 +71,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
 pub(super) fn connect(path: &Path) -> Result<Connection, QueueStoreError> {
     let open = || -> Result<Connection, Fault> {
         let connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(64);

@@ -8,8 +8,8 @@ use super::load::Loads;
 use super::row::{HELD, StoredJob, state_columns, whole};
 use super::{Fault, row};
 use crate::{
-    CODES_MAX, CancelEffect, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting, SubmitRefusal,
-    WAITING_MAX,
+    CODES_MAX, CancelEffect, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
+    SubmitRefusal, WAITING_MAX,
 };
 
 /// A transaction under way.
@@ -34,10 +34,12 @@ impl Writer<'_> {
             QueueCommand::Set(queue, setting) => QueueReply::Set(self.set(&queue, setting)?),
             QueueCommand::Purge(queue) => QueueReply::Purged(self.purge(&queue)?),
             QueueCommand::Upkeep { keep_since } => QueueReply::Upkept(self.upkeep(keep_since)?),
+            QueueCommand::Progress(job, progress) => QueueReply::Noted(self.note(job, &progress)?),
+            QueueCommand::Schedule(command) => QueueReply::Schedule(self.schedule(command)?),
         })
     }
 
-    fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
+    pub(super) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
         if self.loads.open() + jobs.len() as u64 > WAITING_MAX {
             return Ok(Err(SubmitRefusal::Full));
         }
@@ -159,7 +161,12 @@ impl Writer<'_> {
         let outcome: AttemptOutcome = report.outcome;
         let job = match self.change(id, JobEvent::Complete { fence, outcome, jitter })? {
             Ok(job) => job,
-            Err(refusal) => return Ok(Completed::Refused(refusal)),
+            Err(refusal) => {
+                if refusal == Refusal::Superseded {
+                    self.count_extra_run(id)?;
+                }
+                return Ok(Completed::Refused(refusal));
+            }
         };
         self.transaction
             .prepare_cached("INSERT OR REPLACE INTO results (job, details, output) VALUES (?1, ?2, ?3)")?
@@ -167,7 +174,20 @@ impl Writer<'_> {
         Ok(Completed::Recorded(job.job.state))
     }
 
-    fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
+    fn note(&self, id: JobId, progress: &JobProgress) -> Result<bool, Fault> {
+        let sql = "UPDATE jobs SET percent = ?2, message = ?3 WHERE id = ?1 AND state = 3";
+        let values = params![whole(id.0), progress.percent, progress.message];
+        Ok(self.transaction.prepare_cached(sql)?.execute(values)? > 0)
+    }
+
+    /// Counts an attempt that ended after its lease was lost.
+    fn count_extra_run(&self, id: JobId) -> Result<(), Fault> {
+        let sql = "UPDATE queues SET extra = extra + 1 WHERE id = (SELECT queue FROM jobs WHERE id = ?1)";
+        self.transaction.prepare_cached(sql)?.execute([whole(id.0)])?;
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
         let Some(stored) = StoredJob::find(self.transaction, id)? else { return Ok(CancelEffect::Unknown) };
         Ok(match self.change_stored(&stored, JobEvent::Cancel)? {
             Ok(StoredJob { job: Job { state: JobState::Leased { machine, .. }, fence, .. }, .. }) => {

@@ -13,7 +13,12 @@ use gantry_queue_store::{
 };
 
 mod history;
+mod schedules;
 pub(crate) use history::a_random_history_keeps_the_counts;
+pub(crate) use schedules::{
+    a_due_time_queues_one_job, a_schedule_is_paused_and_removed, overlapping_runs_follow_the_policy,
+    the_schedule_of_a_release_follows_the_release,
+};
 
 /// A storage and its reader.
 pub(crate) type Opened = (Box<dyn QueueStore>, SqliteReader);

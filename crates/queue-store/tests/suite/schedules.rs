@@ -1,0 +1,152 @@
+//! Rules of schedules.
+
+use gantry_model::Moment;
+use gantry_queue::{AttemptOutcome, JobEnd, JobId, JobSettings, JobState, ScheduleName};
+use gantry_queue_store::{
+    Fire, Fired, NewJob, NewSchedule, QueueCommand, QueueReply, ScheduleCommand, ScheduleOrigin, ScheduleRefusal,
+    ScheduleReply, StoredSchedule,
+};
+use gantry_schedule::{OverlapPolicy, Schedule, Timing};
+
+use super::{World, queue};
+
+fn name(text: &str) -> ScheduleName {
+    text.parse().expect("a name")
+}
+
+/// Every ten seconds.
+fn schedule(text: &str, overlap: OverlapPolicy, origin: ScheduleOrigin) -> NewSchedule {
+    let schedule = Schedule { overlap, ..Schedule::new(Timing::Every(10)) };
+    NewSchedule { name: name(text), schedule, template: b"template".to_vec(), origin, by: "me".to_owned() }
+}
+
+fn order(world: &mut World, command: ScheduleCommand) -> ScheduleReply {
+    match world.one(QueueCommand::Schedule(command)) {
+        QueueReply::Schedule(reply) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn create(world: &mut World, new: NewSchedule) -> Result<(), ScheduleRefusal> {
+    match order(world, ScheduleCommand::Create(Box::new(new))) {
+        ScheduleReply::Created(created) => created,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn due(world: &World) -> Vec<StoredSchedule> {
+    world.reader.due_schedules(world.now, 10).expect("read").0
+}
+
+/// The command for what is due now.
+fn fire(world: &World, schedule: &StoredSchedule) -> Fire {
+    let turn = schedule.progress.turn(&schedule.new.schedule, world.now);
+    let job = NewJob {
+        queue: queue("shop/report"),
+        settings: JobSettings::default(),
+        work: b"work".to_vec(),
+        payload: Vec::new(),
+        by: "schedule".to_owned(),
+    };
+    let runs = turn.run.into_iter().map(|at| (at, job.clone())).collect();
+    Fire { id: schedule.id, after: schedule.progress, handled: turn.handled, runs, skipped: turn.skipped, note: None }
+}
+
+fn fired(world: &mut World, fire: Fire) -> Fired {
+    match order(world, ScheduleCommand::Fire(Box::new(fire))) {
+        ScheduleReply::Fired(fired) => fired,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn jobs(fired: Fired) -> Vec<JobId> {
+    match fired {
+        Fired::Done { jobs, .. } => jobs,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn a_due_time_queues_one_job(world: &mut World) {
+    let new = schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller);
+    create(world, new.clone()).expect("created");
+    assert_eq!(create(world, new.clone()), Err(ScheduleRefusal::Exists(name("shop/nightly"))));
+    assert_eq!(due(world), []);
+    world.pass(10_000);
+    let stored = due(world).pop().expect("due");
+    assert_eq!(stored.new, new);
+    let command = fire(world, &stored);
+    let queued = jobs(fired(world, command.clone()));
+    assert_eq!(queued.len(), 1);
+    // The same time again: from a server that died before it knew, or from a second server.
+    assert_eq!(fired(world, command.clone()), Fired::Stale);
+    world.restart();
+    assert_eq!(fired(world, command), Fired::Stale);
+    assert_eq!(due(world), []);
+    let stored = world.reader.schedule(&name("shop/nightly")).expect("read").expect("a schedule");
+    assert_eq!((stored.progress.runs, stored.last_job, stored.last_run), (1, Some(queued[0]), Some(world.now)));
+    let (_, next) = world.reader.due_schedules(world.now, 0).expect("read");
+    assert_eq!(next, Some(Moment(world.now.0 + 10_000)));
+    assert_eq!(world.claimed_ids(10), queued);
+}
+
+pub(crate) fn overlapping_runs_follow_the_policy(world: &mut World) {
+    for (text, policy) in [("shop/a", OverlapPolicy::Forbid), ("shop/b", OverlapPolicy::Replace)] {
+        create(world, schedule(text, policy, ScheduleOrigin::Caller)).expect("created");
+        world.pass(10_000);
+        let stored = due(world).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
+        let command = fire(world, &stored);
+        let first = jobs(fired(world, command))[0];
+        let claimed = world.claim("m", 10).into_iter().find(|job| job.id == first).expect("claimed");
+        world.pass(10_000);
+        let stored = due(world).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
+        let command = fire(world, &stored);
+        let Fired::Done { jobs: queued, stopping } = fired(world, command) else { panic!("fired") };
+        let after = world.reader.schedule(&name(text)).expect("read").expect("a schedule");
+        if policy == OverlapPolicy::Forbid {
+            assert_eq!((queued.len(), stopping.len(), after.skipped), (0, 0, 1));
+            assert!(after.note.is_some_and(|note| note.contains("had not ended")));
+            let _ = world.complete(first, claimed.fence, AttemptOutcome::Succeeded);
+        } else {
+            assert_eq!((queued.len(), stopping.first().map(|(job, ..)| *job)), (1, Some(first)));
+            let _ = world.complete(first, claimed.fence, AttemptOutcome::Failed);
+            assert!(matches!(world.state(first), JobState::Ended { end: JobEnd::Cancelled, .. }));
+        }
+        assert_eq!(order(world, ScheduleCommand::Remove(name(text))), ScheduleReply::Changed(true));
+    }
+}
+
+pub(crate) fn a_schedule_is_paused_and_removed(world: &mut World) {
+    create(world, schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
+    world.pass(10_000);
+    let stale = due(world).pop().expect("due");
+    let pause = |world: &mut World, paused| order(world, ScheduleCommand::Pause(name("shop/nightly"), paused));
+    assert_eq!(pause(world, true), ScheduleReply::Changed(true));
+    assert_eq!(due(world), []);
+    let command = fire(world, &stale);
+    assert_eq!(fired(world, command), Fired::Stale, "paused meanwhile");
+    world.pass(60_000);
+    assert_eq!(pause(world, false), ScheduleReply::Changed(true));
+    assert_eq!(due(world), [], "times of the pause are not missed");
+    world.pass(10_000);
+    assert_eq!(due(world).len(), 1);
+    assert_eq!(world.reader.schedules(Some(&queue("shop/x").project)).expect("read").len(), 1);
+    assert_eq!(world.reader.schedules(Some(&queue("blog/x").project)).expect("read"), []);
+    let remove = |world: &mut World| order(world, ScheduleCommand::Remove(name("shop/nightly")));
+    assert_eq!((remove(world), remove(world)), (ScheduleReply::Changed(true), ScheduleReply::Changed(false)));
+    assert_eq!(pause(world, false), ScheduleReply::Changed(false));
+}
+
+pub(crate) fn the_schedule_of_a_release_follows_the_release(world: &mut World) {
+    let mut new = schedule("shop/report", OverlapPolicy::Allow, ScheduleOrigin::Release);
+    create(world, new.clone()).expect("created");
+    world.pass(25_000);
+    new.schedule = Schedule::new(Timing::Every(60));
+    create(world, new.clone()).expect("replaced");
+    assert_eq!(due(world), [], "the new times count from now");
+    let stored = world.reader.schedule(&new.name).expect("read").expect("a schedule");
+    assert_eq!(stored.new, new);
+    // A caller's schedule is not replaced.
+    create(world, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
+    let taken = create(world, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Release));
+    assert_eq!(taken, Err(ScheduleRefusal::Exists(name("shop/own"))));
+}
