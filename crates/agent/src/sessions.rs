@@ -23,7 +23,7 @@ use crate::instance::InstanceError;
 use crate::one_off::OneOff;
 use crate::records::ContainerPaths;
 use crate::tasks::{BUILD, SESSION};
-use crate::{AgentContext, builds, volumes};
+use crate::{AgentContext, builds, jobs, volumes};
 
 /// Keepalive interval of an idle session.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -71,6 +71,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
             }
         }
         SessionKind::Volumes { request } => volumes::serve(&agent, request, reader, &mut writer).await,
+        SessionKind::JobOutput { job } => jobs::output::send(&agent, job, reader, &mut writer).await,
         SessionKind::Logs(query) => send_logs(&agent, &query, reader, &mut writer).await,
     };
     let last = match result {

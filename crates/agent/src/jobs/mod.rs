@@ -5,12 +5,13 @@
 //! ```
 //! - [`Jobs`]: all jobs that this machine has. The control connection takes reports from here, and brings orders.
 //! - `record`: the file of a job, from which a restarted agent continues.
-//! - `run`: one job, from its order to its end. `outcome`: what is kept of the end.
+//! - `run`: one job, from its order to its end. `outcome`: what is kept of the end. `output`: its lines while it runs.
 //!
 //! The agent keeps a job until the server has acknowledged its end. A server that is away delays the report and nothing
 //! else. The queue's rules are the server's: the agent runs each order once, under the order's fencing token.
 
 mod outcome;
+pub(crate) mod output;
 mod record;
 mod run;
 
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gantry_control::jobs::{BATCH_MAX, EndedJob, HeldJob, JobOrders, JobRef, JobsReport};
+use gantry_control::jobs::{BATCH_MAX, EndedJob, HeldJob, JobId, JobLine, JobOrders, JobRef, JobsReport};
 use gantry_model::Moment;
 use gantry_supervision::Nudge;
 use tokio::sync::Semaphore;
@@ -88,6 +89,13 @@ impl Jobs {
     /// Reports whether the machine has no jobs.
     pub(crate) fn is_idle(&self) -> bool {
         self.known().is_empty()
+    }
+
+    /// The container's name of a job's newest attempt, and the output if the attempt has ended. None for an unknown job.
+    fn output_of(&self, job: JobId) -> Option<(String, Option<Vec<JobLine>>)> {
+        let known = self.known();
+        let (_, newest) = known.iter().rfind(|(lease, _)| lease.job == job)?;
+        Some((newest.name.clone(), newest.ended.as_ref().map(|ended| ended.output.clone())))
     }
 
     /// Enters a job; none if it is known.

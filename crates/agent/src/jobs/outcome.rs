@@ -3,7 +3,7 @@
 use gantry_control::jobs::{AttemptDetails, AttemptOutcome, JobLine, OUTPUT_MAX};
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Moment, ResourceLimits};
-use gantry_relay::LogTail;
+use gantry_relay::{LogLine, LogTail};
 use gantry_sandbox::ExitRecord;
 
 use crate::records::ContainerPaths;
@@ -51,9 +51,13 @@ pub(super) fn outcome(end: &ContainerEnd, limits: &ResourceLimits) -> (AttemptOu
 pub(super) fn output(paths: &ContainerPaths) -> (Vec<JobLine>, bool) {
     let lines = LogTail::new(gantry_relay::segments(&paths.logs)).new_lines();
     let cut = gantry_relay::oldest_record_age(&paths.logs).is_some();
-    let lines = lines.into_iter().map(|line| JobLine { at: line.at, error: line.error, text: line.text });
-    let (kept, dropped) = newest(lines.collect());
+    let (kept, dropped) = newest(lines.into_iter().map(job_line).collect());
     (kept, cut || dropped)
+}
+
+/// A line of a log as the server stores it.
+pub(super) fn job_line(line: LogLine) -> JobLine {
+    JobLine { at: line.at, error: line.error, text: line.text }
 }
 
 /// The newest lines that fit into [`OUTPUT_MAX`], and whether that dropped others.

@@ -43,6 +43,18 @@ impl QueryParameters for JobsQuery {
     }
 }
 
+/// Query of the output of a job.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct JobLogsQuery {
+    /// True to follow an attempt that runs.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+impl QueryParameters for JobLogsQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[("follow", "`true` to follow an attempt that runs")];
+}
+
 endpoints! {
     /// Queue jobs, all or none
     Submit: POST "/v1/jobs", DeployOfObject, LargeJson<SubmitJobs> => Json<SubmittedJobs>,
@@ -52,8 +64,8 @@ endpoints! {
     List: GET "/v1/jobs" ? JobsQuery, Read, Nothing => Json<JobPage>, [];
     /// A job
     Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, Nothing => Json<JobInfo>, [JobNotFound];
-    /// The output of its last attempt
-    Logs { id: String }: GET "/v1/jobs/{id}/logs", ReadOfObject, Nothing => Lines<JobLine>, [JobNotFound];
+    /// The output of its last attempt; with `follow`, that of the running attempt until its end
+    Logs { id: String }: GET "/v1/jobs/{id}/logs" ? JobLogsQuery, ReadOfObject, Nothing => Lines<JobLine>, [JobNotFound];
     /// Cancel a job
     Cancel { id: String }: POST "/v1/jobs/{id}/cancel", DeployOfObject, Nothing => Json<JobInfo>,
         [JobNotFound, JobEnded];

@@ -64,6 +64,11 @@ pub enum SessionKind {
     },
     /// The log of an app.
     Logs(LogQuery),
+    /// The output of a running job, until its end. The agent sends [`crate::jobs::JobLine`]s.
+    JobOutput {
+        /// The job.
+        job: gantry_queue::JobId,
+    },
     /// Work on volumes.
     Volumes {
         /// The work.

@@ -5,15 +5,17 @@ use gantry_api::endpoints::jobs as endpoints;
 use gantry_api::jobs::{
     JobInfo, JobLine, JobPage, JobSource, PAGE_MAX, SUBMIT_MAX, SubmitJob, SubmitJobs, SubmittedJobs,
 };
+use gantry_api::types::SessionKind;
 use gantry_api::{ErrorCode, Problem};
-use gantry_queue::{JobId, PAYLOAD_MAX, QueueName};
+use gantry_queue::{JobId, JobState, PAYLOAD_MAX, QueueName};
 use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, JobProgress, NewJob, SubmitRefusal};
+use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::job_info::job_info;
-use super::{ErrorResponse, HttpResult, parse_name, registry};
+use super::{ErrorResponse, HttpResult, job_output, parse_name, registry};
 use crate::Server;
 use crate::jobs::{JobsError, StoredWork, WorkSource};
 use crate::servers::OtherServers;
@@ -183,11 +185,19 @@ async fn show(Call { server, caller, at, .. }: Call<endpoints::Show>) -> HttpRes
     Ok(job_info(&server.jobs, job))
 }
 
-/// The output of the last attempt that ended.
-async fn logs(Call { server, caller, at, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<JobLine>> {
+/// The output of the last attempt that ended, or of the running one.
+async fn logs(Call { server, caller, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<JobLine>> {
     let job = find(&server, &caller, &at.id).await?;
-    let output = server.jobs.read(move |reader| reader.output(job.id)).await?.unwrap_or_default();
     let (sender, receiver) = mpsc::channel(LINES_QUEUED);
+    if query.follow
+        && let JobState::Leased { machine, .. } = job.job.state
+    {
+        let opened = server.sessions.open(&machine, SessionKind::JobOutput { job: job.id }).await;
+        let agent = opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?;
+        tokio::spawn(job_output::relay(TokioIo::new(agent), sender));
+        return Ok(receiver);
+    }
+    let output = server.jobs.read(move |reader| reader.output(job.id)).await?.unwrap_or_default();
     tokio::spawn(async move {
         for line in output.split(|byte| *byte == b'\n') {
             let Ok(line) = serde_json::from_slice(line) else { continue };

@@ -9,6 +9,7 @@ mod deploys;
 mod git;
 mod iron;
 mod job_info;
+mod job_output;
 mod jobs;
 mod logs;
 mod machines;

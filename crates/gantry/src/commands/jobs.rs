@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use gantry_api::endpoint::NoQuery;
-use gantry_api::endpoints::jobs::{self, JobsQuery};
+use gantry_api::endpoints::jobs::{self, JobLogsQuery, JobsQuery};
 use gantry_api::jobs::{
-    ChangeQueue, JobInfo, JobPage, JobSource, JobStatus, QueueInfo, RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
+    ChangeQueue, JobInfo, JobLine, JobPage, JobSource, JobStatus, QueueInfo, RetryJob, SubmitJob, SubmitJobs,
+    SubmittedJobs,
 };
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
@@ -111,11 +111,12 @@ fn queued(submitted: &SubmittedJobs, json: bool) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// Follows a job to its end, and prints its output. Returns the job's own exit code.
+/// Follows a job to its end, and prints its output while it runs. Returns the job's own exit code.
 async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
     let mut shown = None;
     let mut pause = POLL[0];
     let mut away = Duration::ZERO;
+    let mut printed = None;
     loop {
         match client.fetch(&jobs::Show { id: id.to_string() }).await {
             Ok(job) => {
@@ -126,8 +127,12 @@ async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
                 }
                 shown = Some(job.status);
                 if job.status.is_over() {
-                    output(client, id).await?;
+                    output(client, id, JobLogsQuery::default(), &mut printed).await?;
                     return Ok(exit_of(&job));
+                }
+                if job.status == JobStatus::Running {
+                    // A connection that breaks costs nothing: the rest is printed at the end.
+                    let _ = output(client, id, JobLogsQuery { follow: true }, &mut printed).await;
                 }
             }
             // A restarted server continues the job.
@@ -156,26 +161,43 @@ fn exit_of(job: &JobInfo) -> Exit {
     }
 }
 
-/// Prints the output of a job: standard output and standard error to their own.
-async fn output(client: &Client, id: JobId) -> anyhow::Result<()> {
-    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &NoQuery {}).await?;
+/// Prints the output of a job after the line `printed`: standard output and standard error to their own.
+async fn output(client: &Client, id: JobId, query: JobLogsQuery, printed: &mut Option<JobLine>) -> anyhow::Result<()> {
+    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &query).await?;
+    let before = printed.clone();
+    let mut skipped = Vec::new();
     while let Some(line) = lines.next().await {
         let line = line?;
-        if line.error {
-            told!("{}", line.text);
-        } else {
-            out!("{}", line.text);
+        // Lines of the same moment as the last printed one may be new. They are, unless that line comes again.
+        match &before {
+            Some(before) if line == *before => skipped.clear(),
+            Some(before) if line.at < before.at => {}
+            Some(before) if line.at == before.at => skipped.push(line),
+            _ => {
+                skipped.drain(..).for_each(|line| print(line, printed));
+                print(line, printed);
+            }
         }
     }
+    skipped.into_iter().for_each(|line| print(line, printed));
     Ok(())
+}
+
+fn print(line: JobLine, printed: &mut Option<JobLine>) {
+    if line.error {
+        told!("{}", line.text);
+    } else {
+        out!("{}", line.text);
+    }
+    *printed = Some(line);
 }
 
 async fn logs(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
     if !json {
-        output(client, id).await?;
+        output(client, id, JobLogsQuery::default(), &mut None).await?;
         return Ok(DONE);
     }
-    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &NoQuery {}).await?;
+    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &JobLogsQuery::default()).await?;
     while let Some(line) = lines.next().await {
         crate::printer::json_line(&line?)?;
     }
