@@ -565,6 +565,22 @@ codes! {
         "The job has not ended and cannot be queued again."
         "Only an ended job can be retried by hand."
         "Wait for its end, or cancel it with `gantry job cancel JOB`."
+    InvalidMessage "invalid_message" 400
+        "A message or a queue of messages is invalid."
+        "A number is out of its range, a body is empty or too large, or a setting is not supported. The message names it."
+        "Correct the request. `gantry docs howto-ironworker` lists the calls."
+    MessageNotFound "message_not_found" 404
+        "There is no message of this id in the queue."
+        "The message was deleted, has expired, or became a dead letter."
+        "Reserve or peek to see what the queue has."
+    MessageNotReserved "message_not_reserved" 403
+        "The message is not reserved under this reservation."
+        "The reservation has ended, and another consumer may have the message. A touch makes a new reservation id."
+        "Reserve the message again, and touch it before its timeout."
+    MessageQueueNotFound "message_queue_not_found" 404
+        "There is no queue of messages of this name."
+        "The name is misspelled, or no message was ever posted: the first message makes the queue."
+        "Post a message, or create the queue with PUT."
     InvalidSchedule "invalid_schedule" 400
         "A schedule is invalid."
         "The cron expression, the time zone or a number is wrong, or no time ever matches. The message names it."

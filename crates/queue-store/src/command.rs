@@ -3,7 +3,7 @@
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, QueueName, Refusal};
 
-use crate::{ScheduleCommand, ScheduleReply};
+use crate::{MessageCommand, MessageQueueName, MessageReply, ScheduleCommand, ScheduleReply};
 
 /// Most jobs of all queues that wait or run.
 pub const WAITING_MAX: u64 = 2_000_000;
@@ -128,6 +128,8 @@ pub enum QueueCommand {
     Progress(JobId, JobProgress),
     /// Creates, changes, removes or fires a schedule.
     Schedule(ScheduleCommand),
+    /// Posts, reserves or deletes messages of a queue.
+    Message(MessageQueueName, MessageCommand),
 }
 
 /// Why no job was queued.
@@ -203,6 +205,8 @@ pub enum QueueReply {
     Upkept(Upkeep),
     /// To `Schedule`.
     Schedule(ScheduleReply),
+    /// To `Message`.
+    Message(MessageReply),
 }
 
 /// Why the storage failed.

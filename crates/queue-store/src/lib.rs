@@ -7,12 +7,17 @@
 //! Every command is short. Work on many jobs (delays that end, expiry, purges, removal of old jobs) goes in slices.
 
 mod command;
+mod message;
 mod schedule;
 mod sqlite;
 
 pub use command::{
     CODES_MAX, CancelEffect, ClaimedJob, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply,
     QueueSetting, QueueStore, QueueStoreError, SubmitRefusal, Upkeep, WAITING_MAX,
+};
+pub use message::{
+    MESSAGE_QUEUES_MAX, MESSAGES_MAX, MessageCommand, MessageFault, MessageId, MessageQueueInfo, MessageQueueName,
+    MessageReply, StoredMessage,
 };
 pub use schedule::{
     Fire, Fired, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleId, ScheduleOrigin, ScheduleRefusal,

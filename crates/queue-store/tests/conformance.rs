@@ -45,5 +45,7 @@ on_each_store! {
     overlapping_runs_follow_the_policy
     a_schedule_is_paused_and_removed
     the_schedule_of_a_release_follows_the_release
+    messages_go_in_order_and_come_back_to_the_front
+    messages_survive_a_restart_and_expire
     a_random_history_keeps_the_counts
 }

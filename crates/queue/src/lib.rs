@@ -5,6 +5,7 @@
 //! - [`Rank`]: the order of the jobs of a queue. Priorities 0 to 2, without starvation.
 //! - [`FairShare`]: the choice of the queue for the next job. Projects share evenly, and limits and pauses are respected.
 //! - [`LeaseTable`]: leases of running jobs, without a clock.
+//! - [`Message`], [`MessageEvent`]: messages of queues for applications.
 //! - [`masked`]: payloads without secrets, for people.
 //!
 //! The rules know no storage, container or image. The work of a job is bytes to them. The crate `queue-store` stores jobs
@@ -13,6 +14,7 @@
 mod job;
 mod lease;
 mod mask;
+mod message;
 mod name;
 mod order;
 mod retry;
@@ -24,6 +26,10 @@ mod tests;
 pub use job::{AttemptOutcome, Job, JobEnd, JobEvent, JobState, Refusal};
 pub use lease::{LEASE_MILLIS, LeaseTable};
 pub use mask::masked;
+pub use message::{
+    DeadLetterPolicy, MESSAGE_MAX, Message, MessageEvent, MessageQueueSettings, MessageRefusal, Reservation,
+    check_delay, check_reservation,
+};
 pub use name::{
     CodeName, Fence, InvalidCodeName, InvalidQueueName, InvalidScheduleName, JobId, QueueName, ScheduleName,
 };

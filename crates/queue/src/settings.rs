@@ -138,7 +138,7 @@ impl JobSettings {
     }
 }
 
-fn in_range(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), InvalidSettings> {
+pub(crate) fn in_range(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), InvalidSettings> {
     if (least..=most).contains(&value) { Ok(()) } else { Err(InvalidSettings::Range { field, value, least, most }) }
 }
 

@@ -1,4 +1,4 @@
-//! The published clients of IronWorker, unmodified but for host, port and token.
+//! The published clients of IronWorker and IronMQ, unmodified but for host, port and token.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,17 +31,33 @@ fn clients() -> PathBuf {
     python
 }
 
-#[test]
-fn the_published_worker_client_runs_unmodified() {
+/// A cluster with the app `shop`.
+fn world() -> World {
     let world = World::start(&[]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
+    world
+}
+
+/// Runs a script with the clients.
+fn script(world: &World, name: &str) {
+    let mut client = Command::new(clients());
+    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iron").join(name));
+    client.env("CLOUD", format!("http://127.0.0.1:{}", world.api_port())).env("TOKEN", world.token());
+    let said = run(client);
+    assert!(said.status == 0 && said.out.ends_with("all is well\n"), "{}", said.all());
+}
+
+#[test]
+fn the_published_worker_client_runs_unmodified() {
+    let world = world();
     let shop = world.repository("shop", None);
     shop.write("container/roles.json", ROLES);
     shop.commit("one");
     let _ = shop.push().good();
-    let mut client = Command::new(clients());
-    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iron/worker.py"));
-    client.env("CLOUD", format!("http://127.0.0.1:{}", world.api_port())).env("TOKEN", world.token());
-    let said = run(client);
-    assert!(said.status == 0 && said.out.ends_with("all is well\n"), "{}", said.all());
+    script(&world, "worker.py");
+}
+
+#[test]
+fn the_published_message_client_runs_unmodified() {
+    script(&world(), "messages.py");
 }

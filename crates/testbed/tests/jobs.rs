@@ -87,6 +87,25 @@ fn a_job_runs_once_and_its_end_is_kept() {
 }
 
 #[test]
+fn a_followed_job_shows_its_output_while_it_runs() {
+    let world = world();
+    let script = "(sleep 4; touch /tmp/go) & echo first; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo second";
+    let command = ["job", "run", "shop/worker", "--follow", "--", "/bin/sh", "-c", script];
+    let mut follower = world.gantry_into("followed", &command);
+    world.wait("the first line is shown", |world| {
+        let shown = std::fs::read_to_string(world.path("followed")).unwrap_or_default();
+        shown.contains("first").then_some(())
+    });
+    assert_eq!(show(&world, "1")["status"], "running");
+    assert!(follower.wait().expect("ended").success());
+    let shown = std::fs::read_to_string(world.path("followed")).expect("the output");
+    assert_eq!(
+        shown.lines().filter(|line| ["first", "second"].contains(line)).collect::<Vec<_>>(),
+        ["first", "second"]
+    );
+}
+
+#[test]
 fn failures_are_retried_and_every_end_is_told_apart() {
     let world = world();
     let failed = follow(&world, &["--retries", "1", "--retry-delay", "1s"], "echo attempt; exit 3");

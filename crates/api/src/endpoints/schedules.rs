@@ -27,7 +27,7 @@ endpoints! {
     /// Create a schedule
     Create: POST "/v1/schedules", DeployOfObject, LargeJson<CreateSchedule> => Json<ScheduleInfo>,
         [InvalidSchedule, InvalidJob, ScheduleExists, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound,
-         ImageNotFound, ImageUnusable, PlatformMissing, QueueFull];
+         ImageNotFound, ImageUnusable, PlatformMissing, QueueFull, JobsNeedOneServer];
     /// All schedules
     List: GET "/v1/schedules" ? SchedulesQuery, Read, Nothing => Json<Vec<ScheduleInfo>>, [];
     /// A schedule with its next times

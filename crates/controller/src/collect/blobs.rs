@@ -84,8 +84,8 @@ pub(crate) struct UsedBlobs {
 impl UsedBlobs {
     /// Finds the digests in use on this server.
     pub(crate) async fn of(server: &Server) -> Result<Self, BlobError> {
-        let jobs = images_of_jobs(server).await.unwrap_or_default();
-        Self::find(&server.blobs, &server.core.view().records, jobs).await
+        let pins = JobPins::read(server).await.unwrap_or_default();
+        Self::find(&server.blobs, &server.core.view().records, pins.images).await
     }
 
     /// Returns the digests in use.

@@ -165,6 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn keeps_the_release_of_a_job_that_has_not_ended() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut records = RecordIndex::default();
+        records.apply(StoreRecord::App(App::new(app.clone(), Moment(0))).into());
+        for number in 1..=RELEASES_KEPT as u64 + 2 {
+            records.apply(StoreRecord::Release(release(&app, number)).into());
+        }
+        let pinned = BTreeSet::from([(app.clone(), ReleaseNumber(1))]);
+        surplus(&records, &pinned).into_iter().for_each(|change| records.apply(change));
+        let left = |number| records.release(&app, ReleaseNumber(number)).is_some();
+        assert!(left(1) && !left(2) && left(3));
+    }
+
+    #[test]
     fn removes_configurations_that_nothing_names() {
         let app = AppName::parse("shop").expect("a name");
         let mut records = RecordIndex::default();

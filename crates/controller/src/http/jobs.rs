@@ -69,7 +69,6 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
         let message = format!("a submission has 1 to {SUBMIT_MAX} jobs, this one {}", jobs.len());
         return Err(Problem::new(ErrorCode::InvalidJob, message).into());
     }
-    only_server(&server)?;
     // Until the jobs are queued, garbage collection keeps their images.
     let _pin = server.gc_pins.take();
     let mut new = Vec::new();
@@ -83,7 +82,7 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
 
 /// Refuses jobs where several servers lead in turn. The queue is a file of one server: the next leader would not know the
 /// jobs, and nobody would learn that they never ran.
-fn only_server(server: &Server) -> HttpResult<()> {
+pub(super) fn only_server(server: &Server) -> HttpResult<()> {
     let names = server.servers.as_ref().map(OtherServers::names).unwrap_or_default();
     if names.len() < 2 {
         return Ok(());
@@ -117,6 +116,7 @@ fn repository(reference: &str) -> &str {
 
 /// Checks a job, and finds what it runs.
 pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> HttpResult<NewJob> {
+    only_server(server)?;
     let invalid = |message: String| ErrorResponse(Problem::new(ErrorCode::InvalidJob, message));
     job.settings.check().map_err(|error| invalid(error.to_string()))?;
     if job.payload.len() > PAYLOAD_MAX {

@@ -133,7 +133,7 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 11] = [
+    let families: [fn(Routes) -> Routes; 12] = [
         policy::routes,
         system::routes,
         machines::routes,
@@ -178,6 +178,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/v2/", get(registry::version).layer(versioned.clone()))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()).layer(versioned))
         .route("/2/projects/{project}/{*path}", any(iron::worker).layer(DefaultBodyLimit::disable()))
+        .route("/3/projects/{project}/{*path}", any(iron::messages).layer(DefaultBodyLimit::disable()))
         .fallback(endpoint_not_found)
         .with_state(server)
 }

@@ -27,8 +27,9 @@ use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{Jitter, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
-    CancelEffect, Completed, Fired, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
-    QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue, SqliteReader, SubmitRefusal,
+    CancelEffect, Completed, Fired, JobProgress, JobReport, MessageCommand, MessageQueueName, MessageReply, NewJob,
+    QueueCommand, QueueReply, QueueSetting, QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue, SqliteReader,
+    SubmitRefusal,
 };
 use tokio::sync::Notify;
 
@@ -64,6 +65,8 @@ pub(crate) struct JobService {
     state: Mutex<JobsState>,
     /// Notified when an agent may have new orders.
     changed: Notify,
+    /// Notified when messages were posted or given back.
+    pub(crate) posted: Notify,
 }
 
 impl JobService {
@@ -78,13 +81,19 @@ impl JobService {
             }
         }
         let reader = Some(Arc::new(Mutex::new(reader)));
-        Ok(Self { writer: JobWriter::start(store), reader, state: Mutex::new(state), changed: Notify::new() })
+        Ok(Self {
+            writer: JobWriter::start(store),
+            reader,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            posted: Notify::new(),
+        })
     }
 
     /// A queue that refuses every command, for a server on a read-only disk.
     pub(crate) fn closed() -> Self {
         let (writer, state) = (JobWriter::closed(), Mutex::default());
-        Self { writer, reader: None, state, changed: Notify::new() }
+        Self { writer, reader: None, state, changed: Notify::new(), posted: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, JobsState> {
@@ -145,6 +154,21 @@ impl JobService {
                 _ => return Ok(purged),
             }
         }
+    }
+
+    /// Carries out a command on messages. On return its effects are durable.
+    pub(crate) async fn message(
+        &self,
+        queue: MessageQueueName,
+        command: MessageCommand,
+    ) -> Result<MessageReply, JobsError> {
+        let QueueReply::Message(reply) = self.writer.one(QueueCommand::Message(queue, command)).await? else {
+            return Err(JobsError::Stopping);
+        };
+        if matches!(reply, MessageReply::Posted(_) | MessageReply::Changed(_)) {
+            self.posted.notify_waiters();
+        }
+        Ok(reply)
     }
 
     /// Notes how far a job is; false if no machine has the job.

@@ -81,6 +81,16 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("queue limit", &["gantry queue limit shop/report 4"]),
     ("queue purge", &["gantry queue purge shop/report --confirm shop/report"]),
     ("queue dead", &["gantry queue dead", "gantry queue dead shop/report"]),
+    ("schedule create", &[
+        "gantry schedule create shop/report --cron \"30 6 * * MON-FRI\" --timezone Europe/Paris",
+        "gantry schedule create --image shop:1.2 --name sweep --every 15m --overlap forbid -- ./sweep",
+        "gantry schedule create shop/report --name launch --start 2026-12-01T06:00:00+01:00",
+    ]),
+    ("schedule ls", &["gantry schedule ls", "gantry schedule ls shop"]),
+    ("schedule show", &["gantry schedule show shop/report"]),
+    ("schedule rm", &["gantry schedule rm shop/report"]),
+    ("schedule pause", &["gantry schedule pause shop/report"]),
+    ("schedule resume", &["gantry schedule resume shop/report"]),
     ("config set", &[
         "gantry config set shop LOG_LEVEL=debug COLOR=blue",
         "gantry config set shop API_KEY=- <key.txt",

@@ -6,6 +6,7 @@
 mod claim;
 mod copy;
 mod load;
+mod messages;
 mod read;
 mod row;
 mod schedules;

@@ -9,8 +9,10 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::load::Loads;
 use super::row::{COLUMNS, StoredJob, natural, whole};
-use super::{Fault, schedules, schema};
-use crate::{JobProgress, QueueStoreError, StoredSchedule};
+use super::{Fault, messages, schedules, schema};
+use crate::{
+    JobProgress, MessageId, MessageQueueInfo, MessageQueueName, QueueStoreError, StoredMessage, StoredSchedule,
+};
 
 /// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
 const LOOKED_AT: usize = 20_000;
@@ -278,6 +280,54 @@ impl SqliteReader {
         let read = schedules::select(&self.connection, condition, &[&whole(now.0), &most]);
         let next = schedules::next_due(&self.connection);
         self.told(read.and_then(|due| Ok((due, next?))))
+    }
+
+    /// A queue of messages.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn message_queue(&self, name: &MessageQueueName) -> Result<Option<MessageQueueInfo>, QueueStoreError> {
+        self.told(messages::info(&self.connection, name))
+    }
+
+    /// Names of the queues of messages of a project that begin with `prefix`, after the name `after`.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn message_queues(
+        &self,
+        project: &AppName,
+        prefix: &str,
+        after: &str,
+        most: u32,
+    ) -> Result<Vec<String>, QueueStoreError> {
+        self.told(messages::list(&self.connection, project.as_str(), prefix, after, most))
+    }
+
+    /// The first available messages of a queue; none for an unknown queue.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn peek_messages(
+        &self,
+        name: &MessageQueueName,
+        most: u32,
+        now: Moment,
+    ) -> Result<Option<Vec<StoredMessage>>, QueueStoreError> {
+        self.told(messages::peek(&self.connection, name, most, now))
+    }
+
+    /// A message.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn message(
+        &self,
+        name: &MessageQueueName,
+        id: MessageId,
+        now: Moment,
+    ) -> Result<Option<StoredMessage>, QueueStoreError> {
+        self.told(messages::message(&self.connection, name, id, now))
     }
 
     /// Names of the queues, without counts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Fault, schedules};
+use super::{Fault, messages, schedules};
 use crate::QueueStoreError;
 
 /// Longest wait for another connection's lock.
@@ -15,7 +15,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLICATION_ID: i64 = 0x474e_5451;
 
 /// The newest format.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// `place` is the moment (delayed), the rank (held, ready), the begin (leased) or the end (ended). `ended` is the kind of
 /// the end.
@@ -52,6 +52,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
         }
         if found <= 1 {
             transaction.execute_batch(schedules::SCHEMA)?;
+        }
+        if found <= 2 {
+            transaction.execute_batch(messages::SCHEMA)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             found = FORMAT;
         }

@@ -49,10 +49,11 @@ impl Writer<'_> {
             // Any start of an expired job ends it.
             let _ = self.change_stored(job, JobEvent::Admit)?;
         }
+        let messages = self.expire_messages()?;
         let removed = self.remove_before(keep_since)?;
         let first = format!("SELECT place FROM jobs WHERE state = {DELAYED} ORDER BY place LIMIT 1");
         let next = self.transaction.prepare_cached(&first)?.query_row([], |row| row.get(0)).optional()?;
-        let more = [due.len(), expiring.len(), removed].contains(&SLICE);
+        let more = [due.len(), expiring.len(), removed].contains(&SLICE) || messages >= SLICE;
         let changed = !due.is_empty() || !expiring.is_empty();
         Ok(Upkeep { more, changed, next: next.map(|place| Moment(natural(place))) })
     }

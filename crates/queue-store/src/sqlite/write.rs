@@ -35,6 +35,7 @@ impl Writer<'_> {
             QueueCommand::Purge(queue) => QueueReply::Purged(self.purge(&queue)?),
             QueueCommand::Upkeep { keep_since } => QueueReply::Upkept(self.upkeep(keep_since)?),
             QueueCommand::Progress(job, progress) => QueueReply::Noted(self.note(job, &progress)?),
+            QueueCommand::Message(queue, command) => QueueReply::Message(self.message(&queue, command)?),
             QueueCommand::Schedule(command) => QueueReply::Schedule(self.schedule(command)?),
         })
     }

@@ -13,8 +13,10 @@ use gantry_queue_store::{
 };
 
 mod history;
+mod messages;
 mod schedules;
 pub(crate) use history::a_random_history_keeps_the_counts;
+pub(crate) use messages::{messages_go_in_order_and_come_back_to_the_front, messages_survive_a_restart_and_expire};
 pub(crate) use schedules::{
     a_due_time_queues_one_job, a_schedule_is_paused_and_removed, overlapping_runs_follow_the_policy,
     the_schedule_of_a_release_follows_the_release,

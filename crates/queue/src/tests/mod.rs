@@ -2,6 +2,7 @@
 
 mod lease;
 mod mask;
+mod message;
 mod order;
 mod properties;
 mod settings;

@@ -1,11 +1,13 @@
-//! The API of IronWorker, version 2, for clients that were written for it. `/2/projects/{project}/…`: the project is an app,
-//! and its codes are the roles of the current release.
+//! The APIs of IronWorker, version 2, and of IronMQ, version 3, for clients that were written for them.
 //!
+//! - `/2/projects/{project}/…`: the project is an app, and its codes are the roles of the current release.
+//! - `/3/projects/{project}/queues/…`: queues of messages; see `messages`.
 //! - A token is sent as `Authorization: OAuth TOKEN` or as `?oauth=TOKEN`; the scopes are Gantry's.
 //! - Errors are `{"msg": …}`. Each response has a content type, because the clients require it.
 //! - An absent field is left out and never null: a client takes a task with a field of schedules for a schedule.
 
 mod codes;
+mod messages;
 mod schedules;
 mod tasks;
 
@@ -22,6 +24,8 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+pub(super) use messages::messages;
 
 use super::auth::Caller;
 use super::{ErrorResponse, HttpResult, parse_body, parse_name};
@@ -45,7 +49,12 @@ pub(super) async fn worker(
     Path((project, path)): Path<(String, String)>,
     request: Request,
 ) -> Response {
-    match serve(server, &project, &path, request).await {
+    respond(serve(server, &project, &path, request).await)
+}
+
+/// The response, or the error as these clients read it.
+fn respond(served: HttpResult) -> Response {
+    match served {
         Ok(response) => response,
         Err(ErrorResponse(problem)) => {
             let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -56,13 +65,9 @@ pub(super) async fn worker(
 }
 
 async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request) -> HttpResult {
-    let (parts, body) = request.into_parts();
-    let caller = caller(&server, &parts)?;
-    let project: AppName = parse_name(project)?;
-    let body = read(body).await?;
+    let call = IronCall::read(server, project, request).await?;
     let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
-    let method = parts.method.clone();
-    let call = IronCall { server, caller, project, parts, body };
+    let method = call.parts.method.clone();
     match (&method, &segments[..]) {
         (&Method::POST, ["tasks"]) => tasks::submit(&call).await,
         (&Method::POST, ["tasks", "webhook"]) => tasks::webhook(&call).await,
@@ -109,6 +114,14 @@ async fn read(body: Body) -> HttpResult<Bytes> {
 }
 
 impl IronCall {
+    /// Authenticates the caller, and reads the request.
+    async fn read(server: Arc<Server>, project: &str, request: Request) -> HttpResult<Self> {
+        let (parts, body) = request.into_parts();
+        let caller = caller(&server, &parts)?;
+        let project: AppName = parse_name(project)?;
+        Ok(Self { caller, project, body: read(body).await?, server, parts })
+    }
+
     /// Parses the JSON body. An empty body is an empty object.
     fn parse<T: DeserializeOwned>(&self) -> HttpResult<T> {
         if self.body.is_empty() { parse_body(&Bytes::from_static(b"{}")) } else { parse_body(&self.body) }

@@ -38,7 +38,8 @@ impl ScheduledTask {
     fn schedule(&self) -> HttpResult<Schedule> {
         let invalid = |message: String| Problem::new(ErrorCode::InvalidSchedule, message);
         let now = core::now();
-        let start = self.start_at.as_deref().map(moment).transpose()?.unwrap_or(now);
+        // A start in the past means now.
+        let start = self.start_at.as_deref().map(moment).transpose()?.map_or(now, |start| start.max(now));
         let timing = match self.run_every {
             Some(every) if every < RUN_EVERY_MIN => {
                 return Err(invalid(format!("run_every is {every}; choose {RUN_EVERY_MIN} or more")).into());

@@ -1,0 +1,84 @@
+//! Rules of messages.
+
+use gantry_model::AppName;
+use gantry_queue::{DeadLetterPolicy, MessageQueueSettings, MessageRefusal};
+use gantry_queue_store::{
+    MessageCommand, MessageFault, MessageId, MessageQueueName, MessageReply, QueueCommand, QueueReply, StoredMessage,
+};
+
+use super::World;
+
+fn orders() -> MessageQueueName {
+    MessageQueueName { project: AppName::parse("shop").expect("a name"), name: "orders/eu".to_owned() }
+}
+
+fn order(world: &mut World, command: MessageCommand) -> MessageReply {
+    match world.one(QueueCommand::Message(orders(), command)) {
+        QueueReply::Message(reply) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn post(world: &mut World, messages: &[(&str, u64)]) -> Vec<MessageId> {
+    let messages = messages.iter().map(|(body, delay)| ((*body).to_owned(), *delay)).collect();
+    match order(world, MessageCommand::Post(messages)) {
+        MessageReply::Posted(ids) => ids,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reserve(world: &mut World, most: u32) -> Vec<StoredMessage> {
+    match order(world, MessageCommand::Reserve { most, timeout: None, delete: false }) {
+        MessageReply::Reserved(found) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bodies(found: &[StoredMessage]) -> Vec<&str> {
+    found.iter().map(|message| message.body.as_str()).collect()
+}
+
+pub(crate) fn messages_go_in_order_and_come_back_to_the_front(world: &mut World) {
+    let unknown = order(world, MessageCommand::Clear);
+    assert_eq!(unknown, MessageReply::Refused(MessageFault::UnknownQueue));
+    let ids = post(world, &[("a", 0), ("b", 0), ("late", 10), ("c", 0)]);
+    let first = reserve(world, 2);
+    assert_eq!(bodies(&first), ["a", "b"]);
+    assert_eq!(bodies(&reserve(world, 10)), ["c"]);
+    let held = first[0].reservation.expect("reserved");
+    let stolen = order(world, MessageCommand::Delete(vec![(ids[0], None)]));
+    assert_eq!(stolen, MessageReply::Refused(MessageFault::Refused(ids[0], MessageRefusal::Reserved)));
+    assert_eq!(order(world, MessageCommand::Delete(vec![(ids[0], Some(held))])), MessageReply::Done);
+    let back = order(world, MessageCommand::Release(ids[1], first[1].reservation.expect("reserved"), 0));
+    assert!(matches!(back, MessageReply::Changed(_)));
+    world.pass(10_000);
+    assert_eq!(bodies(&reserve(world, 10)), ["b", "late"]);
+    // After the timeout, all are back in their order; the second reservation of `b` was its last.
+    let dead_letter = Some(DeadLetterPolicy { queue: "dead".to_owned(), most: 2 });
+    let settings = MessageQueueSettings { dead_letter, ..MessageQueueSettings::default() };
+    assert_eq!(order(world, MessageCommand::SetQueue(settings)), MessageReply::Done);
+    world.pass(60_000);
+    assert_eq!(bodies(&reserve(world, 10)), ["late", "c"]);
+    let dead = MessageQueueName { name: "dead".to_owned(), ..orders() };
+    let buried = world.reader.peek_messages(&dead, 10, world.now).expect("read").expect("a queue");
+    assert_eq!(bodies(&buried), ["b"]);
+    let names = world.reader.message_queues(&orders().project, "", "", 10).expect("read");
+    assert_eq!(names, ["dead", "orders/eu"]);
+    let info = world.reader.message_queue(&orders()).expect("read").expect("a queue");
+    assert_eq!((info.size, info.total), (2, 4));
+    assert_eq!(order(world, MessageCommand::RemoveQueue), MessageReply::Done);
+    assert_eq!(world.reader.message_queue(&orders()).expect("read"), None);
+}
+
+pub(crate) fn messages_survive_a_restart_and_expire(world: &mut World) {
+    let ids = post(world, &[("a", 0), ("b", 0)]);
+    let held = reserve(world, 1)[0].reservation;
+    world.restart();
+    assert_eq!(bodies(&reserve(world, 10)), ["b"]);
+    let found = world.reader.message(&orders(), ids[0], world.now).expect("read").expect("a message");
+    assert_eq!((found.reservation, found.count), (held, 1));
+    world.pass(604_800_000);
+    assert_eq!(reserve(world, 10), []);
+    let _ = world.upkeep();
+    assert_eq!(world.reader.message_queue(&orders()).expect("read").map(|info| info.size), Some(0));
+}
