@@ -144,3 +144,69 @@ fn every_machine_answers_for_every_app() {
     fleet.wait_until_ready(&fleet.names());
     assert!(fleet.curl(gone, "one").good().out.starts_with("single"));
 }
+
+#[test]
+fn each_machine_joins_with_a_token_of_its_own() {
+    let mut fleet = Fleet::start(2);
+    let third = fleet.add();
+    let refused = |fleet: &Fleet, machine: &str, token: &str, code: &str| {
+        let output = fleet.join(machine, token);
+        assert!(output.status != 0 && output.err.contains(code), "expected {code}: {output:?}");
+        assert!(!output.all().contains(token), "an error shows a secret: {output:?}");
+    };
+    let token = fleet.join_token(&["--role", "agent"]);
+    let last = if token.ends_with('a') { 'b' } else { 'a' };
+    let wrong = format!("{}{last}", &token[..token.len() - 1]);
+    let output = fleet.join(&third, &wrong);
+    assert!(output.status != 0, "{output:?}");
+    refused(&fleet, &third, "gantry-join-nonsense", "invalid_join_token");
+    let short = fleet.join_token(&["--role", "agent", "--ttl", "1s"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    refused(&fleet, &third, &short, "join_token_expired");
+    let _ = fleet.join(&third, &token).good();
+    // The same machine may repeat its command, and no other machine may use the token.
+    let _ = fleet.join(&third, &token).good();
+    let twin = fleet.add_twin("m2");
+    refused(&fleet, &twin, &token, "join_token_used");
+
+    // Two machines with one name: the first keeps it.
+    let fresh = fleet.join_token(&["--role", "agent"]);
+    refused(&fleet, &twin, &fresh, "machine_name_taken");
+    fleet.up(&third);
+    fleet.wait_until_ready(&["m1".to_owned(), "m2".to_owned(), third]);
+    let listed: Vec<Value> =
+        serde_json::from_str(&fleet.gantry(&["machine", "ls", "--json"]).good().out).expect("JSON");
+    assert_eq!(listed.len(), 3, "{listed:?}");
+}
+
+#[test]
+fn the_power_comes_back_and_everything_runs_as_before() {
+    let mut fleet = Fleet::start(3);
+    let shop = app(&fleet, "shop", 3);
+    push_site(&shop, "one");
+    let before = ready(&fleet, "shop");
+    assert_eq!(machines_of(&before).len(), 3);
+
+    // An agent that is killed finds its containers again.
+    let machine = "m2";
+    let starts = |fleet: &Fleet| fleet.gantry(&["logs", "shop"]).good().out.matches("one serves").count();
+    let started = starts(&fleet);
+    fleet.signal(machine, "agent", "KILL");
+    fleet.wait("the agent is back", |fleet| fleet.service(machine, "agent"));
+    fleet.wait_until_ready(&fleet.names());
+    assert_eq!((ready(&fleet, "shop"), starts(&fleet)), (before.clone(), started));
+
+    // Everything that was acknowledged before all machines lost their power is there, and every copy serves again.
+    let _ = fleet.gantry(&["app", "create", "acknowledged"]).good();
+    let names = fleet.names();
+    names.iter().rev().for_each(|name| fleet.power_off(name));
+    names.iter().for_each(|name| fleet.power_on(name));
+    fleet.wait("all machines report", |fleet| (fleet.gantry(&["app", "ls"]).status == 0).then_some(()));
+    fleet.wait_until_ready(&names);
+    fleet.wait("all copies are ready", |fleet| (ready(fleet, "shop").len() == 3).then_some(()));
+    assert!(fleet.gantry(&["app", "ls"]).good().out.contains("acknowledged"));
+    for (_, machine) in ready(&fleet, "shop") {
+        let page = fleet.curl(&machine, "shop").good().out;
+        assert!(page.starts_with("one"), "{machine}: {page}");
+    }
+}

@@ -3,41 +3,14 @@
 use super::{Fleet, FleetMachine, FleetNetwork};
 
 impl Fleet {
-    /// Switches a machine on. Does not wait until the machine reports.
+    /// Switches a machine on that was off. Does not wait until the machine reports.
     ///
     /// # Panics
     /// If a process cannot be started.
     pub fn power_on(&mut self, name: &str) {
-        let common = ["--drain", "5", "--bake-time", "2", "--wait-for", "bake", "--reserve", "50M"];
-        let mut more: Vec<String> = common.map(str::to_owned).to_vec();
-        let server = format!("{}:{}", self.address("m1"), super::API);
-        more.extend(["--listen".to_owned(), server]);
-        let number: u8 = name.trim_start_matches('m').parse().expect("a number");
-        if number > 1 {
-            more.extend(["--network".to_owned(), format!("10.64.{}.1/20", (number - 2) * 16)]);
-            self.give_token(name);
-        }
         let (machine, network) = self.parts(name);
         machine.plug_in(network);
-        let services: &[&str] = if number == 1 { &["up"] } else { &["agent", "router"] };
-        services.iter().for_each(|service| machine.start(network, &[service], &more));
-    }
-
-    fn give_token(&self, name: &str) {
-        let file = self.path(name, "data/machine-token");
-        if file.exists() {
-            return;
-        }
-        let token = self.wait("the server makes a token", |fleet| {
-            let body = format!(r#"{{"name":"machine {name}","scope":{{"kind":"machine","machine":"{name}"}}}}"#);
-            let bearer = format!("authorization: Bearer {}", fleet.token());
-            let mut curl =
-                crate::command::command("curl", &["-sS", "-H", &bearer, "-H", "content-type: application/json"]);
-            curl.args(["-d", &body, &format!("{}/v1/tokens", fleet.url())]);
-            let value: serde_json::Value = serde_json::from_str(&crate::run(curl).out).ok()?;
-            Some(value["secret"].as_str()?.to_owned())
-        });
-        std::fs::write(file, token).expect("written");
+        machine.up(network);
     }
 
     /// Takes the power of a machine away. The data folder stays.
@@ -111,7 +84,7 @@ impl Fleet {
         let _ = crate::run(crate::command::command("kill", &["-s", signal, &pid.to_string()])).good();
     }
 
-    fn parts(&mut self, name: &str) -> (&mut FleetMachine, &FleetNetwork) {
+    pub(super) fn parts(&mut self, name: &str) -> (&mut FleetMachine, &FleetNetwork) {
         let machine = self.machines.iter_mut().find(|machine| machine.name == name);
         (machine.unwrap_or_else(|| panic!("there is no {name}")), &self.network)
     }

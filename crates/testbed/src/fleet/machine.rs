@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::API;
 use super::network::{FleetNetwork, address};
 use crate::command::command;
 use crate::{groups, program, run};
@@ -14,26 +15,32 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A machine of a fleet.
 pub(super) struct FleetMachine {
+    /// Name in the fleet.
     pub(super) name: String,
+    /// Name in the cluster: that of the fleet, or of another machine.
+    alias: String,
     /// The last byte of the machine's address.
     number: u8,
     /// Folder of the machine's data, run-time state and log.
     folder: PathBuf,
     /// Control group of the machine's containers.
     cgroup: String,
-    /// `gantry up`, or the services of a machine without it. Empty while the machine is off.
-    running: Vec<Child>,
+    /// `gantry up`; none while the machine is off, or has not joined.
+    up: Option<Child>,
+    /// The machine's namespace exists.
+    is_on: bool,
 }
 
 impl FleetMachine {
-    /// Prepares the machine with the given number: `m1`, `m2` and so on.
-    pub(super) fn new(fleet: &str, folder: &Path, number: u8) -> Self {
+    /// Prepares the machine with the given number: `m1`, `m2` and so on. It calls itself by its `alias`.
+    pub(super) fn new(fleet: &str, folder: &Path, number: u8, alias: Option<&str>) -> Self {
         let name = format!("m{number}");
+        let alias = alias.unwrap_or(&name).to_owned();
         let (folder, cgroup) = (folder.join(&name), format!("{fleet}-{name}"));
         // The server's user enters the machine's folder.
         super::make_folder(&folder, 0o711);
         super::make_folder(&folder.join("data"), 0o700);
-        Self { name, number, folder, cgroup, running: Vec::new() }
+        Self { name, alias, number, folder, cgroup, up: None, is_on: false }
     }
 
     /// Address of the machine.
@@ -51,24 +58,34 @@ impl FleetMachine {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Starts a command of `gantry` that runs until it is killed.
-    pub(super) fn start(&mut self, network: &FleetNetwork, words: &[&str], more: &[String]) {
+    /// Starts `gantry up`.
+    pub(super) fn up(&mut self, network: &FleetNetwork) {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
+        let mut up = self.gantry(network, &["up"]);
+        up.args(["--drain", "5", "--bake-time", "2", "--wait-for", "bake", "--reserve", "50M"]);
+        // The servers' API without TLS, for git and curl. Nothing outside of the fleet reaches it.
+        up.args(["--listen", &format!("{}:{API}", self.address())]);
+        self.up = Some(up.stdout(Stdio::null()).stderr(log).spawn().expect("started"));
+    }
+
+    /// Builds a command of `gantry` that runs on the machine, with the machine's settings.
+    pub(super) fn gantry(&self, network: &FleetNetwork, words: &[&str]) -> Command {
         let mut command = network.program(&self.name, &program("gantry"));
-        command.args(words).args(self.settings()).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.running.push(command.spawn().expect("started"));
+        command.args(words).args(self.settings()).stdin(Stdio::null());
+        command
     }
 
     /// Arguments that name the machine and keep it apart from the others.
     fn settings(&self) -> Vec<String> {
         let path = |name: &str| self.path(name).display().to_string();
-        let words = ["--machine", &self.name, "--data", &path("data"), "--run", &path("run"), "--cgroup", &self.cgroup];
-        words.map(str::to_owned).to_vec()
+        let (data, run, address) = (path("data"), path("run"), self.address());
+        let words = ["--machine", &self.alias, "--data", &data, "--run", &run, "--cgroup", &self.cgroup];
+        words.into_iter().chain(["--advertise", &address]).map(str::to_owned).collect()
     }
 
     /// Reports whether the machine is on.
     pub(super) fn is_on(&self) -> bool {
-        !self.running.is_empty()
+        self.is_on
     }
 
     /// Process ids of everything that runs on the machine, containers included.
@@ -101,15 +118,16 @@ impl FleetMachine {
         while self.signal(network, "KILL") {
             assert!(begun.elapsed() < KILL_TIMEOUT, "{} does not end: {:?}", self.name, self.processes(network));
             // A killed child is a process until it is waited for.
-            for child in &mut self.running {
-                let _ = child.try_wait();
+            if let Some(up) = &mut self.up {
+                let _ = up.try_wait();
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        for mut child in self.running.drain(..) {
-            let _ = child.wait();
+        if let Some(mut up) = self.up.take() {
+            let _ = up.wait();
         }
         network.remove(&self.name);
+        self.is_on = false;
         let _ = std::fs::remove_dir_all(self.path("run"));
         while !groups::remove(&self.cgroup) {
             assert!(begun.elapsed() < KILL_TIMEOUT, "the control groups of {} stay", self.name);
@@ -117,9 +135,10 @@ impl FleetMachine {
         }
     }
 
-    /// Puts the machine's cable and namespace in place.
-    pub(super) fn plug_in(&self, network: &FleetNetwork) {
+    /// Puts the machine's namespace and cable in place.
+    pub(super) fn plug_in(&mut self, network: &FleetNetwork) {
         network.add(&self.name, self.number);
+        self.is_on = true;
     }
 
     /// What is still on this computer of a machine that is off.
@@ -136,7 +155,7 @@ impl FleetMachine {
     /// Process id of a service.
     pub(super) fn service(&self, service: &str) -> Option<u32> {
         let data = self.path("data");
-        let pattern = format!("gantry {service} --machine {} --data {}", self.name, data.display());
+        let pattern = format!("gantry {service} --machine {} --data {}", self.alias, data.display());
         run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
     }
 }

@@ -41,13 +41,13 @@ const API: u16 = 4680;
 /// Longest time that load runs.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 
-/// Several machines that are one cloud. `m1` has the server. The thread that started the fleet is in the fleet's network
+/// Several machines that are one cloud. `m1` has the server, and the others have joined. The thread that started the fleet is in the fleet's network
 /// until the value is dropped.
 pub struct Fleet {
     machines: Vec<FleetMachine>,
     network: FleetNetwork,
     folder: tempfile::TempDir,
-    _number: Number,
+    number: Number,
     /// The network namespace belongs to the thread.
     _thread: std::marker::PhantomData<*const ()>,
 }
@@ -62,15 +62,83 @@ impl Fleet {
         let number = Number::claim();
         let folder = tempfile::Builder::new().prefix("gantry-fleet-").tempdir().expect("a folder");
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
-        let (name, network) = (number.name(), FleetNetwork::enter(&number.name()));
-        let machines = (1..=count).map(|number| FleetMachine::new(&name, folder.path(), number)).collect();
-        let mut fleet = Self { machines, network, folder, _number: number, _thread: std::marker::PhantomData };
-        let names = fleet.names();
-        names.iter().for_each(|name| fleet.power_on(name));
-        fleet.wait_until_ready(&names);
+        let network = FleetNetwork::enter(&number.name());
+        let mut fleet = Self { machines: Vec::new(), network, folder, number, _thread: std::marker::PhantomData };
+        fleet.found();
+        for _ in 1..count {
+            let joined = fleet.add();
+            let _ = fleet.join(&joined, &fleet.join_token(&["--role", "agent"])).good();
+            fleet.up(&joined);
+        }
+        fleet.wait_until_ready(&fleet.names());
         let base = crate::world::base_archive();
         let _ = fleet.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
         fleet
+    }
+
+    /// Makes the first machine a server, and starts it.
+    fn found(&mut self) {
+        let first = self.add();
+        let (machine, network) = self.parts(&first);
+        let _ = run(machine.gantry(network, &["server", "init"])).good();
+        machine.up(network);
+        self.wait("the server answers", |fleet| (fleet.gantry(&["app", "ls"]).status == 0).then_some(()));
+    }
+
+    /// Adds a machine that is on and has not joined. Returns its name: `m1`, `m2` and so on.
+    ///
+    /// # Panics
+    /// If the machine cannot be made.
+    pub fn add(&mut self) -> String {
+        self.add_as(None)
+    }
+
+    /// Adds a machine that is on and has not joined, and that calls itself by the name of another machine.
+    ///
+    /// # Panics
+    /// If the machine cannot be made.
+    pub fn add_twin(&mut self, of: &str) -> String {
+        self.add_as(Some(of))
+    }
+
+    fn add_as(&mut self, alias: Option<&str>) -> String {
+        let number = u8::try_from(self.machines.len() + 1).expect("few machines");
+        let mut machine = FleetMachine::new(&self.number.name(), self.folder.path(), number, alias);
+        machine.plug_in(&self.network);
+        let name = machine.name.clone();
+        self.machines.push(machine);
+        name
+    }
+
+    /// Creates a join token with arguments such as `--role agent`.
+    ///
+    /// # Panics
+    /// If the server creates none.
+    #[must_use]
+    pub fn join_token(&self, arguments: &[&str]) -> String {
+        let created = self.gantry(&[&["cluster", "join-token", "create"], arguments].concat()).good();
+        let mut words = created.out.split_whitespace();
+        words.find(|word| *word == "--token").expect("the join command");
+        words.next().expect("a token").to_owned()
+    }
+
+    /// Runs `gantry join` on a machine.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    #[must_use]
+    pub fn join(&self, name: &str, token: &str) -> Output {
+        let server = format!("{}:7000", self.address("m1"));
+        run(self.machine(name).gantry(&self.network, &["join", &server, "--token", token]))
+    }
+
+    /// Starts `gantry up` on a machine that has joined.
+    ///
+    /// # Panics
+    /// If the process cannot be started.
+    pub fn up(&mut self, name: &str) {
+        let (machine, network) = self.parts(name);
+        machine.up(network);
     }
 
     /// Names of all machines: `m1`, `m2` and so on.
