@@ -3,7 +3,7 @@
 //! - `/2/projects/{project}/…`: the project is an app, and its codes are the roles of the current release.
 //! - `/3/projects/{project}/queues/…`: queues of messages; see `messages`.
 //! - A token is sent as `Authorization: OAuth TOKEN` or as `?oauth=TOKEN`; the scopes are Gantry's.
-//! - Errors are `{"msg": …}`. Each response has a content type, because the clients require it.
+//! - Errors are `{"msg": …}`, with the code of Gantry's API beside it. Each response has a content type, because the clients require it.
 //! - An absent field is left out and never null: a client takes a task with a field of schedules for a schedule.
 
 mod codes;
@@ -59,7 +59,8 @@ fn respond(served: HttpResult) -> Response {
         Err(ErrorResponse(problem)) => {
             let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let hint = problem.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            (status, axum::Json(json!({ "msg": format!("{}{hint}", problem.message) }))).into_response()
+            let message = format!("{}{hint}", problem.message);
+            (status, axum::Json(json!({ "msg": message, "code": problem.code }))).into_response()
         }
     }
 }
