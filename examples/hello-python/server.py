@@ -18,4 +18,6 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
 # Connections that wait to be taken. Servers for production have hundreds; with the 5 of this one a burst is refused.
 http.server.ThreadingHTTPServer.request_queue_size = 128
-http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Hello).serve_forever()
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Hello)
+print("listening on port", server.server_port, flush=True)
+server.serve_forever()

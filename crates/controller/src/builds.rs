@@ -464,7 +464,7 @@ fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName,
         (Some(name), _) => format!("there is no base {name}; existing bases: {}", names.join(", ")),
         (None, _) => {
             format!(
-                "the app names no base, and several exist ({}); write the name of one into container/base",
+                "the app names no base, and several exist ({}); choose one with `gantry app base APP BASE`, or write its name into container/base",
                 names.join(", ")
             )
         }
