@@ -5,6 +5,7 @@
 //! caller which of the two to do.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,12 +22,9 @@ use crate::{
 /// Timeout of a call to etcd.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Timeout of one renewal of a lease, and of each attempt of a small read but the last. A member that hangs must not cost
-/// a lease: the next attempt goes to another one.
+/// Timeout of one attempt of a renewal of a lease, or of a small read. A member that hangs must not cost a lease: the next
+/// attempt goes to another one.
 const SHORT_TIMEOUT: Duration = Duration::from_millis(700);
-
-/// Attempts of a small read with the short timeout.
-const SHORT_ATTEMPTS: usize = 2;
 
 /// Timeout of a question about a member.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,11 +32,49 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Size of a member's data that is most of etcd's default quota, 2 GiB.
 const ALMOST_FULL: u64 = 3 << 29;
 
+/// Pause before a call goes to the next member.
+const NEXT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Size limit of a response. A listing of everything may be larger than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 64 << 20;
 
+/// How often a call may be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repetition {
+    /// A second time changes nothing.
+    Any,
+    /// Only if no member has taken the call.
+    IfNotTaken,
+}
+
+/// Runs a call on the present member. After a failure the next call goes to the next member; a call that may be repeated
+/// goes there, too.
+macro_rules! on_member {
+    ($store:ident, $repetition:expr, $timeout:expr, |$client:ident| $call:expr) => {{
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
+        loop {
+            let (turn, $client) = $store.member();
+            match $store.call($timeout, $call).await {
+                Err(error @ StoreError::Unavailable { .. }) if !is_answer(&error) => {
+                    $store.turn(turn);
+                    let may_repeat = $repetition == Repetition::Any || was_not_taken(&error);
+                    if !may_repeat || tokio::time::Instant::now() >= deadline {
+                        break Err(error);
+                    }
+                    tokio::time::sleep(NEXT_PAUSE).await;
+                }
+                result => break result,
+            }
+        }
+    }};
+}
+
 pub(crate) struct EtcdStore {
-    client: Client,
+    /// A client of each member. A client of all members would give each of them a part of the calls, whether it lives or
+    /// not.
+    clients: Vec<Client>,
+    /// Counts turns to the next member.
+    turns: AtomicUsize,
     address: String,
     endpoints: Vec<String>,
     options: ConnectOptions,
@@ -55,9 +91,13 @@ impl EtcdStore {
             options = options.with_tls(tls_options(tls)?);
         }
         let address = endpoints.join(",");
-        let client = Client::connect(endpoints, Some(options.clone())).await;
-        let client = client.map_err(|source| unavailable(&address, source))?;
-        let store = Self { client, address, endpoints: endpoints.to_owned(), options, prefix: prefix.to_owned() };
+        let mut clients = Vec::new();
+        for endpoint in endpoints {
+            let client = Client::connect([endpoint], Some(options.clone())).await;
+            clients.push(client.map_err(|source| unavailable(&address, source))?);
+        }
+        let (turns, prefix) = (AtomicUsize::default(), prefix.to_owned());
+        let store = Self { clients, turns, address, endpoints: endpoints.to_owned(), options, prefix };
         // The client connects lazily. A first read reports a wrong address here.
         store.get("").await?;
         Ok(store)
@@ -76,9 +116,24 @@ impl EtcdStore {
         }
     }
 
-    /// Runs a call with the timeout and converts etcd's errors to [`StoreError`].
-    async fn call<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
-        match tokio::time::timeout(TIMEOUT, call).await {
+    /// Returns the member that gets the next call, and its client.
+    fn member(&self) -> (usize, &Client) {
+        let turn = self.turns.load(Ordering::Relaxed);
+        (turn, &self.clients[turn % self.clients.len()])
+    }
+
+    /// Turns to the next member, unless another call has done so.
+    fn turn(&self, from: usize) {
+        let _ = self.turns.compare_exchange(from, from.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Runs a call with a timeout and converts etcd's errors to [`StoreError`].
+    async fn call<T>(
+        &self,
+        timeout: Duration,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(timeout, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if is_over_quota(&error) => Err(StoreError::Quota { address: self.address.clone() }),
             Ok(Err(error)) => Err(unavailable(&self.address, error)),
@@ -127,28 +182,54 @@ fn short(key: &[u8], prefix: &str) -> String {
     key.strip_prefix(prefix).unwrap_or(&key).to_owned()
 }
 
+/// Returns the client's error, if there is one.
+fn client_error(error: &StoreError) -> Option<&ClientError> {
+    match error {
+        StoreError::Unavailable { source, .. } => source.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// Recognizes gRPC's `NOT_FOUND`, etcd's response for a lease that is gone.
-fn is_not_found(error: &ClientError) -> bool {
-    matches!(error, ClientError::GRpcStatus(status) if status.code() as i32 == 5)
-        || matches!(error, ClientError::LeaseKeepAliveError(_))
+fn is_not_found(error: &StoreError) -> bool {
+    matches!(client_error(error), Some(ClientError::GRpcStatus(status)) if status.code() as i32 == 5)
+        || matches!(client_error(error), Some(ClientError::LeaseKeepAliveError(_)))
+}
+
+/// Recognizes a compacted revision by its message, because gRPC's `OUT_OF_RANGE` also stands for other errors.
+fn is_compacted(error: &StoreError) -> bool {
+    let status = client_error(error);
+    matches!(status, Some(ClientError::GRpcStatus(status)) if status.message().contains("has been compacted"))
+}
+
+/// Recognizes an answer of etcd: the same question to another member gets the same one.
+fn is_answer(error: &StoreError) -> bool {
+    is_not_found(error) || is_compacted(error)
+}
+
+/// Recognizes a call that no member has taken: the connection was not made, or etcd had no leader. gRPC has one code for
+/// these and for calls whose outcome is unknown, so the message decides whether to try again.
+fn was_not_taken(error: &StoreError) -> bool {
+    let texts = ["tcp connect error", "etcdserver: no leader"];
+    matches!(client_error(error), Some(ClientError::GRpcStatus(status))
+        if texts.iter().any(|text| status.message().contains(text)))
 }
 
 #[async_trait]
 impl Store for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
-        let mut client = self.client.kv_client();
-        for _ in 0..SHORT_ATTEMPTS {
-            if let Ok(Ok(answer)) = tokio::time::timeout(SHORT_TIMEOUT, client.get(self.full(key), None)).await {
-                return Ok(answer.kvs().first().map(|pair| self.entry(pair)));
-            }
-        }
-        let answer = self.call(client.get(self.full(key), None)).await?;
+        let key = self.full(key);
+        let answer =
+            on_member!(self, Repetition::Any, SHORT_TIMEOUT, |client| client.kv_client().get(key.clone(), None))?;
         Ok(answer.kvs().first().map(|pair| self.entry(pair)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut client = self.client.kv_client().max_decoding_message_size(MESSAGE_MAX);
-        let answer = self.call(client.get(self.full(prefix), Some(GetOptions::new().with_prefix()))).await?;
+        let (prefix, options) = (self.full(prefix), GetOptions::new().with_prefix());
+        let answer = on_member!(self, Repetition::Any, TIMEOUT, |client| client
+            .kv_client()
+            .max_decoding_message_size(MESSAGE_MAX)
+            .get(prefix.clone(), Some(options.clone())))?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok(Listing { entries: answer.kvs().iter().map(|pair| self.entry(pair)).collect(), revision })
     }
@@ -179,16 +260,18 @@ impl Store for EtcdStore {
                 TxnWrite::Delete(key) => TxnOp::delete(self.full(&key), None),
             })
             .collect();
-        let mut client = self.client.kv_client();
-        let answer = self.call(client.txn(etcd_client::Txn::new().when(compares).and_then(writes))).await?;
+        let txn = etcd_client::Txn::new().when(compares).and_then(writes);
+        let answer = on_member!(self, Repetition::IfNotTaken, TIMEOUT, |client| client.kv_client().txn(txn.clone()))?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok(if answer.succeeded() { TxnOutcome::Committed(revision) } else { TxnOutcome::Conflict })
     }
 
     async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn StoreWatch>, StoreError> {
-        let mut client = self.client.watch_client();
         let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-        let stream = self.call(client.watch(self.full(prefix), Some(options))).await?;
+        let prefix = self.full(prefix);
+        let stream = on_member!(self, Repetition::Any, TIMEOUT, |client| client
+            .watch_client()
+            .watch(prefix.clone(), Some(options.clone())))?;
         Ok(Box::new(EtcdWatch {
             stream,
             address: self.address.clone(),
@@ -200,28 +283,25 @@ impl Store for EtcdStore {
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
-        let mut client = self.client.lease_client();
-        Ok(LeaseId(self.call(client.grant(seconds, None)).await?.id()))
+        let granted =
+            on_member!(self, Repetition::Any, SHORT_TIMEOUT, |client| client.lease_client().grant(seconds, None));
+        Ok(LeaseId(granted?.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.client.lease_client();
         // Opening the stream is one round trip that renews the lease; the stream is then dropped.
-        match tokio::time::timeout(SHORT_TIMEOUT, client.keep_alive(lease.0)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if is_not_found(&error) => Err(StoreError::LeaseGone(lease.0)),
-            Ok(Err(error)) => Err(unavailable(&self.address, error)),
-            Err(elapsed) => Err(unavailable(&self.address, elapsed)),
+        let kept = on_member!(self, Repetition::Any, SHORT_TIMEOUT, |client| client.lease_client().keep_alive(lease.0));
+        match kept {
+            Err(error) if is_not_found(&error) => Err(StoreError::LeaseGone(lease.0)),
+            kept => kept.map(drop),
         }
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.client.lease_client();
-        match tokio::time::timeout(TIMEOUT, client.revoke(lease.0)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if is_not_found(&error) => Ok(()),
-            Ok(Err(error)) => Err(unavailable(&self.address, error)),
-            Err(elapsed) => Err(unavailable(&self.address, elapsed)),
+        let revoked = on_member!(self, Repetition::Any, TIMEOUT, |client| client.lease_client().revoke(lease.0));
+        match revoked {
+            Err(error) if is_not_found(&error) => Ok(()),
+            revoked => revoked.map(drop),
         }
     }
 
@@ -231,13 +311,11 @@ impl Store for EtcdStore {
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        let mut client = self.client.kv_client();
-        match tokio::time::timeout(TIMEOUT, client.compact(revision, None)).await {
-            Ok(Ok(_)) => Ok(()),
+        let compacted = on_member!(self, Repetition::Any, TIMEOUT, |client| client.kv_client().compact(revision, None));
+        match compacted {
             // Another client already compacted further, so the history before `revision` is gone as requested.
-            Ok(Err(error)) if is_compacted(&error) => Ok(()),
-            Ok(Err(error)) => Err(unavailable(&self.address, error)),
-            Err(elapsed) => Err(unavailable(&self.address, elapsed)),
+            Err(error) if is_compacted(&error) => Ok(()),
+            compacted => compacted.map(drop),
         }
     }
 }
@@ -246,11 +324,6 @@ impl Store for EtcdStore {
 /// that is too large.
 fn is_over_quota(error: &ClientError) -> bool {
     matches!(error, ClientError::GRpcStatus(status) if status.message().contains("database space exceeded"))
-}
-
-/// Recognizes a compacted revision by its message, because gRPC's `OUT_OF_RANGE` also stands for other errors.
-fn is_compacted(error: &ClientError) -> bool {
-    matches!(error, ClientError::GRpcStatus(status) if status.message().contains("has been compacted"))
 }
 
 struct EtcdWatch {
