@@ -11,6 +11,7 @@ LAYERS = {
     "gantry-failpoint": 0,
     "gantry-ledger": 0,
     "gantry-plan-audit": 1,
+    "gantry-placement": 1,
     "gantry-planner": 2,
     "gantry-error-codes": 0,
     "gantry-records": 1,
@@ -41,7 +42,8 @@ LAYERS = {
 }
 DECIDERS = {
     "gantry-plan-audit": {"gantry-model"},
-    "gantry-planner": {"gantry-model", "serde"},
+    "gantry-placement": {"gantry-model"},
+    "gantry-planner": {"gantry-model", "gantry-placement", "serde"},
     "gantry-error-codes": {"serde", "strsim"},
     "gantry-records": {"gantry-model", "serde", "serde_json", "thiserror"},
     "gantry-queue": {"gantry-model", "serde", "serde_json", "thiserror"},
@@ -49,7 +51,8 @@ DECIDERS = {
     "gantry-schedule": {"gantry-model", "jiff", "serde", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
     "gantry-cluster": {
-        "gantry-admission", "gantry-control", "gantry-model", "gantry-plan-audit", "gantry-planner", "gantry-records",
+        "gantry-admission", "gantry-control", "gantry-model", "gantry-placement", "gantry-plan-audit", "gantry-planner",
+        "gantry-records",
     },
 }
 # The server starts no container: neither it nor what it uses knows the sandbox.

@@ -39,6 +39,7 @@ pub use config::{RequestedConfig, RequestedConfigError, RequestedValue, requeste
 pub use deploys::rollback_target;
 pub use events::{clock_jumped, clock_went_back, events_of_deploys, events_of_report};
 pub use images::{NewManifest, app_of_repository_is_missing};
+pub use machines::events_of_machines;
 pub use members::{Founding, JOIN_LIFETIME_MILLIS, JoinRequest};
 pub use policy::{PolicyChange, adopt_policy};
 pub use push::{AncestorQuestion, PushBase, check_history};

@@ -60,6 +60,16 @@ pub enum Refusal {
     OtherAuthority,
     #[error("machine {machine} is not in the cluster, or has another key")]
     NotMember { machine: MachineName },
+    #[error("there is no machine {machine}")]
+    MachineNotFound { machine: MachineName },
+    #[error("machine {machine} has left the cluster")]
+    MachineRemoved { machine: MachineName },
+    #[error("machine {machine} has {copies} {}", if *.copies == 1 { "copy" } else { "copies" })]
+    MachineInUse { machine: MachineName, copies: usize, is_lost: bool },
+    #[error("a reason of {bytes} bytes: at most {most}, on one line")]
+    InvalidMachineReason { bytes: usize, most: usize },
+    #[error("{count} labels of a machine: at most {most}")]
+    TooManyLabels { count: usize, most: usize },
     #[error("there is no base {base}")]
     BaseNotFound { base: BaseName },
     #[error("base {base} is what {} is built on", join_names(.apps))]
@@ -197,6 +207,11 @@ impl Refusal {
             Self::NoAuthority => ErrorCode::NoAuthority,
             Self::OtherAuthority => ErrorCode::OtherAuthority,
             Self::NotMember { .. } => ErrorCode::NotMember,
+            Self::MachineNotFound { .. } => ErrorCode::MachineNotFound,
+            Self::MachineRemoved { .. } => ErrorCode::MachineRemoved,
+            Self::MachineInUse { .. } => ErrorCode::MachineInUse,
+            Self::InvalidMachineReason { .. } => ErrorCode::InvalidMachineReason,
+            Self::TooManyLabels { .. } => ErrorCode::TooManyLabels,
             Self::BaseNotFound { .. } => ErrorCode::BaseNotFound,
             Self::BaseInUse { .. } => ErrorCode::BaseInUse,
             Self::BuildInProgress { .. } => ErrorCode::BuildInProgress,
@@ -254,6 +269,14 @@ impl Refusal {
             | Self::JoinTokenRole { .. }
             | Self::NotMember { .. } => "`gantry cluster join-token create` on a server makes another one",
             Self::NoAuthority => "`gantry server init` prepares it for more machines",
+            Self::MachineNotFound { .. } => "`gantry machine ls` lists them",
+            Self::MachineRemoved { .. } => "`gantry join` with a new join token lets it in again",
+            Self::MachineInUse { machine, is_lost: true, .. } => {
+                return Some(format!("`gantry machine rm {machine} --force` gives up what was on it, volumes too"));
+            }
+            Self::MachineInUse { machine, .. } => {
+                return Some(format!("`gantry machine drain {machine}` moves them to other machines"));
+            }
             Self::BaseNotFound { .. } => "`gantry base ls` lists them",
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",

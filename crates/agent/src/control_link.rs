@@ -19,7 +19,7 @@ use crate::{AgentContext, jobs, machine, sessions};
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Interval between two messages without a change. Each message renews the machine's lease.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Shortest interval between two reports. The first change is reported at once; further changes within this time go
 /// into one report.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::AgentSettings;
 use gantry_control::MachineFacts;
-use gantry_model::{Bytes, MachineCapacity, MachineId, MilliCpu};
+use gantry_model::{Architecture, Bytes, MachineCapacity, MachineId, MilliCpu};
 
 /// File with the machine's id, in the data folder.
 const ID: &str = "machine-id";
@@ -13,7 +13,13 @@ const ID: &str = "machine-id";
 /// Returns the facts about this machine. The first call makes the machine's id.
 pub(crate) fn facts(settings: &AgentSettings) -> io::Result<MachineFacts> {
     let AgentSettings { data, addresses, subnet, .. } = settings;
-    Ok(MachineFacts { id: machine_id(data)?, capacity: capacity()?, addresses: addresses.clone(), subnet: *subnet })
+    Ok(MachineFacts {
+        id: machine_id(data)?,
+        capacity: capacity()?,
+        addresses: addresses.clone(),
+        subnet: *subnet,
+        architecture: Some(architecture()),
+    })
 }
 
 /// Returns the id in the data folder, or makes and keeps a new one. A file that holds no id is replaced: its machine
@@ -43,6 +49,16 @@ fn capacity() -> io::Result<MachineCapacity> {
     let cpu = MilliCpu(u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(1000));
     let memory = memory(&std::fs::read_to_string("/proc/meminfo")?);
     Ok(MachineCapacity { cpu, memory: memory.ok_or_else(|| io::Error::other("/proc/meminfo names no MemTotal"))? })
+}
+
+/// The architecture of the processor, by the name that images have for it.
+fn architecture() -> Architecture {
+    let name = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    Architecture(name.to_owned())
 }
 
 /// Parses the machine's memory in `/proc/meminfo`.

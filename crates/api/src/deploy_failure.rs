@@ -29,6 +29,9 @@ pub fn deploy_failure_code(reason: &Reason) -> ErrorCode {
         Reason::WaitsForDeploy { .. }
         | Reason::BuildRuns
         | Reason::ReleaseStepRuns { .. }
+        | Reason::NoRoom { .. }
+        | Reason::CannotLeave { .. }
+        | Reason::DataStays { .. }
         | Reason::StopFirst { .. }
         | Reason::NotReady { .. }
         | Reason::PreparesImage { .. }

@@ -20,12 +20,13 @@ use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
-    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
-    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress,
-    DeploySource, Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem,
-    LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo,
-    RenameApp, RequestCountsInfo, RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo,
-    TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
+    AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseInfo, ChangeAvailability, ChangeBase,
+    ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic, ClusterStatus, CreateApp,
+    CreateJoinToken, CreateToken, DeployInfo, DeployProgress, DeploySource, Explanation, FaultInfo, GoalInfo,
+    ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine, MachineInfo, MachineStateInfo,
+    MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo,
+    RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope, TrafficInfo,
+    UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -99,6 +100,12 @@ samples! {
     };
     CreateToken = CreateToken { name: "ci".to_owned(), scope: TokenScope::Read, lifetime: Some(86_400_000) };
     MachineInfo = machine();
+    ChangeLabels = ChangeLabels { labels: BTreeMap::from([(name("disk"), Some(name("ssd"))), (name("zone"), None)]) };
+    ChangeAvailability = ChangeAvailability {
+        availability: AvailabilityInfo::Draining,
+        reason: Some("new disk".to_owned()),
+        within: Some(3_600_000),
+    };
     BaseInfo = base();
     PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
@@ -262,6 +269,13 @@ fn machine() -> MachineInfo {
         protocol: 2,
         registered: NOW,
         seen: Some(NOW),
+        availability: AvailabilityInfo::Draining,
+        reason: Some("new disk".to_owned()),
+        deadline: Some(NOW),
+        labels: BTreeMap::from([(name("disk"), name("ssd"))]),
+        addresses: Vec::new(),
+        reserved_memory: Bytes::mebi(2048),
+        stays: vec!["storefront.v6.db-1 stays on m1: the data of its volume is there".to_owned()],
     }
 }
 

@@ -3,6 +3,7 @@
 //! and names its place and the nearest known key: a misspelt `health` must not mean "no health check".
 
 mod keys;
+mod placement;
 mod schedule;
 mod values;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer};
 pub(crate) use schedule::{cron, of_cron};
 
 use keys::{HEALTH_KEYS, Key, ROLE_KEYS, Text};
+use placement::{Placement, Reserve};
 use schedule::ScheduleSeed;
 use values::{Texts, command_line, processors, request_buffer, seconds, size, text, whole};
 
@@ -196,6 +198,8 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "drain" => role.drain = Some(Seconds(map.next_value_seed(seconds(0))?)),
             "request_buffer" => role.request_buffer = Some(map.next_value_seed(request_buffer())?),
             "schedule" => role.schedule = Some(map.next_value_seed(ScheduleSeed)?),
+            "reserve" => map.next_value_seed(Reserve(&mut role.placement))?,
+            "placement" => map.next_value_seed(Placement(&mut role.placement))?,
             "env" => role.env = map.next_value_seed(Texts("an object such as { NAME: \"value\" }", checked_env))?,
             _ => {
                 role.volumes =
@@ -424,6 +428,38 @@ mod tests {
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_role_may_reserve_and_name_its_machines() {
+        let rules = |text: &str| {
+            let text = format!("{{ web: {{ command: 'x', {text} }} }}");
+            parse(&text).map(|roles| roles.into_values().next().expect("a role").placement)
+        };
+        assert!(rules("").expect("rules").is_default());
+        let read = rules(
+            "reserve: { memory: '256M', cpu: 0.5 }, placement: { labels: { disk: 'ssd', zone: ['a', 'b'] }, \
+             with: 'shop/cache', apart_from: ['*/batch', 'blog'], one_per_machine: true, machine: 'm1', spread: 'zone', \
+             architecture: 'arm64' }",
+        );
+        let expected = serde_json::json!({
+            "reserve_memory": 268_435_456, "reserve_cpu": 0.5, "labels": { "disk": ["ssd"], "zone": ["a", "b"] },
+            "architecture": "arm64", "with": ["shop/cache"], "apart_from": ["*/batch", "blog/*"],
+            "one_per_machine": true, "machine": "m1", "spread": "zone",
+        });
+        assert_eq!(serde_json::to_value(read.expect("rules")).expect("JSON"), expected);
+        for (text, wanted) in [
+            ("reserve: { disk: '1G' }", "unknown key"),
+            ("reserve: { memory: 256 }", "less than the minimum"),
+            ("placement: { label: { disk: 'ssd' } }", "did you mean \"labels\""),
+            ("placement: { labels: { disk: [] } }", "label disk has no value"),
+            ("placement: { labels: { 'a b': 'x' } }", "not a label's key"),
+            ("placement: { with: ['a b'] }", "not a pattern of roles"),
+            ("placement: { architecture: '../x' }", "no architecture"),
+        ] {
+            let error = rules(text).expect_err(text);
+            assert!(error.contains(wanted), "{text}: {error}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! - `state`: the records, the reports and the time; [`CoreState::apply`] takes over an event.
 //! - `activity`: which apps and instances wait for time to pass.
 //! - `dirty`: the apps and machines that an event affects. An empty set plans nothing.
+//! - `liveness`: which machines are silent, and which are lost; `machines`: the machines as the planner sees them.
 //! - `changed`: the parts that an event changed, so that the server wakes only their receivers.
 //! - `step`: plans one step and returns its changes in groups.
 //! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
@@ -17,6 +18,8 @@
 mod activity;
 mod changed;
 mod dirty;
+mod liveness;
+mod machines;
 mod state;
 mod step;
 #[cfg(test)]

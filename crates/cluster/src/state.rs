@@ -1,21 +1,24 @@
 //! The core's state, and the events that change it. `apply` is synchronous and knows no store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use gantry_admission::events_of_machines;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJump, ClockJumps};
 use gantry_model::observed::{SILENCE_MILLIS, differences};
 use gantry_model::{
-    AppName, MachineName, MachinePlan, Moment, ObservedCluster, ObservedMachine, ObservedRouter, RouterId,
+    AppName, InstanceGoal, MachineAvailability, MachineName, MachinePlan, MachineState, Moment, ObservedCluster,
+    ObservedMachine, ObservedRouter, RouterId,
 };
 use gantry_planner::{ClusterIndex, PlanReport};
 
 use crate::activity::Activity;
 use crate::changed::ChangedParts;
 use crate::dirty::DirtySet;
+use crate::machines::{ClusterMachines, apps_on, apps_without_room, names};
 use crate::step::{PlannedStep, plan_step};
-use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
+use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key, machine_of_part_key};
 
 /// Time for which a silent router is still shown, in milliseconds. The planner counts a router as gone after
 /// [`SILENCE_MILLIS`].
@@ -34,6 +37,8 @@ pub struct ClusterView {
     pub now: Moment,
     /// Jumps of the wall clock.
     pub jumps: Arc<ClockJumps>,
+    /// States of the machines by their silences.
+    pub states: Arc<BTreeMap<MachineName, MachineState>>,
 }
 
 /// The view as readers get it. Only the core's state changes the view. A change happens in place; only what a reader
@@ -93,6 +98,7 @@ pub struct CoreState {
     published: PublishedView,
     activity: Activity,
     index: ClusterIndex,
+    machines: ClusterMachines,
 }
 
 /// The state while an event changes it.
@@ -100,6 +106,7 @@ struct StateParts<'a> {
     view: &'a mut ClusterView,
     activity: &'a mut Activity,
     index: &'a mut ClusterIndex,
+    machines: &'a mut ClusterMachines,
 }
 
 impl CoreState {
@@ -107,15 +114,18 @@ impl CoreState {
     #[must_use]
     pub fn new(records: RecordIndex, jumps: ClockJumps, now: Moment) -> Self {
         let activity = Activity::of(&records);
-        let index = ClusterIndex::of(&records.plan, &ObservedCluster::default());
+        let mut index = ClusterIndex::of(&records.plan, &ObservedCluster::default());
+        let mut machines = ClusterMachines::default();
+        machines.load(&records, &mut index);
         let view = ClusterView {
             records: Arc::new(records),
             observed: Arc::new(ObservedCluster { began: now, ..ObservedCluster::default() }),
             report: Arc::default(),
             now,
             jumps: Arc::new(jumps),
+            states: Arc::default(),
         };
-        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, index }
+        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, index, machines }
     }
 
     /// Returns the view for readers.
@@ -132,17 +142,17 @@ impl CoreState {
 
     /// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
     #[must_use]
-    pub fn plan(&self, dirty: &DirtySet, now: Moment) -> Option<PlannedStep> {
-        plan_step(&self.view(), &self.index, dirty, now)
+    pub fn plan(&mut self, dirty: &DirtySet, now: Moment) -> Option<PlannedStep> {
+        plan_step(&self.view(), &self.index, &mut self.machines, dirty, now)
     }
 
     /// Applies an event at the time `now`.
     pub fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
-        let Self { published, activity, index } = self;
+        let Self { published, activity, index, machines } = self;
         let mut guard = published.0.write().unwrap_or_else(PoisonError::into_inner);
         let view = &mut *guard;
         view.now = now;
-        let mut state = StateParts { view, activity, index };
+        let mut state = StateParts { view, activity, index, machines };
         match event {
             CoreEvent::Loaded(records) => loaded(&mut state, *records),
             CoreEvent::Committed(changes) => committed(&mut state, changes),
@@ -154,13 +164,11 @@ impl CoreState {
             CoreEvent::Router(machine, report) => router_reported(&mut state, machine, report),
             CoreEvent::ClockJumped { jump, awake } => {
                 Arc::make_mut(&mut state.view.observed).move_stamps(jump.by);
+                state.machines.liveness.move_stamps(jump.by);
                 Arc::make_mut(&mut state.view.jumps).push(awake, jump);
                 EventEffects { dirty: DirtySet::everything(), ..EventEffects::default() }
             }
-            CoreEvent::Tick => {
-                let dirty = DirtySet { apps: state.activity.apps(), ..DirtySet::default() };
-                EventEffects { dirty, ..EventEffects::default() }
-            }
+            CoreEvent::Tick => tick(&mut state),
         }
     }
 }
@@ -176,10 +184,43 @@ fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport)
     waits.extend(report.waits);
 }
 
+/// Judges the machines, and marks what depends on time alone.
+fn tick(state: &mut StateParts<'_>) -> EventEffects {
+    let StateParts { view, activity, index, machines } = state;
+    let mut dirty = DirtySet { apps: activity.apps(), ..DirtySet::default() };
+    let (records, now) = (&view.records, view.now);
+    let runs = |machine: &MachineName| {
+        let part = records.plan.machines.get(machine);
+        part.is_some_and(|part| part.instances.values().any(|assignment| assignment.goal == InstanceGoal::Run))
+    };
+    let is_removed = |name: &&MachineName| {
+        records.machines.get(*name).is_some_and(|machine| machine.availability == MachineAvailability::Removed)
+    };
+    let known = names(records).filter(|name| !is_removed(name));
+    let changed = machines.liveness.judge(known, |machine| !runs(machine), &view.observed, &records.policy, now);
+    let mut lost = Vec::new();
+    for machine in &changed {
+        machines.follow(machine, records, index);
+        let state = machines.liveness.state(machine).unwrap_or(MachineState::Joining);
+        Arc::make_mut(&mut view.states).insert(machine.clone(), state);
+        match state {
+            MachineState::Lost => {
+                dirty.apps.extend(apps_on(&records.plan, machine).cloned());
+                lost.extend(runs(machine).then_some((machine, state)));
+            }
+            MachineState::Ready => dirty.apps.extend(apps_without_room(&view.report).cloned()),
+            _ => {}
+        }
+    }
+    let trail = events_of_machines(records, now, lost);
+    EventEffects { dirty, trail, ..EventEffects::default() }
+}
+
 fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
-    let StateParts { view, activity, index } = state;
+    let StateParts { view, activity, index, machines: known } = state;
     **activity = Activity::of(&records);
     **index = ClusterIndex::of(&records.plan, &view.observed);
+    known.load(&records, index);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
     view.records = Arc::new(records);
     let changed = ChangedParts { machines, routes: true, deploys: true, policy: true, members: true };
@@ -187,17 +228,39 @@ fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
 }
 
 fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEffects {
-    let StateParts { view, activity, index } = state;
+    let StateParts { view, activity, index, machines } = state;
     let mut effects = EventEffects::default();
     let EventEffects { dirty, changed, .. } = &mut effects;
-    let records = Arc::make_mut(&mut view.records);
+    let (records, report) = (Arc::make_mut(&mut view.records), &view.report);
     for change in changes {
+        let registered = registered_by(&change);
+        let mut is_policy = false;
+        if let Some((machine, part)) = part_of(&change) {
+            activity.follow_machine(&machine, &part);
+            dirty.machines.insert(machine.clone());
+            changed.machines.insert(machine.clone());
+            let empty = MachinePlan::default();
+            let before = records.plan.machines.get(&machine).map_or(&empty, AsRef::as_ref);
+            index.assigned(&machine, before.instances.keys(), part.instances.keys());
+            machines.loads.assigned(&machine, before, &part);
+            let mut frees = false;
+            differences(&before.instances, &part.instances, |id, _, after| {
+                frees |= after.is_none();
+                if !dirty.apps.contains(&id.slot.app) {
+                    dirty.apps.insert(id.slot.app.clone());
+                }
+            });
+            if frees {
+                dirty.apps.extend(apps_without_room(report).cloned());
+            }
+        }
         let app = match &change {
             RecordChange::Put(record) => match &**record {
                 StoreRecord::App(app) => Some(app.name.clone()),
                 StoreRecord::Deploy(deploy) => Some(deploy.app.clone()),
                 StoreRecord::Release(release) => Some(release.app.clone()),
                 StoreRecord::Policy(_) => {
+                    is_policy = true;
                     dirty.everything = true;
                     changed.policy = true;
                     None
@@ -210,20 +273,6 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                 }
                 StoreRecord::Member(_) => {
                     changed.members = true;
-                    None
-                }
-                StoreRecord::Machine(machine, part) => {
-                    activity.follow_machine(machine, part);
-                    dirty.machines.insert(machine.clone());
-                    changed.machines.insert(machine.clone());
-                    let empty = MachinePlan::default();
-                    let before = records.plan.machines.get(machine).map_or(&empty, AsRef::as_ref);
-                    index.assigned(machine, before.instances.keys(), part.instances.keys());
-                    differences(&before.instances, &part.instances, |id, _, _| {
-                        if !dirty.apps.contains(&id.slot.app) {
-                            dirty.apps.insert(id.slot.app.clone());
-                        }
-                    });
                     None
                 }
                 StoreRecord::Routes(app, _) => {
@@ -247,6 +296,13 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
         // The other app of a rename depends on this app, even if this change ends the rename.
         let partner = app.as_ref().and_then(|app| records.apps.get(app)?.renamed().cloned());
         records.apply(change);
+        if is_policy {
+            machines.load(records, index);
+        }
+        if let Some(machine) = registered {
+            machines.follow(&machine, records, index);
+            dirty.apps.extend(apps_on(&records.plan, &machine).chain(apps_without_room(report)).cloned());
+        }
         if let Some(app) = app {
             activity.follow_app(records, &app);
             changed.deploys = true;
@@ -257,11 +313,41 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
     effects
 }
 
+/// The part that a change sets, with its machine. A removed part is empty.
+fn part_of(change: &RecordChange) -> Option<(MachineName, Arc<MachinePlan>)> {
+    match change {
+        RecordChange::Put(record) => match &**record {
+            StoreRecord::Machine(machine, part) => Some((machine.clone(), Arc::clone(part))),
+            _ => None,
+        },
+        RecordChange::Remove(key) => Some((machine_of_part_key(key)?, Arc::default())),
+    }
+}
+
+/// The machine whose record a change sets.
+fn registered_by(change: &RecordChange) -> Option<MachineName> {
+    let RecordChange::Put(record) = change else { return None };
+    match &**record {
+        StoreRecord::Registered(machine) => Some(machine.name.clone()),
+        _ => None,
+    }
+}
+
 fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: MachineReport) -> EventEffects {
-    let StateParts { view, activity, index } = state;
+    let StateParts { view, activity, index, machines } = state;
     let MachineReport { generation, instances, network } = report;
     let mut effects = EventEffects::default();
     let dirty = &mut effects.dirty;
+    let known = machines.liveness.state(&machine);
+    if machines.liveness.heard(&machine) {
+        machines.follow(&machine, &view.records, index);
+        Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
+        dirty.apps.extend(apps_without_room(&view.report).cloned());
+        if known == Some(MachineState::Lost) {
+            // What is left of the copies that moved retires, now that the machine can be told.
+            dirty.apps.extend(apps_on(&view.records.plan, &machine).cloned());
+        }
+    }
     let part = view.records.plan.machines.get(&machine);
     let before = view.observed.machines.get(&machine);
     // What an accepted part contains and the report does not is absent from now on.
@@ -286,6 +372,9 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
                 dirty.apps.extend(absent());
             }
         }
+    }
+    if known == Some(MachineState::Lost) {
+        effects.trail.extend(events_of_machines(&view.records, view.now, [(&machine, MachineState::Ready)]));
     }
     let ids = before.into_iter().flat_map(|before| before.instances.keys());
     index.reported(&machine, ids, instances.keys());

@@ -11,6 +11,7 @@ use gantry_planner::{
 };
 
 use crate::dirty::DirtySet;
+use crate::machines::ClusterMachines;
 use crate::state::ClusterView;
 use crate::transactions::ChangeGroup;
 use gantry_records::{
@@ -32,6 +33,7 @@ pub struct PlannedStep {
 pub(crate) fn plan_step(
     view: &ClusterView,
     index: &ClusterIndex,
+    machines: &mut ClusterMachines,
     dirty: &DirtySet,
     now: Moment,
 ) -> Option<PlannedStep> {
@@ -42,9 +44,10 @@ pub(crate) fn plan_step(
     let policy = &PlannerPolicy::from(&records.policy);
     let scope = scope(view, index, dirty);
     let (desired, observed, previous) = (desired(records, &scope.apps), &*view.observed, &*records.plan);
-    let decision = plan(&PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now });
+    let input = PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now };
+    let decision = plan(&input, &mut machines.loads);
     if cfg!(debug_assertions) {
-        assert_audited(&decision, view, now);
+        assert_audited(&decision, view, machines, now);
     }
     let PlanDecision { numbers, machines, routing, routes, apps, deploys, gone, report } = decision;
     let mut of_apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
@@ -95,7 +98,7 @@ fn scope(view: &ClusterView, index: &ClusterIndex, dirty: &DirtySet) -> PlanScop
 }
 
 /// Audits a decision before its write. A violation is an error of the planner: the process ends without the write.
-fn assert_audited(decision: &PlanDecision, view: &ClusterView, now: Moment) {
+fn assert_audited(decision: &PlanDecision, view: &ClusterView, machines: &ClusterMachines, now: Moment) {
     let records = &*view.records;
     let mut routable = RoutableReleases::default();
     for (name, app) in &records.apps {
@@ -104,7 +107,8 @@ fn assert_audited(decision: &PlanDecision, view: &ClusterView, now: Moment) {
     }
     let (observed, previous) = (&*view.observed, &*records.plan);
     let plan = decision.applied_to(previous);
-    let violations = audit(&AuditInput { routable: &routable, observed, previous, plan: &plan, now });
+    let machines = &machines.audited(records);
+    let violations = audit(&AuditInput { routable: &routable, observed, previous, plan: &plan, machines, now });
     assert!(violations.is_empty(), "the plan violates its invariants: {violations:?}");
 }
 

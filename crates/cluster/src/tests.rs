@@ -215,19 +215,23 @@ fn cause() -> DeployCause {
 struct SimulatedCluster {
     state: CoreState,
     now: u64,
+    /// The machines that report.
+    machines: Vec<&'static str>,
 }
 
 impl SimulatedCluster {
     fn new(records: RecordIndex, now: u64) -> Self {
-        let mut cluster = Self { state: CoreState::new(records, ClockJumps::default(), Moment(now)), now };
+        let state = CoreState::new(records, ClockJumps::default(), Moment(now));
+        let mut cluster = Self { state, now, machines: vec!["a", "b"] };
         cluster.hear();
         cluster
     }
 
-    /// Every machine and the router report what the present plan makes of them.
-    fn hear(&mut self) {
+    /// Every machine and the router report what the present plan makes of them. Returns what this affects.
+    fn hear(&mut self) -> DirtySet {
+        let mut dirty = DirtySet::default();
         let plan = self.state.view().records.plan.clone();
-        for name in ["a", "b"].map(machine_name) {
+        for name in self.machines.iter().copied().map(machine_name) {
             let part = plan.machines.get(&name).map(|part| (**part).clone()).unwrap_or_default();
             let left = part.instances.iter().filter(|(_, assignment)| assignment.goal != InstanceGoal::Stop);
             // The address depends on the slot alone, as on a machine that keeps it.
@@ -235,10 +239,11 @@ impl SimulatedCluster {
                 |id: &AllocationId| usize::try_from(id.slot.release.0 * 10 + u64::from(id.slot.index)).expect("small");
             let instances = left.map(|(id, _)| (id.clone(), ready(address(place(id))))).collect();
             let report = MachineReport { generation: part.generation, instances, network: Vec::new() };
-            self.state.apply(CoreEvent::Machine(name, report), Moment(self.now));
+            dirty.merge(self.state.apply(CoreEvent::Machine(name, report), Moment(self.now)).dirty);
         }
         let report = router(plan.routing.revision.0, &[]);
-        self.state.apply(CoreEvent::Router(machine_name("a"), report), Moment(self.now));
+        dirty.merge(self.state.apply(CoreEvent::Router(machine_name("a"), report), Moment(self.now)).dirty);
+        dirty
     }
 
     /// Plans one step and returns its groups after an audit. Planning only the app must give the same as planning
@@ -255,7 +260,8 @@ impl SimulatedCluster {
         let mut routable = RoutableReleases::default();
         next.apps.iter().for_each(|(name, app)| routable.add(app, next.open_deploys(name).map(AsRef::as_ref)));
         let (observed, previous, plan) = (&*view.observed, &*view.records.plan, &*next.plan);
-        let found = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
+        let found =
+            audit(&AuditInput { routable: &routable, observed, previous, plan, machines: &BTreeMap::new(), now });
         assert_eq!(found, [], "at {now:?}");
         step.groups
     }
@@ -350,4 +356,90 @@ fn every_prefix_of_every_step_of_a_deploy_leads_to_the_same_end() {
     let prefixes = cluster.run(true);
     cluster.assert_v2_serves();
     assert!(prefixes > 15, "{prefixes} prefixes are too few to be a deploy");
+}
+
+/// A cluster at rest with three copies on three machines.
+fn three_machines() -> SimulatedCluster {
+    let mut records = RecordIndex::default();
+    deploying(&mut records, 1, START);
+    let mut cluster = SimulatedCluster::new(records, START);
+    cluster.machines = vec!["a", "b", "c"];
+    cluster.hear();
+    cluster.run(false);
+    cluster
+}
+
+impl SimulatedCluster {
+    /// Lets time pass: those who report report, and the server plans. Returns the events for the audit trail.
+    fn pass(&mut self, millis: u64) -> Vec<String> {
+        let mut trail = Vec::new();
+        for _ in 0..millis / 500 {
+            self.now += 500;
+            let mut dirty = self.hear();
+            let ticked = self.state.apply(CoreEvent::Tick, Moment(self.now));
+            let texts = ticked.trail.iter().filter_map(|change| match change {
+                RecordChange::Put(record) => match &**record {
+                    StoreRecord::Event(event) => Some(event.what.clone()),
+                    _ => None,
+                },
+                RecordChange::Remove(_) => None,
+            });
+            trail.extend(texts);
+            dirty.merge(ticked.dirty);
+            while let Some(step) = self.state.plan(&dirty, Moment(self.now)) {
+                let changes = step.groups.concat();
+                self.state.apply(CoreEvent::Planned { apps: step.apps, report: step.report }, Moment(self.now));
+                if changes.is_empty() {
+                    break;
+                }
+                dirty = self.state.apply(CoreEvent::Committed(changes), Moment(self.now)).dirty;
+            }
+        }
+        trail
+    }
+
+    /// The machines of the copies that are to run.
+    fn running(&self) -> Vec<String> {
+        let view = self.state.view();
+        let runs = view.records.plan.assignments().filter(|(_, _, assigned)| assigned.goal == InstanceGoal::Run);
+        runs.map(|(machine, _, _)| machine.to_string()).collect()
+    }
+
+    /// The machines that routes lead to.
+    fn routed(&self) -> Vec<String> {
+        let view = self.state.view();
+        let mut machines: Vec<String> =
+            view.records.plan.endpoints().map(|endpoint| endpoint.at.machine().to_string()).collect();
+        machines.sort();
+        machines
+    }
+}
+
+#[test]
+fn a_lost_machine_is_replaced_within_seconds_and_learns_of_it_when_it_returns() {
+    let mut cluster = three_machines();
+    assert_eq!(cluster.pass(1_000), [""; 0]);
+    assert_eq!(cluster.routed(), ["a", "b", "c"]);
+    cluster.machines = vec!["a", "b"];
+    assert_eq!(cluster.pass(3_000), [""; 0]);
+    assert_eq!(cluster.routed(), ["a", "b", "c"], "a suspected machine may live");
+    assert_eq!(cluster.pass(1_000), ["machine c is lost; its copies move"]);
+    assert_eq!(cluster.running().len(), 3);
+    assert!(!cluster.running().contains(&"c".to_owned()), "{:?}", cluster.running());
+    assert_eq!(cluster.routed().len(), 3, "the copies elsewhere serve: {:?}", cluster.routed());
+    assert_eq!(cluster.state.view().states[&machine_name("c")], gantry_model::MachineState::Lost);
+    cluster.machines.push("c");
+    cluster.pass(60_000);
+    let left: Vec<String> = cluster.state.view().records.plan.assignments().map(|(_, id, _)| id.to_string()).collect();
+    assert_eq!(left.len(), 3, "what had moved is gone: {left:?}");
+    assert_eq!(cluster.state.view().states[&machine_name("c")], gantry_model::MachineState::Ready);
+}
+
+#[test]
+fn silence_of_all_machines_moves_nothing() {
+    let mut cluster = three_machines();
+    cluster.machines.clear();
+    cluster.pass(60_000);
+    assert_eq!(cluster.routed(), ["a", "b", "c"]);
+    assert_eq!(cluster.running(), ["a", "b", "c"]);
 }

@@ -1,6 +1,6 @@
 //! The messages of the protocol. A reader ignores fields and messages that it does not know.
 
-use gantry_model::{MachineCapacity, MachineId, MachineSubnet, TunnelAddress};
+use gantry_model::{Architecture, MachineCapacity, MachineId, MachineSubnet, TunnelAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +22,9 @@ pub struct MachineFacts {
     /// The network of the machine's containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<MachineSubnet>,
+    /// Architecture of the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
 }
 
 /// First message of an agent or a router.

@@ -1,9 +1,9 @@
 //! Connections of agents and routers: gives each peer its part of the plan, and passes its reports to the core.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gantry_admission::Actor;
+use gantry_admission::{Actor, Refusal};
 use gantry_control::jobs::JobsReport;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
@@ -13,7 +13,9 @@ use gantry_control::{
 };
 use gantry_error::ErrorChain;
 use gantry_model::observed::SILENCE_MILLIS;
-use gantry_model::{Generation, Machine, MachineName, MachinePlan, MachineState, Moment, RoutingTable};
+use gantry_model::{
+    Generation, Machine, MachineAvailability, MachineName, MachinePlan, MachineState, Moment, RoutingTable,
+};
 use gantry_records::RecordIndex;
 use tokio_util::sync::CancellationToken;
 
@@ -165,16 +167,27 @@ pub(crate) async fn serve_router(
 
 /// Registers the machine of an agent that connects. Refuses a second machine with the name of a connected one.
 async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &LinkStream) -> Result<(), LinkError> {
-    let (Some(MachineFacts { id, capacity, addresses, subnet }), Ok(version)) =
-        (hello.machine.clone(), SPOKEN.agree(hello.versions))
-    else {
+    let (Some(facts), Ok(version)) = (hello.machine.clone(), SPOKEN.agree(hello.versions)) else {
         return Ok(());
     };
     let (name, program, protocol) = (name.clone(), hello.program.clone(), version.0);
     let observed = server.core.view().observed;
     let (seen, began) = (observed.machines.get(&name).map(|machine| machine.seen), observed.began);
     let change = move |records: &RecordIndex, now: Moment| {
-        let machine = Machine { id, name, capacity, program, protocol, registered: now, addresses, subnet };
+        let MachineFacts { id, capacity, addresses, subnet, architecture } = facts;
+        let machine = Machine {
+            id,
+            name,
+            capacity,
+            program,
+            protocol,
+            registered: now,
+            addresses,
+            subnet,
+            architecture,
+            labels: BTreeMap::new(),
+            availability: MachineAvailability::Schedulable,
+        };
         Actor::new(records, now, "gantry").register_machine(machine, MachineState::of(seen, began, now))
     };
     match server.core.mutate(change).await {
@@ -255,10 +268,16 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         Ok(link)
     }
 
-    /// Refuses a peer whose token was revoked or has expired. Each message of the peer leads to this check.
+    /// Refuses a peer whose token was revoked or has expired, or whose machine was removed. Each message of the peer leads to this check.
     async fn revalidate(&self, caller: &Caller, view: &ClusterView) -> Result<(), LinkError> {
-        let Err(problem) = caller.revalidate(view) else { return Ok(()) };
-        let reason = problem.to_string();
+        let machine = self.peer.machine();
+        let removed = || {
+            let record = view.records.machines.get(machine)?;
+            let is_removed = record.availability == MachineAvailability::Removed;
+            is_removed.then(|| Refusal::MachineRemoved { machine: machine.clone() }.to_string())
+        };
+        let refused = caller.revalidate(view).err().map(|problem| problem.to_string());
+        let Some(reason) = refused.or_else(removed) else { return Ok(()) };
         self.stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
         Err(LinkError::Refused(reason))
     }

@@ -711,6 +711,22 @@ codes! {
         "The machine does not belong to the cluster."
         "The machine was removed, another machine joined under its name, or its key is another."
         "Run `gantry join` with a new join token. The machine keeps its id and its data."
+    MachineRemoved "machine_removed" 403
+        "The machine has left the cluster, and is refused."
+        "`gantry machine rm` removed the machine, and its agent connects all the same."
+        "Stop the agent. To use the machine again, run `gantry join` with a new join token."
+    MachineInUse "machine_in_use" 409
+        "The machine has copies of roles, so it cannot be removed."
+        "The machine was not drained, or a copy has nowhere else to go."
+        "`gantry machine drain` moves the copies away; `gantry machine show` says what stays. `--force` removes a lost machine."
+    InvalidMachineReason "invalid_machine_reason" 422
+        "The reason for a machine's state is too long, or is more than one line."
+        "A text of several lines was given with `-m`."
+        "Write one line of at most 300 bytes."
+    TooManyLabels "too_many_labels" 422
+        "A machine would have more than 64 labels."
+        "Labels were added and none removed."
+        "Remove labels: `gantry machine label MACHINE KEY-`."
     AgentUnreachable "agent_unreachable" 503
         "The machine's agent does not answer."
         "The agent does not run, is overloaded, or too many sessions wait for it."

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName, TrafficPolicy};
+use crate::{AppName, BaseName, HostName, MachineName, Moment, ReleaseNumber, RoleName, TrafficPolicy};
 
 /// The branch that deploys when the app names none.
 pub const DEFAULT_BRANCH: &str = "main";
@@ -44,6 +44,9 @@ pub struct App {
     /// Folder of the app's volumes, if it is not the app's name: an app keeps its folder when it is renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes_of: Option<AppName>,
+    /// For each volume by name, the machine that has the data: that of the last copy with the volume.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, MachineName>,
     /// When the app was created.
     pub created: Moment,
 }
@@ -110,6 +113,7 @@ impl App {
             destroying: false,
             rename: None,
             volumes_of: None,
+            data: BTreeMap::new(),
             created,
         }
     }

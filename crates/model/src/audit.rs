@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, JoinRole, MachineId,
-    MachineName, ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, JoinRole, LabelKey, LabelValue,
+    MachineAvailability, MachineId, MachineName, ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
 };
 
 /// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
@@ -211,6 +211,30 @@ pub enum AuditAction {
         /// Name of the token.
         token: String,
     },
+    /// The labels of a machine changed.
+    MachineLabelled {
+        /// The machine.
+        machine: MachineName,
+        /// All labels from now on.
+        labels: BTreeMap<LabelKey, LabelValue>,
+    },
+    /// An operator changed whether a machine takes copies.
+    MachineAvailabilityChanged {
+        /// The machine.
+        machine: MachineName,
+        /// The availability from now on.
+        availability: MachineAvailability,
+    },
+    /// A machine was lost: its copies move.
+    MachineLost {
+        /// The machine.
+        machine: MachineName,
+    },
+    /// A lost machine came back.
+    MachineReturned {
+        /// The machine.
+        machine: MachineName,
+    },
     /// A token was revoked.
     TokenRevoked {
         /// Name of the token.
@@ -362,6 +386,19 @@ impl fmt::Display for AuditAction {
             Self::MachineReplaced { machine, id, before } => {
                 write!(f, "machine {machine} ({}) took the place of {}", id.short(), before.short())
             }
+            Self::MachineLabelled { machine, labels } if labels.is_empty() => {
+                write!(f, "machine {machine} has no label")
+            }
+            Self::MachineLabelled { machine, labels } => {
+                write!(f, "machine {machine} has the labels")?;
+                labels.iter().try_for_each(|(key, value)| write!(f, " {key}={value}"))
+            }
+            Self::MachineAvailabilityChanged { machine, availability } => {
+                write!(f, "machine {machine} is {}", availability.word())?;
+                availability.reason().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+            }
+            Self::MachineLost { machine } => write!(f, "machine {machine} is lost; its copies move"),
+            Self::MachineReturned { machine } => write!(f, "machine {machine} is back"),
             Self::BaseRemoved { base } => write!(f, "removed base {base}"),
             Self::ImagePushed { repository, tag, without_app } => {
                 let without = if *without_app { " (there is no app of this name)" } else { "" };

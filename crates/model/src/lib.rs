@@ -8,6 +8,7 @@
 //! | [`app`], [`release`], [`deploy`] | what users ask for |
 //! | [`clock`] | a clock that no jump of the wall clock disturbs |
 //! | [`policy`] | the rules of the cluster, with their names, defaults and bounds |
+//! | [`PlacementRules`], [`PlacementRefusal`] | what a role asks of its machine, and why machines refuse |
 //! | [`proxies`] | the trusted proxies in front of the routers |
 //! | [`execve`] | the kernel's bounds on the arguments and environment of a process |
 //! | [`audit`] | the actions of the audit trail |
@@ -35,6 +36,7 @@ pub mod name;
 pub mod network;
 pub mod observed;
 pub mod output;
+mod placement;
 pub mod plan;
 pub mod policy;
 pub mod proxies;
@@ -61,11 +63,15 @@ pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use endpoint::{Endpoint, MachineAddress};
 pub use machine::{JoinRole, JoinRoleError, Machine, MachineCapacity, MachineId, MachineIdError, MachineState};
 pub use machine_subnet::{MachineSubnet, MachineSubnetError};
-pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
+pub use name::{AppName, BaseName, HostName, LabelKey, LabelValue, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{
     ExitStatus, FailedProbe, InstancePhase, LimitHit, ObservedCluster, ObservedInstance, ObservedMachine,
     ObservedRouter, OutputLine, RoleLimit, StopReason,
+};
+pub use placement::{
+    Architecture, MachineAvailability, MachineRefusal, PlacementRefusal, PlacementRules, RefusingMachines, RolePattern,
+    RolePatternError,
 };
 pub use plan::{
     AppNames, AppRoutes, Assignment, ClosedReason, ClosedRoute, InstanceGoal, InstanceSpec, MachinePlan, Plan, Route,

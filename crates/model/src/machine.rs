@@ -1,11 +1,15 @@
 //! Machines: their identity, and what the cluster knows of each.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::observed::SILENCE_MILLIS;
-use crate::{Bytes, MachineName, MachineSubnet, MilliCpu, Moment, TunnelAddress};
+use crate::{
+    Architecture, Bytes, LabelKey, LabelValue, MachineAvailability, MachineName, MachineSubnet, MilliCpu, Moment,
+    TunnelAddress,
+};
 
 /// Identity of a machine, 32 hex digits. The agent makes the id once and keeps it in its data folder, so that two
 /// machines with one name are told apart.
@@ -90,6 +94,15 @@ pub struct Machine {
     /// The network of the machine's containers; `None` on a machine of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<MachineSubnet>,
+    /// Architecture of the processor, if the agent names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// Labels that an operator gave the machine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Whether an operator wants copies on the machine.
+    #[serde(default)]
+    pub availability: MachineAvailability,
 }
 
 /// What a machine joins a cluster as. A join token has one role.
@@ -135,7 +148,9 @@ pub enum MachineState {
     Joining,
     /// The agent reports.
     Ready,
-    /// The agent is silent.
+    /// The agent is silent. The machine may live.
+    Suspected,
+    /// Agent and router are silent.
     Lost,
 }
 

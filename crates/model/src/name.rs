@@ -13,6 +13,9 @@ pub const NAME_MAX: usize = 40;
 /// The longest host name (RFC 1035, section 2.3.4).
 pub const HOST_MAX: usize = 253;
 
+/// Longest key or value of a machine's label.
+pub const LABEL_MAX: usize = 63;
+
 /// Reason why a text is not a name. The message names the expected kind of name and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{shown:?} is not {kind}: {why}")]
@@ -137,6 +140,36 @@ name_type!(
     HostName,
     check_host
 );
+
+name_type!(
+    /// Key of a machine's label, such as `disk` or `example.com/zone`.
+    LabelKey,
+    |text| check_label_text("a label's key", text)
+);
+
+name_type!(
+    /// Value of a machine's label, such as `ssd`.
+    LabelValue,
+    |text| check_label_text("a label's value", text)
+);
+
+/// Checks the key or the value of a machine's label.
+fn check_label_text(kind: &'static str, text: &str) -> Result<(), NameError> {
+    let fail = |why| Err(NameError::new(kind, text, why));
+    if text.is_empty() {
+        return fail("it is empty");
+    }
+    if text.len() > LABEL_MAX {
+        return fail("it is longer than 63 characters");
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return fail("it must start with a letter or a digit");
+    }
+    if !text.chars().all(|c| c.is_ascii_alphanumeric() || "-._/".contains(c)) {
+        return fail("it may contain only letters, digits and the characters - . _ /");
+    }
+    Ok(())
+}
 
 impl RoleName {
     /// The lower bound of all role names: the bound of a range, and not a name.

@@ -118,6 +118,12 @@ rules! {
         "age below which garbage collection keeps unreferenced data", Seconds(3600), (0, 365 * DAY);
     Reserve reserve: Bytes, "reserve",
         "free disk space that a push, build, pull, base or upload must leave", Bytes(1 << 30), (1, 1 << 60);
+    SuspectAfter suspect_after: Seconds, "suspect-after",
+        "silence after which a machine takes no new copies", Seconds(2), (1, DAY);
+    LostAfter lost_after: Seconds, "lost-after",
+        "silence of agent and router after which a machine is lost and its copies move", Seconds(3), (2, 7 * DAY);
+    SystemMemory system_memory: Bytes, "system-memory",
+        "memory of each machine that reservations leave to the system", Bytes::mebi(256), (0, 1 << 50);
     TrustedProxies trusted_proxies: TrustedProxies, "trusted-proxies",
         "proxies that every app trusts, as address ranges", TrustedProxies::default(), (0, PROXIES_MAX as u64);
 }

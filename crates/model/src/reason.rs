@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::output::{telling_line, within_a_line};
 use crate::remedy;
 use crate::{
-    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, MachineName, ReleaseNumber, RoleLimit,
-    RoleName, RouterId, Seconds, Slot, StopReason,
+    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, MachineName, PlacementRefusal,
+    ReleaseNumber, RoleLimit, RoleName, RouterId, Seconds, Slot, StopReason,
 };
 
 /// Reason why an operation was done, failed, or waits.
@@ -38,6 +38,29 @@ pub enum Reason {
     },
     /// No machine has reported.
     NoMachine,
+    /// No machine takes a copy.
+    NoRoom {
+        /// The slot of the copy.
+        instance: Slot,
+        /// The reasons of the machines.
+        refusal: PlacementRefusal,
+    },
+    /// A copy is to leave its machine, and no other machine takes it. The copy goes on.
+    CannotLeave {
+        /// The copy.
+        instance: AllocationId,
+        /// Its machine.
+        machine: MachineName,
+        /// The reasons of the machines.
+        refusal: PlacementRefusal,
+    },
+    /// A copy is to leave its machine and stays with the data of its volume.
+    DataStays {
+        /// The copy.
+        instance: AllocationId,
+        /// Its machine.
+        machine: MachineName,
+    },
     /// The release step is running.
     ReleaseStepRuns {
         /// The release step.
@@ -143,6 +166,13 @@ impl fmt::Display for Reason {
             Self::BuildFailed { phase, message, .. } => write!(f, "build failed{}: {message}", part_of(phase)),
             Self::NoMachine => {
                 f.write_str("no machine has reported yet; check the output of `gantry up` for agent errors")
+            }
+            Self::NoRoom { instance, refusal } => write!(f, "no machine takes {instance}: {refusal}"),
+            Self::CannotLeave { instance, machine, refusal } => {
+                write!(f, "{instance} stays on {machine}, which is being drained: no other machine takes it: {refusal}")
+            }
+            Self::DataStays { instance, machine } => {
+                write!(f, "{instance} stays on {machine}, which is being drained: the data of its volume is there")
             }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
             Self::ReleaseStepFailed { exit } => {

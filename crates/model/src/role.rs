@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, MilliCpu, Seconds};
+use crate::{Bytes, MilliCpu, PlacementRules, Seconds};
 
 /// The port for a role that names none; the app reads the port from `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -64,6 +64,9 @@ pub struct Role {
     /// Times at which the role runs as a job. A role with a schedule has no copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<RoleSchedule>,
+    /// What the role asks of the machines that run its copies.
+    #[serde(default, skip_serializing_if = "PlacementRules::is_default")]
+    pub placement: PlacementRules,
 }
 
 /// Times at which a role runs as a job. The texts were checked when the files were read.
@@ -185,6 +188,7 @@ impl Role {
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
             schedule: None,
+            placement: PlacementRules::default(),
         }
     }
 

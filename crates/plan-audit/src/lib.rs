@@ -32,6 +32,12 @@ pub enum Violation {
     NumberNotRecorded(AllocationId),
     /// Two machines are assigned the same allocation.
     AssignedTwice(AllocationId),
+    /// A route leads to a machine that is lost.
+    RoutedToLostMachine(AllocationId),
+    /// A machine that takes no new copies got one.
+    PlacedOnClosedMachine(AllocationId),
+    /// A machine got a copy, and its copies reserve more than it has.
+    Overcommitted(MachineName),
     /// A route leads to a release that is neither current nor part of an unfinished deploy.
     WrongRelease(AllocationId),
 }
@@ -48,6 +54,17 @@ impl RoutableReleases {
     }
 }
 
+/// A machine as the plan had to see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AuditedMachine {
+    /// The machine takes new copies.
+    pub takes_copies: bool,
+    /// The machine is lost.
+    pub is_lost: bool,
+    /// Memory and thousandths of a processor that copies may reserve.
+    pub usable: (u64, u64),
+}
+
 /// Everything that the audit compares.
 #[derive(Debug)]
 pub struct AuditInput<'a> {
@@ -59,6 +76,8 @@ pub struct AuditInput<'a> {
     pub previous: &'a Plan,
     /// The plan to audit.
     pub plan: &'a Plan,
+    /// The machines that are known. Nothing is checked of others.
+    pub machines: &'a BTreeMap<MachineName, AuditedMachine>,
     /// When the plan was computed.
     pub now: Moment,
 }
@@ -73,6 +92,7 @@ pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
     single_writers(&assigned, &mut found);
     numbers_are_new(input, &assigned, &mut found);
     generations_rise(input.previous, input.plan, &mut found);
+    machines_are_respected(input, &mut found);
     found
 }
 
@@ -197,6 +217,35 @@ fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
         let is_changed = old.instances != part.instances;
         if part.generation < old.generation || (is_changed && part.generation == old.generation) {
             found.push(Violation::PartNotRenumbered);
+        }
+    }
+}
+
+/// Checks that no route leads to a lost machine, and that each machine with a new copy takes copies and has room.
+fn machines_are_respected(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
+    for endpoint in input.plan.endpoints() {
+        if input.machines.get(endpoint.at.machine()).is_some_and(|machine| machine.is_lost) {
+            found.push(Violation::RoutedToLostMachine(endpoint.allocation.clone()));
+        }
+    }
+    for (name, part) in &input.plan.machines {
+        let Some(machine) = input.machines.get(name) else { continue };
+        let before = input.previous.machines.get(name);
+        let is_new = |id: &&AllocationId| before.is_none_or(|before| !before.instances.contains_key(*id));
+        let new: Vec<&AllocationId> = part.instances.keys().filter(is_new).collect();
+        if !machine.takes_copies {
+            found.extend(new.iter().map(|id| Violation::PlacedOnClosedMachine((*id).clone())));
+        }
+        let rules = || part.instances.values().map(|assignment| &assignment.spec.role.placement);
+        let memory: u64 = rules().filter_map(|rules| rules.reserve_memory).map(|bytes| bytes.0).sum();
+        let cpu: u64 = rules().filter_map(|rules| rules.reserve_cpu).map(|cpu| u64::from(cpu.0)).sum();
+        // Copies without a reservation fit everywhere.
+        let reserves = |id: &&AllocationId| {
+            let rules = &part.instances[*id].spec.role.placement;
+            rules.reserve_memory.is_some() || rules.reserve_cpu.is_some()
+        };
+        if new.iter().any(|id| reserves(id)) && (memory > machine.usable.0 || cpu > machine.usable.1) {
+            found.push(Violation::Overcommitted(name.clone()));
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Each invariant is broken once, in a plan that is otherwise valid, and the audit must name exactly that violation.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{
-    AllocationId, AllocationNumbers, App, AppName, AppNames, AppRoutes, Assignment, Deploy, DeployCause, DeployNumber,
-    Digest, Endpoint, Generation, HostName, InstanceGoal, InstanceSpec, MachineAddress, MachineName, MachinePlan,
-    Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseConfig, ReleaseNumber, RequestTimeouts,
-    Role, RoleCommand, RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
+    AllocationId, AllocationNumbers, App, AppName, AppNames, AppRoutes, Assignment, Bytes, Deploy, DeployCause,
+    DeployNumber, Digest, Endpoint, Generation, HostName, InstanceGoal, InstanceSpec, MachineAddress, MachineName,
+    MachinePlan, Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseConfig, ReleaseNumber,
+    RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
 };
-use gantry_plan_audit::{AuditInput, RoutableReleases, Violation, audit};
+use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, Violation, audit};
 
 const NOW: Moment = Moment(1_000_000_000);
 
@@ -57,6 +58,7 @@ struct Case {
     observed: ObservedCluster,
     previous: Plan,
     plan: Plan,
+    machines: BTreeMap<MachineName, AuditedMachine>,
 }
 
 impl Case {
@@ -86,12 +88,12 @@ impl Case {
         observed.machines.insert(machine("m"), ObservedMachine { seen: NOW, ..ObservedMachine::default() }.into());
         let router = ObservedRouter { generation: Generation(5), seen: NOW, ..ObservedRouter::default() };
         observed.routers.insert(RouterId { machine: machine("m"), number: 1 }, router);
-        Self { routable, observed, previous: plan.clone(), plan }
+        Self { routable, observed, previous: plan.clone(), plan, machines: BTreeMap::new() }
     }
 
     fn audit(&self) -> Vec<Violation> {
-        let Self { routable, observed, previous, plan } = self;
-        audit(&AuditInput { routable, observed, previous, plan, now: NOW })
+        let Self { routable, observed, previous, plan, machines } = self;
+        audit(&AuditInput { routable, observed, previous, plan, machines, now: NOW })
     }
 
     /// Sets a goal in the new plan, and numbers the part anew.
@@ -402,4 +404,44 @@ fn a_route_must_lead_to_the_current_release_or_to_one_of_a_deploy() {
     deploy.release = Some(ReleaseNumber(2));
     case.routable.add(&App::new(app(), Moment(0)), [&deploy]);
     assert_eq!(case.audit(), []);
+}
+
+/// Adds a copy that reserves memory to the machine's part of the new plan.
+fn add_reserving(case: &mut Case, memory: Bytes) -> AllocationId {
+    let id = copy(1, 3);
+    let mut added = assignment(InstanceGoal::Run);
+    Arc::make_mut(&mut added.spec).role.placement.reserve_memory = Some(memory);
+    let part = case.part();
+    part.instances.insert(id.clone(), added);
+    part.generation = part.generation.next();
+    case.numbers().record(&id);
+    id
+}
+
+#[test]
+fn a_route_to_a_lost_machine() {
+    let mut case = Case::new();
+    case.machines.insert(machine("m"), AuditedMachine { is_lost: true, ..AuditedMachine::default() });
+    let found = [copy(1, 1), copy(1, 2)].map(Violation::RoutedToLostMachine);
+    assert_eq!(case.audit(), found);
+}
+
+#[test]
+fn a_copy_on_a_machine_that_takes_none() {
+    let mut case = Case::new();
+    case.machines.insert(machine("m"), AuditedMachine::default());
+    assert_eq!(case.audit(), [], "copies that are there may stay");
+    let id = add_reserving(&mut case, Bytes(0));
+    assert_eq!(case.audit(), [Violation::PlacedOnClosedMachine(id)]);
+}
+
+#[test]
+fn more_reservations_than_a_machine_has() {
+    for (memory, found) in [(100, vec![]), (101, vec![Violation::Overcommitted(machine("m"))])] {
+        let mut case = Case::new();
+        let open = AuditedMachine { takes_copies: true, is_lost: false, usable: (100, 0) };
+        case.machines.insert(machine("m"), open);
+        add_reserving(&mut case, Bytes(memory));
+        assert_eq!(case.audit(), found, "{memory}");
+    }
 }

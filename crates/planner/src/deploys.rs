@@ -10,6 +10,7 @@ use gantry_model::{
 use crate::DesiredApp;
 use crate::demand::{release_step, release_step_done, slots_of};
 use crate::input::{PlanningInput, ReportedState};
+use crate::loads::{MachineLoads, demand};
 
 /// Step of a deploy in this pass.
 enum DeployStep {
@@ -22,14 +23,14 @@ enum DeployStep {
 }
 
 /// Advances an app's deploys by at most one step each, and returns the reasons for which deploys wait.
-pub(crate) fn advance(app: &mut DesiredApp, input: &PlanningInput<'_>) -> Vec<Reason> {
+pub(crate) fn advance(app: &mut DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoads) -> Vec<Reason> {
     supersede(app, input);
     let Some(index) = active(app) else {
         start_next(app, input);
         return Vec::new();
     };
     let mut waits = Vec::new();
-    match step(app, index, input) {
+    match step(app, index, input, loads) {
         DeployStep::Wait(reason) => waits.push(reason),
         DeployStep::Enter(state) => enter(app, index, state, input),
         DeployStep::Fail(reason) => fail(app, index, reason, input),
@@ -121,7 +122,7 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, input: &PlanningInpu
     }
 }
 
-fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>) -> DeployStep {
+fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>, loads: &MachineLoads) -> DeployStep {
     let deploy = &app.deploys[index];
     if deploy.state != DeployState::Reverting {
         if app.app.destroying {
@@ -138,7 +139,7 @@ fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>) -> Deploy
     let slots = slots_of(&app.app, &release);
     let step = match deploy.state {
         DeployState::Placing => place(input),
-        DeployState::Starting => start(&release, &slots, input),
+        DeployState::Starting => start(app, &release, &slots, input, loads),
         DeployState::Verifying => verify(deploy, &slots, input),
         DeployState::Held => held(deploy, &slots, input),
         DeployState::Promoting => promote(&app.app.name, input),
@@ -168,11 +169,21 @@ fn place(input: &PlanningInput<'_>) -> DeployStep {
 }
 
 /// Starts the release step alone, and then the process of every instance.
-fn start(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
+fn start(
+    app: &DesiredApp,
+    release: &Release,
+    slots: &[Slot],
+    input: &PlanningInput<'_>,
+    loads: &MachineLoads,
+) -> DeployStep {
     if let Some(step) = release_step(release)
         && let Some(outcome) = run_release_step(&step, input)
     {
-        return outcome;
+        let refused = || no_room(app, &step, &release.roles[&step.role], input, loads);
+        return match outcome {
+            DeployStep::Wait(reason) => DeployStep::Wait(refused().unwrap_or(reason)),
+            outcome => outcome,
+        };
     }
     // A failed instance decides before an instance that is only slow.
     if let Some(step) = failed(slots, input) {
@@ -184,18 +195,36 @@ fn start(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> Deploy
                 InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy => {}
                 _ => return failed_or_waiting(slot, input),
             },
-            _ => return DeployStep::Wait(unplaced(slot, &release.roles[&slot.role], input)),
+            _ => return DeployStep::Wait(unplaced(app, slot, &release.roles[&slot.role], input, loads)),
         }
     }
     DeployStep::Enter(DeployState::Verifying)
 }
 
 /// Reason why an instance does not exist yet.
-fn unplaced(slot: &Slot, role: &Role, input: &PlanningInput<'_>) -> Reason {
+fn unplaced(app: &DesiredApp, slot: &Slot, role: &Role, input: &PlanningInput<'_>, loads: &MachineLoads) -> Reason {
     match input.stop_first_blocker(slot, role) {
         Some(blocker) => Reason::StopFirst { role: slot.role.clone(), instance: blocker },
-        None => Reason::NotReady { instance: slot.clone(), probe: None },
+        None => no_room(app, slot, role, input, loads)
+            .unwrap_or_else(|| Reason::NotReady { instance: slot.clone(), probe: None }),
     }
+}
+
+/// Reason why no machine takes an instance that is not placed; `None` if a machine does.
+fn no_room(
+    app: &DesiredApp,
+    slot: &Slot,
+    role: &Role,
+    input: &PlanningInput<'_>,
+    loads: &MachineLoads,
+) -> Option<Reason> {
+    if input.current(slot).is_some() {
+        return None;
+    }
+    let mut demand = demand(slot, role);
+    demand.pinned.extend(loads.data(role, [Some(app), None]));
+    let refusal = loads.refusal(&demand)?;
+    Some(Reason::NoRoom { instance: slot.clone(), refusal })
 }
 
 /// Step of a deploy with a release step; `None` once the release step has succeeded.

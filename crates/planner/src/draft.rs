@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::{
-    AllocationId, AllocationNumbers, AppName, Assignment, InstanceGoal, InstanceSpec, MachineName, MachinePlan, Slot,
+    AllocationId, AllocationNumbers, AppName, Assignment, InstanceGoal, InstanceSpec, MachineName, MachinePlan,
+    PlacementRefusal, Slot,
 };
+use gantry_placement::PlacementDemand;
 
 use crate::input::PlanningInput;
+use crate::loads::MachineLoads;
 
 /// The parts under way.
 pub(crate) struct DraftParts<'a> {
@@ -18,13 +21,16 @@ pub(crate) struct DraftParts<'a> {
     numbers: BTreeMap<AppName, AllocationNumbers>,
     /// Machines that got an instance of an app in this pass.
     placed: BTreeMap<AppName, BTreeSet<MachineName>>,
-    /// Every machine with its number of instances, once an instance is placed.
-    sizes: Vec<(usize, MachineName)>,
+    /// The loads of the machines, with the copies of this pass.
+    pub(crate) loads: &'a mut MachineLoads,
+    /// The copies of this pass, to be taken out of the loads at its end: the plan may not be written.
+    added: Vec<(MachineName, PlacementDemand)>,
 }
 
 impl<'a> DraftParts<'a> {
-    pub(crate) fn new(input: &'a PlanningInput<'a>) -> Self {
-        Self { input, parts: BTreeMap::new(), numbers: BTreeMap::new(), placed: BTreeMap::new(), sizes: Vec::new() }
+    pub(crate) fn new(input: &'a PlanningInput<'a>, loads: &'a mut MachineLoads) -> Self {
+        let (parts, numbers, placed) = Default::default();
+        Self { input, parts, numbers, placed, loads, added: Vec::new() }
     }
 
     fn part(&self, machine: &MachineName) -> Option<&MachinePlan> {
@@ -60,22 +66,29 @@ impl<'a> DraftParts<'a> {
         self.edit(machine).instances.remove(id);
     }
 
-    /// Places a slot on the machine with the fewest instances, as a new allocation. Does nothing without any machine. No
-    /// instance is removed before all are placed.
-    pub(crate) fn place(&mut self, slot: &Slot, spec: Arc<InstanceSpec>) -> Option<AllocationId> {
-        if self.sizes.is_empty() {
-            let PlanningInput { previous, observed, .. } = self.input;
-            let planned = previous.machines.iter().map(|(machine, part)| (part.instances.len(), machine.clone()));
-            let empty = observed.machines.keys().filter(|machine| !previous.machines.contains_key(*machine));
-            self.sizes = planned.chain(empty.map(|machine| (0, machine.clone()))).collect();
-        }
-        let (size, machine) = self.sizes.iter_mut().min()?;
-        *size += 1;
-        let machine = machine.clone();
+    /// Places a slot on the machine that fits best, as a new allocation. No instance is removed before all are placed.
+    ///
+    /// # Errors
+    /// When no machine takes the copy.
+    pub(crate) fn place(
+        &mut self,
+        slot: &Slot,
+        spec: &Arc<InstanceSpec>,
+        demand: PlacementDemand,
+    ) -> Result<AllocationId, PlacementRefusal> {
+        let machine = self.loads.index.place(&demand)?;
         let id = self.number(slot);
         self.placed.entry(slot.app.clone()).or_default().insert(machine.clone());
-        self.edit(&machine).instances.insert(id.clone(), Assignment { spec, goal: InstanceGoal::Run });
-        Some(id)
+        let assignment = Assignment { spec: Arc::clone(spec), goal: InstanceGoal::Run };
+        self.edit(&machine).instances.insert(id.clone(), assignment);
+        self.added.push((machine, demand));
+        Ok(id)
+    }
+
+    /// The machine of an allocation.
+    pub(crate) fn machine_of(&self, id: &AllocationId) -> Option<&MachineName> {
+        let has = |machine: &&MachineName| self.part(machine).is_some_and(|part| part.instances.contains_key(id));
+        self.machines_of(&id.slot.app).into_iter().find(has)
     }
 
     /// Returns the next allocation of a slot, and records its number.
@@ -92,6 +105,9 @@ impl<'a> DraftParts<'a> {
         mut self,
         machines: impl IntoIterator<Item = &'m MachineName>,
     ) -> (BTreeMap<AppName, Arc<AllocationNumbers>>, BTreeMap<MachineName, Arc<MachinePlan>>) {
+        for (machine, demand) in std::mem::take(&mut self.added) {
+            self.loads.index.vacate(&machine, &demand);
+        }
         for machine in machines {
             // A machine that reports has a part, if only an empty one, and the part's generation is not below the report's.
             let Some(report) = self.input.observed.machines.get(machine) else { continue };

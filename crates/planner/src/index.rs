@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{AllocationId, AppName, MachineName, ObservedCluster, Plan};
+use gantry_placement::MachineReadiness;
 
-/// The machines of each app, by plan and by report.
+/// The machines of each app, by plan and by report, and the machines that are not ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterIndex {
     assigned: AppMachines,
     reported: AppMachines,
+    unready: BTreeMap<MachineName, MachineReadiness>,
 }
 
 type AppMachines = BTreeMap<AppName, BTreeSet<MachineName>>;
@@ -46,6 +48,20 @@ impl ClusterIndex {
         after: impl IntoIterator<Item = &'a AllocationId>,
     ) {
         replace(&mut self.reported, machine, &apps_of(before), &apps_of(after));
+    }
+
+    /// Takes over whether a machine takes new copies.
+    pub fn machine_is(&mut self, machine: &MachineName, readiness: MachineReadiness) {
+        match readiness {
+            MachineReadiness::Ready => drop(self.unready.remove(machine)),
+            _ => drop(self.unready.insert(machine.clone(), readiness)),
+        }
+    }
+
+    /// Whether a machine takes new copies.
+    #[must_use]
+    pub fn readiness(&self, machine: &MachineName) -> MachineReadiness {
+        self.unready.get(machine).copied().unwrap_or_default()
     }
 
     /// The machines with assigned instances of an app.

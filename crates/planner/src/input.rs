@@ -11,6 +11,8 @@ use gantry_model::{
     MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RouterId, Slot, instances_of,
 };
 
+use gantry_placement::MachineReadiness;
+
 use crate::{ClusterIndex, PlannerInput, PlannerPolicy};
 
 /// Inputs of one pass.
@@ -99,6 +101,17 @@ impl<'a> PlanningInput<'a> {
         let placed = self.apps.get(&slot.app)?.assigned.get(slot)?;
         let lives = |placed: &&PlacedAllocation<'_>| placed.assignment.goal != InstanceGoal::Stop;
         placed.iter().rev().find(lives).or(placed.last()).copied()
+    }
+
+    /// The allocations of a slot in the previous plan, by rising number.
+    pub(crate) fn allocations(&self, slot: &Slot) -> &[PlacedAllocation<'a>] {
+        let placed = self.apps.get(&slot.app).and_then(|index| index.assigned.get(slot));
+        placed.map_or(&[], Vec::as_slice)
+    }
+
+    /// Reports whether a machine is lost.
+    pub(crate) fn is_lost(&self, machine: &MachineName) -> bool {
+        self.index.readiness(machine) == MachineReadiness::Lost
     }
 
     /// The highest number of a slot's allocations that is recorded or in use. A machine may report an allocation that

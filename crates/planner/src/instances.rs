@@ -1,16 +1,20 @@
 //! Decides which instances run where, and how unwanted instances retire.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gantry_model::app::Rename;
 use gantry_model::{
-    AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, InstanceGoal, InstancePhase, MachineName,
-    Reason, Release, Role, RoleName,
+    AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, InstanceGoal, InstancePhase, InstanceSpec,
+    MachineName, Reason, Release, Role, RoleName, Slot,
 };
+use gantry_placement::{MachineReadiness, PinnedMachine};
 
 use crate::demand::{WantedSlots, release_step, release_step_done, spec, wanted_of};
 use crate::draft::DraftParts;
-use crate::input::{PlanningInput, ReportedState};
+use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
+use crate::loads::demand;
+use crate::moves::{self, MoveCause, MovingRoles};
 use crate::{DesiredApp, DesiredCluster};
 
 /// The allocations that run for the wanted slots.
@@ -83,28 +87,141 @@ fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
     current.number != new.number && new.roles.contains_key(role) && (stop_first(current) || stop_first(new))
 }
 
-/// Assigns a new allocation to each wanted slot without one, and returns why slots wait. This function removes no
-/// allocation: [`retire`] does so once the routes are known.
-pub(crate) fn assign(wanted: &WantedSlots, draft: &mut DraftParts<'_>, input: &PlanningInput<'_>) -> AssignedSlots {
+/// Assigns a new allocation to each wanted slot that has none, or whose allocation is to leave its machine, and returns why
+/// slots wait. This function removes no allocation: [`retire`] does so once the routes are known.
+pub(crate) fn assign(
+    desired: &DesiredCluster,
+    wanted: &WantedSlots,
+    draft: &mut DraftParts<'_>,
+    input: &PlanningInput<'_>,
+) -> AssignedSlots {
     let mut assigned = AssignedSlots::default();
-    for (slot, spec) in wanted {
+    let moving = moving_roles(wanted, input);
+    let mut planning = SlotPlanning { desired, draft, input, moving, assigned: &mut assigned };
+    wanted.iter().for_each(|(slot, spec)| planning.assign(slot, spec));
+    assigned
+}
+
+/// The roles of which a copy has begun to move: the old allocation serves, and the new one is not ready yet.
+fn moving_roles(wanted: &WantedSlots, input: &PlanningInput<'_>) -> MovingRoles {
+    let mut moving = MovingRoles::default();
+    let begun = |slot: &&Slot| {
+        // Only a slot with two allocations can move.
+        let current = input.current(slot).filter(|_| input.allocations(slot).len() > 1);
+        current.is_some_and(|current| moves::predecessor(current, input).is_some())
+    };
+    wanted.keys().filter(begun).for_each(|slot| moving.begin(slot));
+    moving
+}
+
+/// The slots of a pass while they are assigned.
+struct SlotPlanning<'s, 'd, 'a> {
+    desired: &'s DesiredCluster,
+    draft: &'s mut DraftParts<'d>,
+    input: &'s PlanningInput<'a>,
+    moving: MovingRoles,
+    assigned: &'s mut AssignedSlots,
+}
+
+impl SlotPlanning<'_, '_, '_> {
+    fn wait(&mut self, slot: &Slot, reason: Reason) {
+        self.assigned.waits.entry(slot.app.clone()).or_default().push(reason);
+    }
+
+    fn assign(&mut self, slot: &Slot, spec: &Arc<InstanceSpec>) {
+        let input = self.input;
         // An allocation that is told to stop stops. A new one takes its place.
         let current = input.current(slot).filter(|current| current.assignment.goal != InstanceGoal::Stop);
-        assigned.chosen.extend(current.map(|current| current.id.clone()));
         if let Some(blocker) = input.stop_first_blocker(slot, &spec.role) {
-            let reason = Reason::StopFirst { role: slot.role.clone(), instance: blocker };
-            assigned.waits.entry(slot.app.clone()).or_default().push(reason);
-            continue;
+            self.assigned.chosen.extend(current.map(|current| current.id.clone()));
+            self.wait(slot, Reason::StopFirst { role: slot.role.clone(), instance: blocker });
+            return;
         }
-        match current {
-            Some(current) if current.assignment.goal != InstanceGoal::Run => {
-                draft.set_goal(current.machine, current.id, InstanceGoal::Run);
+        let Some(current) = current else {
+            let app = self.desired.apps.get(&slot.app);
+            let old = input.renamed(&slot.app).and_then(|old| self.desired.apps.get(old));
+            let mut demand = demand(slot, &spec.role);
+            demand.pinned.extend(self.draft.loads.data(&spec.role, [app, old]));
+            demand.pinned.extend(self.data_of_pass(slot, &spec.role));
+            match self.draft.place(slot, spec, demand) {
+                Ok(id) => drop(self.assigned.chosen.insert(id)),
+                Err(refusal) => self.wait(slot, Reason::NoRoom { instance: slot.clone(), refusal }),
             }
-            Some(_) => {}
-            None => assigned.chosen.extend(draft.place(slot, spec.clone())),
+            return;
+        };
+        let is_settled = self.desired.apps.get(&slot.app).is_some_and(moves::is_settled);
+        match moves::cause(current, is_settled, input) {
+            Some(MoveCause::Lost) => self.replace(current, MoveCause::Lost, spec),
+            Some(cause) if !self.moving.contains(slot) => self.replace(current, cause, spec),
+            _ => self.keep(current),
         }
     }
-    assigned
+
+    /// The machines of the copies of this pass that share a volume with a role.
+    fn data_of_pass(&self, slot: &Slot, role: &Role) -> Vec<PinnedMachine> {
+        if role.volumes.is_empty() {
+            return Vec::new();
+        }
+        let of_app = self.draft.of_app(&slot.app).into_iter();
+        let shares = |other: &Role| other.volumes.keys().any(|volume| role.volumes.contains_key(volume));
+        let with_volume = of_app.filter(|(_, _, assignment)| shares(&assignment.spec.role));
+        with_volume.map(|(machine, ..)| PinnedMachine::HasData(machine.clone())).collect()
+    }
+
+    /// Lets an allocation go on, beside the one that serves in its place until it is ready.
+    fn keep(&mut self, current: PlacedAllocation<'_>) {
+        self.assigned.chosen.insert(current.id.clone());
+        self.assigned.chosen.extend(moves::predecessor(current, self.input).map(|old| old.id.clone()));
+        if current.assignment.goal != InstanceGoal::Run {
+            self.draft.set_goal(current.machine, current.id, InstanceGoal::Run);
+        }
+        let stays = self.input.index.readiness(current.machine) == MachineReadiness::Draining;
+        if stays && current.assignment.spec.role.stop_first() {
+            let (instance, machine) = (current.id.clone(), current.machine.clone());
+            self.wait(&current.id.slot, Reason::DataStays { instance, machine });
+        }
+    }
+
+    /// Places a slot anew. The present allocation goes on until the new one is ready, unless its machine is lost.
+    fn replace(&mut self, current: PlacedAllocation<'_>, cause: MoveCause, spec: &Arc<InstanceSpec>) {
+        let slot = &current.id.slot;
+        match self.draft.place(slot, spec, moves::demand_elsewhere(current, cause, self.input)) {
+            Ok(id) => {
+                self.assigned.chosen.insert(id);
+                // What serves on another machine goes on: the present allocation, or the one before it.
+                let old = (cause == MoveCause::Drained).then_some(current);
+                let old = old.or_else(|| moves::predecessor(current, self.input));
+                self.assigned.chosen.extend(old.map(|old| old.id.clone()));
+                if cause != MoveCause::Lost {
+                    self.moving.begin(slot);
+                }
+            }
+            Err(refusal) => {
+                self.keep(current);
+                if let Some(reason) = moves::refused(current, cause, refusal) {
+                    self.wait(slot, reason);
+                }
+            }
+        }
+    }
+}
+
+/// Records the machine of each chosen copy with volumes: their data is there from now on.
+pub(crate) fn record_data(
+    desired: &mut DesiredCluster,
+    wanted: &WantedSlots,
+    chosen: &BTreeSet<AllocationId>,
+    draft: &DraftParts<'_>,
+) {
+    let with_data = |id: &&AllocationId| wanted.get(&id.slot).is_some_and(|spec| !spec.role.volumes.is_empty());
+    for id in chosen.iter().filter(with_data) {
+        let (Some(app), Some(machine)) = (desired.apps.get_mut(&id.slot.app), draft.machine_of(id)) else { continue };
+        for volume in wanted[&id.slot].role.volumes.keys() {
+            if app.app.data.get(volume) != Some(machine) {
+                app.app.data.insert(volume.clone(), machine.clone());
+            }
+        }
+    }
 }
 
 /// Decides the goal of each allocation of an app that is not chosen.

@@ -13,6 +13,7 @@
 //! - `input`: the inputs, indexed by app; `demand`: the instances that a release asks for;
 //! - `deploys`: each app's active deploy takes at most one transition of its state machine;
 //! - `instances`: which instances run, and how unwanted instances retire; `draft`: the machines' parts under way;
+//! - `moves`: which copies leave their machine; `loads`: the machines with their loads, kept by the caller;
 //! - `routes`: each app's routes, after the barrier rules.
 //!
 //! The crate `gantry-plan-audit` checks the invariants, without regard to how the planner computed the plan.
@@ -25,6 +26,8 @@ mod draft;
 mod index;
 mod input;
 mod instances;
+mod loads;
+mod moves;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +38,7 @@ use gantry_model::{
     MachineTunnels, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds,
     TrustedProxies, defaults,
 };
+use gantry_placement::MachineReadiness;
 use serde::{Deserialize, Serialize};
 
 use draft::DraftParts;
@@ -43,6 +47,7 @@ use instances::AssignedSlots;
 use routes::Revisions;
 
 pub use index::ClusterIndex;
+pub use loads::{MachineLoads, unregistered};
 
 /// The desired state: apps with their releases and deploys.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -180,7 +185,7 @@ pub struct PlanReport {
     pub waits: BTreeMap<AppName, Vec<Reason>>,
 }
 
-/// Plans all apps and machines, and builds the index for this call alone.
+/// Plans all apps and machines, and builds the indexes for this call alone. All machines that report take copies.
 #[must_use]
 pub fn plan_everything(
     desired: &DesiredCluster,
@@ -192,22 +197,28 @@ pub fn plan_everything(
     let index = ClusterIndex::of(previous, observed);
     let apps = desired.apps.keys().chain(previous.routes.keys()).chain(index.assigned_apps());
     let scope = PlanScope { apps: apps.cloned().collect(), machines: observed.machines.keys().cloned().collect() };
-    plan(&PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now })
+    let machines = observed.machines.keys().map(|machine| unregistered(machine.clone(), MachineReadiness::Ready));
+    let mut loads = MachineLoads::of(machines, previous);
+    plan(&PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now }, &mut loads)
 }
 
-/// Decides the next plan of the apps and machines in the scope.
+/// Decides the next plan of the apps and machines in the scope. `loads` are those of the previous plan, and the same when
+/// this function returns: they change once the plan is written.
 #[must_use]
-pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
+pub fn plan(inputs: &PlannerInput<'_>, loads: &mut MachineLoads) -> PlanDecision {
     let PlannerInput { scope, desired, previous, .. } = *inputs;
     let input = PlanningInput::new(inputs, renames(desired));
     let mut next = desired.clone();
     let mut decision = PlanDecision::default();
     for (name, app) in &mut next.apps {
-        advance(app, &desired.apps[name], &input, &mut decision);
+        advance(app, &desired.apps[name], &input, loads, &mut decision);
     }
     let wanted = instances::wanted(&next, &input);
-    let mut draft = DraftParts::new(&input);
-    let AssignedSlots { chosen, waits } = instances::assign(&wanted, &mut draft, &input);
+    let mut draft = DraftParts::new(&input, loads);
+    let AssignedSlots { chosen, waits } = instances::assign(&next, &wanted, &mut draft, &input);
+    instances::record_data(&mut next, &wanted, &chosen, &draft);
+    let is_changed = |app: &&DesiredApp| app.app != desired.apps[&app.app.name].app;
+    decision.apps.extend(next.apps.values().filter(is_changed).map(|app| app.app.clone()));
     for (app, mut reasons) in waits {
         decision.report.waits.entry(app).or_default().append(&mut reasons);
     }
@@ -235,15 +246,18 @@ pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
 }
 
 /// Advances the deploys of an app, and notes what changes.
-fn advance(app: &mut DesiredApp, before: &DesiredApp, input: &PlanningInput<'_>, decision: &mut PlanDecision) {
+fn advance(
+    app: &mut DesiredApp,
+    before: &DesiredApp,
+    input: &PlanningInput<'_>,
+    loads: &MachineLoads,
+    decision: &mut PlanDecision,
+) {
     app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, input.now));
     skip_numbers_in_use(&mut app.app, input);
-    let waits = deploys::advance(app, input);
+    let waits = deploys::advance(app, input, loads);
     if !waits.is_empty() {
         decision.report.waits.insert(app.app.name.clone(), waits);
-    }
-    if app.app != before.app {
-        decision.apps.push(app.app.clone());
     }
     decision.deploys.extend(app.deploys.iter().filter(|deploy| !before.deploys.contains(deploy)).cloned());
 }

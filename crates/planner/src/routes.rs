@@ -190,7 +190,8 @@ fn names(release: &Release, previous: Option<&AppNames>, placed: &PlacedInstance
     for (machine, id) in running(release, placed).filter(|(_, id)| is_service(id)) {
         let role = &id.slot.role;
         let kept = || previous.and_then(|names| names.roles.get(role)).into_iter().flatten();
-        let addresses: Vec<MachineAddress> = match placed.input.observed.machines.contains_key(machine) {
+        let is_known = placed.input.observed.machines.contains_key(machine) || placed.input.is_lost(machine);
+        let addresses: Vec<MachineAddress> = match is_known {
             true => address(machine, id, placed.input).into_iter().collect(),
             false => kept().filter(|address| address.machine() == machine).cloned().collect(),
         };
@@ -225,8 +226,11 @@ fn running<'a>(
 }
 
 /// The address of a ready instance. If the machine has not reported since the controller started, the previous routes
-/// decide: missing reports never remove an endpoint.
+/// decide: missing reports never remove an endpoint. Only the loss of the machine does.
 fn address(machine: &MachineName, id: &AllocationId, input: &PlanningInput<'_>) -> Option<MachineAddress> {
+    if input.is_lost(machine) {
+        return None;
+    }
     match input.observed.machines.get(machine) {
         Some(report) => {
             let ready = report.instances.get(id).filter(|instance| instance.phase == InstancePhase::Ready);

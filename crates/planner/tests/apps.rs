@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
+use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
     AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, ExitStatus, HostName, InstanceGoal,
     InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, Role, RoleCommand, RouterId,
@@ -133,7 +133,7 @@ impl Cluster {
             let desired = DesiredCluster { apps: of_scope, ..DesiredCluster::default() };
             let Self { observed, plan: previous, index, policy, now, .. } = &*self;
             let input = PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now: *now };
-            let decision = plan(&input);
+            let decision = plan(&input, &mut loads(previous, observed));
             if decision.is_empty() {
                 break;
             }
@@ -166,7 +166,14 @@ impl Cluster {
             let mut routable = RoutableReleases::default();
             self.desired.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
             let (observed, previous, now) = (&self.observed, &self.plan, self.now);
-            let found = audit(&AuditInput { routable: &routable, observed, previous, plan: &planned, now });
+            let found = audit(&AuditInput {
+                routable: &routable,
+                observed,
+                previous,
+                plan: &planned,
+                machines: &BTreeMap::new(),
+                now,
+            });
             assert_eq!(found, []);
             self.plan = planned;
             scope = next;

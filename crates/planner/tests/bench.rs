@@ -9,14 +9,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
+use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
     AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Generation, HostName,
     InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance,
     ObservedRouter, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName, RouterId, Slot,
 };
 use gantry_planner::{
-    ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
+    ClusterIndex, DesiredApp, DesiredCluster, MachineLoads, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
     plan_everything,
 };
 
@@ -62,6 +62,7 @@ struct Cluster {
     observed: ObservedCluster,
     plan: Plan,
     index: ClusterIndex,
+    loads: MachineLoads,
     policy: PlannerPolicy,
     now: Moment,
     /// Processor time that the planner took.
@@ -107,8 +108,9 @@ impl Cluster {
             observed.routers.insert(RouterId { machine: machine.clone(), number: 1 }, ObservedRouter::default());
         }
         let index = ClusterIndex::of(&plan, &observed);
+        let loads = loads(&plan, &observed);
         let policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
-        Self { apps, observed, plan, index, policy, now: NOW, took: Duration::ZERO }
+        Self { apps, observed, plan, index, loads, policy, now: NOW, took: Duration::ZERO }
     }
 
     fn plan_all(&mut self) -> PlanDecision {
@@ -129,7 +131,7 @@ impl Cluster {
             let (observed, previous, index, policy) = (&self.observed, &self.plan, &self.index, &self.policy);
             let input =
                 PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now: self.now };
-            let decision = plan(&input);
+            let decision = plan(&input, &mut self.loads);
             self.took += processor() - begun;
             if decision.is_empty() {
                 return pass;
@@ -143,6 +145,7 @@ impl Cluster {
     fn commit(&mut self, decision: PlanDecision) {
         for (machine, part) in decision.machines {
             let before = self.plan.machines.insert(machine.clone(), Arc::clone(&part));
+            self.loads.assigned(&machine, &before.clone().unwrap_or_default(), &part);
             let before = before.iter().flat_map(|part| part.instances.keys());
             self.index.assigned(&machine, before, part.instances.keys());
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
+use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::app::Rename;
 use gantry_model::{
     AllocationId, App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Generation, HostName,
@@ -108,7 +108,7 @@ impl Machines {
                 policy,
                 now: *now,
             };
-            let part = plan(&input);
+            let part = plan(&input, &mut loads(previous, observed));
             for (app, routes) in part.routes.iter().flatten() {
                 assert!(decision.routes.iter().flatten().any(|(of, same)| of == app && !same.differ(routes)), "{app}");
             }
@@ -150,7 +150,14 @@ impl Machines {
             let mut routable = RoutableReleases::default();
             self.desired.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
             let (observed, previous, now) = (&self.observed, &self.plan, self.now);
-            let found = audit(&AuditInput { routable: &routable, observed, previous, plan: &planned, now });
+            let found = audit(&AuditInput {
+                routable: &routable,
+                observed,
+                previous,
+                plan: &planned,
+                machines: &BTreeMap::new(),
+                now,
+            });
             assert_eq!(found, []);
             self.plan = planned;
         }

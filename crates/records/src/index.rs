@@ -200,6 +200,11 @@ impl RecordIndex {
                     Arc::make_mut(&mut self.plan).numbers.remove(&name);
                 }
             }
+            ["plan", "machines", name] => {
+                if let Ok(name) = MachineName::parse(name) {
+                    Arc::make_mut(&mut self.plan).machines.remove(&name);
+                }
+            }
             ["plan", "routes", name] => {
                 if let Some(name) = app(name) {
                     Arc::make_mut(&mut self.plan).routes.remove(&name);

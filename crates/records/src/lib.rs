@@ -39,8 +39,8 @@ pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, config_key, deploy_key, manifest_key, numbers_key, packs_key, release_key,
-    routes_key, tag_key, token_key,
+    app_of_key, base_key, build_key, config_key, deploy_key, machine_of_part_key, manifest_key, numbers_key, packs_key,
+    part_key, release_key, routes_key, tag_key, token_key,
 };
 pub use trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, TokenUse, join_token_key, member_key};
 

@@ -222,7 +222,7 @@ impl StoreRecord {
             Self::Routes(app, _) => routes_key(app),
             Self::Routing(_) => "plan/routing".to_owned(),
             Self::Registered(machine) => format!("machines/{}", machine.name),
-            Self::Machine(machine, _) => format!("plan/machines/{machine}"),
+            Self::Machine(machine, _) => part_key(machine),
             Self::Authority(_) => AUTHORITY_KEY.to_owned(),
             Self::JoinToken { hash, .. } => join_token_key(hash),
             Self::Member(member) => member_key(&member.machine),
@@ -253,6 +253,18 @@ impl StoreRecord {
             Self::Member(record) => serde_json::to_vec(record),
         }
     }
+}
+
+/// Returns the key of a machine's part of the plan.
+#[must_use]
+pub fn part_key(machine: &MachineName) -> String {
+    format!("plan/machines/{machine}")
+}
+
+/// Returns the machine of the key of a part.
+#[must_use]
+pub fn machine_of_part_key(key: &str) -> Option<MachineName> {
+    MachineName::parse(key.strip_prefix("plan/machines/")?).ok()
 }
 
 /// Returns the key of a release.

@@ -24,7 +24,7 @@ use crate::exchange::router_state::RouterState;
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Interval between two messages without a change. Each message renews the router's lease.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Poll interval for requests under way: the server sees the end of a drain at most this much late.
 const COUNT: Duration = Duration::from_millis(250);

@@ -11,7 +11,7 @@ use crate::servers::report_sender;
 use crate::simulation::Simulation;
 
 /// Interval between two messages without news, in milliseconds.
-pub(crate) const HEARTBEAT: u64 = 2_000;
+pub(crate) const HEARTBEAT: u64 = 1_000;
 
 /// An agent and its machine.
 pub(crate) struct SimulatedAgent {

@@ -12,6 +12,7 @@ impl Simulation {
             .or_else(|| self.wrong_instances())
             .or_else(|| self.wrong_machine())
             .or_else(|| self.wrong_router())
+            .or_else(|| self.undrained())
     }
 
     fn open_deploy(&self) -> Option<String> {
@@ -58,7 +59,8 @@ impl Simulation {
 
     /// Checks that each machine runs its part of the plan, and nothing else.
     fn wrong_machine(&self) -> Option<String> {
-        self.agents.iter().enumerate().find_map(|(machine, agent)| {
+        let mut present = self.agents.iter().enumerate().filter(|(machine, _)| !self.is_removed(*machine));
+        present.find_map(|(machine, agent)| {
             let part = self.store.records.plan.machines.get(&machine_name(machine));
             let is_planned = |id| part.is_some_and(|part| part.instances.contains_key(id));
             if let Some(id) = agent.containers.keys().find(|id| !is_planned(id)) {
@@ -77,7 +79,10 @@ impl Simulation {
             Some(own) => !router.is_up || *own != table,
             None => table != RoutingTable::default(),
         };
-        let machine = self.routers.iter().position(is_wrong)?;
+        let present = |(machine, router): &(usize, &crate::routers::SimulatedRouter)| {
+            !self.is_removed(*machine) && is_wrong(router)
+        };
+        let (machine, _) = self.routers.iter().enumerate().find(present)?;
         Some(format!("router {machine} does not have the routes of revision {}", table.generation))
     }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Event {
     ResumeServer(usize),
     /// A server's timer.
     Tick { server: usize, life: Life },
+    /// An operator gives a command.
+    Operate,
     /// A server plans for all messages that arrived meanwhile.
     Settle { server: usize, life: Life },
     /// An agent's or a router's process starts.

@@ -33,6 +33,7 @@ mod convergence;
 mod events;
 mod faults;
 mod links;
+mod operators;
 mod random;
 mod routers;
 mod servers;

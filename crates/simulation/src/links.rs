@@ -121,7 +121,8 @@ impl Simulation {
                 (self.routers[machine].is_up, self.routers[machine].life, self.routers[machine].link)
             }
         };
-        if !is_up || present_life != life || link.is_some() {
+        // The server refuses a removed machine for good.
+        if !is_up || present_life != life || link.is_some() || self.is_removed(peer.machine()) {
             return;
         }
         let is_cut_off = self.links.cut_off.contains(&peer.machine());

@@ -253,7 +253,8 @@ impl Simulation {
                 let renewed = simulation.store.renew(leader.term, now);
                 renewed.then_some(()).ok_or(WriteError::Deposed)?;
             }
-            leader.apply(CoreEvent::Tick, now);
+            let trail = leader.apply(CoreEvent::Tick, now);
+            simulation.commit_trail(leader, trail)?;
             if leader.ticks.is_multiple_of(FULL_PLAN_TICKS) {
                 leader.dirty = DirtySet::everything();
             }
@@ -306,7 +307,10 @@ impl Simulation {
             leader.peers.retain(|_, other| !other.is_of(peer));
             leader.peers.insert(link, peer_link);
             simulation.give(leader, link);
-            Ok(())
+            match peer {
+                Peer::Agent(machine) => simulation.register(leader, machine),
+                Peer::Router(_) => Ok(()),
+            }
         });
     }
 
@@ -317,6 +321,10 @@ impl Simulation {
         let life = self.servers[server].life;
         if self.servers[server].is_paused {
             self.servers[server].backlog.push(Event::ToServer { link, message });
+            return;
+        }
+        if self.is_removed(peer.machine()) {
+            self.break_link(link, 1);
             return;
         }
         self.with_leader(server, |simulation, leader| {

@@ -30,6 +30,11 @@ impl SimulationSettings {
         self.machines as u64
     }
 
+    /// Number of the operators' commands.
+    pub(crate) fn operations(&self) -> u64 {
+        self.machines as u64 / 3
+    }
+
     /// Number of faults of processes and machines.
     pub(crate) fn faults(&self) -> u64 {
         self.machines as u64 / 2 + 10

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_model::role::{Exposure, Kind};
-use gantry_model::{AppName, Digest, MachineName, Role, RoleCommand, RoleName, Seconds};
+use gantry_model::{AppName, Bytes, Digest, MachineName, Role, RoleCommand, RoleName, Seconds};
 
 use crate::random::Random;
 
@@ -64,6 +64,7 @@ pub(crate) struct SimulatedApp {
     has_worker: bool,
     has_volume: bool,
     has_release_step: bool,
+    reserves: bool,
 }
 
 impl SimulatedApp {
@@ -75,6 +76,7 @@ impl SimulatedApp {
             has_worker: random.chance(500),
             has_volume: random.chance(300),
             has_release_step: random.chance(200),
+            reserves: random.chance(500),
         }
     }
 
@@ -83,6 +85,7 @@ impl SimulatedApp {
         let mut web = Role { exposure: Exposure::Http, ..role(behaviour) };
         web.instances = self.copies;
         web.drain = Some(Seconds(10));
+        web.placement.reserve_memory = self.reserves.then_some(Bytes::mebi(64));
         let mut roles = BTreeMap::from([(role_name("web"), web)]);
         if self.has_worker {
             roles.insert(role_name("worker"), role(Behaviour::Good));

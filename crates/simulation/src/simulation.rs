@@ -128,6 +128,7 @@ impl Simulation {
             self.timeline.after(at, Event::RequestBegins { machine });
         }
         self.schedule_commands();
+        self.schedule_operations();
         self.schedule_faults();
     }
 
@@ -190,6 +191,7 @@ impl Simulation {
             Event::RequestBegins { machine } => self.request_begins(machine),
             Event::RequestEnds { machine, life, id } => self.request_ends(machine, life, &id),
             Event::Command => self.command(),
+            Event::Operate => self.operate(),
             Event::Fault(fault) => self.inject(fault),
             Event::Healed(machine) => drop(self.links.cut_off.remove(&machine)),
         }

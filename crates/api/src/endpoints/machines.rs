@@ -2,12 +2,36 @@
 
 use gantry_model::MachineName;
 
-use crate::endpoint::{Json, Nothing, endpoints};
-use crate::types::MachineInfo;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::types::{ChangeAvailability, ChangeLabels, MachineInfo};
+
+/// Query of a removal.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RemoveMachineQuery {
+    /// True to remove a lost machine, and to give up what was on it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl QueryParameters for RemoveMachineQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] =
+        &[("force", "`true` to remove a lost machine, and to give up what was on it")];
+}
 
 endpoints! {
     /// All machines
     List: GET "/v1/machines", Read, Nothing => Json<Vec<MachineInfo>>, [];
     /// One machine
     Show { name: MachineName }: GET "/v1/machines/{name}", Read, Nothing => Json<MachineInfo>, [MachineNotFound];
+    /// Change its labels; null removes a label
+    Label { name: MachineName }: PATCH "/v1/machines/{name}/labels", Admin, Json<ChangeLabels> => Json<MachineInfo>,
+        [MachineNotFound, TooManyLabels];
+    /// Let it take copies, take no new ones, or lose its own
+    SetAvailability { name: MachineName }: PUT "/v1/machines/{name}/availability", Admin,
+        Json<ChangeAvailability> => Json<MachineInfo>, [MachineNotFound, InvalidMachineReason];
+    /// Remove it from the cluster
+    Remove { name: MachineName }: DELETE "/v1/machines/{name}" ? RemoveMachineQuery, Admin,
+        Nothing => Json<MachineInfo>, [MachineNotFound, MachineInUse];
 }

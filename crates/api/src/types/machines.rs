@@ -1,6 +1,10 @@
 //! The machines of the cluster.
 
-use gantry_model::{Bytes, MachineId, MachineName, MilliCpu, Moment};
+use std::collections::BTreeMap;
+
+use gantry_model::{
+    Bytes, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, MilliCpu, Moment, TunnelAddress,
+};
 use serde::{Deserialize, Serialize};
 
 /// A machine of the cluster.
@@ -26,6 +30,90 @@ pub struct MachineInfo {
     pub registered: Moment,
     /// When the agent last reported; `None` since the server began.
     pub seen: Option<Moment>,
+    /// Whether an operator wants copies on the machine.
+    #[serde(default)]
+    pub availability: AvailabilityInfo,
+    /// The operator's reason for the availability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When all copies are expected to have left a machine that is being drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Moment>,
+    /// Labels by key.
+    #[serde(default)]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Where other machines reach the tunnel of the machine's router.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<TunnelAddress>,
+    /// Memory in bytes that the copies on the machine reserve.
+    #[serde(default = "none")]
+    pub reserved_memory: Bytes,
+    /// Copies that cannot leave a machine that is being drained, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<String>,
+}
+
+fn none() -> Bytes {
+    Bytes(0)
+}
+
+/// Change of a machine's labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeLabels {
+    /// New values by key; null removes a label.
+    pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
+}
+
+/// Change of whether a machine takes copies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeAvailability {
+    /// The availability from now on.
+    pub availability: AvailabilityInfo,
+    /// The reason, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Milliseconds within which all copies are expected to leave a machine that is being drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<u64>,
+}
+
+/// Whether an operator wants copies on a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AvailabilityInfo {
+    /// The machine takes copies.
+    #[default]
+    Schedulable,
+    /// The machine takes no new copies.
+    Cordoned,
+    /// The machine takes no new copies, and its own move away.
+    Draining,
+    /// The machine has left the cluster.
+    Removed,
+}
+
+impl From<&MachineAvailability> for AvailabilityInfo {
+    fn from(availability: &MachineAvailability) -> Self {
+        match availability {
+            MachineAvailability::Schedulable => Self::Schedulable,
+            MachineAvailability::Cordoned { .. } => Self::Cordoned,
+            MachineAvailability::Draining { .. } => Self::Draining,
+            MachineAvailability::Removed => Self::Removed,
+        }
+    }
+}
+
+impl AvailabilityInfo {
+    /// The availability's name for people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Schedulable => "schedulable",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
+        }
+    }
 }
 
 /// State of a machine.
@@ -36,7 +124,9 @@ pub enum MachineStateInfo {
     Joining,
     /// The agent reports.
     Ready,
-    /// The agent is silent.
+    /// The agent is silent. The machine may live.
+    Suspected,
+    /// The machine is silent.
     Lost,
 }
 
@@ -45,6 +135,7 @@ impl From<gantry_model::MachineState> for MachineStateInfo {
         match state {
             gantry_model::MachineState::Joining => Self::Joining,
             gantry_model::MachineState::Ready => Self::Ready,
+            gantry_model::MachineState::Suspected => Self::Suspected,
             gantry_model::MachineState::Lost => Self::Lost,
         }
     }
@@ -57,6 +148,7 @@ impl MachineStateInfo {
         match self {
             Self::Joining => "joining",
             Self::Ready => "ready",
+            Self::Suspected => "suspected",
             Self::Lost => "lost",
         }
     }

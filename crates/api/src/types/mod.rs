@@ -25,6 +25,6 @@ pub use deploys::{
 };
 pub use events::{AuditEvent, EventSubject, SubjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
-pub use machines::{MachineInfo, MachineStateInfo};
+pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo};
 pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

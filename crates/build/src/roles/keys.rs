@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, Visitor};
 
-pub(super) const ROLE_KEYS: [&str; 17] = [
+pub(super) const ROLE_KEYS: [&str; 19] = [
     "command",
     "port",
     "protocol",
@@ -14,6 +14,8 @@ pub(super) const ROLE_KEYS: [&str; 17] = [
     "cpu",
     "pids",
     "disk",
+    "reserve",
+    "placement",
     "health",
     "stop_signal",
     "stop_timeout",

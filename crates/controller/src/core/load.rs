@@ -170,7 +170,7 @@ mod tests {
         // The same instances run on under the same ids, and the next plan changes none of them.
         let before = records.plan.clone();
         let now = Moment(1_000_000);
-        let state = CoreState::new(records, ClockJumps::default(), now);
+        let mut state = CoreState::new(records, ClockJumps::default(), now);
         let step = state.plan(&DirtySet::everything(), now).expect("dirty");
         let mut next = (*state.view().records).clone();
         step.groups.concat().into_iter().for_each(|change| next.apply(change));

@@ -116,10 +116,7 @@ impl CoreTask {
         loop {
             let handled = tokio::select! {
                 Some(message) = inbox.recv() => self.handle_all(message, &mut inbox).await,
-                _ = tick.tick() => {
-                    self.apply(CoreEvent::Tick);
-                    Ok(())
-                }
+                _ = tick.tick() => self.tick().await,
                 _ = full_plan.tick() => {
                     self.dirty = DirtySet::everything();
                     Ok(())
@@ -163,12 +160,23 @@ impl CoreTask {
             CoreMessage::Machine(machine, report) => self.apply(CoreEvent::Machine(machine, report)),
             CoreMessage::Router(machine, report) => self.apply(CoreEvent::Router(machine, report)),
         };
+        self.record(trail).await
+    }
+
+    /// Judges the machines, and records which were lost.
+    async fn tick(&mut self) -> Result<(), ServerError> {
+        let trail = self.apply(CoreEvent::Tick);
+        self.record(trail).await
+    }
+
+    /// Writes events of the audit trail.
+    async fn record(&mut self, trail: Vec<RecordChange>) -> Result<(), ServerError> {
         if trail.is_empty() {
             return Ok(());
         }
         match self.commit(vec![trail]).await {
             Err(error) if !matches!(error, ServerError::NotLeading(_)) => {
-                tracing::warn!(error = causes(&error), "cannot write an event of a machine's report");
+                tracing::warn!(error = causes(&error), "cannot write an event of a machine");
                 Ok(())
             }
             result => result,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use gantry_api::endpoints::machines as endpoints;
-use gantry_api::types::MachineInfo;
+use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo};
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::{LinkStream, link};
-use gantry_model::{Machine, MachineName, MachineState};
+use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, MachineState, Moment, Reason};
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
@@ -22,10 +22,12 @@ use crate::{Server, control_links};
 fn machine_info(view: &ClusterView, machine: &Machine) -> MachineInfo {
     let seen = view.observed.machines.get(&machine.name).map(|report| report.seen);
     let part = view.records.plan.machines.get(&machine.name);
+    let reserved = part.into_iter().flat_map(|part| part.instances.values());
+    let reserved = reserved.filter_map(|assignment| assignment.spec.role.placement.reserve_memory);
     MachineInfo {
         name: machine.name.clone(),
         id: machine.id.clone(),
-        state: MachineState::of(seen, view.observed.began, view.now).into(),
+        state: state_of(view, &machine.name).into(),
         cpu: machine.capacity.cpu,
         memory: machine.capacity.memory,
         instances: part.map_or(0, |part| part.instances.len()),
@@ -33,17 +35,44 @@ fn machine_info(view: &ClusterView, machine: &Machine) -> MachineInfo {
         protocol: machine.protocol,
         registered: machine.registered,
         seen,
+        availability: (&machine.availability).into(),
+        reason: machine.availability.reason().map(str::to_owned),
+        deadline: machine.availability.deadline(),
+        labels: machine.labels.clone(),
+        addresses: machine.addresses.clone(),
+        reserved_memory: Bytes(reserved.map(|bytes| bytes.0).sum()),
+        stays: stays(view, &machine.name),
     }
+}
+
+/// The state of a machine. A machine that has been silent for long counts as lost for people, even if it is the only one
+/// and its copies therefore stay.
+fn state_of(view: &ClusterView, name: &MachineName) -> MachineState {
+    let seen = view.observed.machines.get(name).map(|report| report.seen);
+    match MachineState::of(seen, view.observed.began, view.now) {
+        MachineState::Lost => MachineState::Lost,
+        state => view.states.get(name).copied().unwrap_or(state),
+    }
+}
+
+/// The copies that are to leave a machine and cannot, each with the reason.
+fn stays(view: &ClusterView, name: &MachineName) -> Vec<String> {
+    let of_machine = |reason: &&Reason| match reason {
+        Reason::CannotLeave { machine, .. } | Reason::DataStays { machine, .. } => machine == name,
+        _ => false,
+    };
+    view.report.waits.values().flatten().filter(of_machine).map(ToString::to_string).collect()
 }
 
 /// Adds the endpoints of machines.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(list).endpoint(show)
+    routes.endpoint(list).endpoint(show).endpoint(label).endpoint(set_availability).endpoint(remove)
 }
 
 async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<MachineInfo>> {
     let view = server.core.view();
-    Ok(view.records.machines.values().map(|machine| machine_info(&view, machine)).collect())
+    let present = view.records.machines.values().filter(|m| m.availability != MachineAvailability::Removed);
+    Ok(present.map(|machine| machine_info(&view, machine)).collect())
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<MachineInfo> {
@@ -54,6 +83,40 @@ async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<Mach
             .hint("`gantry machine ls` lists them")
             .into()),
     }
+}
+
+async fn label(Call { server, caller, at, body, .. }: Call<endpoints::Label>) -> HttpResult<MachineInfo> {
+    let machine = caller.mutate(&server, move |actor| actor.label_machine(&at.name, &body.labels)).await?;
+    Ok(machine_info(&server.core.view(), &machine))
+}
+
+async fn set_availability(
+    Call { server, caller, at, body, .. }: Call<endpoints::SetAvailability>,
+) -> HttpResult<MachineInfo> {
+    let ChangeAvailability { availability, reason, within } = body;
+    if availability == AvailabilityInfo::Removed {
+        let text = "a machine is removed with DELETE".to_owned();
+        return Err(Problem::new(ErrorCode::InvalidRequest, text).into());
+    }
+    let change = move |actor: gantry_admission::Actor<'_>| {
+        let availability = match availability {
+            AvailabilityInfo::Cordoned => MachineAvailability::Cordoned { reason },
+            AvailabilityInfo::Draining => {
+                let deadline = within.map(|within| Moment(actor.now.0.saturating_add(within)));
+                MachineAvailability::Draining { reason, deadline }
+            }
+            AvailabilityInfo::Schedulable | AvailabilityInfo::Removed => MachineAvailability::Schedulable,
+        };
+        actor.make_machine(&at.name, availability)
+    };
+    let machine = caller.mutate(&server, change).await?;
+    Ok(machine_info(&server.core.view(), &machine))
+}
+
+async fn remove(Call { server, caller, at, query, .. }: Call<endpoints::Remove>) -> HttpResult<MachineInfo> {
+    let state = state_of(&server.core.view(), &at.name);
+    let machine = caller.mutate(&server, move |actor| actor.remove_machine(&at.name, state, query.force)).await?;
+    Ok(machine_info(&server.core.view(), &machine))
 }
 
 pub(crate) async fn agent(

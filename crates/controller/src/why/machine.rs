@@ -1,7 +1,7 @@
 //! Explains faults of the machine that an app runs on.
 
 use gantry_model::observed::SILENCE_MILLIS;
-use gantry_model::{AppName, Release, TimeSpan};
+use gantry_model::{AllocationId, AppName, InstanceGoal, Reason, Release, TimeSpan};
 
 use super::{DiskSpace, FoundCause, current};
 use crate::core::ClusterView;
@@ -23,7 +23,9 @@ pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundC
 /// Reports that the agent of a machine with the app is silent, so the state of its instances is unknown.
 pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let current = view.records.apps.get(name)?.current?;
-    let mut used = view.records.plan.assignments_of(name).filter(|(_, id, _)| id.slot.release == current);
+    let is_used = |id: &AllocationId, goal| id.slot.release == current && goal == InstanceGoal::Run;
+    let placed = view.records.plan.assignments_of(name);
+    let mut used = placed.filter(|(_, id, assignment)| is_used(id, assignment.goal));
     used.find_map(|(machine, _, _)| match view.observed.machines.get(machine) {
         None => Some(FoundCause::new(format!("machine {machine} has not reported; {CHECK_UP}"))),
         Some(report) if view.now.since(report.seen) > SILENCE_MILLIS => {
@@ -35,6 +37,21 @@ pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCa
         }
         Some(_) => None,
     })
+}
+
+/// Reports a copy that no machine takes.
+pub(super) fn without_room(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    waits_for(view, name, |reason| matches!(reason, Reason::NoRoom { .. }))
+}
+
+/// Reports a copy that cannot leave a machine that is being drained.
+pub(super) fn undrained(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    waits_for(view, name, |reason| matches!(reason, Reason::CannotLeave { .. } | Reason::DataStays { .. }))
+}
+
+fn waits_for(view: &ClusterView, name: &AppName, is_wanted: impl Fn(&Reason) -> bool) -> Option<FoundCause> {
+    let reason = view.report.waits.get(name)?.iter().find(|reason| is_wanted(reason))?;
+    Some(FoundCause::new(reason.to_string()))
 }
 
 /// Reports that the disk has less free space than the reserve.

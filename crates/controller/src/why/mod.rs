@@ -95,7 +95,8 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
         open.evidence.extend(network::faults(view, name));
         return open;
     }
-    if let Some(answer) = traffic::unserved(view, name).or_else(|| instance::unready(view, name)) {
+    let unplaced = machine::without_room(view, name);
+    if let Some(answer) = unplaced.or_else(|| traffic::unserved(view, name)).or_else(|| instance::unready(view, name)) {
         return answer.with_subject(&subject);
     }
     if let Some(fault) = network::explain(view, name) {
@@ -108,6 +109,7 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
     let problem = instance::minor_problems(view, name)
         .or_else(|| instance::not_stopping(view, name))
         .or_else(|| traffic::limited(view, name))
+        .or_else(|| machine::undrained(view, name))
         .or_else(|| facts.disk.and_then(machine::full_disk));
     match (problem, deploy::last_deploy(view, name)) {
         (Some(answer), _) => answer.with_subject(&subject),

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use gantry_model::{AllocationId, Moment};
 use gantry_model::{
     App, Assignment, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, FailedProbe,
-    FailureRun, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName, ObservedCluster,
-    ObservedInstance, ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseConfig, ReleaseNumber,
-    RequestFailure, Role, RoleCommand, RoleLimit, RoleName, RouterId, Seconds, StopReason,
+    FailureRun, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName, MachineRefusal,
+    ObservedCluster, ObservedInstance, ObservedMachine, ObservedRouter, OutputLine, PlacementRefusal, Reason,
+    RefusingMachines, Release, ReleaseConfig, ReleaseNumber, RequestFailure, Role, RoleCommand, RoleLimit, RoleName,
+    RouterId, Seconds, StopReason,
 };
 
 use super::*;
@@ -166,6 +167,7 @@ impl AppScenario {
             report: Arc::new(report),
             now: Moment(NOW),
             jumps: Arc::default(),
+            states: Arc::default(),
         }
     }
 
@@ -187,6 +189,24 @@ type Fault = (&'static str, fn(&mut AppScenario), &'static str);
 /// Faults: name, change to the healthy app, expected first line.
 const FAULTS: &[Fault] = &[
     ("nothing is wrong", |_| {}, "deploy #1 of shop: done (config A); v1 serves"),
+    (
+        "a copy that no machine takes",
+        |scenario| {
+            let refusing = |why, machines, short| RefusingMachines { why, machines, short };
+            let short = refusing(MachineRefusal::ShortOfMemory, 3, 128 << 20);
+            let refusal = PlacementRefusal(vec![short, refusing(MachineRefusal::Cordoned, 2, 0)]);
+            scenario.waits = vec![Reason::NoRoom { instance: id("web-3").slot, refusal }];
+        },
+        "app shop: no machine takes shop.v1.web-3: 3: 128 MiB short of memory; 2: cordoned",
+    ),
+    (
+        "a copy that stays on a machine that is being drained",
+        |scenario| {
+            let machine = MachineName::parse("m").expect("a name");
+            scenario.waits = vec![Reason::DataStays { instance: id("web-1"), machine }];
+        },
+        "app shop: shop.v1.web-1 stays on m, which is being drained: the data of its volume is there",
+    ),
     (
         "stopped for failed checks",
         |scenario| {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use gantry_model::{AppName, BaseName, JoinRole, MachineName, PolicyKey};
+use gantry_model::{AppName, BaseName, JoinRole, LabelKey, LabelValue, MachineName, PolicyKey};
 use gantry_store::StoreAddress;
 
 use super::machine::Machine;
-use super::values::{age, label, rule, server_address};
+use super::values::{age, label, label_change, rule, server_address};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
@@ -116,6 +116,53 @@ pub(crate) enum MachineCommand {
     Show {
         #[arg(value_name = "MACHINE")]
         name: MachineName,
+    },
+    /// Give a machine labels, and take them away
+    ///
+    /// Roles name the labels of the machines that they run on.
+    Label {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
+        /// Labels to set, or to remove with a hyphen at the end
+        #[arg(required = true, value_parser = label_change, value_name = "KEY=VALUE|KEY-")]
+        labels: Vec<(LabelKey, Option<LabelValue>)>,
+    },
+    /// Let a machine take no new copies; its own stay
+    Cordon {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
+        /// Reason, for those who ask later
+        #[arg(short, long, value_name = "TEXT")]
+        message: Option<String>,
+    },
+    /// Let a machine take copies again
+    Uncordon {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
+    },
+    /// Move the copies of a machine to others
+    ///
+    /// Each new copy is ready before its old one stops, one copy of a role at a time. A copy that no other machine takes,
+    /// and a copy with a volume, goes on where it is; `gantry machine show` says which.
+    Drain {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
+        /// Time within which all copies are expected to leave: `90s`, `15m`, `1h`, `2d`
+        #[arg(long, value_parser = age, value_name = "AGE")]
+        deadline: Option<u64>,
+        /// Reason, for those who ask later
+        #[arg(short, long, value_name = "TEXT")]
+        message: Option<String>,
+    },
+    /// Remove a machine on which nothing runs
+    ///
+    /// The machine is refused from then on.
+    Rm {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
+        /// Remove a lost machine, and give up what was on it: volumes too
+        #[arg(long)]
+        force: bool,
     },
 }
 

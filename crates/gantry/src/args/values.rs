@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::{ClusterPolicy, Moment, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName};
+use gantry_model::{
+    ClusterPolicy, LabelKey, LabelValue, Moment, NameError, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName,
+};
 use gantry_queue::ConcurrencyKey;
 
 /// Reason why a text is no value of an argument.
@@ -33,6 +35,24 @@ pub(super) fn parse_pair(text: &str) -> Result<(String, String), InvalidValue> {
 /// Parses a time with its offset from UTC.
 pub(super) fn moment(text: &str) -> Result<Moment, InvalidValue> {
     gantry_schedule::parse_rfc3339(text).ok_or_else(|| InvalidValue::Time(text.to_owned()))
+}
+
+/// Parses `disk=ssd`, or `disk-` for a label to remove.
+pub(super) fn label_change(text: &str) -> Result<(LabelKey, Option<LabelValue>), LabelArgumentError> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((key, value)), _) => Ok((LabelKey::parse(key)?, Some(LabelValue::parse(value)?))),
+        (None, Some(key)) => Ok((LabelKey::parse(key)?, None)),
+        (None, None) => Err(LabelArgumentError::Form(text.to_owned())),
+    }
+}
+
+/// Reason why an argument is no label.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LabelArgumentError {
+    #[error("{0:?} is not KEY=VALUE, nor KEY- to remove a label")]
+    Form(String),
+    #[error(transparent)]
+    Text(#[from] NameError),
 }
 
 /// Parses `drain=60s`.
@@ -163,6 +183,17 @@ mod tests {
 
     use super::*;
     use crate::args::{Args, Command};
+
+    #[test]
+    fn a_label_is_set_or_removed() {
+        let (key, value) = label_change("disk=ssd").expect("a label");
+        assert_eq!((key.as_str(), value.as_ref().map(LabelValue::as_str)), ("disk", Some("ssd")));
+        assert_eq!(label_change("disk-").map(|(key, value)| (key.to_string(), value)), Ok(("disk".to_owned(), None)));
+        assert_eq!(label_change("disk"), Err(LabelArgumentError::Form("disk".to_owned())));
+        for wrong in ["=ssd", "disk=", "a b=c", "-", &format!("{}=x", "k".repeat(64))] {
+            assert!(matches!(label_change(wrong), Err(LabelArgumentError::Text(_))), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -4,10 +4,11 @@ use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 18] = [
+const TOPICS: [(&str, &str); 19] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("jobs", include_str!("../../../../docs/jobs.md")),
+    ("machines", include_str!("../../../../docs/machines.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
     ("cli", include_str!("../../../../docs/cli.md")),
     ("security", include_str!("../../../../docs/security.md")),

@@ -2,11 +2,13 @@
 
 use gantry_api::Client;
 use gantry_api::endpoints::machines;
-use gantry_api::types::MachineInfo;
+use gantry_api::endpoints::machines::RemoveMachineQuery;
+use gantry_api::types::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo};
+use gantry_model::MachineName;
 
 use crate::args::MachineCommand;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, out, table};
+use crate::printer::{age, clock, json as print_json, out, table};
 
 pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -15,25 +17,79 @@ pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) ->
             if json {
                 print_json(&machines)?;
             } else {
-                table(&["machine", "state", "instances", "cpu", "memory", "seen"], machines.iter().map(row));
+                table(&["machine", "state", "instances", "cpu", "memory", "seen", "labels"], machines.iter().map(row));
             }
         }
         MachineCommand::Show { name } => {
             let machine = client.fetch(&machines::Show { name }).await?;
             if json { print_json(&machine)? } else { show(&machine) }
         }
+        MachineCommand::Label { name, labels } => {
+            let change = ChangeLabels { labels: labels.into_iter().collect() };
+            changed(&client.submit(&machines::Label { name }, &change).await?, json)?;
+        }
+        MachineCommand::Cordon { name, message } => {
+            make(client, name, AvailabilityInfo::Cordoned, message, None, json).await?;
+        }
+        MachineCommand::Uncordon { name } => {
+            make(client, name, AvailabilityInfo::Schedulable, None, None, json).await?;
+        }
+        MachineCommand::Drain { name, deadline, message } => {
+            make(client, name, AvailabilityInfo::Draining, message, deadline, json).await?;
+        }
+        MachineCommand::Rm { name, force } => {
+            let query = RemoveMachineQuery { force };
+            changed(&client.fetch_with(&machines::Remove { name }, &query).await?, json)?;
+        }
     }
     Ok(DONE)
+}
+
+/// Changes whether a machine takes copies.
+async fn make(
+    client: &Client,
+    name: MachineName,
+    availability: AvailabilityInfo,
+    reason: Option<String>,
+    within: Option<u64>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let change = ChangeAvailability { availability, reason, within };
+    changed(&client.submit(&machines::SetAvailability { name }, &change).await?, json)
+}
+
+/// Prints a machine after its change.
+fn changed(machine: &MachineInfo, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(machine);
+    }
+    let labels = if machine.labels.is_empty() { String::new() } else { format!(", labels {}", labels(machine)) };
+    out!("{}: {}{labels}", machine.name, state(machine));
+    Ok(())
+}
+
+/// What a machine does, and what its operator wants if that differs.
+fn state(machine: &MachineInfo) -> String {
+    match (machine.state, machine.availability) {
+        (state, AvailabilityInfo::Schedulable) => state.word().to_owned(),
+        (MachineStateInfo::Ready, availability) => availability.word().to_owned(),
+        (state, availability) => format!("{}, {}", state.word(), availability.word()),
+    }
+}
+
+fn labels(machine: &MachineInfo) -> String {
+    machine.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 fn row(machine: &MachineInfo) -> Vec<String> {
     vec![
         machine.name.to_string(),
-        machine.state.word().to_owned(),
+        state(machine),
         machine.instances.to_string(),
         cpu(machine),
         machine.memory.to_string(),
         seen(machine),
+        labels(machine),
     ]
 }
 
@@ -42,7 +98,7 @@ fn show(machine: &MachineInfo) {
     let fields = [
         ("machine", machine.name.to_string()),
         ("id", machine.id.to_string()),
-        ("state", machine.state.word().to_owned()),
+        ("state", state(machine)),
         ("instances", machine.instances.to_string()),
         ("cpu", cpu(machine)),
         ("memory", machine.memory.to_string()),
@@ -52,6 +108,23 @@ fn show(machine: &MachineInfo) {
     ];
     for (name, value) in fields {
         out!("{name:<11} {value}");
+    }
+    let deadline = machine.deadline.map(|deadline| format!("all copies are to have left by {}", clock(deadline)));
+    let addresses = machine.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let reserved = (machine.reserved_memory.0 > 0).then(|| format!("{} of memory", machine.reserved_memory));
+    for (name, value) in [
+        ("reason", machine.reason.clone()),
+        ("deadline", deadline),
+        ("labels", Some(labels(machine)).filter(|labels| !labels.is_empty())),
+        ("addresses", Some(addresses).filter(|addresses| !addresses.is_empty())),
+        ("reserved", reserved),
+    ] {
+        if let Some(value) = value {
+            out!("{name:<11} {value}");
+        }
+    }
+    for stays in &machine.stays {
+        out!("{:<11} {stays}", "stays");
     }
 }
 

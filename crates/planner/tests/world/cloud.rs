@@ -18,7 +18,7 @@ use gantry_planner::{
     plan_everything,
 };
 
-use crate::fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
+use crate::fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 
 pub(crate) struct TestCluster {
     pub(crate) desired: DesiredCluster,
@@ -123,8 +123,11 @@ impl TestCluster {
         let decision = plan_everything(desired, observed, previous, policy, *now);
         let index = ClusterIndex::of(previous, observed);
         let scope = PlanScope { apps: [app_name()].into(), machines: [machine()].into() };
-        let alone =
-            plan(&PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now: *now });
+        let mut loads = loads(previous, observed);
+        let alone = plan(
+            &PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now: *now },
+            &mut loads,
+        );
         assert_eq!(alone, decision);
         decision
     }
@@ -170,7 +173,8 @@ impl TestCluster {
             let mut routable = RoutableReleases::default();
             decided.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
             let (observed, previous, plan, now) = (&self.observed, &self.plan, &planned, self.now);
-            let violations = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
+            let violations =
+                audit(&AuditInput { routable: &routable, observed, previous, plan, machines: &BTreeMap::new(), now });
             assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
             self.desired = decided;
             let before = std::mem::replace(&mut self.plan, planned);

@@ -1,0 +1,101 @@
+//! The machines as the planner sees them: records, reports and liveness together.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{AppName, Machine, MachineAvailability, MachineName, MachineState, Plan, Reason};
+use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
+use gantry_plan_audit::AuditedMachine;
+use gantry_planner::{ClusterIndex, MachineLoads, PlanReport, unregistered};
+use gantry_records::RecordIndex;
+
+use crate::liveness::Liveness;
+
+/// The machines with their loads and their liveness.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterMachines {
+    pub(crate) liveness: Liveness,
+    pub(crate) loads: MachineLoads,
+}
+
+impl ClusterMachines {
+    /// Builds the loads anew from all records. The liveness stays.
+    pub(crate) fn load(&mut self, records: &RecordIndex, index: &mut ClusterIndex) {
+        let known: Vec<MachineName> = names(records).cloned().collect();
+        let machines = known.iter().map(|name| self.placement_machine(name, records));
+        self.loads = MachineLoads::of(machines.collect::<Vec<_>>(), &records.plan);
+        known.iter().for_each(|name| index.machine_is(name, self.readiness(name)));
+    }
+
+    /// Takes over a change of a machine's record or liveness.
+    pub(crate) fn follow(&mut self, name: &MachineName, records: &RecordIndex, index: &mut ClusterIndex) {
+        let machine = self.placement_machine(name, records);
+        index.machine_is(name, machine.readiness);
+        self.loads.put_machine(machine);
+    }
+
+    fn readiness(&self, name: &MachineName) -> MachineReadiness {
+        self.loads.readiness(name).unwrap_or(MachineReadiness::Joining)
+    }
+
+    fn placement_machine(&self, name: &MachineName, records: &RecordIndex) -> PlacementMachine {
+        let state = self.liveness.state(name).unwrap_or(MachineState::Joining);
+        let Some(machine) = records.machines.get(name) else {
+            return unregistered(name.clone(), readiness(state, &MachineAvailability::Schedulable));
+        };
+        let Machine { capacity, architecture, labels, availability, .. } = &**machine;
+        PlacementMachine {
+            name: name.clone(),
+            capacity: Resources { memory: capacity.memory.0, cpu: u64::from(capacity.cpu.0) },
+            reserve: Resources { memory: records.policy.system_memory().0, cpu: 0 },
+            architecture: architecture.clone(),
+            labels: labels.clone(),
+            readiness: readiness(state, availability),
+        }
+    }
+
+    /// The machines for an audit of a plan, taken from the records and the liveness and not from the loads.
+    pub(crate) fn audited(&self, records: &RecordIndex) -> BTreeMap<MachineName, AuditedMachine> {
+        let audited = |name: &MachineName| {
+            let machine = self.placement_machine(name, records);
+            let usable = machine.capacity.memory.saturating_sub(machine.reserve.memory);
+            let audited = AuditedMachine {
+                takes_copies: machine.readiness == MachineReadiness::Ready,
+                is_lost: machine.readiness == MachineReadiness::Lost,
+                usable: (usable, machine.capacity.cpu),
+            };
+            (name.clone(), audited)
+        };
+        names(records).map(audited).collect()
+    }
+}
+
+/// Registered machines, and machines with a part of the plan.
+pub(crate) fn names(records: &RecordIndex) -> impl Iterator<Item = &MachineName> {
+    let unregistered = records.plan.machines.keys().filter(|name| !records.machines.contains_key(*name));
+    records.machines.keys().chain(unregistered)
+}
+
+/// Whether a machine takes new copies. What the machine does weighs more than what its operator wants, except for its
+/// removal.
+fn readiness(state: MachineState, availability: &MachineAvailability) -> MachineReadiness {
+    match (state, availability) {
+        (_, MachineAvailability::Removed) => MachineReadiness::Removed,
+        (MachineState::Joining, _) => MachineReadiness::Joining,
+        (MachineState::Suspected, _) => MachineReadiness::Silent,
+        (MachineState::Lost, _) => MachineReadiness::Lost,
+        (MachineState::Ready, MachineAvailability::Cordoned { .. }) => MachineReadiness::Cordoned,
+        (MachineState::Ready, MachineAvailability::Draining { .. }) => MachineReadiness::Draining,
+        (MachineState::Ready, MachineAvailability::Schedulable) => MachineReadiness::Ready,
+    }
+}
+
+/// The apps with copies on a machine.
+pub(crate) fn apps_on<'a>(plan: &'a Plan, machine: &MachineName) -> impl Iterator<Item = &'a AppName> {
+    plan.machines.get(machine).into_iter().flat_map(|part| part.instances.keys()).map(|id| &id.slot.app)
+}
+
+/// The apps that wait for a machine with room.
+pub(crate) fn apps_without_room(report: &PlanReport) -> impl Iterator<Item = &AppName> {
+    let waits_for_room = |reason: &Reason| matches!(reason, Reason::NoRoom { .. } | Reason::CannotLeave { .. });
+    report.waits.iter().filter(move |(_, waits)| waits.iter().any(waits_for_room)).map(|(app, _)| app)
+}

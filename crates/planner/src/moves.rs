@@ -1,0 +1,142 @@
+//! Moves: copies that leave their machine for another one.
+//!
+//! A move places a new allocation first. The old one serves until the new one is ready, and then retires as any unwanted
+//! allocation does. Only a copy on a lost machine is replaced without a wait.
+//!
+//! - **Lost machine**: its copies are placed elsewhere at once.
+//! - **Draining machine**: its copies leave, one copy of a role at a time.
+//! - **Failures**: a copy that fails again and again on one machine is tried on another one.
+//!
+//! A copy with a volume never moves: its data is on its machine. A role with one copy at a time does not move either,
+//! because its old copy would have to end first. While a deploy of the app is under way, only copies on lost machines move:
+//! the deploy places its own copies elsewhere.
+
+use std::collections::BTreeSet;
+
+use gantry_model::{DeployState, InstanceGoal, InstancePhase, Kind, Reason, ReleaseNumber, RoleName, Slot};
+use gantry_placement::{MachineReadiness, PlacementDemand};
+
+use crate::DesiredApp;
+use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
+use crate::loads::demand;
+
+/// Failures on one machine after which a copy is tried on another one. The bound rises with each placement, so a copy that
+/// fails everywhere settles down.
+const FAILURES: u32 = 3;
+
+/// A copy that ran for this long before it failed is only restarted, in milliseconds.
+const LONG_RUN_MILLIS: u64 = 600_000;
+
+/// Why a copy leaves its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MoveCause {
+    /// The machine is lost.
+    Lost,
+    /// The machine is being drained.
+    Drained,
+    /// The copy failed on the machine too often.
+    Failed,
+}
+
+/// Returns why a copy should leave its machine; none if it stays.
+pub(crate) fn cause(placed: PlacedAllocation<'_>, is_settled: bool, input: &PlanningInput<'_>) -> Option<MoveCause> {
+    let PlacedAllocation { id, machine, assignment } = placed;
+    let role = &assignment.spec.role;
+    if role.stop_first() {
+        return None;
+    }
+    let seen = input.seen_on(machine, id);
+    match input.index.readiness(machine) {
+        MachineReadiness::Lost => {
+            // A release step that ended, or may have, does not run again.
+            let is_unfinished = matches!(seen, ReportedState::Here(i) if i.phase != InstancePhase::Exited);
+            (role.kind != Kind::Job || is_unfinished).then_some(MoveCause::Lost)
+        }
+        _ if !is_settled || role.kind != Kind::Service => None,
+        MachineReadiness::Draining => Some(MoveCause::Drained),
+        _ => {
+            let ReportedState::Here(instance) = seen else { return None };
+            let fails = matches!(instance.phase, InstancePhase::Exited | InstancePhase::Failed);
+            let bound = FAILURES.saturating_mul(id.number);
+            let ran = instance.started.zip(instance.exit.as_ref()).map_or(0, |(started, exit)| exit.at.since(started));
+            (fails && ran < LONG_RUN_MILLIS && instance.restarts >= bound).then_some(MoveCause::Failed)
+        }
+    }
+}
+
+/// Reports whether no deploy of the app is under way, so that copies may move without need.
+pub(crate) fn is_settled(app: &DesiredApp) -> bool {
+    use DeployState::{Building, Held, Queued};
+    let rests = |state: DeployState| state.is_final() || matches!(state, Queued | Building | Held);
+    !app.app.destroying && app.app.rename.is_none() && app.deploys.iter().all(|deploy| rests(deploy.state))
+}
+
+/// The allocation that serves in the place of a newer one of its slot, which is not ready yet.
+pub(crate) fn predecessor<'a>(
+    current: PlacedAllocation<'a>,
+    input: &PlanningInput<'a>,
+) -> Option<PlacedAllocation<'a>> {
+    if is_ready(current, input) {
+        return None;
+    }
+    let serves = |placed: &&PlacedAllocation<'_>| {
+        let may_serve = match input.seen_on(placed.machine, placed.id) {
+            ReportedState::Here(instance) => instance.phase == InstancePhase::Ready,
+            ReportedState::Unknown => true,
+            ReportedState::Absent => false,
+        };
+        let is_older = placed.id.number < current.id.number && placed.assignment.goal == InstanceGoal::Run;
+        is_older && may_serve && input.index.readiness(placed.machine) != MachineReadiness::Lost
+    };
+    input.allocations(&current.id.slot).iter().rev().find(serves).copied()
+}
+
+fn is_ready(placed: PlacedAllocation<'_>, input: &PlanningInput<'_>) -> bool {
+    let seen = input.seen_on(placed.machine, placed.id);
+    matches!(seen, ReportedState::Here(instance) if instance.phase == InstancePhase::Ready)
+}
+
+/// The demand of a copy that moves.
+pub(crate) fn demand_elsewhere(
+    placed: PlacedAllocation<'_>,
+    cause: MoveCause,
+    input: &PlanningInput<'_>,
+) -> PlacementDemand {
+    let mut demand = demand(&placed.id.slot, &placed.assignment.spec.role);
+    if cause == MoveCause::Failed {
+        demand.avoided = input.allocations(&placed.id.slot).iter().map(|other| other.machine.clone()).collect();
+    }
+    demand
+}
+
+/// Reason why a copy that should leave its machine cannot.
+pub(crate) fn refused(
+    placed: PlacedAllocation<'_>,
+    cause: MoveCause,
+    refusal: gantry_model::PlacementRefusal,
+) -> Option<Reason> {
+    let (instance, machine) = (placed.id.clone(), placed.machine.clone());
+    match cause {
+        MoveCause::Lost => Some(Reason::NoRoom { instance: instance.slot, refusal }),
+        MoveCause::Drained => Some(Reason::CannotLeave { instance, machine, refusal }),
+        // The failure itself is what matters to a reader.
+        MoveCause::Failed => None,
+    }
+}
+
+/// Copies of a role of a release.
+type RoleOfRelease = (ReleaseNumber, RoleName);
+
+/// The roles of one app of which a copy moves now. Each role moves one copy at a time.
+#[derive(Debug, Default)]
+pub(crate) struct MovingRoles(BTreeSet<RoleOfRelease>);
+
+impl MovingRoles {
+    pub(crate) fn begin(&mut self, slot: &Slot) {
+        self.0.insert((slot.release, slot.role.clone()));
+    }
+
+    pub(crate) fn contains(&self, slot: &Slot) -> bool {
+        self.0.contains(&(slot.release, slot.role.clone()))
+    }
+}

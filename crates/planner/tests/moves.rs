@@ -1,0 +1,332 @@
+//! Copies that leave their machine: because it is lost or drained, or because they fail there.
+
+mod fixtures;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
+use gantry_model::{
+    AllocationId, App, Bytes, HostName, InstanceGoal, InstancePhase, Moment, ObservedCluster, ObservedRouter, Plan,
+    Reason, ReleaseNumber, Role, RoleCommand, RouterId,
+};
+use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
+use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, audit};
+use gantry_planner::{
+    ClusterIndex, DesiredApp, DesiredCluster, PlanReport, PlanScope, PlannerInput, PlannerPolicy, plan, unregistered,
+};
+
+/// An app with a release that serves, on machines that do what the plan says once [`World::agents_act`] is called.
+struct World {
+    desired: DesiredCluster,
+    observed: ObservedCluster,
+    plan: Plan,
+    machines: BTreeMap<String, PlacementMachine>,
+    report: PlanReport,
+    now: Moment,
+    /// The next address. No two instances have the same.
+    address: u32,
+}
+
+impl World {
+    fn new(machines: &[&str], roles: &[(&str, Role)]) -> Self {
+        let now = Moment(1_000_000_000);
+        let mut app = App::new(app_named("shop"), now);
+        (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(1)), 1, 1);
+        let roles = roles.iter().map(|(name, role)| (role_named(name), role.clone())).collect();
+        let releases = [(ReleaseNumber(1), Arc::new(release_with(&app.name, 1, roles)))].into();
+        let apps = [(app.name.clone(), DesiredApp { app, releases, deploys: Vec::new() })].into();
+        let mut world = Self {
+            desired: DesiredCluster { apps, ..DesiredCluster::default() },
+            observed: ObservedCluster::default(),
+            plan: Plan::default(),
+            machines: BTreeMap::new(),
+            report: PlanReport::default(),
+            now,
+            address: 0x0a53_0001,
+        };
+        machines.iter().for_each(|name| world.add(name));
+        world.rest();
+        world
+    }
+
+    fn add(&mut self, name: &str) {
+        let capacity = Resources { memory: 1 << 30, cpu: 4000 };
+        let machine = unregistered(machine_named(name), MachineReadiness::Ready);
+        self.machines.insert(name.to_owned(), PlacementMachine { capacity, ..machine });
+        self.observed.machines.insert(machine_named(name), Arc::default());
+        let router = RouterId { machine: machine_named(name), number: 1 };
+        self.observed.routers.insert(router, ObservedRouter::default());
+    }
+
+    fn make(&mut self, name: &str, readiness: MachineReadiness) {
+        self.machines.get_mut(name).expect("a machine").readiness = readiness;
+        self.settle();
+    }
+
+    /// Plans until nothing changes, and audits each step.
+    fn settle(&mut self) {
+        for pass in 0.. {
+            assert!(pass < 50, "the planner does not come to rest");
+            let mut index = ClusterIndex::of(&self.plan, &self.observed);
+            self.machines.values().for_each(|machine| index.machine_is(&machine.name, machine.readiness));
+            let mut loads = loads(&self.plan, &self.observed);
+            self.machines.values().for_each(|machine| loads.put_machine(machine.clone()));
+            let scope = PlanScope {
+                apps: self.desired.apps.keys().cloned().collect(),
+                machines: self.observed.machines.keys().cloned().collect(),
+            };
+            let policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
+            let Self { desired, observed, plan: previous, now, .. } = &*self;
+            let input =
+                PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy: &policy, now: *now };
+            let decision = plan(&input, &mut loads);
+            let planned = decision.applied_to(previous);
+            self.audit(&planned);
+            let is_empty = decision.is_empty();
+            for app in decision.apps {
+                let name = app.name.clone();
+                self.desired.apps.get_mut(&name).expect("the app").app = app;
+            }
+            (self.plan, self.report) = (planned, decision.report);
+            if is_empty {
+                return;
+            }
+        }
+    }
+
+    fn audit(&self, planned: &Plan) {
+        let mut routable = RoutableReleases::default();
+        self.desired.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
+        let audited = |machine: &PlacementMachine| AuditedMachine {
+            takes_copies: machine.readiness == MachineReadiness::Ready,
+            is_lost: machine.readiness == MachineReadiness::Lost,
+            usable: (machine.capacity.memory, machine.capacity.cpu),
+        };
+        let machines = self.machines.values().map(|machine| (machine.name.clone(), audited(machine))).collect();
+        let (observed, previous, now) = (&self.observed, &self.plan, self.now);
+        let input = AuditInput { routable: &routable, observed, previous, plan: planned, machines: &machines, now };
+        assert_eq!(audit(&input), []);
+    }
+
+    /// The machines that are not lost take over their parts; copies begin in `phase`, and routers acknowledge.
+    fn agents_act(&mut self, phase: InstancePhase) {
+        self.now.0 += 1_000;
+        for (name, machine) in &self.machines {
+            if machine.readiness == MachineReadiness::Lost {
+                continue;
+            }
+            let part = self.plan.machines.get(&machine_named(name)).cloned().unwrap_or_default();
+            let report = Arc::make_mut(self.observed.machines.get_mut(&machine_named(name)).expect("a machine"));
+            (report.generation, report.seen) = (part.generation, self.now);
+            let runs = |id: &AllocationId| part.instances.get(id).is_some_and(|a| a.goal != InstanceGoal::Stop);
+            report.instances.retain(|id, _| runs(id));
+            for id in part.instances.keys().filter(|id| runs(id)) {
+                self.address += 1;
+                let fresh = || reported(phase, Ipv4Addr::from(self.address));
+                let instance = report.instances.entry(id.clone()).or_insert_with(fresh);
+                if phase == InstancePhase::Ready && instance.restarts == 0 {
+                    instance.phase = phase;
+                }
+            }
+            let router = RouterId { machine: machine_named(name), number: 1 };
+            let router = self.observed.routers.get_mut(&router).expect("a router");
+            (router.generation, router.seen) = (self.plan.routing.revision, self.now);
+        }
+        self.settle();
+    }
+
+    /// Everyone acts until nothing changes any more.
+    fn rest(&mut self) {
+        self.settle();
+        for _ in 0..60 {
+            self.agents_act(InstancePhase::Ready);
+        }
+    }
+
+    /// The allocations with the goal to run, each with its machine.
+    fn running(&self) -> Vec<String> {
+        let runs = self.plan.assignments().filter(|(_, _, assigned)| assigned.goal == InstanceGoal::Run);
+        let mut running: Vec<String> = runs.map(|(machine, id, _)| format!("{} {machine}", id.short())).collect();
+        running.sort();
+        running
+    }
+
+    /// The allocations that routes lead to.
+    fn routed(&self) -> BTreeSet<String> {
+        self.plan.endpoints().map(|endpoint| endpoint.allocation.short()).collect()
+    }
+
+    fn waits(&self) -> Vec<Reason> {
+        self.report.waits.get(&app_named("shop")).cloned().unwrap_or_default()
+    }
+
+    /// The copy fails on its machine, for the nth time.
+    fn fails(&mut self, id: &str, restarts: u32) {
+        let id = AllocationId::parse(&format!("shop.v1.{id}")).expect("an id");
+        let has = self.observed.machines.values_mut().find(|report| report.instances.contains_key(&id));
+        let instance = Arc::make_mut(has.expect("a machine")).instances.get_mut(&id).expect("a copy");
+        (instance.phase, instance.restarts) = (InstancePhase::Exited, restarts);
+        self.settle();
+    }
+}
+
+fn web(copies: u32) -> (&'static str, Role) {
+    ("web", web_role(copies))
+}
+
+fn database() -> (&'static str, Role) {
+    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    role.volumes.insert("data".into(), "/data".into());
+    ("db", role)
+}
+
+#[test]
+fn copies_of_a_lost_machine_are_placed_elsewhere_at_once() {
+    let mut world = World::new(&["a", "b", "c"], &[web(3)]);
+    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 c"]);
+    world.make("b", MachineReadiness::Lost);
+    let running = world.running();
+    assert!(running.contains(&"web-2.2 a".to_owned()) || running.contains(&"web-2.2 c".to_owned()), "{running:?}");
+    assert_eq!(running.len(), 3, "the lost copy is not to run: {running:?}");
+    assert_eq!(world.routed(), ["web-1", "web-3"].map(str::to_owned).into(), "routes leave it at once");
+    world.rest();
+    assert_eq!(world.routed(), ["web-1", "web-2.2", "web-3"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_machine_that_returns_is_told_what_has_moved() {
+    let mut world = World::new(&["a", "b"], &[web(2)]);
+    world.make("b", MachineReadiness::Lost);
+    world.rest();
+    let left: Vec<&str> = vec!["web-2"];
+    let part = |world: &World| -> Vec<String> {
+        world.plan.machines[&machine_named("b")].instances.keys().map(AllocationId::short).collect()
+    };
+    assert_eq!(part(&world), left, "it can only be told once it is back");
+    assert!(world.running().iter().all(|copy| copy.ends_with(" a")));
+    world.make("b", MachineReadiness::Ready);
+    world.rest();
+    assert_eq!(world.running().len(), 2);
+    let ids: Vec<String> = world.plan.assignments().map(|(_, id, _)| id.short()).collect();
+    assert!(!ids.contains(&"web-2".to_owned()), "the number is not used again: {ids:?}");
+}
+
+#[test]
+fn a_copy_with_a_volume_stays_with_its_data() {
+    let mut world = World::new(&["a", "b"], &[database()]);
+    assert_eq!(world.running(), ["db-1 a"]);
+    for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Cordoned] {
+        world.make("a", readiness);
+        assert_eq!(world.running(), ["db-1 a"], "{readiness:?}");
+        let stays = matches!(world.waits().as_slice(), [Reason::DataStays { .. }]);
+        assert_eq!(stays, readiness == MachineReadiness::Draining);
+    }
+    // The data stays where it is even if no copy runs for a while.
+    world.make("a", MachineReadiness::Ready);
+    let scale = |world: &mut World, copies| {
+        world.desired.apps.get_mut(&app_named("shop")).expect("the app").app.scale.insert(role_named("db"), copies);
+        world.rest();
+    };
+    scale(&mut world, 0);
+    assert_eq!(world.plan.assignments().count(), 0);
+    world.make("a", MachineReadiness::Cordoned);
+    scale(&mut world, 1);
+    let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    assert_eq!(refused, "no machine takes shop.v1.db-1: 1: cordoned; 1: not a, which has the role's data");
+    world.make("a", MachineReadiness::Ready);
+    assert_eq!(world.running(), ["db-1.2 a"]);
+}
+
+#[test]
+fn what_was_on_a_removed_machine_begins_anew_elsewhere() {
+    let mut world = World::new(&["a", "b"], &[database()]);
+    world.machines.get_mut("a").expect("a machine").readiness = MachineReadiness::Removed;
+    world.plan.machines.remove(&machine_named("a"));
+    world.observed.machines.remove(&machine_named("a"));
+    world.settle();
+    assert_eq!(world.running(), ["db-1.2 b"]);
+}
+
+#[test]
+fn a_drain_starts_each_new_copy_first_and_moves_one_at_a_time() {
+    let mut world = World::new(&["a", "b"], &[web(4)]);
+    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 a", "web-4 b"]);
+    world.make("a", MachineReadiness::Draining);
+    assert_eq!(world.running(), ["web-1 a", "web-1.2 b", "web-2 b", "web-3 a", "web-4 b"]);
+    assert_eq!(world.routed().len(), 4, "what serves goes on");
+    world.agents_act(InstancePhase::Starting);
+    assert_eq!(world.running().len(), 5, "no second copy moves before the first is ready");
+    let mut least = usize::MAX;
+    for _ in 0..60 {
+        world.agents_act(InstancePhase::Ready);
+        least = least.min(world.routed().len());
+    }
+    assert_eq!(world.running(), ["web-1.2 b", "web-2 b", "web-3.2 b", "web-4 b"]);
+    assert_eq!(least, 4, "at no time serve fewer copies");
+    assert!(world.plan.machines[&machine_named("a")].instances.is_empty());
+}
+
+#[test]
+fn a_drain_with_nowhere_to_go_says_so_and_keeps_serving() {
+    let mut role = web_role(2);
+    role.placement.reserve_memory = Some(Bytes::mebi(600));
+    let mut world = World::new(&["a", "b"], &[("web", role)]);
+    assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
+    world.make("a", MachineReadiness::Draining);
+    assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
+    assert_eq!(world.routed().len(), 2);
+    let text = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    assert!(text.starts_with("shop.v1.web-1 stays on a, which is being drained"), "{text}");
+    assert!(text.ends_with("1: draining; 1: 176 MiB short of memory"), "{text}");
+    world.add("c");
+    world.rest();
+    assert_eq!(world.running(), ["web-1.2 c", "web-2 b"]);
+}
+
+#[test]
+fn reservations_are_never_over_committed() {
+    let mut role = web_role(5);
+    role.placement.reserve_memory = Some(Bytes::mebi(500));
+    let world = World::new(&["a", "b"], &[("web", role)]);
+    assert_eq!(world.running().len(), 4);
+    let text = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    assert_eq!(text, "no machine takes shop.v1.web-5: 2: 476 MiB short of memory");
+}
+
+#[test]
+fn a_copy_that_fails_again_and_again_is_tried_on_another_machine() {
+    let mut world = World::new(&["a", "b"], &[web(1)]);
+    world.fails("web-1", 2);
+    assert_eq!(world.running(), ["web-1 a"]);
+    world.fails("web-1", 3);
+    assert_eq!(world.running(), ["web-1.2 b"]);
+    world.agents_act(InstancePhase::Ready);
+    world.rest();
+    assert_eq!(world.running(), ["web-1.2 b"]);
+    // A copy that fails everywhere moves more and more seldom.
+    world.fails("web-1.2", 5);
+    assert_eq!(world.running(), ["web-1.2 b"]);
+    world.fails("web-1.2", 6);
+    assert_eq!(world.running(), ["web-1.3 a"]);
+}
+
+#[test]
+fn on_one_machine_nothing_moves() {
+    for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Silent] {
+        let mut world = World::new(&["a"], &[web(3), database()]);
+        let before = world.running();
+        world.fails("web-1", 30);
+        world.make("a", readiness);
+        assert_eq!(world.running(), before, "{readiness:?}");
+    }
+}
+
+#[test]
+fn roles_that_share_a_volume_are_on_one_machine() {
+    let (_, role) = database();
+    let world = World::new(&["a", "b", "c"], &[("db", role.clone()), ("backup", role)]);
+    let machines: BTreeSet<String> = world.plan.assignments().map(|(machine, _, _)| machine.to_string()).collect();
+    assert_eq!((world.running().len(), machines.len()), (2, 1), "{:?}", world.running());
+}
