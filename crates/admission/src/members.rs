@@ -50,16 +50,21 @@ pub struct Founding {
 }
 
 impl Actor<'_> {
-    /// Gives the cluster its authority. A repetition changes nothing.
+    /// Gives the cluster its authority. A repetition changes nothing. On a restored cluster, the first machine gets its
+    /// new key.
     ///
     /// # Errors
     /// When the cluster has another authority.
     pub fn found_cluster(&self, founding: Founding) -> Admitted<()> {
         let Founding { authority, mut member, tokens } = founding;
-        match &self.records.authority {
-            Some(known) if **known == authority => return Ok((Vec::new(), ())),
-            Some(_) => return Err(Refusal::OtherAuthority),
-            None => {}
+        if self.records.authority.as_ref().is_some_and(|known| **known != authority) {
+            return Err(Refusal::OtherAuthority);
+        }
+        if let Some(known) = self.records.members.get(&member.machine) {
+            member.joined = known.joined;
+            if **known == member {
+                return Ok((Vec::new(), ()));
+            }
         }
         member.joined = self.now;
         let event = self.event(None, AuditAction::ClusterFounded { machine: member.machine.clone() });

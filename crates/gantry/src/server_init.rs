@@ -26,6 +26,7 @@ use crate::exit::{DONE, Exit};
 use crate::machine::{host_port, require_root};
 use crate::membership::{self, CLUSTER_PORT};
 use crate::printer::{out, told};
+use crate::server_files::ServerFiles;
 use crate::services::make_folders;
 use crate::up;
 
@@ -58,7 +59,10 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     let now = Moment(gantry_linux::clock::wall());
     let authority = match read_founding(&founding_path)? {
         Some(founding) => CertificateAuthority::from_pem(&founding.authority.certificate, &founding.authority.key)?,
-        None => CertificateAuthority::generate(now)?,
+        None => match restored_authority(machine)? {
+            Some(known) => CertificateAuthority::from_pem(&known.certificate, &known.key)?,
+            None => CertificateAuthority::generate(now)?,
+        },
     };
     let token = JoinToken::generate(JoinRole::Agent, authority.hash());
     let name = machine.name()?;
@@ -137,6 +141,20 @@ async fn check_store(machine: &Machine) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The authority in the store's file: a backup was restored, and the identity of the first machine was lost.
+fn restored_authority(machine: &Machine) -> anyhow::Result<Option<AuthorityRecord>> {
+    let address = machine.store();
+    let StoreAddress::File(path) = &address else { return Ok(None) };
+    let record = ServerFiles::of(machine)?.act_async(async || {
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(gantry_store::open(&address).await?.get(AUTHORITY_KEY).await?)
+    })?;
+    let parsed = record.map(|entry| serde_json::from_slice(&entry.value)).transpose();
+    parsed.map_err(|_| coded(ErrorCode::StoreDamaged, "cannot read the authority in the store"))
 }
 
 fn read_founding(path: &Path) -> anyhow::Result<Option<FoundingFile>> {

@@ -60,6 +60,10 @@ fn a_cluster_has_one_authority() {
     assert_eq!((records.members.len(), records.join_tokens.len()), (1, 1));
     let again = Actor::new(&records, NOW, "gantry").found_cluster(founding("secret")).expect("the same");
     assert!(again.0.is_empty(), "an interrupted start repeats it");
+    let mut restored = founding("secret");
+    restored.member.key = "key of the new hardware".to_owned();
+    run(&mut records, |actor| actor.found_cluster(restored)).expect("the same authority");
+    assert_eq!(records.members[&machine("m1")].key, "key of the new hardware");
     assert_eq!(run(&mut records, |actor| actor.found_cluster(founding("other"))), Err(Refusal::OtherAuthority));
     assert!(!format!("{records:?}").contains("secret"), "the key is printed nowhere");
 }

@@ -13,6 +13,7 @@ const TOPICS: [(&str, &str); 19] = [
     ("cli", include_str!("../../../../docs/cli.md")),
     ("security", include_str!("../../../../docs/security.md")),
     ("errors", include_str!("../../../../docs/errors.md")),
+    ("howto-several-machines", include_str!("../../../../docs/howto/several-machines.md")),
     ("howto-django", include_str!("../../../../docs/howto/django.md")),
     ("howto-database", include_str!("../../../../docs/howto/database.md")),
     ("howto-volumes", include_str!("../../../../docs/howto/volumes.md")),
