@@ -118,12 +118,16 @@ fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     router: Router,
     peer: Peer,
 ) -> impl Future<Output = ()> + Send + use<S> {
+    let is_key_alone = matches!(peer, Peer::Key(_));
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(|body| axum::body::Body::new(TimedBody { body, silence: None }));
         request.extensions_mut().insert(peer.clone());
         service.call(request)
     });
+    let mut builder = builder.clone();
+    // A machine with an expired certificate gets a new one, and must show it on a new connection.
+    builder.keep_alive(!is_key_alone);
     let connection = builder.serve_connection(TokioIo::new(LingeringStream::new(stream)), service).with_upgrades();
     async move { drop(connection.await) }
 }

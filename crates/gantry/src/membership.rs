@@ -21,6 +21,9 @@ const TUNNEL_PORT: u16 = 7001;
 /// Interval between looks at the certificate and at the list of servers.
 const POLL: Duration = Duration::from_secs(30);
 
+/// Count of consecutive failures of which the log tells once.
+const FAILURES_TOLD: u32 = 2;
+
 /// Folder of the identity.
 pub(crate) fn folder(machine: &Machine) -> PathBuf {
     machine.data.join(gantry_trust::FOLDER)
@@ -93,19 +96,16 @@ impl Membership {
     /// Keeps certificate and list of servers up to date, for ever. One service of the machine renews; the others read
     /// what that service wrote.
     pub(crate) async fn keep(mut self, renews: bool) {
-        let mut last = String::new();
+        let mut failures = 0_u32;
         loop {
             let kept = if renews { self.renew().await } else { self.reload() };
-            match kept {
-                Ok(()) => last.clear(),
-                // A server may be away for hours.
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if error != last {
-                        tracing::warn!(error, "cannot keep this machine's certificate and servers up to date");
-                        last = error;
-                    }
-                }
+            failures = if kept.is_ok() { 0 } else { failures.saturating_add(1) };
+            // The server may still be starting, or be away for hours.
+            if let (Err(error), FAILURES_TOLD) = (kept, failures) {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot keep this machine's certificate and servers up to date"
+                );
             }
             tokio::time::sleep(POLL).await;
         }

@@ -4,7 +4,7 @@ use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 19] = [
+const TOPICS: &[(&str, &str)] = &[
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("jobs", include_str!("../../../../docs/jobs.md")),

@@ -34,12 +34,14 @@ fn page() -> String {
     page
 }
 
-/// Every visible command without subcommands, with its path.
+/// Every visible command that runs by itself, with its path.
 fn leaf_commands<'a>(command: &'a Command, path: &str) -> Vec<(String, &'a Command)> {
     let visible = command.get_subcommands().filter(|sub| !sub.is_hide_set());
     let leaves = visible.flat_map(|sub| {
         let path = super::joined(path, sub.get_name());
-        if sub.has_subcommands() { leaf_commands(sub, &path) } else { vec![(path, sub)] }
+        let runs = !sub.has_subcommands() || sub.is_args_conflicts_with_subcommands_set();
+        let below = leaf_commands(sub, &path);
+        runs.then_some((path, sub)).into_iter().chain(below).collect::<Vec<_>>()
     });
     leaves.collect()
 }
@@ -50,7 +52,7 @@ fn has_machine(command: &Command) -> bool {
 
 fn entry(path: &str, command: &Command, machine: &Command) -> String {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-    let examples = super::examples(command, path).join("\n");
+    let examples = super::own_examples(path).join("\n");
     let own: Vec<&Arg> =
         command.get_arguments().filter(|arg| machine.get_arguments().all(|of| of.get_id() != arg.get_id())).collect();
     let flags = if own.is_empty() { String::new() } else { format!("\n{}", flags(own.into_iter())) };
