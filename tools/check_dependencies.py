@@ -18,7 +18,9 @@ LAYERS = {
     "gantry-admission": 2,
     "gantry-queue": 1,
     "gantry-schedule": 1,
+    "gantry-coordination": 1,
     "gantry-queue-store": 2,
+    "gantry-etcd-gateway": 2,
     "gantry-supervision": 1,
     "gantry-linux": 1,
     "gantry-init": 1,
@@ -49,6 +51,8 @@ DECIDERS = {
     "gantry-queue": {"gantry-model", "serde", "serde_json", "thiserror"},
     # jiff: calendars and time zones, from a database inside the program.
     "gantry-schedule": {"gantry-model", "jiff", "serde", "thiserror"},
+    "gantry-coordination": {"gantry-model", "thiserror"},
+    "gantry-etcd-gateway": {"base64", "gantry-coordination", "serde_json", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
     "gantry-cluster": {
         "gantry-admission", "gantry-control", "gantry-model", "gantry-placement", "gantry-plan-audit", "gantry-planner",

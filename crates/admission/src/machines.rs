@@ -17,12 +17,15 @@ impl Actor<'_> {
     /// When another machine with the name is not lost, or this machine has left the cluster.
     pub fn register_machine(&self, mut machine: Machine, state: MachineState) -> Admitted<()> {
         let name = machine.name.clone();
+        if let Some(member) = self.records.members.get(&name).filter(|member| member.id == machine.id) {
+            machine.labels = member.labels.clone();
+        }
         let action = match self.records.machines.get(&name) {
             None => AuditAction::MachineRegistered { machine: name, id: machine.id.clone() },
             Some(known) if known.id == machine.id => {
                 machine.registered = known.registered;
-                machine.labels = known.labels.clone();
                 if known.availability != MachineAvailability::Removed {
+                    machine.labels = known.labels.clone();
                     machine.availability = known.availability.clone();
                 } else if self.records.members.get(&name).is_none_or(|member| member.id != machine.id) {
                     return Err(Refusal::MachineRemoved { machine: name });

@@ -1,8 +1,12 @@
 //! Commands on the membership of machines: the authority, join tokens, joining, and removal.
 
-use gantry_model::{AuditAction, JoinRole, MachineId, MachineName, MachineSubnet, Moment};
+use std::collections::BTreeMap;
+
+use gantry_model::{
+    AuditAction, JoinRole, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, MachineSubnet, Moment,
+};
 use gantry_records::{
-    AuthorityRecord, JoinTokenRecord, MemberRecord, RecordChange, StoreRecord, TokenUse, join_token_key, member_key,
+    AuthorityRecord, JoinTokenRecord, MemberRecord, RecordChange, StoreRecord, TokenUse, join_token_key,
 };
 
 use crate::{Actor, Admitted, Refusal};
@@ -36,6 +40,8 @@ pub struct JoinRequest {
     pub advertise: Option<String>,
     /// Address of the machine's server, `host:port`.
     pub server: Option<String>,
+    /// Labels that the machine gets when it registers.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
 }
 
 /// The first machine of a cluster, and the authority that was made there.
@@ -100,7 +106,7 @@ impl Actor<'_> {
     /// # Errors
     /// When the token is not valid for this machine, the name belongs to another machine, or no network is free.
     pub fn join(&self, request: JoinRequest) -> Admitted<MemberRecord> {
-        let JoinRequest { token: hash, role, machine, id, key, advertise, server } = request;
+        let JoinRequest { token: hash, role, machine, id, key, advertise, server, labels } = request;
         let token = self.records.join_tokens.get(&hash).ok_or(Refusal::JoinTokenUnknown)?;
         let by = TokenUse { machine: id.clone(), key: key.clone() };
         check_token(token, role, &by, self.now)?;
@@ -110,7 +116,7 @@ impl Actor<'_> {
             Some(known) => known.subnet,
             None => self.free_subnet()?,
         };
-        let member = MemberRecord { machine, id, role, key, subnet, advertise, server, joined: self.now };
+        let member = MemberRecord { machine, id, role, key, subnet, advertise, server, labels, joined: self.now };
         let member = match known {
             Some(known) if MemberRecord { joined: known.joined, ..member.clone() } == **known => (**known).clone(),
             _ => member,
@@ -126,22 +132,12 @@ impl Actor<'_> {
         Ok((changes, member))
     }
 
-    /// Removes a machine from the cluster: its certificates no longer count. Returns whether the machine had joined.
-    ///
-    /// # Errors
-    /// Never; the result has the form of a command.
-    pub fn expel(&self, machine: &MachineName) -> Admitted<bool> {
-        if !self.records.members.contains_key(machine) {
-            return Ok((Vec::new(), false));
-        }
-        let event = self.event(None, AuditAction::MachineExpelled { machine: machine.clone() });
-        Ok((vec![event, RecordChange::Remove(member_key(machine))], true))
-    }
-
-    /// Checks that no other machine has the name.
+    /// Checks that no other machine has the name. The name of a removed machine is free.
     fn check_name(&self, machine: &MachineName, id: &MachineId) -> Result<(), Refusal> {
         let member = self.records.members.get(machine).map(|member| &member.id);
-        let registered = self.records.machines.get(machine).map(|machine| &machine.id);
+        let registered = self.records.machines.get(machine);
+        let registered = registered.filter(|known| known.availability != MachineAvailability::Removed);
+        let registered = registered.map(|machine| &machine.id);
         match member.or(registered) {
             Some(known) if known != id => {
                 Err(Refusal::MachineNameTaken { name: machine.clone(), known: known.clone(), id: id.clone() })

@@ -9,10 +9,10 @@ use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{AllocationId, AppName, InstanceSpec, RoleCommand};
 use gantry_sandbox::{BindMount, ContainerLimits, ExecSpec, ProcessUser};
 
-use crate::AgentContext;
 use crate::images::{self, LocalImage};
 use crate::records::{self, ContainerPaths};
 use crate::workload::ContainerParts;
+use crate::{AgentContext, AgentSettings, app_api};
 
 /// The search path for images that set none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -50,7 +50,7 @@ pub(crate) fn container_parts(
     Ok(ContainerParts {
         layers: image.layers.clone(),
         args: command_words(&spec.role.command),
-        env: environment(names, spec, runtime, &account, &hostname),
+        env: environment(&agent.settings, names, spec, runtime, &account, &hostname),
         hostname,
         short: names.short.clone(),
         cwd: runtime.working_folder(),
@@ -106,7 +106,7 @@ pub(crate) async fn exec_spec(
     Ok(ExecSpec {
         cgroup: ContainerPaths::of(&agent.settings, id).cgroup,
         args: command,
-        env: environment(&names, spec, runtime, &account, &hostname),
+        env: environment(&agent.settings, &names, spec, runtime, &account, &hostname),
         cwd: runtime.working_folder(),
         user: ProcessUser { uid: account.uid, gid: account.gid },
         groups: account.groups,
@@ -122,6 +122,7 @@ pub(crate) fn hostname(names: &ContainerNames, machine: &impl std::fmt::Display)
 /// The environment of a container. Later sources override earlier ones: Docker's defaults, image, role, configuration,
 /// Gantry's own variables.
 pub(crate) fn environment(
+    settings: &AgentSettings,
     names: &ContainerNames,
     spec: &InstanceSpec,
     runtime: &Runtime,
@@ -142,6 +143,7 @@ pub(crate) fn environment(
         ("GANTRY_ROLE", names.role.clone()),
         ("GANTRY_INSTANCE", names.short.clone()),
         ("GANTRY_RELEASE", names.release.clone()),
+        ("GANTRY_API", app_api::url(settings.gateway)),
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     env.extend(spec.commit.clone().map(|commit| ("REVISION".to_owned(), commit)));

@@ -15,6 +15,7 @@
 //! - `container`: translates an instance into the contents of a container.
 //! - `collect`: garbage collection of images, layers and logs.
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
+//! - `app_api`: services, keys and locks for the containers of this machine.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
 //! - `builds`: builds of images and base images, for the server.
 //! - `jobs`: container jobs, for the server's queue.
@@ -24,6 +25,7 @@
 //! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
 //! containers. The plan makes all choices; the agent makes none of them.
 
+mod app_api;
 mod builds;
 mod collect;
 mod container;
@@ -232,6 +234,7 @@ pub async fn run(
         () = control_link::follow(&agent, known, &plans) => {}
         () = supervisor.follow(arrived) => {}
         () = network::monitor(&agent) => {}
+        () = app_api::run(&agent) => {}
         () = collect::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}
         () = shutdown => {}

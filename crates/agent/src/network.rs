@@ -13,7 +13,7 @@ mod openings;
 mod read;
 mod rules;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Stdio;
@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use gantry_error::ErrorChain;
 use gantry_linux::network::{devices, ensure_bridge, remove_bridge, set_alias};
+use gantry_model::AppName;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -111,6 +112,8 @@ pub(crate) struct AddressPool {
     first: u32,
     last: u32,
     used: Mutex<UsedAddresses>,
+    /// The app whose container has an address. An address of a build, or of a container that is only removed, has none.
+    owners: Mutex<BTreeMap<u32, AppName>>,
 }
 
 #[derive(Default)]
@@ -125,7 +128,12 @@ impl AddressPool {
         let hosts = (1u32 << (32 - u32::from(prefix))) - 1;
         let gateway = u32::from(gateway);
         let last = (gateway | hosts) - 1;
-        Self { first: gateway + 1, last: last.saturating_sub(RESERVED.min(hosts / 2)), used: Mutex::default() }
+        Self {
+            first: gateway + 1,
+            last: last.saturating_sub(RESERVED.min(hosts / 2)),
+            used: Mutex::default(),
+            owners: Mutex::default(),
+        }
     }
 
     /// Reserves an address that is already in use.
@@ -150,8 +158,24 @@ impl AddressPool {
         Some(Ipv4Addr::from(address))
     }
 
+    /// Records whose container has an address.
+    pub(crate) fn own(&self, address: Ipv4Addr, app: &AppName) {
+        self.owners().insert(u32::from(address), app.clone());
+    }
+
+    /// Returns whose container has an address.
+    pub(crate) fn owner(&self, address: Ipv4Addr) -> Option<AppName> {
+        self.owners().get(&u32::from(address)).cloned()
+    }
+
+    fn owners(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, AppName>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Frees an address.
     pub(crate) fn release(&self, address: Ipv4Addr) {
+        // The owner goes first: the next container with the address may be another app's.
+        self.owners().remove(&u32::from(address));
         self.lock().all.remove(&u32::from(address));
     }
 
@@ -163,6 +187,16 @@ impl AddressPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_free_address_has_no_owner() {
+        let addresses = AddressPool::new(Ipv4Addr::new(10, 83, 0, 1), 16);
+        let (address, app) = (addresses.allocate().expect("an address"), AppName::parse("shop").expect("a name"));
+        addresses.own(address, &app);
+        assert_eq!(addresses.owner(address), Some(app));
+        addresses.release(address);
+        assert_eq!(addresses.owner(address), None);
+    }
 
     #[test]
     fn allocates_each_address_once() {

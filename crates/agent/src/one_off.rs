@@ -37,6 +37,7 @@ impl OneOff {
         let image = images::fetch(agent, &app, &spec.image).await?;
         let name = format!("run-{app}-{:08x}", rand::random::<u32>());
         let workload = TransientWorkload::begin(agent, WorkloadKind::OneOff, &name)?;
+        workload.own(&app);
         let volumes: BTreeSet<String> = spec.role.volumes.keys().cloned().collect();
         let volume_folder = spec.volume_folder(&app).clone();
         let claim = VolumeClaim { folder: volume_folder.clone(), volumes: volumes.clone(), alone };

@@ -18,6 +18,10 @@ pub(crate) const BUILD: TaskKind =
 /// A container job. The container outlives the agent, and the next agent continues the job.
 pub(crate) const JOB: TaskKind = TaskKind { name: "job", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 
+/// One connection of a container to the API for applications. The next agent accepts its successor.
+pub(crate) const APP_API: TaskKind =
+    TaskKind { name: "app api", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
+
 /// One session of a client. The process that runs for the session ends together with the task.
 pub(crate) const SESSION: TaskKind =
     TaskKind { name: "session", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };

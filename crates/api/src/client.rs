@@ -158,6 +158,32 @@ impl Client {
         })
     }
 
+    /// Sends a request as it is, and returns the response as it is, also an error response. Without a timeout, the
+    /// caller waits as long as the server does.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`].
+    pub async fn forward(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        timeout: Option<Duration>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::CONTENT_TYPE, "application/json");
+        let request = self.authorized(request).body(full_body(body));
+        let request = request.map_err(|error| self.invalid_response(error))?;
+        let response = self.pool.request(request);
+        let response = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, response).await.map_err(|late| self.unreachable(late))?,
+            None => response.await,
+        };
+        response.map_err(|error| self.unreachable(error))
+    }
+
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
         let collected = tokio::time::timeout(TIMEOUT, body.collect()).await.map_err(|e| self.unreachable(e))?;

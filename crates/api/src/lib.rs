@@ -8,6 +8,7 @@
 //! - [`volumes`]: requests and responses about volumes.
 //! - [`builds`]: what the server orders from an agent, and what the agent sends back.
 //! - [`jobs`]: container jobs and their queues. [`schedules`]: their schedules.
+//! - [`locks`]: locks of an app.
 //! - [`policy`]: requests and responses about the cluster policy.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
@@ -21,6 +22,7 @@ pub mod endpoint;
 pub mod endpoints;
 pub mod frame;
 pub mod jobs;
+pub mod locks;
 pub mod openapi;
 pub mod policy;
 pub mod problem;

@@ -16,6 +16,7 @@ use crate::jobs::{
     ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress, JobSource, JobStatus, PurgedQueue, QueueInfo,
     RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
+use crate::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
@@ -83,6 +84,15 @@ impl<T: Sample> Sample for Option<T> {
 }
 
 samples! {
+    AcquireLock = AcquireLock { ttl: 15, wait: 30, value: Some("web-1".to_owned()) };
+    HeldLock = HeldLock { name: "primary".to_owned(), token: 42, ttl: 15 };
+    RenewLock = RenewLock { token: 42, value: Some("web-1".to_owned()) };
+    LockInfo = LockInfo {
+        name: "primary".to_owned(),
+        holder: Some(LockHolder { token: 42, value: "web-1".to_owned() }),
+        waiting: 1,
+        revision: 57,
+    };
     BTreeMap<String, String> = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     OpenApiDocument = OpenApiDocument(serde_json::json!({ "openapi": "3.1.0" }));
     ClusterStatus = status();

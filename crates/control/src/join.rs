@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::{JoinRole, MachineId, MachineName, MachineSubnet};
+use gantry_model::{JoinRole, LabelKey, LabelValue, MachineId, MachineName, MachineSubnet};
 use serde::{Deserialize, Serialize};
 
 /// Path of a request to join.
@@ -29,7 +29,7 @@ pub struct JoinCall {
     pub port: u16,
     /// Labels of the machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<LabelKey, LabelValue>,
 }
 
 impl std::fmt::Debug for JoinCall {

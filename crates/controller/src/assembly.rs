@@ -4,6 +4,7 @@ use gantry_blobs::BlobStore;
 use gantry_git::Repositories;
 
 use crate::control_links::ControlLinks;
+use crate::coordination::Coordination;
 use crate::core::CoreHandle;
 use crate::images::ImageReader;
 use crate::jobs::JobService;
@@ -31,6 +32,7 @@ pub(crate) struct Server {
     pub(crate) sessions: SessionBroker,
     pub(crate) links: ControlLinks,
     pub(crate) jobs: JobService,
+    pub(crate) coordination: Coordination,
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
@@ -47,6 +49,7 @@ pub(crate) fn assemble(
     blobs: BlobStore,
     membership: Option<Membership>,
     servers: Option<OtherServers>,
+    coordination: Coordination,
     writes: bool,
 ) -> Result<Server, ServerError> {
     let folder = |name: &str| {
@@ -84,6 +87,7 @@ pub(crate) fn assemble(
         sessions: SessionBroker::default(),
         links: ControlLinks::default(),
         jobs,
+        coordination,
         builds: builds::RunningBuilds::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),

@@ -19,6 +19,7 @@
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `machine_choice`: which machines the server asks for builds, one-offs, logs and volumes; pure.
 //! - `jobs`: container jobs: the queue, leases, orders to agents. `scheduler`: jobs at fixed times.
+//! - `coordination`: keys, leases and locks of the apps.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `membership`: the authority, and the TLS listener for machines and people.
 //! - `why`: derives one causal answer from a view; pure.
@@ -32,6 +33,7 @@ mod clock;
 mod collect;
 mod connections;
 mod control_links;
+mod coordination;
 mod core;
 mod disk_reserve;
 mod errors;

@@ -12,11 +12,12 @@ use gantry_store::{Store, StoreAddress};
 use tokio::net::TcpListener;
 
 use crate::assembly::assemble;
+use crate::coordination::Coordination;
 use crate::leadership::{self, Candidate, Leadership};
 use crate::servers::OtherServers;
 use crate::{
-    Server, ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, membership,
-    rename, scheduler, servers, tokens, warnings,
+    Server, ServerError, ServerSettings, builds, collect, connections, coordination, core, git_endpoint, http, jobs,
+    membership, rename, scheduler, servers, tokens, warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -95,7 +96,7 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
     let Term { store, leadership, writes, settings, blobs, servers } = term;
-    let (core, mut core_task) = core::start(store, leadership.clone(), &settings).await?;
+    let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
     if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy) {
         tracing::warn!("{}", warning.text);
     }
@@ -104,7 +105,14 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
         admitted => admitted.and_then(|()| tokens::settle(&settings))?,
     }
     let membership = membership::prepare(&core, &settings).await?;
-    let server = Arc::new(assemble(settings, core, blobs, membership, servers, writes)?);
+    let (coordination, keyspaces) = match writes {
+        true => {
+            let (coordination, task) = Coordination::start(store, leadership.clone());
+            (coordination, Some(task))
+        }
+        false => (Coordination::closed(), None),
+    };
+    let server = Arc::new(assemble(settings, core, blobs, membership, servers, coordination, writes)?);
     let serving = serve(&server)?;
     // These tasks run for as long as the term does, and end with it.
     let mut tasks = tokio::task::JoinSet::new();
@@ -114,6 +122,8 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
     tasks.spawn(rename::run(Arc::clone(&server)));
     tasks.spawn(jobs::run(Arc::clone(&server)));
     tasks.spawn(scheduler::run(Arc::clone(&server)));
+    tasks.spawn(coordination::run(Arc::clone(&server)));
+    keyspaces.map(|task| tasks.spawn(task));
     if let Some(listening) = membership::listen(&server).await? {
         tasks.spawn(listening);
         tasks.spawn(membership::renew(Arc::clone(&server)));

@@ -610,6 +610,40 @@ codes! {
         "The limit of 2,000,000 jobs that wait or run, or of 10,000 queues, is reached."
         "Wait until jobs have ended, or purge a queue with `gantry queue purge QUEUE`."
 }
+"Keys and locks" {
+    KeyNotFound "key_not_found" 404
+        "The app has no key of this name."
+        "The key was never written, was removed, or ended with its lease."
+        "Write it with `PUT /v1/kv/KEY`."
+    InvalidKey "invalid_key" 400
+        "A key, a value or a number of the request is not valid."
+        "The name is empty or too long, the value is too large, or a parameter is no number."
+        "Correct the request. `gantry docs discovery` lists the limits."
+    RevisionConflict "revision_conflict" 409
+        "The key was written by another meanwhile."
+        "The request names the revision that it expects, and the key has another one."
+        "Read the key again, decide again, and send the new revision."
+    RevisionCompacted "revision_compacted" 410
+        "The history no longer has the changes that the watch asks for."
+        "The history is bounded, and begins anew with each server."
+        "Read the keys again without `wait`, and watch from the revision of that response."
+    LockHeld "lock_held" 409
+        "Another holder has the lock."
+        "The lock did not become free in the time that the request waits."
+        "Try again, or wait longer."
+    LockLost "lock_lost" 409
+        "The lock of this token is no longer held."
+        "Its time to live ended without a renewal, or it was released."
+        "Stop the work that the lock protects, and acquire the lock again."
+    AppQuotaExceeded "app_quota_exceeded" 507
+        "The app has as many keys, bytes, leases or requests as it may have."
+        "Each app has limits, so that no app takes the space of another."
+        "Remove keys, or send fewer requests at once. `gantry docs discovery` lists the limits."
+    ContainerUnknown "container_unknown" 403
+        "The address belongs to no container of an app."
+        "The request comes from a build, or from a container that is being removed."
+        "Only containers of an app have keys and locks."
+}
 "The server" {
     DiskFull "disk_full" 507
         "The disk of the data folder has too little free space."

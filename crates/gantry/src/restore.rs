@@ -28,6 +28,9 @@ use crate::restore_volumes::{self, Placing, VolumeChoice, VolumePlan};
 use crate::role_volumes::{RoleVolume, role_volumes};
 use crate::server_folder;
 
+/// Key of the lowest revision of the apps' keys.
+const FLOOR: &str = "coordination/floor";
+
 /// Number of records in one transaction.
 const BATCH: usize = 100;
 
@@ -107,6 +110,7 @@ pub(crate) async fn restore(
     lines.retain(|line| !line.key.starts_with("machines/"));
     let lost = lost(&lines, &machine.data);
     tell_lost(&mut lines, &lost, &machine.data)?;
+    raise_revisions(&mut lines);
     // The store references these files, so they must be on disk first.
     gantry_ledger::sync_file_system(&machine.data)?;
     match &address {
@@ -190,6 +194,18 @@ fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow:
         }
     }
     Ok(())
+}
+
+/// The lowest revision of the apps' keys after a restore. A fencing token must not be used twice, but the backup does not
+/// know the tokens that came after it. No keyspace has a change each microsecond, so the time in microseconds lies above
+/// all of them, also above those after an earlier restore.
+fn raise_revisions(lines: &mut Vec<Line>) {
+    let known = |line: &Line| line.value.as_u64().or_else(|| line.value["revision"].as_u64()).unwrap_or_default();
+    let revisions = lines.iter().filter(|line| line.key == FLOOR || line.key.ends_with("/head"));
+    let newest = revisions.filter(|line| line.key.starts_with("coordination/")).map(known).max().unwrap_or_default();
+    let floor = gantry_linux::clock::wall().saturating_mul(1000).max(newest + 1);
+    lines.retain(|line| line.key != FLOOR);
+    lines.push(Line { key: FLOOR.to_owned(), value: floor.into() });
 }
 
 /// Merges the store's log into the store file. Retries while the file is locked, because the store's writer ends a
@@ -330,4 +346,23 @@ async fn write_records(store: &dyn Store, lines: Vec<Line>) -> anyhow::Result<()
         store.commit(txn).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_raises_the_revisions_above_all_of_before() {
+        let line = |key: &str, value: serde_json::Value| Line { key: key.to_owned(), value };
+        let ahead = 1 << 60;
+        for (head, least) in [(7, 1_700_000_000_000_000_u64), (ahead, ahead + 1)] {
+            let head = serde_json::json!({ "revision": head });
+            let mut lines = vec![line("coordination/shop/head", head), line("coordination/floor", 5.into())];
+            raise_revisions(&mut lines);
+            let floors: Vec<u64> =
+                lines.iter().filter(|line| line.key == FLOOR).filter_map(|line| line.value.as_u64()).collect();
+            assert!(floors.len() == 1 && floors[0] >= least, "{floors:?}");
+        }
+    }
 }

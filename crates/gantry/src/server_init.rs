@@ -6,6 +6,7 @@
 //! A command that is killed between two steps continues from the files that exist. The server adopts the founding file
 //! into the store at its next start. The store is not written here, because the server is its only writer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -74,6 +75,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         subnet,
         advertise: Some(advertise.clone()),
         server: Some(server.clone()),
+        labels: BTreeMap::new(),
         joined: now,
     };
     write_founding(&founding_path, &authority, member, &token, now)?;

@@ -175,11 +175,6 @@ pub enum AuditAction {
         /// What the machine joined as.
         role: JoinRole,
     },
-    /// The certificates of a machine no longer count.
-    MachineExpelled {
-        /// The machine.
-        machine: MachineName,
-    },
     /// A base was removed.
     BaseRemoved {
         /// The base.
@@ -378,7 +373,6 @@ impl fmt::Display for AuditAction {
             Self::MachineJoined { machine, id, role } => {
                 write!(f, "machine {machine} ({}) joined as {role}", id.short())
             }
-            Self::MachineExpelled { machine } => write!(f, "removed machine {machine} from the cluster"),
             Self::MachineRegistered { machine, id } => write!(f, "machine {machine} ({}) registered", id.short()),
             Self::MachineUpdated { machine, program } => {
                 write!(f, "machine {machine} runs gantry {program}")

@@ -26,6 +26,8 @@
 //! | `plan/machines/<machine>` | a machine's part of the plan |
 //! | `plan/routes/<app>` | routes of an app |
 //! | `plan/routing` | what all routes share |
+//!
+//! The keys under `coordination/` are no records of this crate: they belong to the apps.
 
 mod git_packs;
 mod index;

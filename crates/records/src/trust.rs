@@ -1,6 +1,8 @@
 //! Records of trust: the cluster's authority, join tokens, and the machines that have joined.
 
-use gantry_model::{JoinRole, MachineId, MachineName, MachineSubnet, Moment};
+use std::collections::BTreeMap;
+
+use gantry_model::{JoinRole, LabelKey, LabelValue, MachineId, MachineName, MachineSubnet, Moment};
 use serde::{Deserialize, Serialize};
 
 /// The authority that signs the machines' certificates.
@@ -60,6 +62,9 @@ pub struct MemberRecord {
     /// Address of the machine's server, `host:port`; `None` for an agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// Labels that the machine gets when it registers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
     /// When the machine joined.
     pub joined: Moment,
 }

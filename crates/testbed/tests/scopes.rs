@@ -11,7 +11,7 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
 /// connection is an upgraded request: a machine's plain request of its own connection gets 426.
-const MORE: [(&str, &str); 40] = [
+const MORE: [(&str, &str); 44] = [
     ("GET", "/3/projects/{app}/queues"),
     ("DELETE", "/3/projects/{app}/queues/none"),
     ("GET", "/2/projects/{app}/tasks"),

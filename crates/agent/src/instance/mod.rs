@@ -106,6 +106,7 @@ impl Instance {
             (None, None) => return Err(InstanceError::Unknown),
         };
         agent.addresses.reserve(record.address);
+        agent.addresses.own(record.address, &id.slot.app);
         let mut status = new_status();
         status.address = Some(record.address);
         status.restarts = record.restarts;

@@ -70,6 +70,7 @@ impl Instance {
             // The previous address stays reserved while this agent lives, because routers may still send requests
             // there.
             self.record.address = self.agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
+            self.agent.addresses.own(self.record.address, &self.id.slot.app);
             self.status.address = Some(self.record.address);
         }
         self.record.gateway = Some(self.agent.settings.gateway);

@@ -63,6 +63,7 @@ pub(super) async fn run(agent: Arc<AgentContext>, mut record: JobRecord, stop: C
         Ok(workload) => workload,
         Err(error) => return agent.jobs.end(not_started(&record, &error)),
     };
+    workload.own(&record.order.queue.project);
     let ended = match begin(&agent, &workload, &mut record, &stop).await {
         Ok((container, started)) => {
             agent.jobs.start(lease, started);

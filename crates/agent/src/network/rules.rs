@@ -6,7 +6,7 @@
 //! | `asked`, by `first` | prerouting, before any other address translation | closes metadata addresses, and passes packets for the machine itself to `host` |
 //! | `virtual` | prerouting | leads connections to virtual addresses of roles to the router, on a machine of a cluster |
 //! | `to_host` | input | passes all packets for the machine itself to `host`, also after address translation |
-//! | `host` | – | accepts names, ping, the router and the openings; rejects the rest |
+//! | `host` | – | accepts names, the API for applications, ping, the router and the openings; rejects the rest |
 //! | `in` | forward | drops connections from outside that bypass the router and the machine itself |
 //!
 //! For containers, a closed port or address rejects the connection instead of dropping packets. A rejected connection
@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use gantry_model::{VIRTUAL_NETWORK, VIRTUAL_PORT};
 
 use super::openings::{CLOSED4, CLOSED6, HostPorts, PortProtocol};
-use crate::AgentSettings;
+use crate::{AgentSettings, app_api};
 
 /// The whole table, replaced in one transaction. Idempotent.
 pub(super) fn rules(settings: &AgentSettings) -> String {
@@ -36,16 +36,19 @@ pub(super) fn rules(settings: &AgentSettings) -> String {
          chain first {{\n type filter hook prerouting priority dstnat - 10; policy accept;\n\
          iifname \"{bridge}\" ct state {{ new, untracked }} jump asked\n }}\n\
          {services}chain to_host {{\n type filter hook input priority filter; policy accept;\n\
-         iifname \"{bridge}\" ct state {{ new, untracked }} jump host\n }}\n\
+         iifname \"{bridge}\" ct state {{ new, untracked }} jump host\n\
+         iifname != \"{bridge}\" ip daddr {gateway} tcp dport {api} reject with tcp reset\n }}\n\
          chain asked {{\n{asked} fib daddr type local jump host\n }}\n\
          chain host {{\n\
          ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept\n\
+         ip daddr {gateway} tcp dport {api} accept\n\
          icmp type echo-request accept\n\
          icmpv6 type {{ echo-request, nd-neighbor-solicit, nd-neighbor-advert }} accept\n\
          {host} meta l4proto tcp reject with tcp reset\n reject with icmpx admin-prohibited\n }}\n\
          chain in {{\n type filter hook forward priority filter; policy accept;\n\
          oifname \"{bridge}\" iifname != \"{bridge}\" ct state new drop\n }}\n}}\n",
         drop_old = remove_ip_table(bridge),
+        api = app_api::PORT,
     )
 }
 
@@ -153,6 +156,13 @@ mod tests {
         let bridge = &settings.bridge;
         let rule = format!("iifname \"{bridge}\" ip daddr 198.19.0.0/16 meta l4proto tcp redirect to :7002");
         assert!(rules(&settings).contains(&rule), "{}", rules(&settings));
+    }
+
+    #[test]
+    fn closes_the_api_for_applications_to_all_but_the_bridge() {
+        let text = rules(&AgentSettings::for_tests());
+        let closed = "iifname != \"gantry0\" ip daddr 10.83.0.1 tcp dport 4690 reject";
+        assert!(text.contains("ip daddr 10.83.0.1 tcp dport 4690 accept") && text.contains(closed), "{text}");
     }
 
     #[test]

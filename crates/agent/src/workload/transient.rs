@@ -84,6 +84,11 @@ impl TransientWorkload {
         (workload, address)
     }
 
+    /// Records that the container is one of this app, for the API for applications.
+    pub(crate) fn own(&self, app: &AppName) {
+        self.agent.addresses.own(self.address, app);
+    }
+
     pub(crate) fn workload(&self) -> &Workload {
         &self.workload
     }

@@ -5,6 +5,7 @@ pub mod bases;
 pub mod cluster;
 pub mod deploys;
 pub mod jobs;
+pub mod locks;
 pub mod machines;
 pub mod schedules;
 pub mod sessions;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<EndpointDescription> {
         sessions::describe(),
         jobs::describe(),
         schedules::describe(),
+        locks::describe(),
         volumes::describe(),
     ]
     .concat()

@@ -85,7 +85,6 @@ impl EventSubject {
                     AuditAction::MachineRegistered { machine, .. }
                     | AuditAction::ClusterFounded { machine }
                     | AuditAction::MachineJoined { machine, .. }
-                    | AuditAction::MachineExpelled { machine }
                     | AuditAction::MachineUpdated { machine, .. }
                     | AuditAction::MachineReplaced { machine, .. },
                 ),

@@ -71,6 +71,7 @@ pub(crate) async fn join(
         key: key.hash().to_string(),
         advertise: Some(advertise.clone()),
         server: address,
+        labels: call.labels,
     };
     let actor = format!("machine {}", request.machine);
     let member = server.core.mutate(move |records, now| Actor::new(records, now, &actor).join(request)).await?;

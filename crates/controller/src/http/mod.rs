@@ -5,6 +5,7 @@ pub(crate) mod auth;
 mod bases;
 mod builds;
 mod call;
+mod coordination;
 mod deploys;
 mod git;
 mod iron;
@@ -133,7 +134,7 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 12] = [
+    let families: [fn(Routes) -> Routes; 13] = [
         policy::routes,
         system::routes,
         machines::routes,
@@ -146,6 +147,7 @@ fn public_routes() -> Routes {
         queues::routes,
         schedules::routes,
         volumes::routes,
+        coordination::locks::public_routes,
     ];
     let document = Routes::default().open::<gantry_api::endpoints::cluster::OpenApi>(gantry_api::openapi::document);
     families.into_iter().fold(document, |routes, family| family(routes))
@@ -171,6 +173,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     Router::new()
         .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
+        .nest("/internal/v1/machines/{machine}/as/{app}", coordination::routes())
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))
         .route("/git/{app}/info/lfs/{*path}", any(git::lfs))

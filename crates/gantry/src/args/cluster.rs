@@ -62,7 +62,7 @@ pub(crate) struct Join {
     pub(crate) token: String,
     /// Label of this machine; may be given several times
     #[arg(long = "label", value_parser = label, value_name = "KEY=VALUE")]
-    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) labels: Vec<(LabelKey, LabelValue)>,
     #[command(flatten)]
     pub(crate) machine: Machine,
 }

@@ -3,6 +3,7 @@
 mod apps;
 mod cluster;
 mod jobs;
+mod locks;
 mod machine;
 mod schedules;
 mod values;
@@ -20,6 +21,7 @@ pub(crate) use self::cluster::{
     Base, Cluster, Join, JoinTokenCommand, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store, Token,
 };
 pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
+pub(crate) use self::locks::{Lock, LockName, LockRun};
 pub(crate) use self::machine::{FirstPolicy, Machine};
 pub(crate) use self::schedules::{Schedule, ScheduleCreate};
 use self::values::{age, image_port, parse_count, run_volume, volume};
@@ -215,6 +217,9 @@ pub(crate) enum Command {
     /// Run container jobs at fixed times
     #[command(subcommand)]
     Schedule(Schedule),
+    /// Locks of an app: run a command while holding one
+    #[command(subcommand)]
+    Lock(Lock),
     /// List, show, remove, export, import and copy volumes
     #[command(subcommand)]
     Volume(Volume),

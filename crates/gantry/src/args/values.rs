@@ -153,15 +153,11 @@ pub(super) fn server_address(text: &str) -> Result<String, String> {
     Ok(if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") })
 }
 
-/// Parses a label, `KEY=VALUE`.
-pub(super) fn label(text: &str) -> Result<(String, String), String> {
-    let valid = |part: &str| {
-        (1..=63).contains(&part.len())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))
-    };
-    match text.split_once('=') {
-        Some((key, value)) if valid(key) && valid(value) => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is no label; write for example disk=ssd")),
+/// Parses a label, `disk=ssd`.
+pub(super) fn label(text: &str) -> Result<(LabelKey, LabelValue), LabelArgumentError> {
+    match label_change(text)? {
+        (key, Some(value)) => Ok((key, value)),
+        (_, None) => Err(LabelArgumentError::Form(text.to_owned())),
     }
 }
 

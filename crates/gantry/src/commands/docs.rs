@@ -9,6 +9,7 @@ const TOPICS: &[(&str, &str)] = &[
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("jobs", include_str!("../../../../docs/jobs.md")),
     ("machines", include_str!("../../../../docs/machines.md")),
+    ("discovery", include_str!("../../../../docs/discovery.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
     ("cli", include_str!("../../../../docs/cli.md")),
     ("security", include_str!("../../../../docs/security.md")),
@@ -24,6 +25,7 @@ const TOPICS: &[(&str, &str)] = &[
     ("howto-settings", include_str!("../../../../docs/howto/settings.md")),
     ("howto-rollback", include_str!("../../../../docs/howto/rollback.md")),
     ("howto-tls", include_str!("../../../../docs/howto/tls.md")),
+    ("howto-primary", include_str!("../../../../docs/howto/primary.md")),
     ("howto-company-ca", include_str!("../../../../docs/howto/company-ca.md")),
 ];
 

@@ -8,6 +8,7 @@ mod docs;
 mod explain;
 pub(crate) mod jobs;
 mod join_tokens;
+mod locks;
 mod login;
 mod logs;
 mod machines;
@@ -109,6 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Run { app, input, volumes, command } => session::run(&client()?, &app, command, volumes, input).await,
         Command::Job(command) => jobs::run(&client()?, command, json).await,
         Command::Schedule(command) => schedules::run(&client()?, command, json).await,
+        Command::Lock(command) => locks::run(&args.remote, command, json).await,
         Command::Queue(command) => jobs::queue(&client()?, command, json).await,
         Command::Volume(command) => volumes::run(&client()?, command, json).await,
     }

@@ -64,6 +64,8 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("maintenance on", &["gantry maintenance on shop --message 'back at noon'"]),
     ("maintenance off", &["gantry maintenance off shop"]),
     ("limit", &["gantry limit shop --rate 100 --concurrent 50", "gantry limit shop"]),
+    ("lock run", &["gantry lock run shop/migrate -- ./migrate.sh", "gantry lock run shop/report --wait 0s -- ./report.sh"]),
+    ("lock show", &["gantry lock show shop/migrate"]),
     ("job run", &[
         "gantry job run shop/report -p '{\"month\":\"2026-11\"}' --follow",
         "gantry job run --image shop:1.2 --retries 3 --timeout 10m -- ./resize a.png",
