@@ -244,7 +244,7 @@ fn with_defaults(command: Command, values: &Values) -> Command {
     for (key, value) in values {
         let ids: Vec<String> = command
             .get_arguments()
-            .filter(|arg| arg.get_long() == Some(key))
+            .filter(|arg| arg.get_long() == Some(key) && arg.get_id().as_str() == key.replace('-', "_"))
             .map(|arg| arg.get_id().to_string())
             .collect();
         for id in ids {

@@ -159,19 +159,19 @@ fn each_machine_joins_with_a_token_of_its_own() {
     let wrong = format!("{}{last}", &token[..token.len() - 1]);
     let output = fleet.join(&third, &wrong);
     assert!(output.status != 0, "{output:?}");
-    refused(&fleet, &third, "gantry-join-nonsense", "invalid_join_token");
+    refused(&fleet, &third, "gantry-join-nonsense", "E_INVALID_JOIN_TOKEN");
     let short = fleet.join_token(&["--role", "agent", "--ttl", "1s"]);
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    refused(&fleet, &third, &short, "join_token_expired");
+    refused(&fleet, &third, &short, "E_JOIN_TOKEN_EXPIRED");
     let _ = fleet.join(&third, &token).good();
     // The same machine may repeat its command, and no other machine may use the token.
     let _ = fleet.join(&third, &token).good();
     let twin = fleet.add_twin("m2");
-    refused(&fleet, &twin, &token, "join_token_used");
+    refused(&fleet, &twin, &token, "E_JOIN_TOKEN_USED");
 
     // Two machines with one name: the first keeps it.
     let fresh = fleet.join_token(&["--role", "agent"]);
-    refused(&fleet, &twin, &fresh, "machine_name_taken");
+    refused(&fleet, &twin, &fresh, "E_MACHINE_NAME_TAKEN");
     fleet.up(&third);
     fleet.wait_until_ready(&["m1".to_owned(), "m2".to_owned(), third]);
     let listed: Vec<Value> =

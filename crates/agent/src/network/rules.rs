@@ -134,7 +134,7 @@ mod tests {
             .collect();
         let text = rules(&settings);
         let place = |rule: &str| text.find(rule).unwrap_or_else(|| panic!("there is no {rule:?} in\n{text}"));
-        let refused = place("reject with tcp reset");
+        let refused = place("meta l4proto tcp reject with tcp reset");
         for rule in [
             "tcp dport 5432-5432 accept",
             "udp dport 8125-8125 accept",

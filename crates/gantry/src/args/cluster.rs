@@ -148,7 +148,8 @@ pub(crate) enum MachineCommand {
         #[arg(value_name = "MACHINE")]
         name: MachineName,
         /// Time within which all copies are expected to leave: `90s`, `15m`, `1h`, `2d`
-        #[arg(long, value_parser = age, value_name = "AGE")]
+        // The id differs from that of the policy's deadline, whose value in the settings file is no default here.
+        #[arg(id = "drain_deadline", long = "deadline", value_parser = age, value_name = "AGE")]
         deadline: Option<u64>,
         /// Reason, for those who ask later
         #[arg(short, long, value_name = "TEXT")]

@@ -84,7 +84,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("queue purge", &["gantry queue purge shop/report --confirm shop/report"]),
     ("queue dead", &["gantry queue dead", "gantry queue dead shop/report"]),
     ("schedule create", &[
-        "gantry schedule create shop/report --cron \"30 6 * * MON-FRI\" --timezone Europe/Paris",
+        "gantry schedule create shop/report --cron '30 6 * * MON-FRI' --timezone Europe/Paris",
         "gantry schedule create --image shop:1.2 --name sweep --every 15m --overlap forbid -- ./sweep",
         "gantry schedule create shop/report --name launch --start 2026-12-01T06:00:00+01:00",
     ]),

@@ -90,14 +90,13 @@ async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request)
 
 /// Splits a path into the name of the queue and what follows.
 fn split<'a, 'b>(segments: &'b [&'a str]) -> (String, &'b [&'a str]) {
+    // A queue may have such a word as its whole name: at least one segment is the name.
     let after = match segments {
-        [.., "messages", _, "touch" | "release" | "subscribers"] => 3,
-        [.., "messages", _] => 2,
-        [.., "messages" | "reservations" | "webhook" | "subscribers"] => 1,
+        [_, .., "messages", _, "touch" | "release" | "subscribers"] => 3,
+        [_, .., "messages", _] => 2,
+        [_, .., "messages" | "reservations" | "webhook" | "subscribers"] => 1,
         _ => 0,
     };
-    // A queue may have such a word as its whole name.
-    let after = if after == segments.len() { 0 } else { after };
     let (name, rest) = segments.split_at(segments.len() - after);
     (name.join("/"), rest)
 }
