@@ -139,7 +139,7 @@ impl Schedule {
             _ if self.count == Some(0) => return Err(InvalidSchedule::NoRuns),
             _ => {}
         }
-        Progress::new(now).next(self).map(|_| ()).ok_or(InvalidSchedule::Never)
+        Progress::requested(now, self).next(self).map(|_| ()).ok_or(InvalidSchedule::Never)
     }
 
     /// The zone whose wall clock the schedule follows.

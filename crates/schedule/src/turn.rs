@@ -16,6 +16,9 @@ const RUNS_MAX: usize = 100;
 const LOOKED_AT: usize = 1000;
 const DENSE_MILLIS: u64 = 15 * 60 * 1000;
 
+/// Longest time that a request is on its way.
+const ON_THE_WAY_MILLIS: u64 = 60 * 1000;
+
 /// How far a schedule has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -55,6 +58,15 @@ impl Progress {
     pub fn new(created: Moment) -> Self {
         // A time at the moment of the creation itself is still due.
         Self { created, handled: Moment(created.0.saturating_sub(1)), runs: 0 }
+    }
+
+    /// The progress of a new schedule that a request brought. A start that passed while the request was on its way is
+    /// still due.
+    #[must_use]
+    pub fn requested(created: Moment, schedule: &Schedule) -> Self {
+        let passed = |start: &Moment| *start <= created && created.since(*start) <= ON_THE_WAY_MILLIS;
+        let due_from = schedule.start.filter(passed).unwrap_or(created);
+        Self { created, ..Self::new(due_from) }
     }
 
     /// The next time; none if the schedule is over.

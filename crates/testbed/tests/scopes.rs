@@ -11,7 +11,7 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
 /// connection is an upgraded request: a machine's plain request of its own connection gets 426.
-const MORE: [(&str, &str); 44] = [
+const MORE: [(&str, &str); 45] = [
     ("GET", "/3/projects/{app}/queues"),
     ("DELETE", "/3/projects/{app}/queues/none"),
     ("GET", "/2/projects/{app}/tasks"),
@@ -56,6 +56,7 @@ const MORE: [(&str, &str); 44] = [
     ("POST", "/internal/v1/routers/m/control"),
     ("POST", "/internal/v1/routers/other/control"),
     ("POST", "/internal/v1/sessions/none"),
+    ("POST", "/internal/v1/servers/tokens"),
 ];
 
 /// Every undeclared path in the server's source with each of its methods, to compare with the table: a new route must be

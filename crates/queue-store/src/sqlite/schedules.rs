@@ -107,7 +107,7 @@ impl Writer<'_> {
 
     fn create(&mut self, new: NewSchedule) -> Result<Result<(), ScheduleRefusal>, Fault> {
         let known = find(self.transaction, &new.name)?;
-        let progress = Progress::new(self.now);
+        let progress = Progress::requested(self.now, &new.schedule);
         let next = progress.next(&new.schedule).map(|next| whole(next.0));
         let text = serde_json::to_string(&new.schedule).map_err(|error| Fault::Row(error.to_string()))?;
         let of_release = new.origin == ScheduleOrigin::Release;

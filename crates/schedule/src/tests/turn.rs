@@ -52,6 +52,18 @@ fn a_long_absence_costs_a_bounded_number_of_runs() {
 }
 
 #[test]
+fn a_start_that_passes_while_the_request_is_on_its_way_is_due() {
+    let created = at("2026-11-30T06:00:00Z");
+    let first = |ago: u64| {
+        let schedule = Schedule { start: Some(Moment(created.0 - ago)), ..Schedule::new(Timing::Every(3600)) };
+        Progress::requested(created, &schedule).turn(&schedule, created).run
+    };
+    assert_eq!(first(0), [created]);
+    assert_eq!(first(7), [Moment(created.0 - 7)]);
+    assert!(first(HOUR / 2).is_empty());
+}
+
+#[test]
 fn start_end_and_count_bound_the_times() {
     let created = at("2026-11-30T00:00:00Z");
     let start = at("2026-12-01T00:00:00Z");
