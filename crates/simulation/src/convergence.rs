@@ -1,6 +1,6 @@
 //! The state at the end of a run: what users asked for, everywhere.
 
-use gantry_model::{App, InstanceGoal, InstancePhase, Role, RoleName, RoutingTable};
+use gantry_model::{App, InstanceGoal, InstancePhase, Release, Role, RoleName, RoutingTable, Slot};
 
 use crate::shapes::{machine_name, role_name};
 use crate::simulation::Simulation;
@@ -21,7 +21,7 @@ impl Simulation {
         Some(format!("deploy {} of {} has no verdict: {}", open.number, open.app, open.state))
     }
 
-    /// Checks that each app has the requested copies, all in its routes.
+    /// Checks that each app has the requested copies, all in its routes. A copy may be missing only if no machine takes it.
     fn wrong_instances(&self) -> Option<String> {
         let plan = &self.store.records.plan;
         let mut assignments = plan.assignments();
@@ -41,20 +41,31 @@ impl Simulation {
             return Some(format!("{name} is still being destroyed"));
         }
         let release = app.current.and_then(|number| records.release(name, number));
-        let wanted: u32 = release
-            .iter()
-            .flat_map(|release| release.services())
-            .map(|(role, settings)| copies(app, role, settings))
-            .sum();
-        let found = records.plan.assignments_of(name).count();
-        if found != wanted as usize {
+        let wanted = || release.into_iter().flat_map(|release| wanted_slots(app, release));
+        let copies_there: Vec<&Slot> = records.plan.assignments_of(name).map(|(_, id, _)| &id.slot).collect();
+        let missing: Vec<(Slot, &Role)> = wanted().filter(|(slot, _)| !copies_there.contains(&slot)).collect();
+        if let Some(wrong) = missing.iter().find_map(|(slot, role)| self.wrongly_missing(app, slot, role)) {
+            return Some(wrong);
+        }
+        let (wanted, found) = (wanted().count() - missing.len(), copies_there.len());
+        if found != wanted {
             return Some(format!("{name} has {found} instances instead of {wanted}"));
         }
         let routed = records.plan.routes.get(name).map_or(0, |routes| routes.endpoints().count());
         let web = role_name("web");
         let settings = release.and_then(|release| release.roles.get(&web));
-        let web = settings.map_or(0, |settings| copies(app, &web, settings));
-        (routed != web as usize).then(|| format!("{name} has routes to {routed} of {web} instances"))
+        let missing = missing.iter().filter(|(slot, _)| slot.role == web).count();
+        let web = settings.map_or(0, |settings| copies(app, &web, settings) as usize - missing);
+        (routed != web).then(|| format!("{name} has routes to {routed} of {web} instances"))
+    }
+
+    /// Number of requested copies that no machine takes. The cluster is at rest.
+    pub(crate) fn waiting_copies(&self) -> usize {
+        let records = &self.store.records;
+        let release = |app: &App| records.release(&app.name, app.current?);
+        let apps = records.apps.values().filter_map(|app| Some((app, release(app)?)));
+        let wanted: usize = apps.map(|(app, release)| wanted_slots(app, release).count()).sum();
+        wanted - records.plan.assignments().count()
     }
 
     /// Checks that each machine runs its part of the plan, and nothing else.
@@ -85,6 +96,14 @@ impl Simulation {
         let (machine, _) = self.routers.iter().enumerate().find(present)?;
         Some(format!("router {machine} does not have the routes of revision {}", table.generation))
     }
+}
+
+/// The requested copies of a release, with their roles.
+fn wanted_slots<'a>(app: &'a App, release: &'a Release) -> impl Iterator<Item = (Slot, &'a Role)> {
+    release.services().flat_map(move |(name, role)| {
+        let slot = Slot { app: app.name.clone(), release: release.number, role: name.clone(), index: 0 };
+        (1..=copies(app, name, role)).map(move |index| (Slot { index, ..slot.clone() }, role))
+    })
 }
 
 /// The requested number of copies of a role.

@@ -24,7 +24,7 @@
 //! | `agents`, `containers`, `routers` | the machines |
 //! | `users`, `shapes` | commands, builds, and the apps |
 //! | `faults` | faults of processes and machines |
-//! | `checks`, `convergence` | safety during the run, and the state at its end |
+//! | `checks`, `convergence`, `room` | safety during the run, the state at its end, and copies that no machine takes |
 
 mod agents;
 mod checks;
@@ -35,6 +35,7 @@ mod faults;
 mod links;
 mod operators;
 mod random;
+mod room;
 mod routers;
 mod servers;
 mod settings;

@@ -42,6 +42,8 @@ pub struct SimulationOutcome {
     pub deploys: usize,
     /// Virtual milliseconds from the last fault until the cluster was at rest.
     pub rest_after: u64,
+    /// Number of requested copies that no machine takes at the end.
+    pub waiting: usize,
     /// Checksum of the order of all events, and of the records at the end.
     pub checksum: u64,
 }
@@ -83,6 +85,7 @@ pub fn simulate(settings: SimulationSettings) -> SimulationOutcome {
         transactions: simulation.written,
         deploys: simulation.store.records.deploys.values().map(|deploys| deploys.len()).sum(),
         rest_after,
+        waiting: simulation.waiting_copies(),
         checksum: simulation.checksum ^ simulation.store.checksum(),
     }
 }

@@ -33,7 +33,7 @@ fn every_seed_keeps_the_invariants_and_comes_to_rest() {
         seed => (seed, seed),
     };
     let next = AtomicU64::new(first);
-    let (deploys, rest) = (AtomicU64::new(0), AtomicU64::new(0));
+    let [deploys, rest, waiting] = [const { AtomicU64::new(0) }; 3];
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -46,13 +46,15 @@ fn every_seed_keeps_the_invariants_and_comes_to_rest() {
                     let _note = SeedNote(seed);
                     let outcome = simulate(settings(seed));
                     deploys.fetch_add(outcome.deploys as u64, Ordering::Relaxed);
+                    waiting.fetch_add(outcome.waiting as u64, Ordering::Relaxed);
                     rest.fetch_max(outcome.rest_after, Ordering::Relaxed);
                 }
             });
         }
     });
-    let (deploys, rest) = (deploys.into_inner(), rest.into_inner() / 1000);
+    let (deploys, rest, waiting) = (deploys.into_inner(), rest.into_inner() / 1000, waiting.into_inner());
     println!("{} seeds: {deploys} deploys, at rest {rest} s after the last fault at the latest", last - first + 1);
+    println!("{waiting} copies wait because no machine takes them");
     assert!(deploys > last - first, "each run has deploys");
 }
 
