@@ -219,7 +219,7 @@ MUTATIONS = [
     ("an instance that begins anew is not ready", "crates/agent/src/instance/start.rs",
      "        self.record.ready = false;\n        (self.record.begun", "        (self.record.begun", "-p gantry-testbed --test crashes after_a_reboot"),
     ("a second machine of a name is refused", "crates/admission/src/machines.rs",
-     "Some(known) if state == MachineState::Lost => {", "Some(known) if state == state => {",
+     "Some(known) if state == MachineState::Lost || known", "Some(known) if state == state || known",
      "-p gantry-admission two_machines"),
     ("a number of a slot is not used twice", "crates/planner/src/draft.rs",
      "self.input.highest_number(slot).saturating_add(1)", "1",

@@ -244,7 +244,7 @@ fn machines_are_respected(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
             let rules = &part.instances[*id].spec.role.placement;
             rules.reserve_memory.is_some() || rules.reserve_cpu.is_some()
         };
-        if new.iter().any(|id| reserves(id)) && (memory > machine.usable.0 || cpu > machine.usable.1) {
+        if new.iter().any(reserves) && (memory > machine.usable.0 || cpu > machine.usable.1) {
             found.push(Violation::Overcommitted(name.clone()));
         }
     }
