@@ -11,13 +11,13 @@ use gantry_records::{
 
 use crate::{Actor, Admitted, Refusal};
 
-/// How long a join token is valid, unless its creator names another time: an hour.
+/// Validity of a join token, unless its creator names another time: an hour.
 pub const JOIN_LIFETIME_MILLIS: u64 = 3600 * 1000;
 
 /// Longest validity of a join token: seven days.
 const JOIN_LIFETIME_MAX: u64 = 7 * 24 * 3600 * 1000;
 
-/// How long the record of an expired token is kept, so that a late machine is told the reason.
+/// Time for which the record of an expired token is kept, so that a late machine is told the reason.
 const EXPIRED_KEPT_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// The range of the machines' networks, and the prefix length of each.
@@ -28,7 +28,7 @@ const RANGE: (&str, u8) = ("10.64.0.0/10", 20);
 pub struct JoinRequest {
     /// Hash of the token's secret.
     pub token: String,
-    /// What the machine joins as.
+    /// Role of the machine in the cluster.
     pub role: JoinRole,
     /// Name of the machine.
     pub machine: MachineName,

@@ -148,7 +148,7 @@ pub struct JobInfo {
     pub queue: QueueName,
     /// State.
     pub status: JobStatus,
-    /// Why the job waits, or how it failed.
+    /// Reason why the job waits, or how it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Settings.

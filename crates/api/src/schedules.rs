@@ -48,7 +48,7 @@ pub struct ScheduleInfo {
     /// The last job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_job: Option<JobId>,
-    /// Why the last due time queued no job.
+    /// Reason why the last due time queued no job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The next five times.

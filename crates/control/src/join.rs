@@ -16,7 +16,7 @@ pub const RENEW_PATH: &str = "/internal/v1/renew";
 pub struct JoinCall {
     /// The join token.
     pub token: String,
-    /// What the machine joins as.
+    /// Role of the machine in the cluster.
     pub role: JoinRole,
     /// Name of the machine.
     pub machine: MachineName,
@@ -38,7 +38,7 @@ impl std::fmt::Debug for JoinCall {
     }
 }
 
-/// What a machine gets when it joins.
+/// The response to a machine that joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinReply {
     /// The machine's certificate and the authority's, PEM.

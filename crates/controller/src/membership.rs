@@ -41,14 +41,14 @@ pub struct FoundingFile {
     pub tokens: Vec<(String, JoinTokenRecord)>,
 }
 
-/// What the server needs to admit machines.
+/// The server's means to admit machines.
 pub(crate) struct Membership {
     pub(crate) authority: CertificateAuthority,
     pub(crate) credentials: Credentials,
     joins: Mutex<JoinBudget>,
 }
 
-/// How many requests to join may be answered now.
+/// Number of requests to join that may be answered now.
 struct JoinBudget {
     left: f64,
     at: Instant,

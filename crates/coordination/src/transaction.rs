@@ -14,7 +14,7 @@ pub struct RangeQuery {
     pub limit: usize,
     /// Revision to read; none means the newest.
     pub revision: Option<Revision>,
-    /// What the reply is sorted by.
+    /// Field by which the reply is sorted.
     pub sort: SortKey,
     /// The order of the reply.
     pub order: Order,
@@ -46,7 +46,7 @@ impl RangeQuery {
     }
 }
 
-/// What a range is sorted by.
+/// Field by which a range is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortKey {
     /// The key.
@@ -134,13 +134,13 @@ pub struct Condition {
     /// The keys. A condition on a range without a key does not hold; a key that does not exist counts as revision and
     /// version zero.
     pub range: KeyRange,
-    /// How the subject compares to the given value.
+    /// Comparison of the subject with the given value.
     pub comparison: Comparison,
-    /// What is compared, with the given value.
+    /// Subject of the comparison, with the given value.
     pub subject: Subject,
 }
 
-/// How a subject compares to a value.
+/// Comparison of a subject with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
     /// They are equal.
@@ -153,7 +153,7 @@ pub enum Comparison {
     NotEqual,
 }
 
-/// What a condition compares, with the given value.
+/// Subject of a condition, with the given value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// The number of writes.

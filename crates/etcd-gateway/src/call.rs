@@ -36,7 +36,7 @@ pub struct WatchOrder {
     pub previous: bool,
 }
 
-/// What a request asks for.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// A command with one reply.

@@ -163,7 +163,7 @@ pub enum AuditAction {
     },
     /// A join token was created.
     JoinTokenCreated {
-        /// What a machine joins as.
+        /// Role of the machine in the cluster.
         role: JoinRole,
     },
     /// A machine joined the cluster, or joined again.
@@ -172,7 +172,7 @@ pub enum AuditAction {
         machine: MachineName,
         /// Its id.
         id: MachineId,
-        /// What the machine joined as.
+        /// Role of the machine in the cluster.
         role: JoinRole,
     },
     /// A base was removed.

@@ -100,12 +100,12 @@ pub struct Machine {
     /// Labels that an operator gave the machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
-    /// Whether an operator wants copies on the machine.
+    /// The operator's decision about copies on the machine.
     #[serde(default)]
     pub availability: MachineAvailability,
 }
 
-/// What a machine joins a cluster as. A join token has one role.
+/// Role of a machine in its cluster. A join token has one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JoinRole {

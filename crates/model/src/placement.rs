@@ -14,7 +14,7 @@ use crate::{AppName, Bytes, LabelKey, LabelValue, MachineName, MilliCpu, Moment,
 #[serde(transparent)]
 pub struct Architecture(pub String);
 
-/// What a role asks of the machines that run its copies.
+/// Placement rules of a role: its demands on the machines that run its copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlacementRules {
@@ -133,7 +133,7 @@ fn matches_glob(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// Whether an operator wants copies on a machine.
+/// An operator's decision about copies on a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum MachineAvailability {
@@ -190,7 +190,7 @@ impl MachineAvailability {
     }
 }
 
-/// Why a machine does not take a copy. The first reason that applies counts, in the order of the variants.
+/// Reason why a machine does not take a copy. The first reason that applies counts, in the order of the variants.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum MachineRefusal {
@@ -243,7 +243,7 @@ pub enum MachineRefusal {
     ShortOfCpu,
 }
 
-/// Why no machine takes a copy: the reasons with their numbers of machines, the most frequent reason first.
+/// Reason why no machine takes a copy: the reasons with their numbers of machines, the most frequent reason first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PlacementRefusal(pub Vec<RefusingMachines>);

@@ -64,7 +64,7 @@ pub struct Role {
     /// Times at which the role runs as a job. A role with a schedule has no copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<RoleSchedule>,
-    /// What the role asks of the machines that run its copies.
+    /// Demands on the machines that run copies of the role.
     #[serde(default, skip_serializing_if = "PlacementRules::is_default")]
     pub placement: PlacementRules,
 }

@@ -42,7 +42,7 @@ pub struct DemandShape {
     pub labels: BTreeMap<LabelKey, BTreeSet<LabelValue>>,
 }
 
-/// Where the copies of a role go relative to each other.
+/// Places of the copies of a role relative to each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CopySpread {
     /// On as many machines as possible.
@@ -71,12 +71,12 @@ impl PinnedMachine {
     }
 }
 
-/// What one copy of a role asks for.
+/// Demand of one copy of a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacementDemand {
     /// The role.
     pub role: PlacedRole,
-    /// What the copy asks of the machine alone.
+    /// Demands on the machine alone.
     pub shape: DemandShape,
     /// A copy of each of these must run on the machine already.
     pub with: BTreeSet<RolePattern>,
@@ -88,7 +88,7 @@ pub struct PlacementDemand {
     pub pinned: Vec<PinnedMachine>,
     /// Machines on which the copy failed just now.
     pub avoided: BTreeSet<MachineName>,
-    /// How copies of the role spread.
+    /// Rule by which copies of the role spread.
     pub spread: CopySpread,
 }
 

@@ -32,7 +32,7 @@ impl<'a> Neighbours<'a> {
         }
     }
 
-    /// Why the roles on a machine do not allow the copy.
+    /// Reason why the roles on a machine do not allow the copy.
     fn refuse(&self, machine: usize) -> Option<MachineRefusal> {
         if let Some((pattern, _)) = self.with.iter().find(|(_, machines)| !machines.contains(machine)) {
             return Some(MachineRefusal::LacksNeighbour { pattern: (*pattern).clone() });
@@ -64,7 +64,7 @@ impl PlacementIndex {
         PlacementRefusal(refusing)
     }
 
-    /// Why a machine does not take a copy, and how much it is short of; none if it takes the copy.
+    /// Reason why a machine does not take a copy, and how much it is short of; none if it takes the copy.
     fn refuse(
         &self,
         demand: &PlacementDemand,
@@ -87,7 +87,7 @@ impl PlacementIndex {
     }
 }
 
-/// Why a demand that is pinned to another machine does not go to this one.
+/// Reason why a demand that is pinned to another machine does not go to this one.
 fn not_pinned(demand: &PlacementDemand, name: &MachineName) -> Option<MachineRefusal> {
     let other = demand.pinned.iter().find(|pinned| pinned.machine() != name)?;
     Some(match other {

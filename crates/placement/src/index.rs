@@ -29,7 +29,7 @@ pub(crate) struct MachineLoad {
 }
 
 impl MachineLoad {
-    /// What copies may still use.
+    /// Resources that copies may still use.
     pub(crate) fn free(&self) -> Resources {
         self.usable.minus(self.used)
     }
@@ -114,13 +114,13 @@ impl PlacementIndex {
         Some(&self.machines[self.number(machine)?].machine)
     }
 
-    /// Whether a machine takes new copies; none for an unknown machine.
+    /// Returns the readiness of a machine for new copies; none for an unknown machine.
     #[must_use]
     pub fn readiness(&self, machine: &MachineName) -> Option<MachineReadiness> {
         self.machine(machine).map(|machine| machine.readiness)
     }
 
-    /// What copies may still use of a machine.
+    /// Resources of a machine that copies may still use.
     #[must_use]
     pub fn free(&self, machine: &MachineName) -> Option<Resources> {
         self.numbers.get(machine).map(|number| self.machines[*number].free())

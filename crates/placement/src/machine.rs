@@ -7,7 +7,7 @@ use gantry_model::{Architecture, LabelKey, LabelValue, MachineName, MachineRefus
 use crate::demand::DemandShape;
 use crate::resources::Resources;
 
-/// Whether a machine takes new copies.
+/// Readiness of a machine for new copies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MachineReadiness {
     /// The machine takes new copies.
@@ -40,7 +40,7 @@ pub struct PlacementMachine {
     pub architecture: Option<Architecture>,
     /// Labels by key.
     pub labels: BTreeMap<LabelKey, LabelValue>,
-    /// Whether the machine takes new copies.
+    /// Readiness for new copies.
     pub readiness: MachineReadiness,
 }
 

@@ -25,7 +25,7 @@ impl Resources {
         Self { memory: self.memory.saturating_add(other.memory), cpu: self.cpu.saturating_add(other.cpu) }
     }
 
-    /// What is left, zero at least.
+    /// The rest, zero at least.
     pub(crate) fn minus(self, other: Self) -> Self {
         Self { memory: self.memory.saturating_sub(other.memory), cpu: self.cpu.saturating_sub(other.cpu) }
     }

@@ -1,6 +1,8 @@
 //! Measurements for `benches/placement`: decisions per second in a large cluster under churn, and the number of machines
 //! that a set of copies takes, beside other rules of choice and the proven lower bound.
 
+#![expect(clippy::disallowed_methods, reason = "a bench reads its sizes and a clock")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -58,7 +58,7 @@ impl ClusterIndex {
         }
     }
 
-    /// Whether a machine takes new copies.
+    /// Returns the readiness of a machine for new copies.
     #[must_use]
     pub fn readiness(&self, machine: &MachineName) -> MachineReadiness {
         self.unready.get(machine).copied().unwrap_or_default()

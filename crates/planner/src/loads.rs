@@ -59,19 +59,19 @@ impl MachineLoads {
             self.readiness(machine).is_some_and(|readiness| readiness != MachineReadiness::Removed)
         };
         let known = |volume: &String| {
-            let machines = apps.into_iter().flatten().filter_map(|app| app.app.data.get(volume));
-            machines.filter(is_there).next().cloned()
+            let mut machines = apps.into_iter().flatten().filter_map(|app| app.app.data.get(volume));
+            machines.find(is_there).cloned()
         };
         role.volumes.keys().filter_map(known).map(PinnedMachine::HasData).collect()
     }
 
-    /// Why no machine takes a copy; none if a machine does.
+    /// Reason why no machine takes a copy; none if a machine does.
     pub(crate) fn refusal(&self, demand: &PlacementDemand) -> Option<PlacementRefusal> {
         let refusal = self.index.explain(demand);
         (refusal.machines() as usize == self.index.present()).then_some(refusal)
     }
 
-    /// Whether a machine takes new copies; none for an unknown machine.
+    /// Returns the readiness of a machine for new copies; none for an unknown machine.
     #[must_use]
     pub fn readiness(&self, machine: &MachineName) -> Option<MachineReadiness> {
         self.index.readiness(machine)
@@ -85,7 +85,7 @@ pub fn unregistered(name: MachineName, readiness: MachineReadiness) -> Placement
     PlacementMachine { name, capacity, reserve, architecture: None, labels: Default::default(), readiness }
 }
 
-/// What a copy asks of its machine, by the rules of its role.
+/// Demand of a copy on its machine, by the rules of its role.
 pub(crate) fn demand(slot: &Slot, settings: &Role) -> PlacementDemand {
     let role = PlacedRole { app: slot.app.clone(), role: slot.role.clone(), release: slot.release };
     PlacementDemand::of_rules(role, &settings.placement)

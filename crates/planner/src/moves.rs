@@ -27,7 +27,7 @@ const FAILURES: u32 = 3;
 /// A copy that ran for this long before it failed is only restarted, in milliseconds.
 const LONG_RUN_MILLIS: u64 = 600_000;
 
-/// Why a copy leaves its machine.
+/// Reason why a copy leaves its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MoveCause {
     /// The machine is lost.

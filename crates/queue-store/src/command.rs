@@ -54,7 +54,7 @@ pub struct JobReport {
     pub output: Vec<u8>,
 }
 
-/// How far a job is, as the job itself says.
+/// Progress of a job, as the job itself says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobProgress {
     /// 0 to 100.
@@ -132,7 +132,7 @@ pub enum QueueCommand {
     Message(MessageQueueName, MessageCommand),
 }
 
-/// Why no job was queued.
+/// Reason why no job was queued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitRefusal {
     /// Too many jobs wait.
@@ -209,7 +209,7 @@ pub enum QueueReply {
     Message(MessageReply),
 }
 
-/// Why the storage failed.
+/// Reason why the storage failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueStoreError {
     /// The file cannot be used.

@@ -97,7 +97,7 @@ pub enum MessageReply {
     Refused(MessageFault),
 }
 
-/// Why a command on messages is refused.
+/// Reason why a command on messages is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageFault {
     /// There is no such queue.

@@ -13,7 +13,7 @@ pub const SCHEDULES_MAX: u64 = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScheduleId(pub u64);
 
-/// Who decides about a schedule.
+/// Owner of a schedule, who decides about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleOrigin {
     /// A caller made the schedule, and removes it.
@@ -31,7 +31,7 @@ pub struct NewSchedule {
     pub schedule: Schedule,
     /// The job to queue, for the server.
     pub template: Vec<u8>,
-    /// Who decides about it.
+    /// Owner, who decides about the schedule.
     pub origin: ScheduleOrigin,
     /// Its creator.
     pub by: String,
@@ -46,7 +46,7 @@ pub struct StoredSchedule {
     pub new: NewSchedule,
     /// True if nothing is queued.
     pub paused: bool,
-    /// How far it has come.
+    /// Progress of the schedule.
     pub progress: Progress,
     /// Number of due times without a job: missed ones, and those of the overlap policy "forbid".
     pub skipped: u64,
@@ -54,7 +54,7 @@ pub struct StoredSchedule {
     pub last_run: Option<Moment>,
     /// The last job.
     pub last_job: Option<JobId>,
-    /// Why the last due time queued no job.
+    /// Reason why the last due time queued no job.
     pub note: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub struct Fire {
     pub runs: Vec<(Moment, NewJob)>,
     /// Times that are skipped.
     pub skipped: u64,
-    /// Why a due time has no job.
+    /// Reason why a due time has no job.
     pub note: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub enum Fired {
     Full,
 }
 
-/// Why no schedule was created.
+/// Reason why no schedule was created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleRefusal {
     /// The name is taken.

@@ -68,14 +68,14 @@ pub enum JobState {
     },
     /// Is over.
     Ended {
-        /// How the job ended.
+        /// End of the job.
         end: JobEnd,
         /// Time of the end.
         at: Moment,
     },
 }
 
-/// How a job ended.
+/// End of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobEnd {
@@ -105,7 +105,7 @@ impl JobEnd {
     }
 }
 
-/// How an attempt ended.
+/// End of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
@@ -117,7 +117,7 @@ pub enum AttemptOutcome {
     TimedOut,
 }
 
-/// What happens to a job.
+/// Event in the life of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobEvent {
     /// The delay is over. `room`: the job's key has room for one more.
@@ -136,7 +136,7 @@ pub enum JobEvent {
     Complete {
         /// Token of the machine's lease.
         fence: Fence,
-        /// How the attempt ended.
+        /// End of the attempt.
         outcome: AttemptOutcome,
         /// For the pause before a retry.
         jitter: Jitter,
@@ -150,7 +150,7 @@ pub enum JobEvent {
     Cancel,
 }
 
-/// Why an event changes nothing.
+/// Reason why an event changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The event does not belong to the job's state.

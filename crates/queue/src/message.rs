@@ -98,7 +98,7 @@ pub struct Message {
     pub expires: Moment,
 }
 
-/// What happens to a message.
+/// Event in the life of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageEvent {
     /// A consumer takes the message, for a time in seconds.
@@ -109,7 +109,7 @@ pub enum MessageEvent {
     Release(Reservation, u64),
 }
 
-/// Why an event changes nothing.
+/// Reason why an event changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageRefusal {
     /// The reservation has ended, or another one has taken its place.

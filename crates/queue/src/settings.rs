@@ -94,7 +94,7 @@ impl Default for JobSettings {
     }
 }
 
-/// Why settings are refused.
+/// Reason why settings are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSettings {
     /// A number is out of its range.

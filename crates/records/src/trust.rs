@@ -23,7 +23,7 @@ impl std::fmt::Debug for AuthorityRecord {
 /// A join token. The record's key has the hash of the secret, and no record has the secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinTokenRecord {
-    /// What a machine joins as.
+    /// Role of the machine in the cluster.
     pub role: JoinRole,
     /// Time of creation.
     pub created: Moment,
@@ -50,7 +50,7 @@ pub struct MemberRecord {
     pub machine: MachineName,
     /// Id of the machine.
     pub id: MachineId,
-    /// What the machine joined as.
+    /// Role of the machine in the cluster.
     pub role: JoinRole,
     /// Hash of the machine's key.
     pub key: String,

@@ -53,7 +53,7 @@ struct Weekdays {
     nth: [u64; 5],
 }
 
-/// Why an expression is refused.
+/// Reason why an expression is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCron {
     /// The expression is too long.

@@ -21,7 +21,7 @@ pub(crate) const MONTH: Field = Field { name: "month", least: 1, most: 12, names
 /// 7 is Sunday, too.
 pub(crate) const WEEKDAY: Field = Field { name: "day of the week", least: 0, most: 7, names: WEEKDAYS };
 
-/// Why a field is refused.
+/// Reason why a field is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidField {
     /// The text is no number or name of the field.

@@ -43,7 +43,7 @@ pub enum Timing {
     Once,
 }
 
-/// Why a schedule is refused.
+/// Reason why a schedule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSchedule {
     /// Expression and interval are both given.

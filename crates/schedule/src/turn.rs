@@ -19,7 +19,7 @@ const DENSE_MILLIS: u64 = 15 * 60 * 1000;
 /// Longest time that a request is on its way.
 const ON_THE_WAY_MILLIS: u64 = 60 * 1000;
 
-/// How far a schedule has come.
+/// Progress of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Creation of the schedule.
@@ -41,7 +41,7 @@ pub struct Turn {
     pub handled: Moment,
 }
 
-/// What happens at a due time.
+/// Decision about a due time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
     /// The job is queued.

@@ -20,7 +20,7 @@ use crate::simulation::Simulation;
 /// Length of a router's lease in milliseconds. The number stands here anew, so that a change in the product is noticed.
 const LEASE_MILLIS: u64 = 10_000;
 
-/// What the server acknowledged about an app.
+/// Acknowledged facts about an app.
 #[derive(Debug, Default)]
 struct AcknowledgedApp {
     deploys: BTreeSet<DeployNumber>,
@@ -28,7 +28,7 @@ struct AcknowledgedApp {
     copies: Option<u32>,
 }
 
-/// What the checks know.
+/// Knowledge of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// When the leading server last heard from each peer.

@@ -10,7 +10,7 @@ use crate::random::Random;
 /// Variable of a role's environment that carries the behaviour to the containers.
 const BEHAVIOUR: &str = "BEHAVIOUR";
 
-/// How the containers of a release behave.
+/// Behaviour of the containers of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     /// They become ready.

@@ -15,7 +15,7 @@ const TRANSACTION_MAX: usize = 127;
 /// Most planning rounds in a row, as in the server.
 const ROUNDS_MAX: usize = 64;
 
-/// Why a write has no known good outcome.
+/// Reason why a write has no known good outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteError {
     /// Another server leads, or the lease has ended.

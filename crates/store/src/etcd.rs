@@ -38,7 +38,7 @@ const NEXT_PAUSE: Duration = Duration::from_millis(50);
 /// Size limit of a response. A listing of everything may be larger than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 64 << 20;
 
-/// How often a call may be done.
+/// Number of times that a call may be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Repetition {
     /// A second time changes nothing.

@@ -1,6 +1,5 @@
 //! Several machines as one cloud: real processes on machines made of network namespaces.
 
-#[allow(dead_code)]
 mod site;
 
 use std::collections::BTreeSet;

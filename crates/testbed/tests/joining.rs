@@ -64,6 +64,19 @@ impl Machine {
         })
     }
 
+    /// Runs `gantry`, which a power failure ends at the failpoint.
+    fn killed(&self, words: &[&str], failpoint: &str) {
+        let points = self.folder.join("failpoints");
+        std::fs::create_dir_all(&points).expect("made");
+        std::fs::write(points.join("kill"), format!("{failpoint}\n")).expect("written");
+        let mut command = Command::new(program("gantry"));
+        command.args(words).args(self.flags()).env("HOME", &self.folder).stdin(Stdio::null());
+        command.env("GANTRY_FAILPOINTS", &points);
+        let output = run(command);
+        let killed = std::fs::read_to_string(points.join("killed")).unwrap_or_default();
+        assert_eq!(killed.lines().last(), Some(failpoint), "{}", output.all());
+    }
+
     /// Runs a client's command against the machine's own server.
     fn ask(&self, words: &[&str]) -> Output {
         let token = std::fs::read_to_string(self.folder.join("data/admin-token")).unwrap_or_default();
@@ -276,4 +289,28 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
     cluster.machines[1].up();
     cluster.wait_until_ready("two");
     assert_eq!(std::fs::read_to_string(cluster.machines[1].folder.join("data/machine-id")).expect("an id"), before);
+}
+
+#[test]
+fn a_killed_command_is_completed_by_its_repetition() {
+    for failpoint in ["init.key", "init.certificate", "init.founding"] {
+        let cluster = Cluster::new(&["one"], 5);
+        cluster.machines[0].killed(&["server", "init"], failpoint);
+        let repeated = cluster.machines[0].gantry(&["server", "init"]).good();
+        assert!(token_of(&repeated.out).starts_with("gantry-join-agent-"), "{failpoint}: {}", repeated.all());
+    }
+    let mut cluster = Cluster::new(&["one", "two", "three", "four"], 5);
+    let _ = cluster.machines[0].gantry(&["server", "init"]).good();
+    cluster.machines[0].killed(&["up"], "init.given");
+    cluster.machines[0].up();
+    cluster.wait_until_ready("one");
+    let server = cluster.machines[0].address();
+    for (machine, failpoint) in [(1, "join.key"), (2, "join.joined"), (3, "join.certificate")] {
+        let token = cluster.token("agent")["token"].as_str().expect("a token").to_owned();
+        let join = ["join", &server, "--token", &token];
+        cluster.machines[machine].killed(&join, failpoint);
+        let _ = cluster.machines[machine].gantry(&join).good();
+        cluster.machines[machine].up();
+        cluster.wait_until_ready(cluster.machines[machine].name);
+    }
 }

@@ -36,7 +36,7 @@ pub fn pinned_config(ca: &CaHash, key: Option<&MachineKey>) -> Result<Arc<Client
     Ok(Arc::new(config))
 }
 
-/// Why a peer's certificate was refused.
+/// Reason why a peer's certificate was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerFailure {
     /// The authority of the peer is not the expected one.

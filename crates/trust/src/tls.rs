@@ -84,7 +84,7 @@ impl Credentials {
     }
 }
 
-/// Who the peer of a connection is.
+/// The peer of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A peer without a certificate: a person, or another client of the public API.

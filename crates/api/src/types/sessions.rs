@@ -136,7 +136,7 @@ pub enum LogItem {
 pub struct UnreachableMachine {
     /// The machine.
     pub machine: MachineName,
-    /// Why the machine could not be asked.
+    /// Reason why the machine could not be asked.
     pub reason: String,
 }
 

@@ -80,7 +80,7 @@ pub struct CreateToken {
     pub lifetime: Option<u64>,
 }
 
-/// What a machine joins as.
+/// Role of the machine in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JoinRoleInfo {
@@ -93,7 +93,7 @@ pub enum JoinRoleInfo {
 /// Body of `POST /v1/cluster/join-tokens`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateJoinToken {
-    /// What a machine joins as.
+    /// Role of the machine in the cluster.
     pub role: JoinRoleInfo,
     /// Lifetime in milliseconds; one hour by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -206,7 +206,7 @@ impl CoordinationTask {
     /// Reports whether the steps fit into one transaction. Removals may follow in others.
     fn fits(&self, batch: &[Executed]) -> bool {
         let writes = self.writes(batch);
-        let bytes: usize = writes.puts.iter().map(|write| size(write)).sum();
+        let bytes: usize = writes.puts.iter().map(size).sum();
         writes.puts.len() + writes.heads.len() < TXN_MAX && bytes <= BATCH_BYTES
     }
 

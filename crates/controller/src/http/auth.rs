@@ -25,7 +25,7 @@ pub(crate) struct Caller {
     credential: Credential,
 }
 
-/// What authenticated a caller.
+/// Means by which a caller was authenticated.
 enum Credential {
     /// The token with this hash.
     Token(String),

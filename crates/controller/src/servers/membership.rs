@@ -62,7 +62,7 @@ impl Members {
     }
 }
 
-/// What one server knows of all servers.
+/// Knowledge of one server about all servers.
 pub(crate) struct Membership {
     own: ServerRecord,
     members: watch::Sender<Members>,
@@ -175,7 +175,7 @@ mod tests {
         one.round(&store, &mut first).await.expect("a round");
         two.round(&store, &mut second).await.expect("a round");
         one.round(&store, &mut first).await.expect("a round");
-        assert_eq!(one.peers(), [two.own.clone()]);
+        assert_eq!(one.peers(), std::slice::from_ref(&two.own));
         let secret = two.secret().expect("a secret");
         assert!(one.is_server(&secret) && !one.is_server("") && !one.is_server("other"));
         store.revoke(second.expect("a lease")).await.expect("ended");
@@ -185,6 +185,6 @@ mod tests {
         // A server whose record was lost writes it again.
         two.round(&store, &mut second).await.expect("a round");
         one.round(&store, &mut first).await.expect("a round");
-        assert_eq!(one.peers(), [two.own.clone()]);
+        assert_eq!(one.peers(), std::slice::from_ref(&two.own));
     }
 }

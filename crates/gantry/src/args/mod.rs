@@ -60,6 +60,7 @@ pub(crate) struct Remote {
 
 /// A command.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "the program has one command")]
 pub(crate) enum Command {
     /// Run everything on this machine: server, agent and router
     ///

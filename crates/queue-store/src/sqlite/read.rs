@@ -55,7 +55,7 @@ pub struct JobDetails {
     pub queue: QueueName,
     /// Its settings and state.
     pub job: Job,
-    /// Who submitted it.
+    /// Name of the submitter.
     pub by: String,
     /// What runs.
     pub work: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct JobDetails {
     pub payload: Vec<u8>,
     /// Details of the last attempt that ended.
     pub details: Option<Vec<u8>>,
-    /// How far the running attempt is.
+    /// Progress of the running attempt.
     pub progress: Option<JobProgress>,
 }
 

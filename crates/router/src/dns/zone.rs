@@ -22,7 +22,7 @@ pub(crate) enum LocalAnswer {
     Foreign,
 }
 
-/// What the resolver answers from.
+/// Names and addresses from which the resolver answers.
 #[derive(Clone, Copy)]
 pub(crate) struct ZoneData<'a> {
     pub(crate) table: &'a RoutingTable,

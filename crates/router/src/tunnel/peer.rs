@@ -213,7 +213,9 @@ impl PeerRouter {
         // that the peer accepted it.
         tokio::select! {
             ended = &mut connection => return Err(ended.err().map_or_else(closed, malformed)),
-            pong = pings.ping(Ping::opaque()) => drop(pong.map_err(malformed)?),
+            pong = pings.ping(Ping::opaque()) => {
+                pong.map_err(malformed)?;
+            }
         }
         let connection_handle = PeerConnection { sender, user: SharedUse::default(), closed: Arc::default() };
         let (user, closed) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.closed));

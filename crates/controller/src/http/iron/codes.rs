@@ -52,7 +52,7 @@ pub(super) async fn pause(call: &IronCall, id: &str, paused: bool) -> HttpResult
     Ok(answer(json!({ "msg": if paused { "Paused" } else { "Resumed" } })))
 }
 
-/// Why a code cannot be uploaded.
+/// Reason why a code cannot be uploaded.
 pub(super) fn no_upload() -> Problem {
     let message = "code is not uploaded here: a code is a role of the app";
     Problem::new(ErrorCode::InvalidJob, message).hint("push the code with git, or deploy an image with `gantry deploy`")
