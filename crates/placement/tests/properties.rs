@@ -117,7 +117,7 @@ fn run(machines: &[PlacementMachine], demands: &[PlacementDemand]) -> Vec<Result
                 assert_allowed(machine, demand, &placed);
                 placed.push((name.clone(), demand.clone()));
                 results.push(Ok(name));
-                if placed.len() % 3 == 0 {
+                if placed.len().is_multiple_of(3) {
                     let (name, demand) = placed.swap_remove(placed.len() / 2);
                     index.vacate(&name, &demand);
                 }
