@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gantry_testbed::{Output, program, run};
@@ -22,6 +23,9 @@ struct Cluster {
     _folder: tempfile::TempDir,
     machines: Vec<Machine>,
 }
+
+/// Two clusters assign the same networks to the machines that join, so only one may be on this computer.
+static ONE_CLUSTER: Mutex<()> = Mutex::new(());
 
 /// First port of the cluster. Each test of this file has its own ports.
 const PORTS: u16 = 18_200;
@@ -173,6 +177,7 @@ fn token_of(join: &str) -> String {
 
 #[test]
 fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
+    let _alone = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     let mut cluster = Cluster::new(&["one", "two", "three"], 0);
     let init = cluster.machines[0].gantry(&["server", "init"]).good();
     let first = token_of(&init.out);
@@ -293,6 +298,7 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
 
 #[test]
 fn a_killed_command_is_completed_by_its_repetition() {
+    let _alone = ONE_CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     for failpoint in ["init.key", "init.certificate", "init.founding"] {
         let cluster = Cluster::new(&["one"], 5);
         cluster.machines[0].killed(&["server", "init"], failpoint);
