@@ -17,7 +17,7 @@ pub const JOIN_LIFETIME_MILLIS: u64 = 3600 * 1000;
 /// Longest validity of a join token: seven days.
 const JOIN_LIFETIME_MAX: u64 = 7 * 24 * 3600 * 1000;
 
-/// Time for which the record of an expired token is kept, so that a late machine is told the reason.
+/// Time for which the record of an expired token is kept, so that a machine that comes late gets the reason.
 const EXPIRED_KEPT_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// The range of the machines' networks, and the prefix length of each.

@@ -75,7 +75,7 @@ pub(crate) fn names(records: &RecordIndex) -> impl Iterator<Item = &MachineName>
     records.machines.keys().chain(unregistered)
 }
 
-/// Whether a machine takes new copies. What the machine does weighs more than what its operator wants, except for its
+/// Returns whether a machine takes new copies. The machine's own state outweighs its operator's decision, except for its
 /// removal.
 fn readiness(state: MachineState, availability: &MachineAvailability) -> MachineReadiness {
     match (state, availability) {

@@ -344,7 +344,7 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
         Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
         dirty.apps.extend(apps_without_room(&view.report).cloned());
         if known == Some(MachineState::Lost) {
-            // What is left of the copies that moved retires, now that the machine can be told.
+            // The machine can get its part again, so the rest of the moved copies retires.
             dirty.apps.extend(apps_on(&view.records.plan, &machine).cloned());
         }
     }

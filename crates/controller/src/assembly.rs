@@ -36,7 +36,7 @@ pub(crate) struct Server {
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
-    /// What the server needs to admit machines; none in a cloud of one machine.
+    /// The server's means to admit machines; none in a cloud of one machine.
     pub(crate) membership: Option<Membership>,
     /// Random id of this registry, sent in each response. A pull that receives this id is asking its own server.
     pub(crate) registry_id: String,

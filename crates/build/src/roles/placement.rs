@@ -1,4 +1,4 @@
-//! What a role asks of its machines: the keys `reserve` and `placement`.
+//! A role's demands on its machines: the keys `reserve` and `placement`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -80,7 +80,7 @@ pub(crate) struct Answered {
     pub(crate) revision: Revision,
 }
 
-/// What every task knows of an app's requests.
+/// State of an app's requests, shared by all tasks.
 struct AppState {
     /// The newest revision that is durable.
     revision: watch::Sender<Revision>,

@@ -57,7 +57,7 @@ pub struct JobDetails {
     pub job: Job,
     /// Name of the submitter.
     pub by: String,
-    /// What runs.
+    /// The source of the job: a role or an image.
     pub work: Vec<u8>,
     /// The payload.
     pub payload: Vec<u8>,
