@@ -37,10 +37,12 @@ impl Actor<'_> {
     /// Creates an app.
     ///
     /// # Errors
-    /// When the name or a host name is taken, the base is missing, or the branch is invalid.
+    /// When the name or a host name is taken, an app of the name is being destroyed, the base is missing, or the branch is invalid.
     pub fn create_app(&self, new: NewApp) -> Admitted<()> {
-        if self.records.apps.contains_key(&new.name) {
-            return Err(Refusal::AppExists { app: new.name });
+        match self.records.apps.get(&new.name) {
+            Some(app) if app.destroying => return Err(Refusal::AppBeingDestroyed { app: new.name }),
+            Some(_) => return Err(Refusal::AppExists { app: new.name }),
+            None => {}
         }
         free_name(self.records, &new.name, &new.name)?;
         new.hosts.iter().try_for_each(|host| self.free_host(host))?;

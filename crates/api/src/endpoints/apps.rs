@@ -28,7 +28,7 @@ endpoints! {
     List: GET "/v1/apps", Read, Nothing => Json<Vec<AppInfo>>, [];
     /// Create an app
     Create: POST "/v1/apps", Admin, Json<CreateApp> => Json<AppInfo>,
-        [AppExists, FormerNameInUse, HostTaken, HostReserved, TooManyHosts, BaseNotFound, InvalidBranch, NoVolumeFolder];
+        [AppExists, AppBeingDestroyed, FormerNameInUse, HostTaken, HostReserved, TooManyHosts, BaseNotFound, InvalidBranch, NoVolumeFolder];
     /// An app
     Show { app: AppName }: GET "/v1/apps/{app}", Read, Nothing => Json<AppInfo>, [AppNotFound, AppBeingDestroyed];
     /// Destroy an app

@@ -7,7 +7,7 @@ use gantry_api::types::{
     AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, GoalInfo, InstanceInfo,
     PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
-use gantry_api::{Client, ClientError};
+use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::{AllocationId, AppName, ReleaseNumber, RoleName, TrustedProxies};
 
 use super::deploys;
@@ -71,11 +71,34 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                 );
             }
             client.fetch(&apps::Destroy { app: name.clone() }).await?;
-            told!("{name} is being destroyed; its volumes stay");
+            return destroy(client, &name).await;
         }
     }
     Ok(DONE)
 }
+
+/// Destroys an app, and waits until its copies have stopped and its name is free.
+async fn destroy(client: &Client, name: &AppName) -> anyhow::Result<Exit> {
+    client.fetch(&apps::Destroy { app: name.clone() }).await?;
+    let begun = Instant::now();
+    loop {
+        match client.fetch(&apps::Show { app: name.clone() }).await {
+            Err(ClientError::Problem(problem)) if problem.code == ErrorCode::AppNotFound.into() => {
+                told!("{name} is destroyed; its volumes stay");
+                return Ok(DONE);
+            }
+            // A server that is away comes back, and goes on with what it has recorded.
+            _ if begun.elapsed() < DESTROYING => tokio::time::sleep(Duration::from_millis(200)).await,
+            _ => {
+                told!("{name} is still being destroyed; its volumes stay; `gantry why {name}` says what it waits for");
+                return Ok(TIMED_OUT);
+            }
+        }
+    }
+}
+
+/// Time that an app's copies may take to stop: more than the longest stop timeout by default.
+const DESTROYING: Duration = Duration::from_secs(120);
 
 /// Time that a finished deploy may take to become a finished rename.
 const MOVING: Duration = Duration::from_secs(60);
