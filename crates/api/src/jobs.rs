@@ -24,7 +24,7 @@ pub struct SubmitJobs {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
-    /// What runs.
+    /// Workload of the job.
     pub source: JobSource,
     /// Program and arguments. Empty: the command of the role or of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -46,7 +46,7 @@ pub struct SubmitJob {
     pub settings: JobSettings,
 }
 
-/// What a job runs.
+/// Workload of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum JobSource {
@@ -158,7 +158,7 @@ pub struct JobInfo {
     pub payload: Option<String>,
     /// Size of the payload in bytes.
     pub payload_size: u64,
-    /// Who submitted the job.
+    /// Submitter of the job.
     pub by: String,
     /// Time of submission.
     pub submitted: Moment,
@@ -171,7 +171,7 @@ pub struct JobInfo {
     /// The machine that has the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineName>,
-    /// How far the running attempt is, as the job itself says.
+    /// Progress of the running attempt, as the job itself reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
     /// Attempts that failed.
@@ -183,7 +183,7 @@ pub struct JobInfo {
     pub attempt: Option<JobAttempt>,
 }
 
-/// How far a job is.
+/// Progress of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobProgress {

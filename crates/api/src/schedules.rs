@@ -27,12 +27,12 @@ pub struct ScheduleInfo {
     pub name: ScheduleName,
     /// Times and policies.
     pub schedule: Schedule,
-    /// What runs.
+    /// Workload of each job.
     pub source: JobSource,
     /// Payload, if it is JSON. Values of keys that look like secrets are masked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
-    /// Who created the schedule.
+    /// Creator of the schedule.
     pub by: String,
     /// True for the schedule of a role: it follows the app's current release.
     pub of_release: bool,

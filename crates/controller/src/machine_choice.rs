@@ -1,4 +1,4 @@
-//! Which machines the server asks for what is not part of the plan: builds, one-offs, logs, volumes. Pure.
+//! Choice of the machines for requests that are not part of the plan: builds, one-offs, logs, volumes. Pure.
 
 use std::collections::BTreeSet;
 

@@ -77,7 +77,7 @@ async fn run_alone(
     lead(Term { store, leadership, writes, settings, blobs, servers: None }, serve, shutdown).await
 }
 
-/// What a term of leadership begins with.
+/// State at the beginning of a term of leadership.
 pub(crate) struct Term {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leadership: Leadership,

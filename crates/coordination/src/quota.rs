@@ -1,4 +1,4 @@
-//! What an app may use, and the refusals of commands.
+//! Quota of an app, and the refusals of commands that exceed it.
 
 use crate::Revision;
 

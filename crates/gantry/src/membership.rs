@@ -57,7 +57,7 @@ pub(crate) fn settings(machine: &Machine, identity: Option<&Identity>) -> anyhow
     Ok(settings)
 }
 
-/// What a service of a machine in a cluster uses to reach the servers.
+/// Addresses and identity with which a service of a machine in a cluster reaches the servers.
 #[derive(Clone)]
 pub(crate) struct Membership {
     folder: PathBuf,

@@ -1,4 +1,4 @@
-//! What one copy of a role asks of its machine.
+//! Demand of one copy of a role on its machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 

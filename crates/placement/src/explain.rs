@@ -1,4 +1,4 @@
-//! Why no machine takes a copy.
+//! Reasons for which no machine takes a copy.
 
 use std::collections::BTreeMap;
 

@@ -243,7 +243,7 @@ pub enum QueueStoreError {
     Damaged {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// Description of the damage.
         detail: String,
     },
 }

@@ -31,7 +31,7 @@ const LOOK_MILLIS: u64 = 2_000;
 /// Time after the last fault until nothing is broken any more, in milliseconds.
 pub(crate) const RECOVERY_MILLIS: u64 = 25_000;
 
-/// What happened in a run. Two runs with the same settings have equal outcomes.
+/// Outcome of a run. Two runs with the same settings have equal outcomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulationOutcome {
     /// Number of events.

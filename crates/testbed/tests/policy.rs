@@ -22,7 +22,7 @@ fn page_at(world: &World, host: &str) -> String {
     world.curl("shop.localhost", &["-H", &format!("Host: {host}")]).out
 }
 
-/// What the agent keeps of the policy.
+/// Part of the policy that the agent keeps.
 fn agent_policy(world: &World) -> serde_json::Value {
     let text = std::fs::read_to_string(world.path("data/policy.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()

@@ -112,8 +112,8 @@ impl CertificateAuthority {
     }
 }
 
-/// What is the same in every authority. Only the name, the usage and the identifier's method enter the certificates that
-/// the authority issues.
+/// Parameters that every authority shares. Only the name, the usage and the identifier's method enter the certificates
+/// that the authority issues.
 fn params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished_name("Gantry cluster");

@@ -1,4 +1,4 @@
-//! What one container may use of the listener, so that no container takes the places of the others.
+//! Limits of one container at the listener, so that no container takes the places of the others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -42,10 +42,10 @@ endpoints! {
         Json<ChangeConfig> => Json<Option<AcceptedDeploy>>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidVariableName, ReservedVariable, InvalidVariableValue,
          ValueTooLong, ConfigTooLarge, RollbackInProgress];
-    /// What its next push is built on
+    /// Change its base, from the next push on
     SetBase { app: AppName }: PUT "/v1/apps/{app}/base", Deploy, Json<ChangeBase> => Nothing,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, BaseNotFound];
-    /// Which branch deploys
+    /// Change the branch that deploys
     SetBranch { app: AppName }: PUT "/v1/apps/{app}/branch", Deploy, Json<ChangeBranch> => Nothing,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidBranch];
     /// Add and remove host names
@@ -55,7 +55,7 @@ endpoints! {
     Rename { app: AppName }: POST "/v1/apps/{app}/rename", Admin, Json<RenameApp> => Json<Option<AcceptedDeploy>>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, RenameDuringDeploy, RenameWhilePaused, AppExists,
          FormerNameInUse, TooManyHosts];
-    /// How many copies of a role run
+    /// Change the number of copies of roles
     SetScale { app: AppName }: PUT "/v1/apps/{app}/scale", Deploy, Json<ChangeScale> => Nothing,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, RoleNotFound, SingleWriter, TooManyCopies, TooManyRoles];
     /// Pause and resume requests, refuse or limit them
@@ -67,7 +67,7 @@ endpoints! {
     /// Its instances
     Instances { app: AppName }: GET "/v1/apps/{app}/instances", Read, Nothing => Json<Vec<InstanceInfo>>,
         [AppNotFound, AppBeingDestroyed];
-    /// Why it is as it is
+    /// Explain its state
     Why { app: AppName }: GET "/v1/apps/{app}/why" ? WhyQuery, Read, Nothing => Json<Explanation>,
         [AppNotFound, AppBeingDestroyed, InstanceNotFound];
 }

@@ -30,7 +30,7 @@ pub struct MachineInfo {
     pub registered: Moment,
     /// When the agent last reported; `None` since the server began.
     pub seen: Option<Moment>,
-    /// Whether an operator wants copies on the machine.
+    /// Availability of the machine for copies, as an operator set it.
     #[serde(default)]
     pub availability: AvailabilityInfo,
     /// The operator's reason for the availability.
@@ -77,7 +77,7 @@ pub struct ChangeAvailability {
     pub within: Option<u64>,
 }
 
-/// Whether an operator wants copies on a machine.
+/// Availability of a machine for copies, as an operator set it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AvailabilityInfo {

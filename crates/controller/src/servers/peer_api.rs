@@ -1,4 +1,4 @@
-//! What each server, whether it leads or follows, does for the other servers: `/internal/v1/servers/blobs`.
+//! API of each server, leader or follower, for the other servers: `/internal/v1/servers/blobs`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,7 +35,7 @@ pub(super) struct BlobCollection {
     pub(super) digests: Vec<Digest>,
 }
 
-/// What the other servers may use.
+/// Routes that the other servers may use.
 pub(super) struct PeerApi {
     pub(super) membership: Arc<Membership>,
     pub(super) blobs: BlobStore,

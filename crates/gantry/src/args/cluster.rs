@@ -23,10 +23,10 @@ pub(crate) enum Cluster {
 pub(crate) enum JoinTokenCommand {
     /// Create a join token and print the command that uses it
     Create {
-        /// What the machine joins as: agent or server
+        /// Purpose of the token: agent or server
         #[arg(long, value_name = "ROLE")]
         role: JoinRole,
-        /// How long the token is valid: `90s`, `15m`, `1h`, `2d`; an hour by default
+        /// Lifetime of the token: `90s`, `15m`, `1h`, `2d`; an hour by default
         #[arg(long, value_parser = age, value_name = "TIME")]
         ttl: Option<u64>,
     },

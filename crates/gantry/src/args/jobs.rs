@@ -69,7 +69,7 @@ pub(crate) struct JobRun {
     pub(crate) idempotency: Option<String>,
 }
 
-/// What a job runs, and how.
+/// Workload of a job, and its limits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct JobSpec {
     /// App and role, such as `shop/report`: the role's command, configuration and limits in the current release

@@ -284,7 +284,7 @@ pub(crate) enum Command {
         /// Skip damaged files of the backup and restore everything else
         #[arg(long)]
         skip_damaged: bool,
-        /// Which volumes of the backup to restore; by default all, unless this machine has data of one of them
+        /// Volumes of the backup to restore; by default all, unless this machine has data of one of them
         #[arg(long, value_enum, value_name = "WHICH")]
         volumes: Option<VolumeChoice>,
         /// Backup

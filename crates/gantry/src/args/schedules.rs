@@ -68,10 +68,10 @@ pub(crate) struct ScheduleCreate {
     /// Most runs
     #[arg(long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
-    /// What happens with times at which the server was away: `skip`, `once` or `all`
+    /// Policy for times at which the server was away: `skip`, `once` or `all`
     #[arg(long, default_value = "once", value_name = "POLICY")]
     pub(crate) missed: MissedPolicy,
-    /// What happens while the last job still waits or runs: `allow`, `forbid` or `replace`
+    /// Policy while the last job still waits or runs: `allow`, `forbid` or `replace`
     #[arg(long, default_value = "allow", value_name = "POLICY")]
     pub(crate) overlap: OverlapPolicy,
 }

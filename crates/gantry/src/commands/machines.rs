@@ -68,7 +68,7 @@ fn changed(machine: &MachineInfo, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a machine does, and what its operator wants if that differs.
+/// State of a machine, and its operator's wish if that differs.
 fn state(machine: &MachineInfo) -> String {
     match (machine.state, machine.availability) {
         (state, AvailabilityInfo::Schedulable) => state.word().to_owned(),

@@ -84,7 +84,7 @@ pub struct QueueInfo {
     pub extra_runs: u64,
 }
 
-/// What a job that has not ended runs.
+/// Workload of a job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OpenWork {
     /// The project.
@@ -228,7 +228,7 @@ impl SqliteReader {
         self.told(read())
     }
 
-    /// What runs, of all jobs that have not ended; each once.
+    /// Distinct workloads of all jobs that have not ended.
     ///
     /// # Errors
     /// [`QueueStoreError`].

@@ -8,7 +8,8 @@ use crate::{
     AttemptOutcome, Fence, Jitter, Job, JobEnd, JobEvent, JobSettings, JobState, Priority, Refusal, RetryPolicy,
 };
 
-/// What happens next, without knowledge of the job's state. Tokens are named by their distance from the current one.
+/// Next operation of a test, without knowledge of the job's state. Tokens are named by their distance from the current
+/// one.
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),

@@ -56,7 +56,7 @@ const REFUSALS: [(TunnelRefusal, &str, StatusCode); 4] = [
     (TunnelRefusal::Broken, "broken", StatusCode::BAD_GATEWAY),
 ];
 
-/// What follows the head of a request.
+/// Body that follows the head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SentBody {
     None,

@@ -1,4 +1,4 @@
-//! What expressions mean, and which are refused.
+//! Meaning of expressions, and refused expressions.
 
 use gantry_model::Moment;
 

@@ -53,7 +53,7 @@ impl FleetMachine {
         self.folder.join(name)
     }
 
-    /// What the machine's processes wrote to standard error.
+    /// Standard error of the machine's processes.
     pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -141,7 +141,7 @@ impl FleetMachine {
         self.is_on = true;
     }
 
-    /// What is still on this computer of a machine that is off.
+    /// Remains on this computer of a machine that is off.
     pub(super) fn left_behind(&self) -> Vec<String> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let folder = self.folder.display().to_string();

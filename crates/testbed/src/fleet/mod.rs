@@ -165,7 +165,7 @@ impl Fleet {
         self.machine(machine).path(name)
     }
 
-    /// What a machine's processes wrote to standard error.
+    /// Standard error of a machine's processes.
     ///
     /// # Panics
     /// If there is no such machine.
