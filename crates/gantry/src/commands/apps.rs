@@ -70,7 +70,6 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                     "this stops {name} and removes its releases and history; say --confirm {name} to do it"
                 );
             }
-            client.fetch(&apps::Destroy { app: name.clone() }).await?;
             return destroy(client, &name).await;
         }
     }
