@@ -3,6 +3,12 @@
 //! The bytes are foreign. The kernel resolves every path inside the folder ([`gantry_linux::rooted`]). Files are
 //! created with `O_EXCL` and `O_NOFOLLOW`. Sizes are counted and bounded during reading, whatever the headers claim.
 
+mod bounds;
+mod header;
+mod place;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -10,47 +16,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use flate2::read::MultiGzDecoder;
-use gantry_blobs::DigestHasher;
-use gantry_linux::process::USERS;
 use gantry_linux::{LinuxError, WithAction, rooted};
 use gantry_model::Digest;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fsetxattr, linkat,
-    mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, XattrFlags, chmodat, fsetxattr, linkat, mkdirat, mknodat, openat,
+    symlinkat,
 };
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
+pub use self::bounds::Bounds;
+use self::bounds::{Bounded, Hashed, pass};
+pub(crate) use self::header::{BASE64, LIBARCHIVE, SCHILY};
+use self::header::{link_target, mode, mtime, xattr};
+use self::place::{Place, clear, finish_link, finish_node, is_folder, not_effective, set_owner, set_time, whiteout};
 use crate::archive::members_or_sparse;
 use crate::sparse::Sparse;
-use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry, volume_may_carry};
-
-/// Limits on the size of an unpacked layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Bytes of all files together.
-    pub bytes: u64,
-    /// Files, folders and links.
-    pub entries: u64,
-}
-
-impl Bounds {
-    /// Formats the limit on bytes, as [`UnpackError::TooLarge`] shows the limit.
-    pub(crate) fn told(&self) -> String {
-        format!("{} bytes", self.bytes)
-    }
-}
-
-impl Default for Bounds {
-    /// 32 GiB and two million entries, ten times the size of an image with a complete tool chain.
-    fn default() -> Self {
-        Self { bytes: 32 << 30, entries: 2_000_000 }
-    }
-}
+use crate::tree::{CAPABILITIES, WHITEOUT, may_carry, volume_may_carry};
 
 /// Kind of an archive, which decides what some of its entries mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,70 +148,11 @@ fn unpack_as(kind: Kind, layer: impl Read, folder: &Path, bounds: Bounds) -> Res
     })
 }
 
-/// Limit on the bytes after an archive's end. Padding takes kilobytes; a longer tail is an attack.
-const TAIL_MAX: u64 = 64 << 20;
-
-fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
-    let passed = io::copy(&mut rest.take(TAIL_MAX + 1), &mut io::sink()).map_err(UnpackError::Stream)?;
-    if passed > TAIL_MAX {
-        return Err(UnpackError::TooLarge(format!("{TAIL_MAX} bytes after its end")));
-    }
-    Ok(())
-}
-
 /// Bytes that headers, padding and names may take in addition to the files.
 const HEADERS_MAX: u64 = 4 << 30;
 
-/// Keys of the records of extended headers that describe extended attributes, each followed by the attribute's name.
-pub(crate) const SCHILY: &str = "SCHILY.xattr.";
-pub(crate) const LIBARCHIVE: &str = "LIBARCHIVE.xattr.";
-
-/// Base64 as libarchive writes it: without padding. Some writers pad.
-pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// Limit in bytes on the paths of all folders. They stay in memory, since folders' times are set at the end.
 const PATHS_MAX: usize = 256 << 20;
-
-/// A reader that fails after a number of bytes.
-struct Bounded<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other("it goes on without end"))?;
-        Ok(count)
-    }
-}
-
-/// A reader that hashes the bytes read.
-struct Hashed<R> {
-    inner: R,
-    hasher: DigestHasher,
-}
-
-impl<R> Hashed<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hasher: DigestHasher::default() }
-    }
-
-    fn finish(&self) -> Digest {
-        self.hasher.clone().finish()
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
-}
 
 struct Unpacker {
     kind: Kind,
@@ -244,12 +168,6 @@ struct Unpacker {
     /// clears it, since such an entry may change where a path leads.
     last: Option<(PathBuf, OwnedFd)>,
     has_root: bool,
-}
-
-/// The location of an entry: its parent folder, and its name there.
-struct Place {
-    parent: OwnedFd,
-    name: std::ffi::OsString,
 }
 
 impl Unpacker {
@@ -483,162 +401,5 @@ impl Unpacker {
         }
         clear(place)?;
         Ok(linkat(&source, "", &place.parent, &*place.name, AtFlags::EMPTY_PATH)?)
-    }
-}
-
-fn link_target(entry: &Entry<'_, impl Read>) -> Option<PathBuf> {
-    entry.link_name().ok().flatten().map(std::borrow::Cow::into_owned).filter(|path| !path.as_os_str().is_empty())
-}
-
-fn is_folder(place: &Place) -> bool {
-    statat(&place.parent, &*place.name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
-}
-
-/// Removes a file or an empty folder that an earlier entry created, so that the new entry can replace it.
-fn clear(place: &Place) -> io::Result<()> {
-    match unlinkat(&place.parent, &*place.name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR) => Ok(unlinkat(&place.parent, &*place.name, AtFlags::REMOVEDIR)?),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn whiteout(place: &Place, name: &str) -> io::Result<()> {
-    if name == OPAQUE {
-        let parent = openat(&place.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        return Ok(fsetxattr(parent, OPAQUE_XATTR, b"y", XattrFlags::empty())?);
-    }
-    let hidden = &name[WHITEOUT.len()..];
-    if hidden.is_empty() || hidden == "." || hidden == ".." {
-        return Err(io::Error::other("a whiteout of nothing"));
-    }
-    let place = Place { parent: place.parent.try_clone()?, name: hidden.into() };
-    clear(&place)?;
-    Ok(mknodat(&place.parent, &*place.name, FileType::CharacterDevice, Mode::empty(), 0)?)
-}
-
-fn mode(entry: &Entry<'_, impl Read>) -> Mode {
-    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
-}
-
-fn set_owner(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtFlags) -> io::Result<()> {
-    let id =
-        |id: io::Result<u64>| u32::try_from(id.unwrap_or(0)).map_err(|_| io::Error::other("an owner out of range"));
-    let (uid, gid) = (id(entry.header().uid())?, id(entry.header().gid())?);
-    if uid == u32::MAX || gid == u32::MAX {
-        return Err(io::Error::other("an owner out of range"));
-    }
-    let (uid, gid) = (mapped_owner(uid), mapped_owner(gid));
-    Ok(chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?)
-}
-
-/// Returns the owner as the container sees the owner. An id beyond the container's users would be unmapped inside, and
-/// not even root inside could change such files. Such an id becomes the user `nobody`.
-fn mapped_owner(owner: u32) -> u32 {
-    if owner < USERS { owner } else { NOBODY }
-}
-
-/// Id of the user and the group for owners without an id of their own, in Debian and other distributions.
-const NOBODY: u32 = 65_534;
-
-fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
-    set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
-    // This process created the entry a moment ago, and no other process writes here, so the entry is no link.
-    Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
-}
-
-fn finish_link(entry: &mut Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
-    set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
-    set_time(&place.parent, &place.name, mtime(entry), AtFlags::SYMLINK_NOFOLLOW);
-    Ok(())
-}
-
-/// Clears the "effective" flag of a file's capabilities (`struct vfs_cap_data`: the lowest bit of its first word). A
-/// container gains no capability by running a file. Without the flag, the kernel still runs the file. With the flag,
-/// the kernel refuses the file (EPERM) if the container lacks one of its capabilities.
-fn not_effective(capabilities: &mut [u8]) {
-    if let Some(first) = capabilities.first_mut() {
-        *first &= !1;
-    }
-}
-
-/// Name and value of the extended attribute that a record of an extended header describes, if the record does. There
-/// are two dialects: `SCHILY.xattr.` with the value itself, and libarchive's, with the value in base64.
-fn xattr(key: &[u8], value: &[u8]) -> io::Result<Option<(String, Vec<u8>)>> {
-    let Ok(key) = std::str::from_utf8(key) else { return Ok(None) };
-    if let Some(name) = key.strip_prefix(SCHILY) {
-        return Ok(Some((name.to_owned(), value.to_vec())));
-    }
-    let Some(name) = key.strip_prefix(LIBARCHIVE) else { return Ok(None) };
-    let decoded =
-        BASE64.decode(value).map_err(|_| io::Error::other(format!("its attribute {name:?} is not base64")))?;
-    Ok(Some((name.to_owned(), decoded)))
-}
-
-/// Modification time of an entry, with its nanoseconds if an extended header has them.
-fn mtime(entry: &mut Entry<'_, impl Read>) -> Timespec {
-    let whole = entry.header().mtime().ok().and_then(|mtime| i64::try_from(mtime).ok());
-    let plain = Timespec { tv_sec: whole.unwrap_or(0), tv_nsec: 0 };
-    let records = entry.pax_extensions().ok().flatten().into_iter().flatten().flatten();
-    let precise = records.filter(|record| record.key_bytes() == b"mtime").last();
-    precise.and_then(|record| seconds(record.value().ok()?)).unwrap_or(plain)
-}
-
-/// Parses the seconds of an extended header: `1790000000.25`, with any number of digits after the point.
-fn seconds(text: &str) -> Option<Timespec> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(part) || !digits(whole.strip_prefix('-').unwrap_or(whole)) {
-        return None;
-    }
-    let tv_sec: i64 = whole.parse().ok()?;
-    let tv_nsec: i64 = format!("{part:0<9}")[..9].parse().ok()?;
-    Some(match whole.starts_with('-') && tv_nsec > 0 {
-        true => Timespec { tv_sec: tv_sec.checked_sub(1)?, tv_nsec: 1_000_000_000 - tv_nsec },
-        false => Timespec { tv_sec, tv_nsec },
-    })
-}
-
-/// Sets an entry's modification time. A time that cannot be set (out of range) is no reason to refuse a layer.
-fn set_time(parent: impl AsFd, name: &OsStr, time: Timespec, flags: AtFlags) {
-    let _ = utimensat(parent, name, &Timestamps { last_access: time, last_modification: time }, flags);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_of_extended_headers_are_read_to_the_nanosecond() {
-        for (text, wanted) in [
-            ("1790000000.25", Some((1_790_000_000, 250_000_000))),
-            ("1", Some((1, 0))),
-            ("1.", Some((1, 0))),
-            ("0.0000000019", Some((0, 1))),
-            ("-1.5", Some((-2, 500_000_000))),
-            ("-1", Some((-1, 0))),
-            ("", None),
-            ("-", None),
-            ("1.x", None),
-            ("1.-5", None),
-            ("99999999999999999999", None),
-        ] {
-            assert_eq!(seconds(text).map(|time| (time.tv_sec, time.tv_nsec)), wanted, "{text}");
-        }
-    }
-
-    #[test]
-    fn attributes_of_both_dialects_are_read() {
-        let read = |key: &str, value: &[u8]| xattr(key.as_bytes(), value);
-        let wanted = Some(("user.a".to_owned(), b"a\nb".to_vec()));
-        assert_eq!(read("SCHILY.xattr.user.a", b"a\nb").expect("read"), wanted);
-        assert_eq!(read("LIBARCHIVE.xattr.user.a", b"YQpi").expect("read"), wanted);
-        assert_eq!(
-            read("LIBARCHIVE.xattr.user.a", b"YQ==").expect("read"),
-            read("LIBARCHIVE.xattr.user.a", b"YQ").expect("read")
-        );
-        assert_eq!(read("mtime", b"1").expect("read"), None);
-        assert!(read("LIBARCHIVE.xattr.user.a", b"!").is_err());
     }
 }
