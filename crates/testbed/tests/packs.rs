@@ -13,7 +13,7 @@ use site::{page, push_site, site};
 /// Sends a POST request as a client would. Returns the status and the response's text.
 fn post(world: &World, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "--path-as-is", "--max-time", "30", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
+    curl.args(["-sS", "--path-as-is", "--max-time", "90", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
     curl.args(headers.iter().flat_map(|header| ["--header", header]));
     curl.args(["--header", &format!("Authorization: Bearer {}", world.token())]);
     curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
