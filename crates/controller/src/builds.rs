@@ -299,7 +299,7 @@ async fn repeat_release(
     })?;
     match to {
         Some(number) => output.step(&format!("Taking {number} again: {}", release.cause)),
-        None => output.step(&format!("Releasing {} with the new configuration", release.number)),
+        None => output.step(&format!("Releasing the image of {} with the new configuration", release.number)),
     }
     let mut roles = release.roles.clone();
     let settings = image_settings(server, &deploy.app)?;

@@ -69,7 +69,9 @@ async fn pass(server: &Server, followed: &mut Option<RoleSchedules>) -> Result<D
     let now = core::now();
     let (due, _) = server.jobs.read(move |reader| reader.due_schedules(now, SLICE)).await?;
     for schedule in due {
-        fire(server, schedule, now).await?;
+        if !fire(server, schedule, now).await? {
+            return Ok(EVERY);
+        }
     }
     let (_, next) = server.jobs.read(move |reader| reader.due_schedules(now, 0)).await?;
     Ok(next.map_or(EVERY, |next| Duration::from_millis(next.since(core::now()))))
@@ -129,8 +131,8 @@ async fn follow(server: &Server, wanted: &RoleSchedules) -> Result<(), JobsError
     Ok(())
 }
 
-/// Queues the jobs of the times that are due.
-async fn fire(server: &Server, schedule: StoredSchedule, now: Moment) -> Result<(), JobsError> {
+/// Queues the jobs of the times that are due. Returns false if the queue is full; the times are then due again.
+async fn fire(server: &Server, schedule: StoredSchedule, now: Moment) -> Result<bool, JobsError> {
     let turn = schedule.progress.turn(&schedule.new.schedule, now);
     // Until the jobs are queued, garbage collection keeps their images.
     let _pin = server.gc_pins.take();
@@ -153,10 +155,13 @@ async fn fire(server: &Server, schedule: StoredSchedule, now: Moment) -> Result<
         ScheduleReply::Fired(Fired::Done { jobs, .. }) => {
             jobs.iter().for_each(|job| tracing::info!(schedule = %name, %job, "queued the job of a schedule"));
         }
-        ScheduleReply::Fired(Fired::Full) => tracing::warn!(schedule = %name, "the queue is full; retrying"),
+        ScheduleReply::Fired(Fired::Full) => {
+            tracing::warn!(schedule = %name, "the queue is full; retrying");
+            return Ok(false);
+        }
         _ => {}
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The job of a due time.

@@ -109,6 +109,14 @@ pub enum InvalidSettings {
         /// The largest value.
         most: u64,
     },
+    /// The job would expire before it may start.
+    #[error("expires is {expires} s and delay is {delay} s: the job would expire before its start; raise expires")]
+    ExpiresBeforeStart {
+        /// Time until the job expires, in seconds.
+        expires: u64,
+        /// Delay in seconds.
+        delay: u64,
+    },
     /// A key is empty or too long.
     #[error("{field} has {length} bytes; choose 1 to {KEY_MAX}")]
     Key {
@@ -129,7 +137,12 @@ impl JobSettings {
         in_range("timeout", self.timeout.into(), 1, TIMEOUT_MAX.into())?;
         in_range("retries.most", self.retries.most.into(), 0, RETRIES_MAX.into())?;
         in_range("retries.delay", self.retries.delay.into(), 0, RETRY_DELAY_MAX.into())?;
-        self.expires.map_or(Ok(()), |expires| in_range("expires", expires, 1, EXPIRY_MAX))?;
+        if let Some(expires) = self.expires {
+            in_range("expires", expires, 1, EXPIRY_MAX)?;
+            if expires <= self.delay {
+                return Err(InvalidSettings::ExpiresBeforeStart { expires, delay: self.delay });
+            }
+        }
         if let Some(key) = &self.key {
             short("key.name", &key.name)?;
             in_range("key.limit", key.limit.into(), 1, 10_000)?;

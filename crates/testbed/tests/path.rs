@@ -31,7 +31,7 @@ fn a_push_becomes_a_page_and_everything_is_told() {
     assert_eq!(run.good().out, "hello\n");
 
     let set = world.gantry(&["config", "set", "hello", "COLOR=blue"]).good();
-    assert!(set.err.contains("Releasing v1 with the new configuration"), "{set:?}");
+    assert!(set.err.contains("Releasing the image of v1 with the new configuration"), "{set:?}");
     assert_eq!(shell("echo $COLOR $GANTRY_RELEASE").good().out, "blue v2\n");
     assert_eq!(world.gantry(&["config", "ls", "hello"]).good().out, "COLOR=blue\n");
     let _ = world.gantry(&["rollback", "hello"]).good();

@@ -24,6 +24,7 @@ fn names_the_field_that_is_out_of_its_limits() {
         (JobSettings { retries: retries(101, 1), ..of() }, "retries.most is 101"),
         (JobSettings { retries: retries(1, 86_401), ..of() }, "retries.delay is 86401"),
         (JobSettings { expires: Some(0), ..of() }, "expires is 0; choose 1"),
+        (JobSettings { expires: Some(600), delay: 600, ..of() }, "expires is 600 s and delay is 600 s"),
         (JobSettings { key: key("", 1), ..of() }, "key.name has 0 bytes"),
         (JobSettings { key: key("a", 0), ..of() }, "key.limit is 0; choose 1"),
         (JobSettings { idempotency: Some("x".repeat(201)), ..of() }, "idempotency has 201 bytes; choose 1 to 200"),
@@ -32,6 +33,7 @@ fn names_the_field_that_is_out_of_its_limits() {
         assert!(error.contains(words), "{error}");
     }
     let most = JobSettings { delay: 604_800, timeout: 86_400, retries: retries(100, 86_400), ..of() };
+    assert_eq!(JobSettings { expires: Some(601), delay: 600, ..of() }.check(), Ok(()));
     assert_eq!(most.check(), Ok::<(), InvalidSettings>(()));
 }
 
