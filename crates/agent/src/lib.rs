@@ -63,7 +63,7 @@ use gantry_image::Layers;
 use gantry_model::{MachineName, MachineSubnet, TunnelAddress};
 use gantry_supervision::TaskSet;
 
-pub use machine::machine_id;
+pub use machine::{keep_machine_id, machine_id};
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
 pub use volumes::offline::{StoredVolume, keep_volumes, stored_volumes};

@@ -44,6 +44,20 @@ pub fn machine_id(data: &Path) -> io::Result<MachineId> {
     Ok(id)
 }
 
+/// Makes the data folder hold the id under which the machine joined its cluster: with another id, the machine would be
+/// refused as another one of the same name.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn keep_machine_id(data: &Path, id: &MachineId) -> io::Result<()> {
+    let path = data.join(ID);
+    if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == id.to_string()) {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), %id, "the file does not hold the id of the cluster's member; writing it again");
+    gantry_ledger::replace(&path, format!("{id}\n").as_bytes())
+}
+
 fn capacity() -> io::Result<MachineCapacity> {
     let processors = std::thread::available_parallelism()?.get();
     let cpu = MilliCpu(u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(1000));
@@ -82,6 +96,11 @@ mod tests {
         let replaced = machine_id(folder.path()).expect("an id");
         assert_ne!(replaced, first);
         assert_eq!(machine_id(folder.path()).expect("an id"), replaced);
+        for damaged in ["", "x", &replaced.to_string()] {
+            std::fs::write(folder.path().join(ID), damaged).expect("written");
+            keep_machine_id(folder.path(), &first).expect("kept");
+            assert_eq!(machine_id(folder.path()).expect("an id"), first);
+        }
         let capacity = capacity().expect("a capacity");
         assert!(capacity.cpu >= MilliCpu(1000) && capacity.memory >= Bytes::mebi(16));
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_ledger::Replacement;
@@ -123,14 +124,30 @@ pub(crate) fn transient_names(settings: &AgentSettings) -> Vec<String> {
 /// Every app that has files on this machine or is in its plan.
 pub(crate) fn apps_on_machine(settings: &AgentSettings) -> BTreeSet<String> {
     let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
-    let once = transient_names(settings).into_iter().filter_map(|name| {
-        let (app, _) = match name.strip_prefix("job-") {
-            Some(job) => job.rsplit_once('-')?.0.rsplit_once('-')?,
-            None => name.strip_prefix("run-")?.rsplit_once('-')?,
-        };
-        Some(app.to_owned())
-    });
+    let once = transient_names(settings).into_iter().filter_map(|name| app_of(&name));
     planned.chain(instance_ids(settings)).map(|id| id.slot.app.to_string()).chain(once).collect()
+}
+
+/// The app of a workload, by the workload's name.
+fn app_of(name: &str) -> Option<String> {
+    if let Some(id) = AllocationId::parse(name) {
+        return Some(id.slot.app.to_string());
+    }
+    let (app, _) = match name.strip_prefix("job-") {
+        Some(job) => job.rsplit_once('-')?.0.rsplit_once('-')?,
+        None => name.strip_prefix("run-")?.rsplit_once('-')?,
+    };
+    Some(app.to_owned())
+}
+
+/// The first user id of each container on disk, by app: what the container writes belongs to its own users.
+pub(crate) fn first_users(data: &Path) -> Vec<(String, u32)> {
+    let entries = std::fs::read_dir(data.join("containers")).into_iter().flatten().flatten();
+    let owner = |entry: std::fs::DirEntry| {
+        let app = app_of(entry.file_name().to_str()?)?;
+        Some((app, std::fs::metadata(entry.path().join("upper")).ok()?.uid()))
+    };
+    entries.filter_map(owner).collect()
 }
 
 fn plan_path(settings: &AgentSettings) -> PathBuf {

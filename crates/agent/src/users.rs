@@ -30,8 +30,7 @@ impl UserRanges {
     /// that app.
     pub(crate) fn load(data: &Path, mapped: bool, apps: &BTreeSet<String>) -> Self {
         let path = data.join("users.json");
-        let mut given: BTreeMap<String, u32> =
-            std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut given = read(&path, data);
         given.retain(|app, _| apps.contains(app));
         Self { path, given: Mutex::new(given), mapped }
     }
@@ -73,6 +72,17 @@ impl UserRanges {
     }
 }
 
+/// Reads the ranges. A damaged file is made again from the containers: no app may get the range of a container that
+/// runs.
+fn read(path: &Path, data: &Path) -> BTreeMap<String, u32> {
+    let Ok(text) = std::fs::read(path) else { return BTreeMap::new() };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the ranges of user ids cannot be read; taking those of the containers");
+        let in_use = crate::records::first_users(data).into_iter();
+        in_use.filter_map(|(app, first)| Some((app, first.checked_sub(FIRST)? / RANGE))).collect()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +101,25 @@ mod tests {
         assert_eq!(again.of(&app("two"), none).expect("given"), Some(second));
         assert_eq!(again.of(&app("three"), none).expect("given"), Some(first), "nothing is left of the first");
         assert_eq!(UserRanges::load(folder.path(), false, &apps(&[])).of(&app("one"), none).expect("none"), None);
+    }
+
+    #[test]
+    fn a_damaged_file_gives_no_range_of_a_container_away() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let app = |name| AppName::parse(name).expect("a name");
+        let apps = BTreeSet::from(["one".to_owned(), "two".to_owned()]);
+        let users = UserRanges::load(folder.path(), true, &apps);
+        users.of(&app("one"), BTreeSet::new).expect("given");
+        let second = users.of(&app("two"), BTreeSet::new).expect("given").expect("mapped");
+        for (container, owner) in [("two.v1.web-1", second), ("root-owns-this.v1.web-1", 0)] {
+            let upper = folder.path().join("containers").join(container).join("upper");
+            std::fs::create_dir_all(&upper).expect("made");
+            std::os::unix::fs::chown(&upper, Some(owner), Some(owner)).expect("given");
+        }
+        std::fs::write(folder.path().join("users.json"), "{ torn").expect("damaged");
+        let again = UserRanges::load(folder.path(), true, &apps);
+        assert_ne!(again.of(&app("three"), BTreeSet::new).expect("given"), Some(second));
+        assert_eq!(again.of(&app("two"), BTreeSet::new).expect("given"), Some(second));
     }
 
     #[test]

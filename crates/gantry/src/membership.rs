@@ -8,7 +8,7 @@ use anyhow::Context;
 use gantry_api::{Client, Servers};
 use gantry_control::join::{RENEW_PATH, RenewCall, RenewReply};
 use gantry_error_codes::ErrorCode;
-use gantry_model::Moment;
+use gantry_model::{MachineId, Moment};
 use gantry_trust::{Credentials, Identity, PeerName};
 
 use crate::args::Machine;
@@ -81,6 +81,11 @@ impl Membership {
         let addresses = own.iter().cloned().chain(identity.servers.iter().cloned()).collect();
         let servers = Servers::new(addresses, config, PeerName::Server.server_name());
         Ok(Some(Self { folder, identity, credentials, servers, own }))
+    }
+
+    /// Id under which the machine has joined.
+    pub(crate) fn id(&self) -> &MachineId {
+        &self.identity.id
     }
 
     /// The machine's key and certificates, which [`Self::keep`] keeps up to date.

@@ -78,7 +78,11 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("agent");
     require_root()?;
     make_folders(machine)?;
-    let client = service_client(machine, Membership::open(machine)?, true).await?;
+    let membership = Membership::open(machine)?;
+    if let Some(membership) = &membership {
+        gantry_agent::keep_machine_id(&machine.data, membership.id()).context("cannot keep this machine's id")?;
+    }
+    let client = service_client(machine, membership, true).await?;
     gantry_agent::run(machine.agent()?, client, asked_to_end()).await?;
     Ok(DONE)
 }
