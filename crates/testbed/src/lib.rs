@@ -3,12 +3,14 @@
 //! - [`World`]: a test cluster: a `gantry up` with its own folders, ports, network and control group. When a `World`
 //!   is dropped, the testbed checks that nothing of the cluster is left on the machine.
 //! - [`Fleet`]: several machines of one cloud, each made of a network namespace, and their faults.
+//! - [`ShiftedClock`]: a wall clock that a test shifts.
 //! - [`SpareServer`]: one more server of a cluster on etcd.
 //! - [`Etcd`]: a real etcd, of one member or several. With `GANTRY_TEST_ETCD` set, each [`World`] without its own
 //!   `--store` gets its own etcd.
 //! - [`namespace`]: a machine made of a network namespace.
 //! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
+mod clock;
 mod command;
 mod etcd;
 mod fleet;
@@ -21,6 +23,7 @@ mod repository;
 mod spare_server;
 mod world;
 
+pub use clock::ShiftedClock;
 pub use command::{Output, program, run};
 pub use etcd::Etcd;
 pub use fleet::{Fleet, FleetLoad};

@@ -1,50 +1,24 @@
 //! Jumps of the wall clock: no deploy hangs, no push is interrupted, no server exits, and `gantry status` names the
-//! jump. A preloaded library (`clock.c`) shifts the clock of server, agent and router; the machine's own clock is
-//! never touched.
+//! jump.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{ShiftedClock, World, run};
 
 const HOUR: i64 = 3_600_000;
 
-/// Compiles the library into `folder` and returns its path.
-fn library(folder: &Path) -> PathBuf {
-    let path = folder.join("clock.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clock.c");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).arg(source);
-    let _ = run(gcc).good();
-    path
-}
-
 struct Shifted {
     world: World,
-    shift: PathBuf,
-    _folder: tempfile::TempDir,
+    clock: ShiftedClock,
 }
 
 impl Shifted {
     fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        // The server's user reads the library, too.
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("opened");
-        let (library, shift) = (library(folder.path()), folder.path().join("shift"));
-        std::fs::write(&shift, 0i64.to_le_bytes()).expect("written");
-        let text = |path: &Path| path.to_str().expect("text").to_owned();
-        let environment = [("LD_PRELOAD", text(&library)), ("GANTRY_TEST_CLOCK", text(&shift))];
-        let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let clock = ShiftedClock::new();
+        let environment = clock.environment().map(|(name, path)| (name, path.to_str().expect("text")));
         let world = World::start_alone(&environment, &["--bake-time", "3"]);
-        Self { world, shift, _folder: folder }
-    }
-
-    /// Sets the offset from the machine's clock, in milliseconds.
-    fn set(&self, millis: i64) {
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::File::options().write(true).open(&self.shift).expect("opened");
-        file.write_all_at(&millis.to_le_bytes(), 0).expect("written");
+        Self { world, clock }
     }
 
     fn text(&self, arguments: &[&str]) -> String {
@@ -89,12 +63,12 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     let server = world.service_pid("server");
 
     // The clock goes back while the cloud is idle, before a push, and again while the old release stands by.
-    shifted.set(-HOUR);
+    shifted.clock.set(-HOUR);
     shifted.named("the clock of the machine went back by 1 h");
     shop.write("two", "2");
     shop.commit("two");
     let _ = shop.push().good();
-    shifted.set(-2 * HOUR);
+    shifted.clock.set(-2 * HOUR);
     shifted.ends_well(2);
     assert!(shifted.text(&["why", "shop"]).contains("went back by 1 h"), "{}", shifted.text(&["why", "shop"]));
 
@@ -104,7 +78,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     shop.commit("three");
     let mut push = shop.push_in_background();
     world.wait("it compiles", |_| shifted.text(&["why", "shop"]).contains("building").then_some(()));
-    shifted.set(2 * HOUR);
+    shifted.clock.set(2 * HOUR);
     shifted.named("the clock of the machine went forward by 4 h");
     let pushed = push.wait().expect("ended");
     assert!(pushed.success(), "the push was cut: {}", world.log());
@@ -127,7 +101,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     shop.write("four", "4");
     shop.commit("four");
     let _ = shop.push().good();
-    shifted.set(0);
+    shifted.clock.set(0);
     world.kill_service("server");
     shifted.ends_well(4);
 }

@@ -1,6 +1,7 @@
-//! Faults of a fleet's machines: power, processes, cables.
+//! Faults of a fleet's machines: power, processes, cables, clocks.
 
 use super::{Fleet, FleetMachine, FleetNetwork};
+use crate::ShiftedClock;
 
 impl Fleet {
     /// Switches a machine on that was off. Does not wait until the machine reports.
@@ -64,6 +65,14 @@ impl Fleet {
     /// If the limit cannot be set.
     pub fn limit(&self, name: &str, kilobits: Option<u32>) {
         self.network.limit(name, kilobits);
+    }
+
+    /// Gives a machine a clock of its own. Its programs that run already keep theirs.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    pub fn set_clock(&mut self, name: &str, clock: &ShiftedClock) {
+        self.parts(name).0.set_clock(clock);
     }
 
     /// Process id of a service.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::API;
 use super::network::{FleetNetwork, address};
 use crate::command::command;
-use crate::{groups, program, run};
+use crate::{ShiftedClock, groups, program, run};
 
 /// Timeout for killed processes to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,6 +25,8 @@ pub(super) struct FleetMachine {
     folder: PathBuf,
     /// Control group of the machine's containers.
     cgroup: String,
+    /// Variables of the machine's programs.
+    environment: Vec<(String, PathBuf)>,
     /// `gantry up`; none while the machine is off, or has not joined.
     up: Option<Child>,
     /// The machine's namespace exists.
@@ -40,7 +42,7 @@ impl FleetMachine {
         // The server's user enters the machine's folder.
         super::make_folder(&folder, 0o711);
         super::make_folder(&folder.join("data"), 0o700);
-        Self { name, alias, number, folder, cgroup, up: None, is_on: false }
+        Self { name, alias, number, folder, cgroup, environment: Vec::new(), up: None, is_on: false }
     }
 
     /// Address of the machine.
@@ -68,10 +70,20 @@ impl FleetMachine {
         self.up = Some(up.stdout(Stdio::null()).stderr(log).spawn().expect("started"));
     }
 
+    /// Lets a process count as the machine's first one.
+    pub(super) fn boot(&mut self, first: Child) {
+        self.up = Some(first);
+    }
+
+    /// Control group of the machine's containers.
+    pub(super) fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// Builds a command of `gantry` that runs on the machine, with the machine's settings.
     pub(super) fn gantry(&self, network: &FleetNetwork, words: &[&str]) -> Command {
         let mut command = network.program(&self.name, &program("gantry"));
-        command.args(words).args(self.settings()).stdin(Stdio::null());
+        command.args(words).args(self.settings()).envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
 
@@ -81,6 +93,11 @@ impl FleetMachine {
         let (data, run, address) = (path("data"), path("run"), self.address());
         let words = ["--machine", &self.alias, "--data", &data, "--run", &run, "--cgroup", &self.cgroup];
         words.into_iter().chain(["--advertise", &address]).map(str::to_owned).collect()
+    }
+
+    /// Gives a clock to the programs of the machine that start from now on.
+    pub(super) fn set_clock(&mut self, clock: &ShiftedClock) {
+        self.environment = clock.environment().map(|(name, path)| (name.to_owned(), path.to_owned())).into();
     }
 
     /// Reports whether the machine is on.

@@ -9,6 +9,7 @@
 //! ```
 //! - [`Fleet`]: the machines, and commands to them. Begin there.
 //! - `faults`: power, frozen machines, partitions, narrow links.
+//! - `ssh`: machines with nothing but an ssh server.
 //! - `network`: the namespaces and cables; `machine`: one machine's processes.
 //!
 //! A fleet does not pretend to be more than it is: all machines share the kernel, its clock, its processors and its disk.
@@ -16,6 +17,7 @@
 mod faults;
 mod machine;
 mod network;
+mod ssh;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -204,6 +206,15 @@ impl Fleet {
         run(command("curl", &["-sS", "--max-time", "40", "--resolve", &resolve, &format!("http://{app}.localhost/")]))
     }
 
+    /// The app's page on a machine, if the machine answers with it within half a second.
+    #[must_use]
+    pub fn page_at_once(&self, machine: &str, app: &str) -> Option<String> {
+        let address = format!("http://{}/", self.address(machine));
+        let host = format!("Host: {app}.localhost");
+        let asked = run(command("curl", &["-sSf", "--max-time", "0.5", "-H", &host, &address]));
+        (asked.status == 0).then_some(asked.out)
+    }
+
     /// Puts load on an app by the router of a machine, until [`FleetLoad::end`].
     ///
     /// # Panics
@@ -218,7 +229,7 @@ impl Fleet {
             path: "/".to_owned(),
             awaited: None,
             kinds: kinds.to_vec(),
-            pause: Duration::from_millis(10),
+            pause: Duration::from_millis(20),
         };
         let load = runtime.block_on(async { Load::begin(&target, kinds.len(), LOAD_LIMIT) });
         FleetLoad { runtime, load }

@@ -88,7 +88,7 @@ impl FleetNetwork {
         if !from.is_empty() {
             let from = from.join(", ");
             rules += &format!(
-                "table inet {TABLE} {{ chain arriving {{ type filter hook prerouting priority raw; ip saddr {{ {from} }} drop; }} }}"
+                "table inet {TABLE} {{\n chain arriving {{\n type filter hook prerouting priority raw\n ip saddr {{ {from} }} drop\n }}\n}}"
             );
         }
         let mut nft = self.program(machine, Path::new("nft"));

@@ -1,0 +1,66 @@
+//! Machines that lose their power, one after the other: the time until a replacement answers, and the requests that
+//! fail meanwhile. `benches/failover` runs the long form.
+
+mod cluster;
+mod site;
+
+use std::time::{Duration, Instant};
+
+use cluster::{CHECKED, create_app, ready_copies, under_load, wait_for_copies_apart_from, wait_until_settled};
+use gantry_testbed::Fleet;
+use site::push_site;
+
+/// Longest time from the end of a machine to the first answer of a replacement, in the 99th percentile.
+const REPLACED_MAX: Duration = Duration::from_secs(5);
+
+/// Copies of the app under load.
+const COPIES: usize = 4;
+
+/// Number of machines that lose their power.
+fn kills() -> usize {
+    let asked = std::env::var("GANTRY_TEST_KILLS").ok();
+    let default = if std::env::var_os("GANTRY_TEST_LONG").is_some() { 50 } else { 2 };
+    asked.map_or(default, |asked| asked.parse().expect("a number"))
+}
+
+#[test]
+fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
+    let mut fleet = Fleet::start(5);
+    // The server's machine is never killed, so it keeps no copy.
+    let _ = fleet.gantry(&["machine", "cordon", "m1"]).good();
+    for (name, copies) in [("shop", COPIES), ("single", 1)] {
+        push_site(&create_app(&fleet, name, &format!("{CHECKED}, instances: {copies}")), name);
+    }
+    let (mut answered, mut restored) = (Vec::new(), Vec::new());
+    for _ in 0..kills() {
+        let victim = ready_copies(&fleet, "single").into_values().next().expect("a copy");
+        under_load(&mut fleet, "shop", &["m1"], |fleet| {
+            let begun = Instant::now();
+            fleet.power_off(&victim);
+            // The killed machine is the only one that could still have answered.
+            let _ = fleet.wait("the replacement answers", |fleet| fleet.page_at_once("m1", "single"));
+            answered.push(begun.elapsed());
+            wait_for_copies_apart_from(fleet, "shop", COPIES, &[&victim]);
+            restored.push(begun.elapsed());
+        });
+        fleet.power_on(&victim);
+        wait_until_settled(&fleet, &[("shop", COPIES), ("single", 1)]);
+    }
+    println!("machine killed → replacement answers: {}", figures(&mut answered));
+    println!("machine killed → all copies of the other app ready: {}", figures(&mut restored));
+    // Every case of load has checked that no request failed.
+    println!("failed requests of the app with {COPIES} copies: 0");
+    let late = answered.iter().filter(|took| **took > REPLACED_MAX).count();
+    assert!(
+        late * 100 <= answered.len(),
+        "{late} of {} took longer than {REPLACED_MAX:?}: {answered:?}",
+        answered.len()
+    );
+}
+
+/// The median, the 99th percentile and the longest of some times, which it sorts.
+fn figures(times: &mut [Duration]) -> String {
+    times.sort();
+    let millis = |part: usize| times[(times.len() * part).div_ceil(100).max(1) - 1].as_millis();
+    format!("{} times; median {} ms, p99 {} ms, longest {} ms", times.len(), millis(50), millis(99), millis(100))
+}
