@@ -737,6 +737,30 @@ codes! {
         "The clock of this machine and that of the server differ too much."
         "Certificates begin an hour before they are issued. A clock that is further behind takes them for not yet valid."
         "Set the clock (`timedatectl set-ntp true`), and try again."
+    SshFailed "ssh_failed" 0
+        "The machine cannot be reached over ssh."
+        "ssh is not installed here, the machine does not answer, its host key is not known, or it refuses the user's key. The message has ssh's own words."
+        "Make `ssh root@HOST true` work without a question, then try again. `-o KEY=VALUE` passes an option to ssh."
+    WrongArchitecture "wrong_architecture" 0
+        "The program is not for the architecture of the machine."
+        "`gantry machine add` copies the program that runs it, which is for the architecture of its own machine."
+        "Name a program for the machine's architecture with `--program FILE`."
+    MachineIsMember "machine_is_member" 0
+        "The machine belongs to a cluster already."
+        "It has joined before: /var/lib/gantry/cluster has its identity."
+        "Start it with `gantry up`. To move it to another cluster, stop it, and join with `gantry join` and a token of that cluster."
+    ProgramsMissing "programs_missing" 0
+        "The machine lacks programs that Gantry needs."
+        "A small system has no git, iproute2, nftables or procps. The message names what is missing."
+        "Install the packages on the machine, then try again."
+    RemoteStepFailed "remote_step_failed" 0
+        "A step on the other machine failed."
+        "The message has the last lines of the step. A code in them names its cause: `gantry explain CODE`."
+        "Remove the cause on the machine, then repeat the command. What was done before is done again."
+    MachineNotReady "machine_not_ready" 0
+        "The machine has joined, and its agent does not report."
+        "The service did not start there, or a firewall keeps the machine from the server's port 7000."
+        "Look at the log that the message names. Once the agent reports, the machine is a part of the cluster."
     OtherAuthority "other_authority" 409
         "The store belongs to a cluster with another authority."
         "`gantry server init` was run on two machines with one store."

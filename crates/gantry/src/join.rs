@@ -13,20 +13,32 @@ use gantry_api::{Client, ClientError, Servers};
 use gantry_control::join::{JOIN_PATH, JoinCall, JoinReply};
 use gantry_error_codes::ErrorCode;
 use gantry_failpoint::failpoint;
-use gantry_model::JoinRole;
+use gantry_model::{JoinRole, MachineName};
 use gantry_trust::{Identity, JoinToken, PeerFailure, PeerName, peer_failure, pinned_config};
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Join, Machine};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::membership::{self, CLUSTER_PORT};
-use crate::printer::{out, told};
+use crate::printer::{json as print_json, out, told};
 use crate::services::make_folders;
 use crate::up;
 
+/// What `gantry join` prints as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    /// Name of the machine in its cluster.
+    pub(crate) machine: MachineName,
+    /// `agent` or `server`.
+    pub(crate) role: String,
+    /// Network of the machine's containers.
+    pub(crate) network: String,
+}
+
 /// Runs `gantry join`.
-pub(crate) async fn run(arguments: &Join) -> anyhow::Result<Exit> {
+pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     let Join { server, token, labels, machine } = arguments;
     require_root()?;
     let token: JoinToken = token.parse().with_code(ErrorCode::InvalidJoinToken)?;
@@ -63,6 +75,11 @@ pub(crate) async fn run(arguments: &Join) -> anyhow::Result<Exit> {
     let identity =
         Identity { machine, id, is_server, servers, subnet: Some(subnet), advertise: Some(advertise), store };
     identity.store(&folder)?;
+    if json {
+        let role = call.role.to_string();
+        print_json(&Joined { machine: identity.machine, role, network: subnet.to_string() })?;
+        return Ok(DONE);
+    }
     out!("machine {} has joined as {}; its containers have the network {subnet}", identity.machine, call.role);
     told!("Start it with `gantry up`.");
     Ok(DONE)

@@ -17,6 +17,7 @@ mod handover;
 mod help;
 mod join;
 mod machine;
+mod machine_add;
 mod membership;
 mod migrate;
 mod printer;

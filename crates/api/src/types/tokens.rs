@@ -1,6 +1,6 @@
 //! Tokens.
 
-use gantry_model::{AppName, MachineName, Moment, Scope};
+use gantry_model::{AppName, JoinRole, MachineName, Moment, Scope};
 use serde::{Deserialize, Serialize};
 
 /// Permissions of a token.
@@ -88,6 +88,15 @@ pub enum JoinRoleInfo {
     Agent,
     /// A machine that also runs a server.
     Server,
+}
+
+impl From<JoinRole> for JoinRoleInfo {
+    fn from(role: JoinRole) -> Self {
+        match role {
+            JoinRole::Agent => Self::Agent,
+            JoinRole::Server => Self::Server,
+        }
+    }
 }
 
 /// Body of `POST /v1/cluster/join-tokens`.

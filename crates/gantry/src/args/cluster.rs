@@ -7,7 +7,7 @@ use gantry_model::{AppName, BaseName, JoinRole, LabelKey, LabelValue, MachineNam
 use gantry_store::StoreAddress;
 
 use super::machine::Machine;
-use super::values::{age, label, label_change, rule, server_address};
+use super::values::{SshTarget, age, host, label, label_change, rule, server_address, ssh_target};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
@@ -108,10 +108,39 @@ pub(crate) enum Store {
     },
 }
 
+/// Arguments of `gantry machine add`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MachineAdd {
+    /// The machine, as ssh takes it
+    #[arg(value_parser = ssh_target, value_name = "root@HOST")]
+    pub(crate) target: SshTarget,
+    /// What the machine joins as: agent or server
+    #[arg(long, value_name = "ROLE", default_value_t = JoinRole::Agent)]
+    pub(crate) role: JoinRole,
+    /// Label of the machine; may be given several times
+    #[arg(long = "label", value_parser = label, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(LabelKey, LabelValue)>,
+    /// Host name or IP address by which other machines reach the new one; by default that of ssh
+    // The id differs from that of this machine's own setting, whose value in the settings file is no default here.
+    #[arg(id = "its_advertise", long = "advertise", value_name = "HOST", value_parser = host)]
+    pub(crate) advertise: Option<String>,
+    /// Program to copy, such as one for another architecture; by default this program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+    /// Option of ssh, such as Port=2222; may be given several times
+    #[arg(short = 'o', long = "ssh-option", value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum MachineCommand {
     /// List the machines
     Ls,
+    /// Make another machine a member over ssh
+    ///
+    /// Copies this program to /usr/local/bin/gantry there, joins, starts the service, and waits until the machine is ready. ssh must
+    /// let you in as root without a password. The machine reads its settings from /etc/gantry/gantry.toml, if it has the file.
+    Add(MachineAdd),
     /// Show one machine
     Show {
         #[arg(value_name = "MACHINE")]

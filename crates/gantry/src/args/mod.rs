@@ -18,7 +18,8 @@ use gantry_trust::CaHash;
 
 pub(crate) use self::apps::{App, Config, Maintenance};
 pub(crate) use self::cluster::{
-    Base, Cluster, Join, JoinTokenCommand, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store, Token,
+    Base, Cluster, Join, JoinTokenCommand, MachineAdd, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store,
+    Token,
 };
 pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::locks::{Lock, LockName, LockRun};

@@ -153,6 +153,24 @@ pub(super) fn server_address(text: &str) -> Result<String, String> {
     Ok(if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") })
 }
 
+/// A machine that is reached over ssh: `root@m5`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SshTarget {
+    /// The whole text, as ssh takes it.
+    pub(crate) text: String,
+    /// Host name or address of the machine.
+    pub(crate) host: String,
+}
+
+/// Parses a machine for ssh. Never returns a text that ssh would take as an option.
+pub(super) fn ssh_target(text: &str) -> Result<SshTarget, String> {
+    let (user, name) = text.split_once('@').unwrap_or(("", text));
+    match host(name) {
+        Ok(host) if !user.starts_with('-') && !text.starts_with('-') => Ok(SshTarget { text: text.to_owned(), host }),
+        _ => Err(format!("{text:?} is no machine for ssh; write for example root@m5")),
+    }
+}
+
 /// Parses a label, `disk=ssd`.
 pub(super) fn label(text: &str) -> Result<(LabelKey, LabelValue), LabelArgumentError> {
     match label_change(text)? {
@@ -188,6 +206,16 @@ mod tests {
         assert_eq!(label_change("disk"), Err(LabelArgumentError::Form("disk".to_owned())));
         for wrong in ["=ssd", "disk=", "a b=c", "-", &format!("{}=x", "k".repeat(64))] {
             assert!(matches!(label_change(wrong), Err(LabelArgumentError::Text(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_machine_for_ssh_is_no_option() {
+        for (text, host) in [("root@m5", "m5"), ("m5.example.com", "m5.example.com"), ("root@fd00::5", "fd00::5")] {
+            assert_eq!(ssh_target(text).map(|target| target.host).as_deref(), Ok(host));
+        }
+        for wrong in ["", "root@", "-oProxyCommand=id", "-o@m5", "root@-o x", "ssh://root@m5", "root@m5:22"] {
+            assert!(ssh_target(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -2,18 +2,14 @@
 
 use gantry_api::Client;
 use gantry_api::endpoints::cluster::CreateJoinToken;
-use gantry_api::types::{CreateJoinToken as Body, JoinRoleInfo};
+use gantry_api::types::CreateJoinToken as Body;
 use gantry_model::JoinRole;
 
 use crate::exit::{DONE, Exit};
 use crate::printer::{json as print_json, out, told};
 
 pub(crate) async fn create(client: &Client, role: JoinRole, ttl: Option<u64>, json: bool) -> anyhow::Result<Exit> {
-    let role = match role {
-        JoinRole::Agent => JoinRoleInfo::Agent,
-        JoinRole::Server => JoinRoleInfo::Server,
-    };
-    let created = client.submit(&CreateJoinToken {}, &Body { role, lifetime: ttl }).await?;
+    let created = client.submit(&CreateJoinToken {}, &Body { role: role.into(), lifetime: ttl }).await?;
     if json {
         print_json(&created)?;
         return Ok(DONE);

@@ -8,6 +8,7 @@ use gantry_model::MachineName;
 
 use crate::args::MachineCommand;
 use crate::exit::{DONE, Exit};
+use crate::machine_add;
 use crate::printer::{age, clock, json as print_json, out, table};
 
 pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) -> anyhow::Result<Exit> {
@@ -20,6 +21,7 @@ pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) ->
                 table(&["machine", "state", "instances", "cpu", "memory", "seen", "labels"], machines.iter().map(row));
             }
         }
+        MachineCommand::Add(arguments) => return machine_add::run(client, &arguments, json).await,
         MachineCommand::Show { name } => {
             let machine = client.fetch(&machines::Show { name }).await?;
             if json { print_json(&machine)? } else { show(&machine) }

@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             server_init::run(&machine).await
         }
         Command::Server(ServerArgs { command: None, machine }) => services::server(&machine).await,
-        Command::Join(arguments) => join::run(&arguments).await,
+        Command::Join(arguments) => join::run(&arguments, json).await,
         Command::Login { url, ca_hash } => login::run(&url, &ca_hash, &args.remote).await,
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,

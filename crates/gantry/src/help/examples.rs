@@ -128,6 +128,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ]),
     ("base ls", &["gantry base ls"]),
     ("machine ls", &["gantry machine ls"]),
+    ("machine add", &["gantry machine add root@m5", "gantry machine add root@m5 --label disk=ssd -o Port=2222"]),
     ("machine show", &["gantry machine show web1"]),
     ("machine label", &["gantry machine label web1 disk=ssd zone=b", "gantry machine label web1 zone-"]),
     ("machine cordon", &["gantry machine cordon web1 -m 'disk errors'"]),
