@@ -5,9 +5,6 @@ use gantry_model::{App, AppName, AuditAction, BaseName, HostName};
 use crate::rename::free_name;
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
-/// Most host names of an app besides its own.
-pub(crate) const HOSTS_MAX: usize = 100;
-
 /// Longest name of a branch, in bytes.
 const BRANCH_MAX: usize = 100;
 
@@ -50,7 +47,7 @@ impl Actor<'_> {
         let mut app = App::new(new.name.clone(), self.now);
         app.volumes_of = self.free_volume_folder(&new.name)?;
         app.base = new.base;
-        add_hosts(&mut app, new.hosts)?;
+        add_hosts(&mut app, new.hosts, self.records.policy.max_hosts())?;
         if let Some(branch) = new.branch {
             app.branch = checked_branch(branch)?;
         }
@@ -108,7 +105,7 @@ impl Actor<'_> {
                 self.free_host(host)?;
             }
         }
-        add_hosts(&mut app, change.add.clone())?;
+        add_hosts(&mut app, change.add.clone(), self.records.policy.max_hosts())?;
         let hosts = app.hosts.clone();
         self.changed(app, AuditAction::AppHostsChanged { app: name.clone(), hosts })
     }
@@ -139,15 +136,17 @@ impl Actor<'_> {
     }
 }
 
-/// Adds host names to an app, each once.
-fn add_hosts(app: &mut App, hosts: Vec<HostName>) -> Result<(), Refusal> {
+/// Adds host names to an app, each once, up to `most`.
+fn add_hosts(app: &mut App, hosts: Vec<HostName>, most: u32) -> Result<(), Refusal> {
+    let most = most as usize;
+    let before = app.hosts.len();
     for host in hosts {
         if !app.hosts.contains(&host) {
             app.hosts.push(host);
         }
     }
-    if app.hosts.len() > HOSTS_MAX {
-        return Err(Refusal::TooManyHosts { most: HOSTS_MAX });
+    if app.hosts.len() > most.max(before) {
+        return Err(Refusal::TooManyHosts { most });
     }
     Ok(())
 }

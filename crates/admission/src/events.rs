@@ -7,8 +7,8 @@ use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::observed::InstanceChange;
 use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{
-    AllocationId, AppName, AuditAction, Deploy, DeployState, InstanceGoal, MachineName, Moment, ObservedInstance,
-    StopReason,
+    AllocationId, AppName, AuditAction, Deploy, DeployState, ExitStatus, InstanceGoal, MachineName, Moment,
+    ObservedInstance, Reason, RoleLimit, StopReason,
 };
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 
@@ -49,6 +49,7 @@ pub fn events_of_deploys(records: &RecordIndex, changed: &[Deploy], now: Moment)
             state: deploy.state,
             outcome: deploy.outcome(),
             reason: deploy.reason.as_ref().map(ToString::to_string),
+            failure: deploy.reason.as_ref().map(Reason::failure),
         };
         (deploy.app.clone(), action)
     });
@@ -70,18 +71,39 @@ pub fn events_of_report(
     };
     let news = changes.iter().filter_map(|(id, before, seen)| Some((*id, phase_change(*before, (*seen)?)?)));
     let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
-    let actions =
-        news.map(|(id, news)| (id.slot.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
+    let actions = news.map(|(id, news)| (id.slot.app.clone(), news.action(id)));
     numbered(records, now, actions)
 }
 
-/// Describes the news of an instance in words.
-fn phase_change(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
+/// News of an instance.
+enum InstanceNews<'a> {
+    Exited(&'a ExitStatus),
+    ReachedLimit(RoleLimit),
+}
+
+impl InstanceNews<'_> {
+    fn action(&self, id: &AllocationId) -> AuditAction {
+        let instance = id.clone();
+        match *self {
+            Self::Exited(exit) => {
+                let (news, exit) = (ExitText(exit).to_string(), Some(exit.into()));
+                AuditAction::InstanceReported { instance, news, exit, limit: None }
+            }
+            Self::ReachedLimit(limit) => {
+                let news = LimitText(limit).to_string();
+                AuditAction::InstanceReported { instance, news, exit: None, limit: Some(limit) }
+            }
+        }
+    }
+}
+
+/// Returns the news of an instance.
+fn phase_change<'a>(before: Option<&ObservedInstance>, seen: &'a ObservedInstance) -> Option<InstanceNews<'a>> {
     let before = before?;
     let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));
     let ended = ended.filter(|exit| exit.stopped != Some(StopReason::Planned) && (seen.restarts + 1).is_power_of_two());
     let hit = seen.limit_hits.iter().find(|hit| before.limit_hits.iter().all(|known| known.limit != hit.limit));
-    ended.map(|exit| ExitText(exit).to_string()).or_else(|| hit.map(|hit| LimitText(hit.limit).to_string()))
+    ended.map(InstanceNews::Exited).or_else(|| hit.map(|hit| InstanceNews::ReachedLimit(hit.limit)))
 }
 
 /// Moves all stamps from which durations are counted by a jump of the wall clock, so that no duration changes. Also
@@ -101,7 +123,7 @@ pub fn clock_jumped(records: &RecordIndex, jump: ClockJump, now: Moment) -> Vec<
         moved.move_stamps(jump.by);
         (moved != **part).then(|| StoreRecord::Machine(machine.clone(), moved.into()).into())
     });
-    let action = AuditAction::ClockJumped { jump: jump.to_string() };
+    let action = AuditAction::ClockJumped { jump: jump.to_string(), by: Some(jump.by) };
     let event = Actor::new(records, now, GANTRY).event(None, action);
     deploys.chain(machines).chain([event]).collect()
 }

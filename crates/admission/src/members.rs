@@ -20,9 +20,6 @@ const JOIN_LIFETIME_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Time for which the record of an expired token is kept, so that a machine that comes late gets the reason.
 const EXPIRED_KEPT_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// The range of the machines' networks, and the prefix length of each.
-const RANGE: (&str, u8) = ("10.64.0.0/10", 20);
-
 /// A machine's request to join.
 #[derive(Debug, Clone)]
 pub struct JoinRequest {
@@ -146,13 +143,14 @@ impl Actor<'_> {
         }
     }
 
-    /// The first network of the range that no machine has.
+    /// The first network of the policy's range that no machine has.
     fn free_subnet(&self) -> Result<MachineSubnet, Refusal> {
         let members = self.records.members.values().map(|member| member.subnet);
         let registered = self.records.machines.values().filter_map(|machine| machine.subnet);
         let taken: Vec<MachineSubnet> = members.chain(registered).collect();
-        let Ok(range) = RANGE.0.parse::<MachineSubnet>() else { unreachable!("the range is a network") };
-        range.first_free(RANGE.1, &taken).ok_or(Refusal::NoFreeSubnet { range })
+        let (range, prefix) = (self.records.policy.cluster_subnet(), self.records.policy.machine_prefix());
+        let prefix = u8::try_from(prefix).unwrap_or(u8::MAX);
+        range.first_free(prefix, &taken).ok_or(Refusal::NoFreeSubnet { range })
     }
 }
 

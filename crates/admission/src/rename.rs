@@ -9,11 +9,10 @@
 
 use gantry_model::app::Rename;
 use gantry_model::{
-    App, AppName, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, HostName, Moment, Scope,
+    App, AppName, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, HostName, Moment, Reason, Scope,
 };
 use gantry_records::{BuildRecord, RecordChange, RecordIndex, StoreRecord};
 
-use crate::apps::HOSTS_MAX;
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
 /// A rename whose outcome is known.
@@ -46,8 +45,9 @@ impl Actor<'_> {
             return Err(Refusal::AppExists { app: to.clone() });
         }
         free_name(records, to, from)?;
-        if old.hosts.len() >= HOSTS_MAX {
-            return Err(Refusal::TooManyHosts { most: HOSTS_MAX });
+        let most = records.policy.max_hosts() as usize;
+        if old.hosts.len() >= most {
+            return Err(Refusal::TooManyHosts { most });
         }
         let part = Rename::From { name: from.clone() };
         let mut new = App { name: to.clone(), current: None, rename: Some(part), ..old.clone() };
@@ -161,8 +161,8 @@ pub fn undo_rename(records: &RecordIndex, now: Moment, rename: &DecidedRename) -
     let Some((mut old, mut new)) = both_apps(records, rename) else { return Vec::new() };
     (old.rename, new.rename, new.destroying) = (None, None, true);
     let reason = records.deploys.get(to).and_then(|deploys| deploys.values().next_back()?.reason.clone());
-    let reason = reason.map(|reason| reason.to_string());
-    let action = AuditAction::RenameUndone { from: from.clone(), to: to.clone(), reason };
+    let (failure, reason) = (reason.as_ref().map(Reason::failure), reason.map(|reason| reason.to_string()));
+    let action = AuditAction::RenameUndone { from: from.clone(), to: to.clone(), reason, failure };
     let event = Actor::new(records, now, "gantry").event(Some(from), action);
     vec![event, StoreRecord::App(new).into(), StoreRecord::App(old).into()]
 }

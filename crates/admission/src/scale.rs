@@ -9,9 +9,6 @@ use crate::{Actor, Admitted, Refusal, find_changeable_app};
 /// Most roles of an app with a number of copies. Before the first release, any role can be scaled.
 const ROLES_MAX: usize = 100;
 
-/// Most copies of a role.
-const COPIES_MAX: u32 = 1000;
-
 impl Actor<'_> {
     /// Changes the number of copies of roles.
     ///
@@ -24,8 +21,10 @@ impl Actor<'_> {
             if let Some(release) = release {
                 check_role(release, role, *count)?;
             }
-            if *count > COPIES_MAX {
-                return Err(Refusal::TooManyCopies { role: role.clone(), count: *count, most: COPIES_MAX });
+            let most = self.records.policy.max_copies();
+            // A role may keep the number that it has under a lower limit.
+            if *count > most && app.scale.get(role) != Some(count) {
+                return Err(Refusal::TooManyCopies { role: role.clone(), count: *count, most });
             }
         }
         app.scale.extend(roles.clone());

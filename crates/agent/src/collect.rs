@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use gantry_control::PeerPolicy;
 use gantry_error::ErrorChain;
 use gantry_model::Digest;
 use gantry_model::clock::{ClockJumps, SteadyClock};
@@ -13,12 +14,6 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::status::reading;
 use crate::{AgentContext, builds, records};
-
-/// Number of logs of removed instances that each app keeps; a log has at most 16 MiB.
-const LOGS_KEPT: usize = 20;
-
-/// Time that the logs of an app stay after its last instance left this machine.
-const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Collects garbage periodically, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
@@ -69,7 +64,8 @@ fn collect_once(agent: &AgentContext, ages: &FileAges) {
             tracing::warn!(error = %ErrorChain(&error), "cannot remove unused layers; retrying after the usual interval")
         }
     }
-    collect_logs(agent, ages.at_least(APP_LOGS_KEPT));
+    let PeerPolicy { log_retention, logs_kept, .. } = agent.policy.now();
+    collect_logs(agent, ages.at_least(Duration::from_millis(log_retention.millis())), logs_kept as usize);
 }
 
 /// Removes images that nothing runs on, and returns the layers of the remaining ones. Returns `None` if an image cannot
@@ -110,7 +106,9 @@ fn used_images(agent: &AgentContext) -> BTreeSet<Digest> {
     planned.chain(there.map(|record| record.spec.image)).chain(transient).collect()
 }
 
-fn collect_logs(agent: &AgentContext, kept: Duration) {
+/// Removes the logs of removed instances beyond the newest `most` of each app, and all logs of an app whose last instance
+/// left longer than `kept` ago. A log has at most 16 MiB.
+fn collect_logs(agent: &AgentContext, kept: Duration, most: usize) {
     let folder = agent.settings.data.join("logs");
     let there: BTreeSet<String> = records::instance_ids(&agent.settings).iter().map(ToString::to_string).collect();
     for app in file_names(&folder) {
@@ -123,7 +121,7 @@ fn collect_logs(agent: &AgentContext, kept: Duration) {
         gone.sort();
         let app_is_gone = !there.iter().any(|name| name.starts_with(&format!("{app}.")));
         for (place, (age, name)) in gone.iter().enumerate() {
-            if place < LOGS_KEPT && !(app_is_gone && *age > kept) {
+            if place < most && !(app_is_gone && *age > kept) {
                 continue;
             }
             if let Err(error) = gantry_linux::tree::remove(&path.join(name)) {

@@ -17,6 +17,10 @@ pub struct PeerPolicy {
     pub collect_grace: Seconds,
     /// Free disk space that images and volumes must leave.
     pub reserve: Bytes,
+    /// How long the logs of an app stay after its last instance left the machine.
+    pub log_retention: Seconds,
+    /// Logs of removed instances that each app keeps on the machine.
+    pub logs_kept: u32,
 }
 
 impl Default for PeerPolicy {
@@ -33,6 +37,8 @@ impl From<&ClusterPolicy> for PeerPolicy {
             collect_every: policy.collect_every(),
             collect_grace: policy.collect_grace(),
             reserve: policy.reserve(),
+            log_retention: policy.log_retention(),
+            logs_kept: policy.logs_kept(),
         }
     }
 }

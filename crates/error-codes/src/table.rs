@@ -555,7 +555,7 @@ codes! {
         "Correct the job. `gantry docs jobs` lists the limits."
     JobNotFound "job_not_found" 404
         "There is no container job of this number."
-        "The number is misspelled, or the job ended more than 7 days ago."
+        "The number is misspelled, or the job ended longer ago than ended jobs are kept: 7 days, unless the rule `job-retention` says otherwise."
         "`gantry job ls` lists the jobs."
     JobEnded "job_ended" 409
         "The job has ended and cannot be cancelled."

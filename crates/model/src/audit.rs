@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, JoinRole, LabelKey, LabelValue,
-    MachineAvailability, MachineId, MachineName, ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, ExitStatus, FailureKind, HostName,
+    JoinRole, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, ReleaseNumber, RoleLimit, RoleName,
+    TrafficPolicy, TrustedProxies, VolumeName,
 };
 
 /// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
@@ -47,6 +48,9 @@ pub enum AuditAction {
         to: AppName,
         /// The reason in words, if there is one.
         reason: Option<String>,
+        /// Kind of the failure; `None` in an event of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<FailureKind>,
     },
     /// An app was put on a base.
     AppBaseChanged {
@@ -125,6 +129,9 @@ pub enum AuditAction {
         outcome: String,
         /// The reason in words, if there is one.
         reason: Option<String>,
+        /// Kind of the failure; `None` in an event of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<FailureKind>,
     },
     /// A base was made, imported or pulled.
     BaseStored {
@@ -292,17 +299,41 @@ pub enum AuditAction {
         instance: AllocationId,
         /// The news in words.
         news: String,
+        /// The exit, if the instance exited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<ExitFacts>,
+        /// The limit, if the instance reached one and goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<RoleLimit>,
     },
     /// The wall clock jumped.
     ClockJumped {
         /// The jump in words.
         jump: String,
+        /// Size of the jump in milliseconds, negative if the clock went back; `None` in an event of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<i64>,
     },
     /// A damaged repository was repaired, or could not be.
     RepositoryDamaged {
         /// The damage and the repair in words.
         finding: String,
     },
+}
+
+/// The exit of an instance, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitFacts {
+    /// The exit status, if the process exited by itself.
+    pub code: Option<i32>,
+    /// The signal that killed the process.
+    pub signal: Option<i32>,
+}
+
+impl From<&ExitStatus> for ExitFacts {
+    fn from(exit: &ExitStatus) -> Self {
+        Self { code: exit.code, signal: exit.signal }
+    }
 }
 
 /// Source of a base.
@@ -327,7 +358,7 @@ impl fmt::Display for AuditAction {
             Self::AppDestroyed { app } => write!(f, "destroyed app {app}"),
             Self::RenameRequested { from, to } => write!(f, "asked to rename {from} to {to}"),
             Self::Renamed { from, to } => write!(f, "renamed {from} to {to}"),
-            Self::RenameUndone { from, to, reason } => {
+            Self::RenameUndone { from, to, reason, .. } => {
                 write!(f, "{from} keeps its name, its release did not start as {to}")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
             }
@@ -413,8 +444,8 @@ impl fmt::Display for AuditAction {
             Self::VolumeLost { volume, role } => {
                 write!(f, "the restored backup has no data of volume {volume}: {role} begins with an empty one")
             }
-            Self::InstanceReported { instance, news } => write!(f, "{instance} {news}"),
-            Self::ClockJumped { jump } => write!(f, "{jump}; deploys and leases count the time by themselves"),
+            Self::InstanceReported { instance, news, .. } => write!(f, "{instance} {news}"),
+            Self::ClockJumped { jump, .. } => write!(f, "{jump}; deploys and leases count the time by themselves"),
             Self::RepositoryDamaged { finding } => f.write_str(finding),
         }
     }

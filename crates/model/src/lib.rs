@@ -56,7 +56,7 @@ pub mod unit;
 
 pub use allocation::{AllocationError, AllocationId, AllocationNumbers, Slot};
 pub use app::{App, ImageSettings};
-pub use audit::{AuditAction, BaseSource};
+pub use audit::{AuditAction, BaseSource, ExitFacts};
 pub use build_phase::BuildPhase;
 pub use config::ReleaseConfig;
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
@@ -77,15 +77,15 @@ pub use plan::{
     AppNames, AppRoutes, Assignment, ClosedReason, ClosedRoute, InstanceGoal, InstanceSpec, MachinePlan, Plan, Route,
     RoutingHead, RoutingTable, instances_of,
 };
-pub use policy::{ClusterPolicy, PolicyKey, RuleError, RuleValue, UnknownRule, WaitFor};
+pub use policy::{ClusterPolicy, EVENTS_MAX, PolicyKey, RuleError, RuleValue, UnknownRule, WaitFor};
 pub use proxies::{Subnet, SubnetError, TrustedProxies};
-pub use reason::Reason;
-pub use release::{Digest, Release, ReleaseNumber};
+pub use reason::{FailureKind, Reason};
+pub use release::{Digest, DigestError, Release, ReleaseNumber, ReleaseNumberError};
 pub use role::{Exposure, HealthSettings, Kind, ResourceLimits, Role, RoleCommand};
-pub use router_id::RouterId;
+pub use router_id::{RouterId, RouterIdError};
 pub use scope::Scope;
 pub use service_address::{VIRTUAL_NETWORK, VIRTUAL_PORT, VirtualAddresses};
 pub use traffic::{FailureRun, RequestCounts, RequestFailure, RequestTimeouts, TrafficPolicy};
 pub use tunnel_address::{TunnelAddress, TunnelAddressError};
 pub use tunnels::MachineTunnels;
-pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, TimeSpan};
+pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, SizeError, TimeSpan};

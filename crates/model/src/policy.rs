@@ -9,7 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::proxies::PROXIES_MAX;
-use crate::{Bytes, HostName, NameError, Seconds, Subnet, SubnetError, TrustedProxies, defaults};
+use crate::{
+    Bytes, HostName, MachineSubnet, MachineSubnetError, NameError, Seconds, Subnet, SubnetError, TrustedProxies,
+    defaults,
+};
 
 const DAY: u64 = 86_400;
 
@@ -126,6 +129,38 @@ rules! {
         "memory of each machine that reservations leave to the system", Bytes::mebi(256), (0, 1 << 50);
     TrustedProxies trusted_proxies: TrustedProxies, "trusted-proxies",
         "proxies that every app trusts, as address ranges", TrustedProxies::default(), (0, PROXIES_MAX as u64);
+    EventRetention event_retention: u32, "event-retention",
+        "newest events of the audit trail that are kept", 1000, (100, EVENTS_MAX);
+    JobRetention job_retention: Seconds, "job-retention",
+        "how long an ended job is kept", Seconds(604_800), (60, 365 * DAY);
+    LogRetention log_retention: Seconds, "log-retention",
+        "how long a machine keeps the logs of an app after the app's last instance left", Seconds(604_800), (60, 365 * DAY);
+    LogsKept logs_kept: u32, "logs-kept",
+        "logs of removed instances that a machine keeps for each app", 20, (0, 1000);
+    ReleasesKept releases_kept: u32, "releases-kept",
+        "newest releases that each app keeps", 20, (1, 1000);
+    GoodReleasesKept good_releases_kept: u32, "good-releases-kept",
+        "newest releases that once served and that each app keeps, however old", 5, (1, 1000);
+    DeploysKept deploys_kept: u32, "deploys-kept",
+        "newest deploys that each app keeps", 50, (1, 1000);
+    MaxCopies max_copies: u32, "max-copies",
+        "most copies of a role", 1000, (1, 10_000);
+    MaxHosts max_hosts: u32, "max-hosts",
+        "most host names of an app", 100, (1, 1000);
+    MaxWaitingJobs max_waiting_jobs: u32, "max-waiting-jobs",
+        "most jobs that wait in all queues", 2_000_000, (1, 10_000_000);
+    ClusterSubnet cluster_subnet: MachineSubnet, "cluster-subnet",
+        "range from which each machine that joins gets a network for its containers", cluster_subnet(), (0, 0);
+    MachinePrefix machine_prefix: u16, "machine-prefix",
+        "prefix length of the network that a machine gets when it joins", 20, (8, 30);
+}
+
+/// Most events that a policy may keep.
+pub const EVENTS_MAX: u64 = 5000;
+
+/// The range of the machines' networks in a cluster that names none.
+fn cluster_subnet() -> MachineSubnet {
+    "10.64.0.0/10".parse().unwrap_or_else(|_| unreachable!("10.64.0.0/10 is a network"))
 }
 
 /// The domain of a cluster that has none.
@@ -151,7 +186,7 @@ pub enum RuleValue {
     /// A size.
     Size(Bytes),
     /// A number.
-    Count(u16),
+    Count(u32),
     /// A word or a name.
     Text(String),
     /// Address ranges.
@@ -213,6 +248,9 @@ pub enum RuleError {
     /// An element of the list is no address range.
     #[error(transparent)]
     Proxies(#[from] SubnetError),
+    /// The text is no network.
+    #[error(transparent)]
+    Network(#[from] MachineSubnetError),
     /// The list is too long.
     #[error("{count} trusted proxies: at most {most}; name the ranges that hold these addresses")]
     TooManyProxies {
@@ -304,14 +342,34 @@ impl RuleType for Bytes {
 
 impl RuleType for u16 {
     fn read(text: &str, bounds: (u64, u64)) -> Result<Self, RuleError> {
-        let wrong = || RuleError::Count(shown(text));
-        let number = text.parse::<Self>().map_err(|_| wrong())?;
+        let number = u32::read(text, bounds)?;
+        Self::try_from(number).map_err(|_| RuleError::Count(shown(text)))
+    }
+
+    fn into_value(self) -> RuleValue {
+        RuleValue::Count(self.into())
+    }
+}
+
+impl RuleType for u32 {
+    fn read(text: &str, bounds: (u64, u64)) -> Result<Self, RuleError> {
+        let number = text.parse::<Self>().map_err(|_| RuleError::Count(shown(text)))?;
         let value = |number| RuleValue::Count(Self::try_from(number).unwrap_or(Self::MAX));
         within(u64::from(number), bounds, value).map(|_| number)
     }
 
     fn into_value(self) -> RuleValue {
         RuleValue::Count(self)
+    }
+}
+
+impl RuleType for MachineSubnet {
+    fn read(text: &str, _: (u64, u64)) -> Result<Self, RuleError> {
+        Ok(text.parse()?)
+    }
+
+    fn into_value(self) -> RuleValue {
+        RuleValue::Text(self.to_string())
     }
 }
 
@@ -415,6 +473,9 @@ mod tests {
             (PolicyKey::Domain, "apps.example", "apps.example"),
             (PolicyKey::TrustedProxies, "10.0.0.0/8, ::1", "10.0.0.0/8,::1"),
             (PolicyKey::TrustedProxies, "", ""),
+            (PolicyKey::JobRetention, "48h", "2d"),
+            (PolicyKey::MaxWaitingJobs, "70000", "70000"),
+            (PolicyKey::ClusterSubnet, "10.96.0.0/12", "10.96.0.0/12"),
         ] {
             let policy = set(key, text).unwrap_or_else(|error| panic!("{key}={text}: {error}"));
             assert_eq!(policy.value(key).to_string(), shown, "{key}={text}");
@@ -438,6 +499,13 @@ mod tests {
             (PolicyKey::CompileMemory, "1K", "1K is out of range: expected 1M to 1048576G"),
             (PolicyKey::Builds, "0", "0 is out of range: expected 1 to 1000"),
             (PolicyKey::Builds, "x", "\"x\" is not a number"),
+            (PolicyKey::EventRetention, "99", "99 is out of range: expected 100 to 5000"),
+            (PolicyKey::Builds, "65536", "65536 is out of range: expected 1 to 1000"),
+            (
+                PolicyKey::ClusterSubnet,
+                "10.96.0.1/12",
+                "invalid network: write it as 10.64.16.0/20, with 8 to 30 bits before the slash's number",
+            ),
             (PolicyKey::WaitFor, "ready", "\"ready\" is not a state; write serving or bake"),
             (
                 PolicyKey::TrustedProxies,

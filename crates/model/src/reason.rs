@@ -155,8 +155,85 @@ pub enum Reason {
     AppDestroyed,
 }
 
+/// Text of a reason, without the remedy.
+pub struct ReasonCause<'a>(&'a Reason);
+
+impl fmt::Display for ReasonCause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write_cause(f)
+    }
+}
+
+/// The cause and, behind a semicolon, the remedy.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_cause(f)?;
+        self.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+impl Reason {
+    /// The text without the remedy.
+    #[must_use]
+    pub fn cause(&self) -> ReasonCause<'_> {
+        ReasonCause(self)
+    }
+
+    /// The remedy, if there is a known one.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NoMachine => Some("check the output of `gantry up` for agent errors".to_owned()),
+            Self::NoRouter => Some("check that `gantry router` runs".to_owned()),
+            Self::ReleaseStepFailed { exit } => {
+                exit.limit_remedy().or_else(|| exit.failure_remedy().filter(|_| !exit.names_remedy()))
+            }
+            Self::NotReady { probe: Some(probe), .. } => probe.remedy.clone(),
+            Self::Exited { exit, .. } => exit.limit_remedy().or_else(|| exit.remedy()),
+            Self::NoProgress { on: Some(on), .. } => on.remedy(),
+            _ => None,
+        }
+    }
+
+    /// Kind of the failure of a deploy that ended for this reason.
+    #[must_use]
+    pub fn failure(&self) -> FailureKind {
+        match self {
+            Self::BuildFailed { phase, .. } => match phase.as_str() {
+                "compile" => FailureKind::Compile,
+                "roles" => FailureKind::Roles,
+                _ => FailureKind::Build,
+            },
+            Self::ReleaseStepFailed { .. } => FailureKind::ReleaseStep,
+            Self::Exited { exit, .. } if exit.has_reached_limit() => FailureKind::OverLimit,
+            Self::Exited { .. } => FailureKind::Exited,
+            Self::CannotStart { .. } => FailureKind::NotStarted,
+            Self::NoProgress { .. } => FailureKind::TimedOut,
+            Self::Aborted => FailureKind::Aborted,
+            Self::SupersededBy { .. } => FailureKind::Superseded,
+            Self::AppDestroyed => FailureKind::AppDestroyed,
+            Self::NoMachine => FailureKind::NoMachine,
+            // Reasons for a wait. A wait that lasts too long ends the deploy as `NoProgress`.
+            Self::WaitsForDeploy { .. }
+            | Self::BuildRuns
+            | Self::ReleaseStepRuns { .. }
+            | Self::NoRoom { .. }
+            | Self::CannotLeave { .. }
+            | Self::DataStays { .. }
+            | Self::StopFirst { .. }
+            | Self::NotReady { .. }
+            | Self::PreparesImage { .. }
+            | Self::HeldForPromotion
+            | Self::NoRouter
+            | Self::RouterAwaited { .. }
+            | Self::RouterBehind { .. }
+            | Self::RequestsUnderWay { .. }
+            | Self::Watching { .. }
+            | Self::Stopping { .. } => FailureKind::Other,
+        }
+    }
+
+    fn write_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WaitsForDeploy { deploy } => write!(f, "waits until deploy {deploy} is over"),
             Self::SupersededBy { deploy } => {
@@ -164,9 +241,7 @@ impl fmt::Display for Reason {
             }
             Self::BuildRuns => f.write_str("the image is being built"),
             Self::BuildFailed { phase, message, .. } => write!(f, "build failed{}: {message}", part_of(phase)),
-            Self::NoMachine => {
-                f.write_str("no machine has reported yet; check the output of `gantry up` for agent errors")
-            }
+            Self::NoMachine => f.write_str("no machine has reported yet"),
             Self::NoRoom { instance, refusal } => write!(f, "no machine takes {instance}: {refusal}"),
             Self::CannotLeave { instance, machine, refusal } => {
                 write!(f, "{instance} stays on {machine}, which is being drained: no other machine takes it: {refusal}")
@@ -175,33 +250,25 @@ impl fmt::Display for Reason {
                 write!(f, "{instance} stays on {machine}, which is being drained: the data of its volume is there")
             }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
-            Self::ReleaseStepFailed { exit } => {
-                write!(f, "the release step failed: {}", ExitText(exit))?;
-                let remedy = exit.failure_remedy().filter(|_| !exit.names_remedy());
-                remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
-            }
+            Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitCause(exit)),
             Self::StopFirst { role, instance } => {
                 write!(f, "{role} has a volume, so its old copy {instance} must be gone before the new one starts")
             }
             Self::NotReady { instance, probe: Some(probe) } => {
-                write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)?;
-                probe.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+                write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)
             }
             Self::NotReady { instance, probe: None } => write!(f, "{instance} is not ready yet"),
             Self::PreparesImage { instance } => {
                 write!(f, "{instance} is being prepared: its machine fetches and unpacks the image")
             }
-            Self::Exited { instance, exit } => {
-                write!(f, "{instance} {}", ExitText(exit))?;
-                exit.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
-            }
+            Self::Exited { instance, exit } => write!(f, "{instance} {}", ExitCause(exit)),
             Self::CannotStart { instance, message } => write!(f, "{instance} could not be started: {message}"),
-            Self::NoProgress { waited, on: Some(on) } => write!(f, "no progress for {waited}: {on}"),
+            Self::NoProgress { waited, on: Some(on) } => write!(f, "no progress for {waited}: {}", on.cause()),
             Self::NoProgress { waited, on: None } => write!(f, "no progress for {waited}"),
             Self::HeldForPromotion => {
                 f.write_str("held: `gantry promote` moves the traffic, `gantry abort` reverts the deploy")
             }
-            Self::NoRouter => f.write_str("no router has reported yet; check that `gantry router` runs"),
+            Self::NoRouter => f.write_str("no router has reported yet"),
             Self::RouterAwaited { machine } => {
                 write!(f, "the router of {machine} has not reported since the server started")
             }
@@ -252,6 +319,39 @@ impl Reason {
     }
 }
 
+/// Kind of a deploy's failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The program `container/compile` failed.
+    Compile,
+    /// The roles are invalid.
+    Roles,
+    /// Another part of the build failed.
+    Build,
+    /// The release step failed.
+    ReleaseStep,
+    /// An instance reached one of its limits and ended.
+    OverLimit,
+    /// An instance ended.
+    Exited,
+    /// An instance could not be started.
+    NotStarted,
+    /// The deploy made no progress for too long.
+    TimedOut,
+    /// A user aborted the deploy.
+    Aborted,
+    /// A newer deploy took the deploy's place.
+    Superseded,
+    /// The app was destroyed.
+    AppDestroyed,
+    /// No machine has reported.
+    NoMachine,
+    /// Another failure.
+    #[serde(other)]
+    Other,
+}
+
 impl ExitStatus {
     /// Remedy that the last output of a failed process suggests.
     #[must_use]
@@ -259,9 +359,28 @@ impl ExitStatus {
         remedy::of_output(self.code, &self.tail)
     }
 
-    /// True if the exit text itself names the remedy.
+    /// The limit of the role that the process reached.
+    fn role_limit(&self) -> Option<RoleLimit> {
+        let processes = || self.out_of_processes.map(RoleLimit::Processes);
+        self.out_of_memory.map(RoleLimit::Memory).or_else(processes)
+    }
+
+    /// Reports whether the process reached one of its limits.
+    #[must_use]
+    pub fn has_reached_limit(&self) -> bool {
+        self.role_limit().is_some() || self.out_of_disk.is_some()
+    }
+
+    /// The setting that raises the limit that the process reached.
+    #[must_use]
+    pub fn limit_remedy(&self) -> Option<String> {
+        let disk = || self.out_of_disk.map(|_| "raise `disk` of the role, or use a volume");
+        self.role_limit().map(RoleLimit::remedy).or_else(disk).map(str::to_owned)
+    }
+
+    /// True if the exit text itself names the remedy, or the exit needs none.
     fn names_remedy(&self) -> bool {
-        self.stopped.is_some() || self.out_of_memory.or(self.out_of_disk).is_some() || self.out_of_processes.is_some()
+        self.stopped.is_some() || self.has_reached_limit()
     }
 
     /// Remedy for the exit of a process that should have kept running; `None` if the exit text already names the
@@ -319,6 +438,16 @@ pub struct ExitText<'a>(pub &'a ExitStatus);
 
 impl fmt::Display for ExitText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", ExitCause(self.0))?;
+        self.0.limit_remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+/// Text of an exit, without the setting that raises a reached limit.
+pub struct ExitCause<'a>(pub &'a ExitStatus);
+
+impl fmt::Display for ExitCause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(stop) = &self.0.stopped {
             write!(f, "{}", StopText(stop))?;
             if let Some(timeout) = self.0.killed_after {
@@ -339,17 +468,14 @@ impl fmt::Display for ExitText<'_> {
     }
 }
 
-impl ExitText<'_> {
-    /// The limit that the process reached, and the setting that raises this limit.
+impl ExitCause<'_> {
+    /// The limit that the process reached.
     fn limit(&self) -> Option<String> {
-        let ExitStatus { out_of_memory, out_of_processes, out_of_disk, .. } = self.0;
-        let memory = out_of_memory.map(RoleLimit::Memory);
-        let processes = || out_of_processes.map(RoleLimit::Processes);
-        if let Some(limit) = memory.or_else(processes) {
-            return Some(LimitText(limit).to_string());
+        if let Some(limit) = self.0.role_limit() {
+            return Some(LimitCause(limit).to_string());
         }
-        let limit = Bytes((*out_of_disk)?);
-        Some(format!("wrote more than its limit of {limit} to its disk; raise `disk` of the role, or use a volume"))
+        let limit = Bytes(self.0.out_of_disk?);
+        Some(format!("wrote more than its limit of {limit} to its disk"))
     }
 
     fn status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -371,13 +497,29 @@ pub struct LimitText(pub RoleLimit);
 
 impl fmt::Display for LimitText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", LimitCause(self.0), self.0.remedy())
+    }
+}
+
+/// Text of a reached limit, without the remedy.
+pub struct LimitCause(pub RoleLimit);
+
+impl fmt::Display for LimitCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            RoleLimit::Memory(limit) => {
-                write!(f, "ran out of memory: its limit is {}; raise `memory` of the role", Bytes(limit))
-            }
-            RoleLimit::Processes(limit) => {
-                write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role")
-            }
+            RoleLimit::Memory(limit) => write!(f, "ran out of memory: its limit is {}", Bytes(limit)),
+            RoleLimit::Processes(limit) => write!(f, "reached its limit of {limit} processes and threads"),
+        }
+    }
+}
+
+impl RoleLimit {
+    /// The setting that raises the limit.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Memory(_) => "raise `memory` of the role",
+            Self::Processes(_) => "raise `pids` of the role",
         }
     }
 }

@@ -20,14 +20,30 @@ impl fmt::Display for ReleaseNumber {
 }
 
 impl std::str::FromStr for ReleaseNumber {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
+    type Err = ReleaseNumberError;
+    fn from_str(text: &str) -> Result<Self, ReleaseNumberError> {
         let digits = text.strip_prefix('v').unwrap_or(text);
         match digits.parse() {
             Ok(n) if n > 0 => Ok(Self(n)),
-            _ => Err(format!("invalid release {text:?}: write v3 or 3")),
+            _ => Err(ReleaseNumberError(text.to_owned())),
         }
     }
+}
+
+/// The text is no release number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid release {0:?}: write v3 or 3")]
+pub struct ReleaseNumberError(String);
+
+/// The text is no digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// The text has another form.
+    #[error("invalid digest: expected sha256: and 64 lower-case hex digits")]
+    Malformed,
+    /// The digest is of another algorithm.
+    #[error("digests of {0} are not supported; use sha256")]
+    Algorithm(String),
 }
 
 /// The SHA-256 digest of some content, written `sha256:<64 hex digits>`.
@@ -40,12 +56,12 @@ impl Digest {
     ///
     /// # Errors
     /// Fails if `hex` is not exactly 64 lower-case hex digits.
-    pub fn from_hex(hex: &str) -> Result<Self, String> {
+    pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if hex.len() == 64 && hex.bytes().all(digit) {
             Ok(Self(format!("sha256:{hex}")))
         } else {
-            Err("invalid digest: expected sha256: and 64 lower-case hex digits".to_owned())
+            Err(DigestError::Malformed)
         }
     }
 
@@ -83,11 +99,11 @@ fn is_algorithm(text: &str) -> bool {
 }
 
 impl TryFrom<String> for Digest {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = DigestError;
+    fn try_from(text: String) -> Result<Self, DigestError> {
         match text.split_once(':') {
             Some((algorithm, _)) if algorithm != "sha256" && is_algorithm(algorithm) => {
-                Err(format!("digests of {algorithm} are not supported; use sha256"))
+                Err(DigestError::Algorithm(algorithm.to_owned()))
             }
             _ => Self::from_hex(text.strip_prefix("sha256:").unwrap_or_default()),
         }
@@ -95,8 +111,8 @@ impl TryFrom<String> for Digest {
 }
 
 impl std::str::FromStr for Digest {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
+    type Err = DigestError;
+    fn from_str(text: &str) -> Result<Self, DigestError> {
         Self::try_from(text.to_owned())
     }
 }

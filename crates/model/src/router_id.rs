@@ -29,11 +29,16 @@ impl From<RouterId> for String {
     }
 }
 
-impl TryFrom<String> for RouterId {
-    type Error = String;
+/// The text is no router id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid router id {0:?}: expected MACHINE/NUMBER")]
+pub struct RouterIdError(String);
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("invalid router id {text:?}: expected MACHINE/NUMBER");
+impl TryFrom<String> for RouterId {
+    type Error = RouterIdError;
+
+    fn try_from(text: String) -> Result<Self, RouterIdError> {
+        let wrong = || RouterIdError(text.clone());
         let (machine, number) = text.split_once('/').ok_or_else(wrong)?;
         let machine = MachineName::parse(machine).map_err(|_| wrong())?;
         Ok(Self { machine, number: number.parse().map_err(|_| wrong())? })

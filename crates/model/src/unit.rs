@@ -18,8 +18,8 @@ impl Bytes {
     /// Parses `512M`, `512MB`, `512MiB`, `1.5G` or `1048576`.
     ///
     /// # Errors
-    /// Returns a sentence that names the expected format.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Fails if the text is no size, or a size out of range.
+    pub fn parse(text: &str) -> Result<Self, SizeError> {
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
@@ -28,16 +28,27 @@ impl Bytes {
             "k" => 10,
             "m" => 20,
             "g" => 30,
-            _ => return Err(format!("{text:?} is not a size; write for example 512M or 2G")),
+            _ => return Err(SizeError::Malformed(text.to_owned())),
         };
-        let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a size; write for example 512M or 2G"))?;
+        let value: f64 = number.parse().map_err(|_| SizeError::Malformed(text.to_owned()))?;
         let bytes = value * f64::from(1u32 << shift);
         if !(1.0..=1e18).contains(&bytes) {
-            return Err(format!("size {text:?} is out of range: expected 1 byte to 1 EB"));
+            return Err(SizeError::OutOfRange(text.to_owned()));
         }
         // The check above bounds the value, so the cast is exact to the byte.
         Ok(Self(bytes as u64))
     }
+}
+
+/// The text is no size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// The text has another form.
+    #[error("{0:?} is not a size; write for example 512M or 2G")]
+    Malformed(String),
+    /// The size is too small or too large.
+    #[error("size {0:?} is out of range: expected 1 byte to 1 EB")]
+    OutOfRange(String),
 }
 
 impl fmt::Display for Bytes {

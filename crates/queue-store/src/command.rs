@@ -5,7 +5,7 @@ use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, 
 
 use crate::{MessageCommand, MessageQueueName, MessageReply, ScheduleCommand, ScheduleReply};
 
-/// Most jobs of all queues that wait or run.
+/// Most jobs of all queues that wait or run, until the first upkeep.
 pub const WAITING_MAX: u64 = 2_000_000;
 
 /// Most queues.
@@ -123,6 +123,8 @@ pub enum QueueCommand {
     Upkeep {
         /// Jobs that ended before are removed.
         keep_since: Moment,
+        /// Most jobs of all queues that may wait or run from now on.
+        most_open: u64,
     },
     /// Notes how far a leased job is. The next attempt begins without a note.
     Progress(JobId, JobProgress),
@@ -136,8 +138,13 @@ pub enum QueueCommand {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitRefusal {
     /// Too many jobs wait.
-    #[error("{WAITING_MAX} jobs wait or run already; wait until some have ended, or purge a queue")]
-    Full,
+    #[error(
+        "{most} jobs may wait or run at once; wait until some have ended, purge a queue, or raise max-waiting-jobs"
+    )]
+    Full {
+        /// The limit.
+        most: u64,
+    },
     /// Too many queues.
     #[error("there are {CODES_MAX} queues already; use fewer codes")]
     TooManyQueues,

@@ -10,7 +10,7 @@ use gantry_model::{
 
 use crate::record::{parse, read};
 use crate::{
-    AuthorityRecord, BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, GitPacks, JoinTokenRecord, MemberRecord,
+    AuthorityRecord, BaseRecord, BuildRecord, EVENT_KEYS, EventRecord, GitPacks, JoinTokenRecord, MemberRecord,
     PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
 };
 
@@ -122,7 +122,7 @@ impl RecordIndex {
             StoreRecord::Token { hash, token } => drop(self.tokens.insert(hash, token)),
             StoreRecord::Event(event) => {
                 self.events.insert(event.number, Arc::new(event));
-                while self.events.len() as u64 > EVENTS_MAX {
+                while self.events.len() as u64 > EVENT_KEYS {
                     self.events.pop_first();
                 }
             }
@@ -189,6 +189,12 @@ impl RecordIndex {
                 }
             }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            // The removal under the key of an earlier version follows the removal under today's key.
+            ["events", place] if place.len() == 5 => {
+                if let Ok(place) = place.parse::<u64>() {
+                    self.events.retain(|number, _| number % EVENT_KEYS != place);
+                }
+            }
             ["join-tokens", hash] => drop(self.join_tokens.remove(*hash)),
             ["members", name] => {
                 if let Ok(name) = MachineName::parse(name) {
@@ -265,6 +271,18 @@ impl RecordIndex {
             .is_some_and(|deploy| deploy.state == DeployState::Done)
     }
 
+    /// Returns the events that the policy keeps, oldest first.
+    pub fn kept_events(&self) -> impl DoubleEndedIterator<Item = &Arc<EventRecord>> {
+        let surplus = self.events.len().saturating_sub(self.policy.event_retention() as usize);
+        self.events.values().skip(surplus)
+    }
+
+    /// Returns the numbers of the events that the policy does not keep.
+    pub fn surplus_events(&self) -> impl Iterator<Item = u64> {
+        let surplus = self.events.len().saturating_sub(self.policy.event_retention() as usize);
+        self.events.keys().take(surplus).copied()
+    }
+
     /// Returns the number of the next event in the audit trail.
     #[must_use]
     pub fn next_event(&self) -> u64 {
@@ -287,14 +305,32 @@ mod tests {
     fn new_events_replace_the_oldest_and_their_keys() {
         let mut records = RecordIndex::default();
         let mut keys = std::collections::BTreeSet::new();
-        for number in 1..=EVENTS_MAX + 100 {
+        for number in 1..=EVENT_KEYS + 100 {
             let record = StoreRecord::Event(event(number));
             keys.insert(record.key());
             records.apply(record.into());
         }
-        assert_eq!(keys.len() as u64, EVENTS_MAX);
-        assert_eq!(records.events.len() as u64, EVENTS_MAX);
+        assert_eq!(keys.len() as u64, EVENT_KEYS);
+        assert_eq!(records.events.len() as u64, EVENT_KEYS);
         assert_eq!(records.events.keys().next(), Some(&101));
+    }
+
+    #[test]
+    fn removes_the_events_that_the_policy_does_not_keep() {
+        let mut records = RecordIndex::default();
+        records.policy.event_retention = Some(100);
+        for number in 1..=250 {
+            records.apply(StoreRecord::Event(event(number)).into());
+        }
+        assert_eq!(
+            records.kept_events().map(|event| event.number).collect::<Vec<_>>(),
+            (151..=250).collect::<Vec<_>>()
+        );
+        let keys: Vec<String> = records.surplus_events().flat_map(crate::event_keys).collect();
+        assert_eq!(keys[..2], ["events/00001".to_owned(), "events/0001".to_owned()]);
+        keys.into_iter().for_each(|key| records.apply(RecordChange::Remove(key)));
+        assert!(records.events.keys().copied().eq(151..=250));
+        assert_eq!((records.next_event(), records.surplus_events().next()), (251, None));
     }
 
     #[test]
@@ -311,7 +347,7 @@ mod tests {
         assert_eq!((newer.what.as_str(), newer.action), ("sang a song", None));
         let own = event(7);
         let (key, value) = RecordChange::from(StoreRecord::Event(own.clone())).entry().expect("an entry");
-        assert_eq!(key, "events/0007");
+        assert_eq!(key, "events/00007");
         assert_eq!(read(&String::from_utf8(value.expect("a value")).expect("text")), own);
     }
 

@@ -41,10 +41,14 @@ pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, config_key, deploy_key, machine_of_part_key, manifest_key, numbers_key, packs_key,
-    part_key, release_key, routes_key, tag_key, token_key,
+    app_of_key, base_key, build_key, config_key, deploy_key, event_keys, machine_of_part_key, manifest_key,
+    numbers_key, packs_key, part_key, release_key, routes_key, tag_key, token_key,
 };
 pub use trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, TokenUse, join_token_key, member_key};
 
-/// Number of events that the audit trail keeps.
-pub const EVENTS_MAX: u64 = 1000;
+/// Number of keys of the audit trail: a bound on the records if garbage collection does not keep pace. It is twice the
+/// greatest value of the rule `event-retention`.
+pub const EVENT_KEYS: u64 = 2 * gantry_model::EVENTS_MAX;
+
+/// Number of keys of the audit trail before the rule `event-retention`.
+const EARLIER_EVENT_KEYS: u64 = 1000;

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use gantry_model::{
     AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest,
-    Machine, MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName, RoutingHead,
-    Scope,
+    DigestError, Machine, MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName,
+    RoutingHead, Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::stored::{self, Configs};
 use crate::trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, join_token_key, member_key};
-use crate::{EVENTS_MAX, GitPacks};
+use crate::{EARLIER_EVENT_KEYS, EVENT_KEYS, GitPacks};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,6 +201,16 @@ impl RecordChange {
     }
 }
 
+fn event_key(number: u64) -> String {
+    format!("events/{:05}", number % EVENT_KEYS)
+}
+
+/// Keys that an event's record may have: today's, and the key of an earlier version.
+#[must_use]
+pub fn event_keys(number: u64) -> [String; 2] {
+    [event_key(number), format!("events/{:04}", number % EARLIER_EVENT_KEYS)]
+}
+
 impl StoreRecord {
     /// Returns the record's key in the store.
     #[must_use]
@@ -216,7 +226,7 @@ impl StoreRecord {
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
-            Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
+            Self::Event(event) => event_key(event.number),
             Self::Policy(_) => "cluster/policy".to_owned(),
             Self::Numbers(app, _) => numbers_key(app),
             Self::Routes(app, _) => routes_key(app),
@@ -375,7 +385,7 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
             StoreRecord::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(key, value)? }
         }
         ["manifests", repository @ .., digest] => {
-            let digest = digest.parse().map_err(|why: String| RecordError::new(key, why))?;
+            let digest = digest.parse().map_err(|error: DigestError| RecordError::new(key, error))?;
             StoreRecord::Manifest { repository: repository.join("/"), digest, pushed: read(key, value)? }
         }
         ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },

@@ -146,3 +146,21 @@ fn tokens_are_short_lived_and_need_an_authority() {
     changes.into_iter().for_each(|change| records.apply(change));
     assert_eq!(records.join_tokens.keys().collect::<Vec<_>>(), ["new"], "old tokens are removed");
 }
+
+#[test]
+fn the_policy_sets_range_and_size_of_new_networks() {
+    let mut records = cluster();
+    records.policy.cluster_subnet = Some("10.200.0.0/22".parse().expect("a network"));
+    records.policy.machine_prefix = Some(24);
+    let mut given = Vec::new();
+    for number in 2..6_u128 {
+        let hash = format!("token {number}");
+        token(&mut records, &hash, JoinRole::Agent);
+        let asked = JoinRequest { token: hash, ..request(&format!("m{number}"), number) };
+        given.push(join_at(&mut records, asked, NOW.0).expect("joined").subnet.to_string());
+    }
+    assert_eq!(given, ["10.200.0.0/24", "10.200.1.0/24", "10.200.2.0/24", "10.200.3.0/24"]);
+    token(&mut records, "last", JoinRole::Agent);
+    let last = JoinRequest { token: "last".to_owned(), ..request("m9", 9) };
+    assert!(matches!(join_at(&mut records, last, NOW.0), Err(Refusal::NoFreeSubnet { .. })));
+}

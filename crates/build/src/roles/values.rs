@@ -72,7 +72,7 @@ pub(super) fn size<'de>(least: Bytes) -> impl DeserializeSeed<'de, Value = Bytes
         let (size, said) = match value {
             Plain::Number(bytes) if bytes >= 1.0 => (Bytes(bytes as u64), format!("{bytes} bytes")),
             Plain::Number(bytes) => return Err(format!("{bytes} is not a size; write for example \"512M\"")),
-            Plain::Text(text) => (Bytes::parse(text)?, format!("{text:?}")),
+            Plain::Text(text) => (Bytes::parse(text).map_err(|error| error.to_string())?, format!("{text:?}")),
         };
         if size < least {
             return Err(format!("{said} is less than the minimum of {least}; write for example \"512M\""));
@@ -96,7 +96,7 @@ pub(super) fn request_buffer<'de>() -> impl DeserializeSeed<'de, Value = Bytes> 
         let bytes = match value {
             Plain::Number(bytes) => bytes,
             Plain::Text(text) if text.trim() == "0" => 0.0,
-            Plain::Text(text) => Bytes::parse(text)?.0 as f64,
+            Plain::Text(text) => Bytes::parse(text).map_err(|error| error.to_string())?.0 as f64,
         };
         if bytes < 0.0 {
             return Err("request_buffer may not be less than 0".to_owned());

@@ -1,10 +1,10 @@
-//! Garbage collection of old releases and deploys, with their tags and builds.
+//! Garbage collection of old releases, deploys and events, with the tags and builds of the releases.
 //!
-//! Whatever a rollback needs is kept. An app keeps:
+//! Whatever a rollback needs is kept. The cluster policy says how much else is kept. An app keeps:
 //! - the current release and the release before it;
 //! - every release that an open deploy names, or that still runs;
-//! - the last [`RELEASES_KEPT`] releases;
-//! - the last [`GOOD_KEPT`] releases that once served, however old;
+//! - the newest releases (rule `releases-kept`);
+//! - the newest releases that once served, however old (rule `good-releases-kept`);
 //! - every release of a job that has not ended.
 
 use std::collections::BTreeSet;
@@ -12,20 +12,14 @@ use std::sync::Arc;
 
 use gantry_model::{AllocationNumbers, AppName, DeployCause, Digest, Release, ReleaseNumber, Slot};
 
-use gantry_records::{RecordChange, RecordIndex, StoreRecord, build_key, config_key, deploy_key, release_key, tag_key};
-
-/// Number of releases kept for each app.
-const RELEASES_KEPT: usize = 20;
-
-/// Number of releases kept for each app that once served.
-const GOOD_KEPT: usize = 5;
-
-/// Number of deploys kept for each app. Open deploys and the deploys of kept releases are kept beyond this number.
-const DEPLOYS_KEPT: usize = 50;
+use gantry_records::{
+    RecordChange, RecordIndex, StoreRecord, build_key, config_key, deploy_key, event_keys, release_key, tag_key,
+};
 
 /// Returns the removals of records that are no longer needed.
 pub(super) fn surplus(records: &RecordIndex, pinned: &BTreeSet<(AppName, ReleaseNumber)>) -> Vec<RecordChange> {
-    let mut changes = Vec::new();
+    let mut changes: Vec<String> = records.surplus_events().flat_map(event_keys).collect();
+    let deploys_kept = records.policy.deploys_kept() as usize;
     let mut numbers = Vec::new();
     let mut used: BTreeSet<&Digest> = BTreeSet::new();
     for app in records.apps.keys() {
@@ -50,7 +44,7 @@ pub(super) fn surplus(records: &RecordIndex, pinned: &BTreeSet<(AppName, Release
         let deploys = records.deploys.get(app).into_iter().flatten();
         // A deploy's record is the only proof that its release once served.
         let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
-        let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
+        let ended = deploys.rev().skip(deploys_kept).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
     }
     used.extend(records.plan.assignments().map(|(_, _, assignment)| assignment.spec.config.digest()));
@@ -90,12 +84,12 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
     let Some(releases) = records.releases.get(app) else {
         return BTreeSet::new();
     };
-    let newest = releases.keys().rev().take(RELEASES_KEPT).copied();
+    let newest = releases.keys().rev().take(records.policy.releases_kept() as usize).copied();
     let good = releases
         .iter()
         .rev()
         .filter(|(_, release)| records.is_good(release))
-        .take(GOOD_KEPT)
+        .take(records.policy.good_releases_kept() as usize)
         .map(|(number, _)| *number);
     let current = records.apps.get(app).and_then(|app| app.current);
     let deploys = records.open_deploys(app).flat_map(|deploy| {
@@ -116,6 +110,9 @@ mod tests {
     use gantry_model::{AllocationId, App, Deploy, DeployNumber, DeployState, Moment, ReleaseConfig};
 
     use super::*;
+
+    /// Releases that the policy keeps by default.
+    const RELEASES_KEPT: usize = 20;
 
     fn image(number: u64) -> Digest {
         Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
@@ -241,5 +238,20 @@ mod tests {
         };
         let deploys: Vec<u64> = (1..=80).filter(|n| is_removed(&deploy_key(&app, DeployNumber(*n)))).collect();
         assert_eq!(deploys, [1, 2].into_iter().chain(8..=30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_change_of_the_policy_holds_for_what_is_there() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut records = RecordIndex::default();
+        records.apply(StoreRecord::App(App::new(app.clone(), Moment(0))).into());
+        for number in 1..=10 {
+            records.apply(StoreRecord::Release(release(&app, number)).into());
+        }
+        assert!(surplus(&records, &BTreeSet::new()).is_empty());
+        records.policy.releases_kept = Some(3);
+        surplus(&records, &BTreeSet::new()).into_iter().for_each(|change| records.apply(change));
+        let left: Vec<u64> = records.releases[&app].keys().map(|number| number.0).collect();
+        assert_eq!(left, [8, 9, 10]);
     }
 }

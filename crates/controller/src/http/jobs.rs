@@ -48,7 +48,7 @@ impl From<JobsError> for ErrorResponse {
 impl From<SubmitRefusal> for ErrorResponse {
     fn from(refusal: SubmitRefusal) -> Self {
         let code = match &refusal {
-            SubmitRefusal::Full | SubmitRefusal::TooManyQueues => ErrorCode::QueueFull,
+            SubmitRefusal::Full { .. } | SubmitRefusal::TooManyQueues => ErrorCode::QueueFull,
             SubmitRefusal::Unknown(_) => ErrorCode::JobNotFound,
             SubmitRefusal::NotEnded(_) => ErrorCode::JobNotEnded,
         };

@@ -15,7 +15,7 @@ use gantry_admission::{NewManifest, app_of_repository_is_missing};
 use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::BlobError;
 use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest, ManifestError, Next, Parts, REGISTRY_ID, Selection};
-use gantry_model::Digest;
+use gantry_model::{Digest, DigestError};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::auth::Caller;
@@ -285,7 +285,7 @@ fn invalid_manifest(error: impl std::fmt::Display) -> Problem {
 }
 
 pub(super) fn parse_digest(text: &str) -> HttpResult<Digest> {
-    text.parse().map_err(|error: String| Problem::new(ErrorCode::InvalidDigest, error).into())
+    text.parse().map_err(|error: DigestError| Problem::new(ErrorCode::InvalidDigest, error.to_string()).into())
 }
 
 fn tagged_image(server: &Server, repository: &str, reference: &str) -> Option<Digest> {

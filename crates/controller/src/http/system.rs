@@ -114,7 +114,7 @@ async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<Str
 async fn events(Call { server, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {
     let view = server.core.view();
     let wanted = |event: &&Arc<EventRecord>| query.app.is_none() || event.app == query.app;
-    Ok(view.records.events.values().filter(wanted).map(|event| event_info(event)).collect())
+    Ok(view.records.kept_events().filter(wanted).map(|event| event_info(event)).collect())
 }
 
 async fn list_tokens(Call { server, .. }: Call<tokens::List>) -> HttpResult<Vec<TokenInfo>> {

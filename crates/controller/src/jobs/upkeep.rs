@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::Moment;
+use gantry_model::{ClusterPolicy, Moment};
 use gantry_queue_store::{QueueCommand, QueueReply};
 use tokio::time::Instant;
 
@@ -16,16 +16,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Shortest pause between two passes.
 const SHORTEST: Duration = Duration::from_millis(20);
 
-/// Retention of ended jobs, in milliseconds: 7 days.
-const KEPT_MILLIS: u64 = 7 * 24 * 3600 * 1000;
-
 /// Runs until the queue's storage breaks.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut last = Instant::now();
     loop {
         let elapsed = last.elapsed();
         last = Instant::now();
-        let pause = match pass(&server.jobs, elapsed).await {
+        let policy = server.core.view().records.policy.clone();
+        let pause = match pass(&server.jobs, &policy, elapsed).await {
             Ok(pause) => pause,
             Err(JobsError::Stopping) => return,
             // The server starts anew once the disk is writable.
@@ -40,7 +38,7 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// One pass; returns the time until the next delay ends.
-async fn pass(jobs: &JobService, elapsed: Duration) -> Result<Duration, JobsError> {
+async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> Result<Duration, JobsError> {
     let lost = jobs.state().tick(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     for lease in lost {
         jobs.writer.one(QueueCommand::Lose { job: lease.job, fence: lease.fence }).await?;
@@ -49,8 +47,9 @@ async fn pass(jobs: &JobService, elapsed: Duration) -> Result<Duration, JobsErro
         jobs.changed.notify_waiters();
     }
     let now = core::now();
-    let keep_since = Moment(now.0.saturating_sub(KEPT_MILLIS));
-    let QueueReply::Upkept(upkeep) = jobs.writer.one(QueueCommand::Upkeep { keep_since }).await? else {
+    let keep_since = Moment(now.0.saturating_sub(policy.job_retention().millis()));
+    let most_open = policy.max_waiting_jobs().into();
+    let QueueReply::Upkept(upkeep) = jobs.writer.one(QueueCommand::Upkeep { keep_since, most_open }).await? else {
         return Ok(EVERY);
     };
     if upkeep.changed {

@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 pub use self::copy::{check_queue, copy_queue};
 use self::load::Loads;
 pub use self::read::{JobDetails, JobFilter, JobPage, OpenWork, QueueInfo, SqliteReader};
-use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError};
+use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError, WAITING_MAX};
 
 /// The embedded storage of jobs.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct SqliteQueue {
     connection: Connection,
     path: PathBuf,
     loads: Loads,
+    /// Most jobs of all queues that may wait or run.
+    most_open: u64,
 }
 
 /// A command failed.
@@ -67,7 +69,7 @@ impl SqliteQueue {
     pub fn open(path: &Path) -> Result<Self, QueueStoreError> {
         let connection = schema::open(path)?;
         let loads = Loads::read(&connection).map_err(|fault| fault.of("read", path))?;
-        Ok(Self { connection, path: path.to_owned(), loads })
+        Ok(Self { connection, path: path.to_owned(), loads, most_open: WAITING_MAX })
     }
 
     /// A reader of the same file.
@@ -80,7 +82,8 @@ impl SqliteQueue {
 
     fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Fault> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writer = write::Writer { transaction: &transaction, loads: &mut self.loads, now };
+        let (loads, most_open) = (&mut self.loads, &mut self.most_open);
+        let mut writer = write::Writer { transaction: &transaction, loads, most_open, now };
         let replies: Result<Vec<_>, Fault> = commands.into_iter().map(|command| writer.apply(command)).collect();
         let replies = replies?;
         transaction.commit()?;

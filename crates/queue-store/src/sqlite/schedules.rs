@@ -10,7 +10,7 @@ use super::row::{StoredJob, natural, whole};
 use super::write::Writer;
 use crate::{
     CancelEffect, Fire, Fired, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleId, ScheduleOrigin,
-    ScheduleRefusal, ScheduleReply, StoredSchedule, WAITING_MAX,
+    ScheduleRefusal, ScheduleReply, StoredSchedule,
 };
 
 /// Columns of a row, in the order in which [`read`] expects them.
@@ -165,7 +165,7 @@ impl Writer<'_> {
         let Some(mut schedule) = found.filter(|found| !found.paused && found.progress == fire.after) else {
             return Ok(Fired::Stale);
         };
-        if self.loads.open() + fire.runs.len() as u64 > WAITING_MAX {
+        if self.loads.open() + fire.runs.len() as u64 > *self.most_open {
             return Ok(Fired::Full);
         }
         let (mut jobs, mut stopping) = (Vec::new(), Vec::new());

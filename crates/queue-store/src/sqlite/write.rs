@@ -9,13 +9,15 @@ use super::row::{HELD, StoredJob, state_columns, whole};
 use super::{Fault, row};
 use crate::{
     CODES_MAX, CancelEffect, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
-    SubmitRefusal, WAITING_MAX,
+    SubmitRefusal,
 };
 
 /// A transaction under way.
 pub(super) struct Writer<'a> {
     pub(super) transaction: &'a Transaction<'a>,
     pub(super) loads: &'a mut Loads,
+    /// Most jobs of all queues that may wait or run.
+    pub(super) most_open: &'a mut u64,
     pub(super) now: Moment,
 }
 
@@ -33,7 +35,10 @@ impl Writer<'_> {
             QueueCommand::Replay { job, delay, by } => QueueReply::Submitted(self.replay(job, delay, by)?),
             QueueCommand::Set(queue, setting) => QueueReply::Set(self.set(&queue, setting)?),
             QueueCommand::Purge(queue) => QueueReply::Purged(self.purge(&queue)?),
-            QueueCommand::Upkeep { keep_since } => QueueReply::Upkept(self.upkeep(keep_since)?),
+            QueueCommand::Upkeep { keep_since, most_open } => {
+                *self.most_open = most_open;
+                QueueReply::Upkept(self.upkeep(keep_since)?)
+            }
             QueueCommand::Progress(job, progress) => QueueReply::Noted(self.note(job, &progress)?),
             QueueCommand::Message(queue, command) => QueueReply::Message(self.message(&queue, command)?),
             QueueCommand::Schedule(command) => QueueReply::Schedule(self.schedule(command)?),
@@ -41,8 +46,8 @@ impl Writer<'_> {
     }
 
     pub(super) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
-        if self.loads.open() + jobs.len() as u64 > WAITING_MAX {
-            return Ok(Err(SubmitRefusal::Full));
+        if self.loads.open() + jobs.len() as u64 > *self.most_open {
+            return Ok(Err(SubmitRefusal::Full { most: *self.most_open }));
         }
         let unknown = jobs.iter().filter(|job| !self.loads.by_name.contains_key(&job.queue)).count();
         if self.loads.queues.len() + unknown > CODES_MAX {

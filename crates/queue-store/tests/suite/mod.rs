@@ -9,7 +9,7 @@ use gantry_queue::{
 };
 use gantry_queue_store::{
     CancelEffect, ClaimedJob, Completed, JobFilter, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
-    QueueStore, SqliteReader, SubmitRefusal, Upkeep,
+    QueueStore, SqliteReader, SubmitRefusal, Upkeep, WAITING_MAX,
 };
 
 mod history;
@@ -95,7 +95,7 @@ impl World {
     }
 
     pub(crate) fn upkeep(&mut self) -> Upkeep {
-        match self.one(QueueCommand::Upkeep { keep_since: Moment(0) }) {
+        match self.one(QueueCommand::Upkeep { keep_since: Moment(0), most_open: WAITING_MAX }) {
             QueueReply::Upkept(upkeep) => upkeep,
             other => panic!("{other:?}"),
         }
@@ -347,6 +347,26 @@ pub(crate) fn an_ended_job_is_queued_again_as_another_job(world: &mut World) {
     assert_eq!(world.reader.job(ids[0]).expect("read").expect("a job").by, "you");
 }
 
+pub(crate) fn the_limit_of_waiting_jobs_can_change(world: &mut World) {
+    let limit = |world: &mut World, most_open| world.one(QueueCommand::Upkeep { keep_since: Moment(0), most_open });
+    let first = world.submit("shop/report", settings());
+    let _ = world.submit("shop/report", settings());
+    limit(world, 2);
+    let third = || NewJob {
+        queue: queue("shop/report"),
+        settings: settings(),
+        work: Vec::new(),
+        payload: Vec::new(),
+        by: "me".to_owned(),
+    };
+    let refused = world.one(QueueCommand::Submit(vec![third()]));
+    assert_eq!(refused, QueueReply::Submitted(Err(SubmitRefusal::Full { most: 2 })));
+    let _ = world.cancel(first);
+    assert!(matches!(world.one(QueueCommand::Submit(vec![third()])), QueueReply::Submitted(Ok(_))));
+    limit(world, 3);
+    assert!(matches!(world.one(QueueCommand::Submit(vec![third()])), QueueReply::Submitted(Ok(_))));
+}
+
 pub(crate) fn old_jobs_are_removed(world: &mut World) {
     let old: Vec<JobId> = (0..3).map(|_| world.submit("shop/report", settings())).collect();
     let claimed = world.claim("m", 2);
@@ -355,7 +375,7 @@ pub(crate) fn old_jobs_are_removed(world: &mut World) {
     }
     world.pass(1000);
     let keep_since = world.now;
-    assert!(matches!(world.one(QueueCommand::Upkeep { keep_since }), QueueReply::Upkept(_)));
+    assert!(matches!(world.one(QueueCommand::Upkeep { keep_since, most_open: WAITING_MAX }), QueueReply::Upkept(_)));
     assert_eq!(world.counts("shop/report"), [0, 0, 1, 0, 0]);
     assert!(world.reader.job(old[0]).expect("read").is_none());
     assert_eq!(world.reader.output(old[0]).expect("read"), None);
