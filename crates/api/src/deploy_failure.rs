@@ -1,47 +1,31 @@
 //! Error code of a failed deploy.
 
 use gantry_error_codes::ErrorCode;
-use gantry_model::Reason;
+use gantry_model::{FailureKind, Reason};
 
 /// Returns the stable code of the reason for which a deploy failed.
 #[must_use]
 pub fn deploy_failure_code(reason: &Reason) -> ErrorCode {
-    match reason {
-        Reason::BuildFailed { phase, .. } => match phase.as_str() {
-            "compile" => ErrorCode::CompileFailed,
-            "roles" => ErrorCode::InvalidRoles,
-            _ => ErrorCode::BuildFailed,
-        },
-        Reason::ReleaseStepFailed { .. } => ErrorCode::ReleaseStepFailed,
-        Reason::Exited { exit, .. }
-            if exit.out_of_memory.is_some() || exit.out_of_processes.is_some() || exit.out_of_disk.is_some() =>
-        {
-            ErrorCode::InstanceOverLimit
-        }
-        Reason::Exited { .. } => ErrorCode::InstanceExited,
-        Reason::CannotStart { .. } => ErrorCode::InstanceNotStarted,
-        Reason::NoProgress { .. } => ErrorCode::DeployTimeout,
-        Reason::Aborted => ErrorCode::DeployAborted,
-        Reason::SupersededBy { .. } => ErrorCode::DeploySuperseded,
-        Reason::AppDestroyed => ErrorCode::AppBeingDestroyed,
-        Reason::NoMachine => ErrorCode::NoMachine,
-        // Reasons for a wait. A wait that lasts too long ends the deploy as `NoProgress`.
-        Reason::WaitsForDeploy { .. }
-        | Reason::BuildRuns
-        | Reason::ReleaseStepRuns { .. }
-        | Reason::NoRoom { .. }
-        | Reason::CannotLeave { .. }
-        | Reason::DataStays { .. }
-        | Reason::StopFirst { .. }
-        | Reason::NotReady { .. }
-        | Reason::PreparesImage { .. }
-        | Reason::HeldForPromotion
-        | Reason::NoRouter
-        | Reason::RouterAwaited { .. }
-        | Reason::RouterBehind { .. }
-        | Reason::RequestsUnderWay { .. }
-        | Reason::Watching { .. }
-        | Reason::Stopping { .. } => ErrorCode::DeployFailed,
+    failure_code(reason.failure())
+}
+
+/// Returns the stable code of a kind of failure.
+#[must_use]
+pub fn failure_code(kind: FailureKind) -> ErrorCode {
+    match kind {
+        FailureKind::Compile => ErrorCode::CompileFailed,
+        FailureKind::Roles => ErrorCode::InvalidRoles,
+        FailureKind::Build => ErrorCode::BuildFailed,
+        FailureKind::ReleaseStep => ErrorCode::ReleaseStepFailed,
+        FailureKind::OverLimit => ErrorCode::InstanceOverLimit,
+        FailureKind::Exited => ErrorCode::InstanceExited,
+        FailureKind::NotStarted => ErrorCode::InstanceNotStarted,
+        FailureKind::TimedOut => ErrorCode::DeployTimeout,
+        FailureKind::Aborted => ErrorCode::DeployAborted,
+        FailureKind::Superseded => ErrorCode::DeploySuperseded,
+        FailureKind::AppDestroyed => ErrorCode::AppBeingDestroyed,
+        FailureKind::NoMachine => ErrorCode::NoMachine,
+        FailureKind::Other => ErrorCode::DeployFailed,
     }
 }
 

@@ -34,7 +34,7 @@ pub mod volumes;
 
 pub use calls::LineStream;
 pub use client::{Client, ClientError, Session};
-pub use deploy_failure::deploy_failure_code;
+pub use deploy_failure::{deploy_failure_code, failure_code};
 pub use gantry_error_codes::{ErrorCode, ReceivedCode};
 pub use problem::Problem;
 pub use transport::Servers;

@@ -21,13 +21,13 @@ use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
-    AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseInfo, ChangeAvailability, ChangeBase,
-    ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic, ClusterStatus, CreateApp,
-    CreateJoinToken, CreateToken, DeployInfo, DeployProgress, DeploySource, Explanation, FaultInfo, GoalInfo,
-    ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine, MachineInfo, MachineStateInfo,
-    MachineStatus, NewJoinToken, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo,
-    RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope, TrafficInfo,
-    UnreachableMachine, WarningKind,
+    AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseCode, CauseInfo, CauseObject,
+    ChangeAvailability, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic,
+    ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress, DeploySource, Explanation,
+    FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine, MachineInfo,
+    MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind, PhaseInfo, PullImage, ReleaseInfo, RenameApp,
+    RequestCountsInfo, RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo,
+    TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -131,9 +131,13 @@ samples! {
     ReleaseInfo = release();
     InstanceInfo = instance();
     Explanation = Explanation {
+        code: CauseCode::ScaledToZero,
+        object: CauseObject::new(ObjectKind::Role, "web"),
+        cause: "web is scaled to 0, so no copy runs".to_owned(),
+        remedy: Some("`gantry scale storefront web=1` starts one".to_owned()),
         subject: "app storefront".to_owned(),
-        headline: "it serves v6".to_owned(),
-        evidence: vec!["storefront.v6.web-1 is ready".to_owned()],
+        headline: "web is scaled to 0, so no copy runs; `gantry scale storefront web=1` starts one".to_owned(),
+        evidence: vec!["requested by ci 5 m ago".to_owned()],
     };
     AcceptedDeploy = AcceptedDeploy { deploy: DeployNumber(7) };
     DeployInfo = deploy();
@@ -285,7 +289,11 @@ fn machine() -> MachineInfo {
         labels: BTreeMap::from([(name("disk"), name("ssd"))]),
         addresses: Vec::new(),
         reserved_memory: Bytes::mebi(2048),
-        stays: vec!["storefront.v6.db-1 stays on m1: the data of its volume is there".to_owned()],
+        stays: vec![StayInfo {
+            instance: instance_id(),
+            code: CauseCode::DataStays,
+            text: "storefront.v6.web-1 stays on m1, which is being drained: the data of its volume is there".to_owned(),
+        }],
     }
 }
 

@@ -156,17 +156,6 @@ pub struct RenameApp {
     pub name: AppName,
 }
 
-/// Response of `GET /v1/…/why`: the cause of a state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// The object of the question.
-    pub subject: String,
-    /// The cause, in one sentence.
-    pub headline: String,
-    /// The facts behind the headline.
-    pub evidence: Vec<String>,
-}
-
 /// Desired state of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use gantry_model::{
-    Bytes, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, MilliCpu, Moment, TunnelAddress,
+    AllocationId, Bytes, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, MilliCpu, Moment,
+    TunnelAddress,
 };
 use serde::{Deserialize, Serialize};
+
+use super::CauseCode;
 
 /// A machine of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +51,20 @@ pub struct MachineInfo {
     /// Memory in bytes that the copies on the machine reserve.
     #[serde(default = "none")]
     pub reserved_memory: Bytes,
-    /// Copies that cannot leave a machine that is being drained, each with the reason.
+    /// Copies that cannot leave a machine that is being drained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stays: Vec<String>,
+    pub stays: Vec<StayInfo>,
+}
+
+/// A copy that cannot leave a machine that is being drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StayInfo {
+    /// The copy.
+    pub instance: AllocationId,
+    /// Stable code of the cause.
+    pub code: CauseCode,
+    /// The cause, for people.
+    pub text: String,
 }
 
 fn none() -> Bytes {

@@ -6,15 +6,17 @@
 mod apps;
 mod cluster;
 mod deploys;
+mod event_fields;
 mod events;
+mod explanation;
 mod images;
 mod machines;
 mod sessions;
 mod tokens;
 
 pub use apps::{
-    AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
-    GoalInfo, InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
+    AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, GoalInfo,
+    InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
 pub use cluster::{
     ClusterStatus, FaultInfo, FaultKind, MachineStatus, RouterStatus, ServerInfo, StatusWarning, WarningKind,
@@ -23,8 +25,10 @@ pub use deploys::{
     AcceptedDeploy, CauseInfo, DeployCauseKind, DeployFailure, DeployInfo, DeployProgress, DeploySource,
     DeployStateInfo, ImageChange, ReleaseInfo, StartDeploy,
 };
-pub use events::{AuditEvent, EventSubject, SubjectKind};
+pub use event_fields::{BaseSourceInfo, DeployOrderInfo, EventFields, ExitInfo, LimitInfo};
+pub use events::{AuditEvent, EventDetails, EventSubject, SubjectKind};
+pub use explanation::{CauseCode, CauseObject, Explanation, ObjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
-pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo};
+pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
 pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use gantry_api::endpoints::machines as endpoints;
-use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo};
+use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo, StayInfo};
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::{LinkStream, link};
 use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, MachineState, Moment, Reason};
@@ -55,13 +55,15 @@ fn state_of(view: &ClusterView, name: &MachineName) -> MachineState {
     }
 }
 
-/// The copies that are to leave a machine and cannot, each with the reason.
-fn stays(view: &ClusterView, name: &MachineName) -> Vec<String> {
-    let of_machine = |reason: &&Reason| match reason {
-        Reason::CannotLeave { machine, .. } | Reason::DataStays { machine, .. } => machine == name,
-        _ => false,
+/// The copies that are to leave a machine and cannot.
+fn stays(view: &ClusterView, name: &MachineName) -> Vec<StayInfo> {
+    let of_machine = |reason: &Reason| match reason {
+        Reason::CannotLeave { instance, machine, .. } | Reason::DataStays { instance, machine } if machine == name => {
+            Some(StayInfo { instance: instance.clone(), code: reason.into(), text: reason.to_string() })
+        }
+        _ => None,
     };
-    view.report.waits.values().flatten().filter(of_machine).map(ToString::to_string).collect()
+    view.report.waits.values().flatten().filter_map(of_machine).collect()
 }
 
 /// Adds the endpoints of machines.

@@ -1,9 +1,9 @@
 //! Explains the state of an open deploy and the result of an ended deploy.
 
-use gantry_api::types::Explanation;
+use gantry_api::types::{CauseCode, CauseObject, Explanation, ObjectKind};
 use gantry_model::{AppName, Deploy, DeployState, Reason, TimeSpan, instances_of};
 
-use super::{BuildState, WhyInput, current};
+use super::{BuildState, FoundCause, WhyInput, current};
 use crate::core::ClusterView;
 
 /// Returns the app's newest deploy.
@@ -17,36 +17,44 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
     let deploy = view.records.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued)?;
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
     if let Some(reason) = &deploy.reason {
-        let headline = format!("{}: {reason}", deploy.state);
-        return Some(Explanation { subject, headline, evidence: reason.evidence() });
+        let found = FoundCause::of_reason(object(deploy), reason);
+        let cause = format!("{}: {}", deploy.state, found.cause);
+        return Some(FoundCause { cause, ..found }.with_subject(&subject));
     }
     let state = format!("{} for {}", deploy.state, TimeSpan(view.now.since(deploy.entered)));
     let wait = view.report.waits.get(&deploy.app).and_then(|waits| waits.first());
-    let headline = match wait {
-        Some(Reason::BuildRuns) => format!("{state}: {}", building(facts.build.as_ref())),
-        Some(Reason::HeldForPromotion) => format!(
-            "{state}: `gantry promote {name}` moves the traffic, `gantry abort {name}` takes it back; {}",
-            serving(view, name)
-        ),
+    let code = wait.map_or(CauseCode::DeployRuns, CauseCode::from);
+    let found = FoundCause::new(code, object(deploy), state.clone());
+    let found = found.evidence(wait.map(Reason::evidence).unwrap_or_default());
+    let found = match wait {
+        Some(Reason::BuildRuns) => {
+            FoundCause { cause: format!("{state}: {}", building(facts.build.as_ref())), ..found }
+        }
+        Some(Reason::HeldForPromotion) => {
+            let orders = format!("`gantry promote {name}` moves the traffic, `gantry abort {name}` takes it back");
+            let serving = serving(view, name);
+            let headline = format!("{state}: {orders}; {serving}");
+            let found = FoundCause { cause: format!("{state}; {serving}"), ..found }.remedy(orders);
+            return Some(Explanation { headline, ..found.with_subject(&subject) });
+        }
         Some(wait @ Reason::ReleaseStepRuns { instance }) => {
             let reports = view.observed.machines.values();
             let seen = reports.flat_map(|report| instances_of(&report.instances, &instance.app));
             let newest = seen.filter(|(id, _)| id.slot == *instance).max_by_key(|(id, _)| id.number);
-            match newest.and_then(|(_, seen)| seen.said.as_ref()) {
-                Some(said) => {
-                    format!(
-                        "{state}: {wait}; its last output, {} ago: {}",
-                        TimeSpan(view.now.since(said.at)),
-                        said.line
-                    )
-                }
-                None => format!("{state}: {wait}; no output yet"),
-            }
+            let said = match newest.and_then(|(_, seen)| seen.said.as_ref()) {
+                Some(said) => format!("its last output, {} ago: {}", TimeSpan(view.now.since(said.at)), said.line),
+                None => "no output yet".to_owned(),
+            };
+            FoundCause { cause: format!("{state}: {}", wait.cause()), ..found }.circumstances(said)
         }
-        Some(wait) => format!("{state}: {wait}"),
-        None => state,
+        Some(wait) => FoundCause { cause: format!("{state}: {}", wait.cause()), remedy: wait.remedy(), ..found },
+        None => found,
     };
-    Some(Explanation { subject, headline, evidence: wait.map(Reason::evidence).unwrap_or_default() })
+    Some(found.with_subject(&subject))
+}
+
+fn object(deploy: &Deploy) -> CauseObject {
+    CauseObject::new(ObjectKind::Deploy, deploy.number.0)
 }
 
 /// Describes the progress of a build.
@@ -67,12 +75,14 @@ fn building(build: Option<&BuildState>) -> String {
 /// Explains the result of a deploy, and which release serves now.
 pub(super) fn explain_ended(view: &ClusterView, deploy: &Deploy) -> Explanation {
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
-    let serving = serving(view, &deploy.app);
-    let (headline, evidence) = match &deploy.reason {
-        Some(reason) => (format!("{}: {reason}; {serving}", deploy.outcome()), reason.evidence()),
-        None => (format!("{} ({}); {serving}", deploy.state, deploy.cause), Vec::new()),
+    let found = match &deploy.reason {
+        Some(reason) => {
+            let found = FoundCause::of_reason(object(deploy), reason);
+            FoundCause { cause: format!("{}: {}", deploy.outcome(), found.cause), ..found }
+        }
+        None => FoundCause::new(CauseCode::DeployDone, object(deploy), format!("{} ({})", deploy.state, deploy.cause)),
     };
-    Explanation { subject, headline, evidence }
+    found.circumstances(serving(view, &deploy.app)).with_subject(&subject)
 }
 
 /// Describes which release serves, or at least runs.

@@ -1,14 +1,14 @@
 //! Explains faults of an instance.
 
-use gantry_api::types::Explanation;
+use gantry_api::types::{CauseCode, Explanation};
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
-use gantry_model::reason::{ExitText, LimitText, TimesText};
+use gantry_model::reason::{ExitCause, LimitCause, TimesText};
 use gantry_model::{
     AllocationId, AppName, Assignment, Bytes, ExitStatus, InstanceGoal, InstancePhase, Moment, ObservedInstance,
     TimeSpan,
 };
 
-use super::{FoundCause, WhyInput};
+use super::{FoundCause, WhyInput, instance_object};
 use crate::core::ClusterView;
 
 /// Age in milliseconds up to which an exit is still reported although the instance runs again.
@@ -57,7 +57,7 @@ fn worst_fault(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCa
         all += 1;
         ready += u32::from(one.seen.phase == InstancePhase::Ready);
     }
-    let mut answer = FoundCause { headline: format!("{id} {}", answer.headline), ..answer };
+    let mut answer = answer.of_instance(id);
     if all > 1 {
         answer.evidence.push(format!("{ready} of {all} copies of {} are ready", id.slot.role));
     }
@@ -76,31 +76,35 @@ pub(super) fn unready(view: &ClusterView, name: &AppName) -> Option<FoundCause> 
 
 /// Explains a minor problem of an instance that serves.
 pub(super) fn minor_problems(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
-    assigned_instances(view, name).find_map(|one| {
-        let answer = minor_problem(view, one.seen)?;
-        Some(FoundCause { headline: format!("{} {}", one.id, answer.headline), ..answer })
-    })
+    assigned_instances(view, name).find_map(|one| Some(minor_problem(view, one.id, one.seen)?.of_instance(one.id)))
 }
 
 /// Explains an instance of the app that does not stop.
 pub(super) fn not_stopping(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let instances = view.observed.machines.values().flat_map(|report| &report.instances);
     let mut leaving = instances.filter(|(id, seen)| &id.slot.app == name && seen.phase == InstancePhase::Stopping);
-    leaving.find_map(|(id, seen)| Some(FoundCause::new(format!("{id} {}", seen.failure.as_ref()?))))
+    leaving.find_map(|(id, seen)| {
+        let cause = format!("{id} {}", seen.failure.as_ref()?);
+        Some(FoundCause::new(CauseCode::InstanceStopping, instance_object(id), cause))
+    })
 }
 
 /// Explains the last exit of an instance and says how often the instance was restarted.
-fn ended_before(seen: &ObservedInstance, exit: &ExitStatus, now: Moment) -> FoundCause {
-    let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+fn ended_before(id: &AllocationId, seen: &ObservedInstance, exit: &ExitStatus, now: Moment) -> FoundCause {
     let again = match seen.restarts {
         0 => "a restart follows".to_owned(),
         times => format!("restarted {}", TimesText(u64::from(times))),
     };
     let ago = TimeSpan(now.since(exit.at));
-    FoundCause {
-        headline: format!("{}{remedy}; that was {ago} ago, {again}", ExitText(exit)),
-        evidence: exit.tail.clone(),
-    }
+    let remedy = exit.limit_remedy().or_else(|| exit.remedy());
+    FoundCause { remedy, ..ended(id, exit) }.circumstances(format!("that was {ago} ago, {again}"))
+}
+
+/// Explains an exit, without the instance's name.
+fn ended(id: &AllocationId, exit: &ExitStatus) -> FoundCause {
+    let code = if exit.has_reached_limit() { CauseCode::InstanceOverLimit } else { CauseCode::InstanceExited };
+    let cause = FoundCause::new(code, instance_object(id), ExitCause(exit).to_string());
+    FoundCause { remedy: exit.limit_remedy(), ..cause }.evidence(exit.tail.clone())
 }
 
 /// Longest time in milliseconds from an instance's exit to its last failed request, for the exit to count as the
@@ -111,40 +115,41 @@ const CAUSED_BY_EXIT_MILLIS: u64 = 5_000;
 pub(super) fn ended_lately(view: &ClusterView, id: &AllocationId, failed: Moment) -> Option<FoundCause> {
     let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
     let exit = seen.exit.as_ref().filter(|exit| failed.since(exit.at) <= CAUSED_BY_EXIT_MILLIS)?;
-    let answer = ended_before(seen, exit, view.now);
-    Some(FoundCause { headline: format!("{id} {}", answer.headline), ..answer })
+    Some(ended_before(id, seen, exit, view.now).of_instance(id))
 }
 
 /// Describes the fault of an instance with the goal to run, without the instance's name. Returns none for a ready
 /// instance that passes its checks.
 fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, FoundCause)> {
-    let AssignedInstance { assignment, seen, .. } = one;
+    let AssignedInstance { assignment, seen, id } = one;
+    let found = |code, cause| FoundCause::new(code, instance_object(id), cause);
     let body = || seen.probe.iter().flat_map(|probe| probe.body.lines().map(str::to_owned)).collect();
     let attempts = assignment.spec.role.health.attempts;
     Some(match (seen.phase, &seen.exit, &seen.probe) {
-        (InstancePhase::Exited, Some(exit), _) => (FaultRank::Down, ended_before(seen, exit, view.now)),
+        (InstancePhase::Exited, Some(exit), _) => (FaultRank::Down, ended_before(id, seen, exit, view.now)),
         (InstancePhase::Failed, _, _) => {
             let why = seen.failure.as_deref().unwrap_or("its machine reported no cause");
-            (FaultRank::Down, FoundCause::new(format!("could not be started: {why}")))
+            (FaultRank::Down, found(CauseCode::InstanceNotStarted, format!("could not be started: {why}")))
         }
         (InstancePhase::Unhealthy, _, Some(probe)) => {
             let times = TimesText(u64::from(seen.failed_checks.max(1)));
-            let headline = format!("failed its check {times} in a row and is being stopped: {}", probe.brief());
-            (FaultRank::Down, FoundCause { headline, evidence: body() })
+            let cause = format!("failed its check {times} in a row and is being stopped: {}", probe.brief());
+            (FaultRank::Down, found(CauseCode::InstanceUnhealthy, cause).evidence(body()))
         }
         (InstancePhase::Preparing | InstancePhase::Starting, Some(exit), _) if seen.restarts > 0 => {
-            (FaultRank::Down, ended_before(seen, exit, view.now))
+            (FaultRank::Down, ended_before(id, seen, exit, view.now))
         }
         (InstancePhase::Ready, _, Some(probe)) if seen.failed_checks > 0 => {
             let failed = format!("{} of {attempts} checks failed: {}", seen.failed_checks, probe.brief());
             let then = format!("after {attempts} in a row Gantry restarts it");
-            (FaultRank::Failing, FoundCause { headline: format!("serves, but {failed}; {then}"), evidence: body() })
+            let cause = found(CauseCode::ChecksFail, format!("serves, but {failed}"));
+            (FaultRank::Failing, cause.circumstances(then).evidence(body()))
         }
         (InstancePhase::Ready, _, _) => return None,
         (InstancePhase::Starting, _, Some(probe)) => {
-            let remedy = probe.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            let headline = format!("is not ready: {}: {}{remedy}", probe.target, probe.outcome);
-            (FaultRank::Starting, FoundCause { headline, evidence: body() })
+            let cause = format!("is not ready: {}: {}", probe.target, probe.outcome);
+            let cause = FoundCause { remedy: probe.remedy.clone(), ..found(CauseCode::InstanceStarting, cause) };
+            (FaultRank::Starting, cause.evidence(body()))
         }
         (phase, _, _) => {
             let failure =
@@ -154,25 +159,30 @@ fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, F
                 bytes => format!(": its machine fetches and unpacks the image, {} so far", Bytes(bytes)),
             };
             let since = || format!("has been {} for {}{unpacking}", phase.word(), TimeSpan(view.now.since(seen.since)));
-            (FaultRank::Starting, FoundCause::new(failure.unwrap_or_else(since)))
+            let stops = matches!(phase, InstancePhase::Stopping);
+            let code = if stops { CauseCode::InstanceStopping } else { CauseCode::InstanceStarting };
+            (FaultRank::Starting, found(code, failure.unwrap_or_else(since)))
         }
     })
 }
 
 /// Describes a minor problem of a ready instance, without the instance's name.
-fn minor_problem(view: &ClusterView, seen: &ObservedInstance) -> Option<FoundCause> {
+fn minor_problem(view: &ClusterView, id: &AllocationId, seen: &ObservedInstance) -> Option<FoundCause> {
     if seen.phase != InstancePhase::Ready {
         return None;
     }
     let recent = |exit: &&ExitStatus| seen.restarts > 0 && view.now.since(exit.at) < RECENT_EXIT_MILLIS;
     if let Some(exit) = seen.exit.as_ref().filter(recent) {
-        return Some(ended_before(seen, exit, view.now));
+        return Some(ended_before(id, seen, exit, view.now));
     }
     if let Some(hit) = seen.limit_hits.iter().find(|hit| view.now.since(hit.last) <= LIMIT_SHOWN_MILLIS) {
         let (since, times) = (TimeSpan(view.now.since(hit.since)), TimesText(hit.count));
-        return Some(FoundCause::new(format!("{}; {times} since {since} ago", LimitText(hit.limit))));
+        let cause = LimitCause(hit.limit).to_string();
+        let cause = FoundCause::new(CauseCode::InstanceOverLimit, instance_object(id), cause);
+        return Some(cause.remedy(hit.limit.remedy()).circumstances(format!("{times} since {since} ago")));
     }
-    seen.warning.clone().map(FoundCause::new)
+    let warning = seen.warning.clone()?;
+    Some(FoundCause::new(CauseCode::InstanceWarning, instance_object(id), warning))
 }
 
 /// Returns the note that `gantry ps` shows beside an instance.
@@ -184,24 +194,27 @@ pub(crate) fn instance_note(
 ) -> Option<String> {
     let answer = describe(view, &AssignedInstance { id, assignment, seen })?;
     (seen.phase != InstancePhase::Ready || seen.failed_checks > 0 || !seen.limit_hits.is_empty() || seen.restarts > 0)
-        .then_some(answer.headline)
+        .then(|| answer.headline())
 }
 
 /// Describes the notable state of an instance with any goal.
 fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause> {
+    let found = |code, cause| FoundCause::new(code, instance_object(one.id), cause);
     match (!one.assignment.spec.role.is_service(), &one.seen.exit, one.seen.phase, one.assignment.goal) {
-        (true, Some(exit), InstancePhase::Exited, _) if exit.success() => Some(FoundCause::new("succeeded".to_owned())),
-        (true, Some(exit), InstancePhase::Exited, _) => {
-            Some(FoundCause { headline: ExitText(exit).to_string(), evidence: exit.tail.clone() })
+        (true, Some(exit), InstancePhase::Exited, _) if exit.success() => {
+            Some(found(CauseCode::StepSucceeded, "succeeded".to_owned()))
         }
+        (true, Some(exit), InstancePhase::Exited, _) => Some(ended(one.id, exit)),
         (true, _, InstancePhase::Ready | InstancePhase::Starting, _) => {
             let said = one.seen.said.as_ref();
             let said =
                 said.map(|said| format!("its last output, {} ago: {}", TimeSpan(view.now.since(said.at)), said.line));
-            said.map(|said| FoundCause::new(format!("runs; {said}")))
+            said.map(|said| found(CauseCode::InstanceRuns, format!("runs; {said}")))
         }
-        (_, _, _, InstanceGoal::Stop) => one.seen.failure.clone().map(FoundCause::new),
-        _ => state(view, one).map(|(_, answer)| answer).or_else(|| minor_problem(view, one.seen)),
+        (_, _, _, InstanceGoal::Stop) => {
+            one.seen.failure.clone().map(|failure| found(CauseCode::InstanceStopping, failure))
+        }
+        _ => state(view, one).map(|(_, answer)| answer).or_else(|| minor_problem(view, one.id, one.seen)),
     }
 }
 
@@ -212,9 +225,9 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &AllocationId) -> Option<Explan
     let subject = format!("instance {id}");
     let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
     let Some(seen) = seen else {
-        return Some(
-            FoundCause::new(format!("machine {machine} has not reported this instance yet")).with_subject(&subject),
-        );
+        let cause = format!("machine {machine} has not reported this instance yet");
+        let cause = FoundCause::new(CauseCode::InstanceUnreported, instance_object(id), cause);
+        return Some(cause.with_subject(&subject));
     };
     if let Some(answer) = describe(view, &AssignedInstance { id, assignment, seen }) {
         return Some(answer.with_subject(&subject));
@@ -225,5 +238,6 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &AllocationId) -> Option<Explan
         InstanceGoal::Retire { .. } => "; it gets no new requests, because another release serves",
         InstanceGoal::Stop => "; it is being stopped",
     };
-    Some(FoundCause::new(format!("{} for {since} on {machine}{leaving}", seen.phase.word())).with_subject(&subject))
+    let cause = format!("{} for {since} on {machine}{leaving}", seen.phase.word());
+    Some(FoundCause::new(CauseCode::InstanceRuns, instance_object(id), cause).with_subject(&subject))
 }

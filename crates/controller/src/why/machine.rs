@@ -1,9 +1,10 @@
 //! Explains faults of the machine that an app runs on.
 
+use gantry_api::types::{CauseCode, CauseObject, ObjectKind};
 use gantry_model::observed::SILENCE_MILLIS;
 use gantry_model::{AllocationId, AppName, InstanceGoal, Reason, Release, TimeSpan};
 
-use super::{DiskSpace, FoundCause, current};
+use super::{DiskSpace, FoundCause, app_object, current, instance_object, machine_object};
 use crate::core::ClusterView;
 
 const CHECK_UP: &str = "check the output of `gantry up` for errors";
@@ -17,7 +18,8 @@ pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundC
     }
     let last = observed.routers.values().map(|router| router.seen).max().unwrap_or(observed.began);
     let silent = TimeSpan(now.since(last));
-    Some(FoundCause::new(format!("no router has reported for {silent}: requests may get no response; {CHECK_UP}")))
+    let cause = format!("no router has reported for {silent}: requests may get no response");
+    Some(FoundCause::new(CauseCode::NoRouter, cluster(), cause).remedy(CHECK_UP))
 }
 
 /// Reports that the agent of a machine with the app is silent, so the state of its instances is unknown.
@@ -26,14 +28,18 @@ pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCa
     let is_used = |id: &AllocationId, goal| id.slot.release == current && goal == InstanceGoal::Run;
     let placed = view.records.plan.assignments_of(name);
     let mut used = placed.filter(|(_, id, assignment)| is_used(id, assignment.goal));
+    let is_silent = |machine, cause| {
+        Some(FoundCause::new(CauseCode::MachineSilent, machine_object(machine), cause).remedy(CHECK_UP))
+    };
     used.find_map(|(machine, _, _)| match view.observed.machines.get(machine) {
-        None => Some(FoundCause::new(format!("machine {machine} has not reported; {CHECK_UP}"))),
+        None => is_silent(machine, format!("machine {machine} has not reported")),
         Some(report) if view.now.since(report.seen) > SILENCE_MILLIS => {
             let silent = TimeSpan(view.now.since(report.seen));
-            Some(FoundCause::new(format!(
+            let cause = format!(
                 "machine {machine} has been silent for {silent}: its agent does not report, so its instances \
-                 are neither checked nor restarted; {CHECK_UP}"
-            )))
+                 are neither checked nor restarted"
+            );
+            is_silent(machine, cause)
         }
         Some(_) => None,
     })
@@ -51,16 +57,25 @@ pub(super) fn undrained(view: &ClusterView, name: &AppName) -> Option<FoundCause
 
 fn waits_for(view: &ClusterView, name: &AppName, is_wanted: impl Fn(&Reason) -> bool) -> Option<FoundCause> {
     let reason = view.report.waits.get(name)?.iter().find(|reason| is_wanted(reason))?;
-    Some(FoundCause::new(reason.to_string()))
+    let object = match reason {
+        Reason::CannotLeave { instance, .. } | Reason::DataStays { instance, .. } => instance_object(instance),
+        _ => app_object(name),
+    };
+    Some(FoundCause::of_reason(object, reason))
 }
 
 /// Reports that the disk has less free space than the reserve.
 pub(super) fn full_disk(disk: DiskSpace) -> Option<FoundCause> {
     let DiskSpace { free, reserve } = disk;
     (free < reserve).then(|| {
-        FoundCause::new(format!(
+        let cause = format!(
             "instances serve, but the machine's disk has {free} left, less than the reserve of {reserve}: builds, pulls and \
-             uploads are refused; `gantry status` lists what uses the space"
-        ))
+             uploads are refused"
+        );
+        FoundCause::new(CauseCode::DiskFull, cluster(), cause).remedy("`gantry status` lists what uses the space")
     })
+}
+
+fn cluster() -> CauseObject {
+    CauseObject::new(ObjectKind::Cluster, "")
 }

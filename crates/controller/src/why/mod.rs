@@ -21,8 +21,8 @@ mod traffic;
 
 use std::time::Duration;
 
-use gantry_api::types::Explanation;
-use gantry_model::{AppName, AuditAction, Bytes, Release};
+use gantry_api::types::{CauseCode, CauseObject, Explanation, ObjectKind};
+use gantry_model::{AllocationId, AppName, AuditAction, Bytes, MachineName, Reason, Release};
 use gantry_records::EventRecord;
 
 use crate::core::ClusterView;
@@ -58,20 +58,66 @@ pub(crate) struct DiskSpace {
     pub(crate) reserve: Bytes,
 }
 
-/// Explanation without its subject.
+/// Explanation without its subject. The headline is the cause with the remedy and the circumstances behind it.
 struct FoundCause {
-    headline: String,
+    code: CauseCode,
+    object: CauseObject,
+    cause: String,
+    remedy: Option<String>,
+    circumstances: Option<String>,
     evidence: Vec<String>,
 }
 
 impl FoundCause {
-    fn new(headline: String) -> Self {
-        Self { headline, evidence: Vec::new() }
+    fn new(code: CauseCode, object: CauseObject, cause: String) -> Self {
+        Self { code, object, cause, remedy: None, circumstances: None, evidence: Vec::new() }
+    }
+
+    /// The cause that a reason states.
+    fn of_reason(object: CauseObject, reason: &Reason) -> Self {
+        let cause = Self::new(reason.into(), object, reason.cause().to_string());
+        Self { remedy: reason.remedy(), evidence: reason.evidence(), ..cause }
+    }
+
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: Some(remedy.into()), ..self }
+    }
+
+    fn circumstances(self, circumstances: String) -> Self {
+        Self { circumstances: Some(circumstances), ..self }
+    }
+
+    fn evidence(self, evidence: Vec<String>) -> Self {
+        Self { evidence, ..self }
+    }
+
+    /// Puts the name of the instance before the cause.
+    fn of_instance(self, id: &AllocationId) -> Self {
+        Self { cause: format!("{id} {}", self.cause), ..self }
+    }
+
+    fn headline(&self) -> String {
+        let parts = [Some(&self.cause), self.remedy.as_ref(), self.circumstances.as_ref()];
+        parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("; ")
     }
 
     fn with_subject(self, subject: &str) -> Explanation {
-        Explanation { subject: subject.to_owned(), headline: self.headline, evidence: self.evidence }
+        let headline = self.headline();
+        let Self { code, object, cause, remedy, evidence, .. } = self;
+        Explanation { code, object, cause, remedy, subject: subject.to_owned(), headline, evidence }
     }
+}
+
+fn app_object(name: &AppName) -> CauseObject {
+    CauseObject::new(ObjectKind::App, name)
+}
+
+fn instance_object(id: &AllocationId) -> CauseObject {
+    CauseObject::new(ObjectKind::Instance, id)
+}
+
+fn machine_object(machine: &MachineName) -> CauseObject {
+    CauseObject::new(ObjectKind::Machine, machine)
 }
 
 /// Explains an app.
@@ -100,7 +146,7 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
         return answer.with_subject(&subject);
     }
     if let Some(fault) = network::explain(view, name) {
-        return Explanation { subject, ..fault };
+        return fault.with_subject(&subject);
     }
     // A failed last deploy matters more than a minor problem.
     if let Some(failed) = deploy::last_deploy(view, name).filter(|deploy| deploy.reason.is_some()) {
@@ -115,8 +161,9 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
         (Some(answer), _) => answer.with_subject(&subject),
         (None, Some(deploy)) => deploy::explain_ended(view, deploy),
         (None, None) => {
-            let push = format!("{name} was never deployed; run `git push`, or `gantry deploy {name} --image REF`");
-            FoundCause::new(push).with_subject(&subject)
+            let cause = format!("{name} was never deployed");
+            let push = format!("run `git push`, or `gantry deploy {name} --image REF`");
+            FoundCause::new(CauseCode::NeverDeployed, app_object(name), cause).remedy(push).with_subject(&subject)
         }
     }
 }

@@ -174,7 +174,14 @@ impl AppScenario {
     fn first_line(&self) -> String {
         let view = self.view();
         let answer = app(&WhyInput { view: &view, build: self.build.clone(), disk: self.disk }, &shop());
+        assert!(answer.remedy.iter().all(|remedy| answer.headline.contains(remedy)), "{answer:?}");
+        assert!(answer.code == CauseCode::HeldForPromotion || answer.headline.starts_with(&answer.cause), "{answer:?}");
         format!("{}: {}", answer.subject, answer.headline)
+    }
+
+    fn explained(&self) -> Explanation {
+        let view = self.view();
+        app(&WhyInput { view: &view, build: self.build.clone(), disk: self.disk }, &shop())
     }
 
     fn of(&self, short: &str) -> String {
@@ -634,4 +641,37 @@ fn reports_a_present_fault_together_with_the_open_deploy() {
     assert_eq!(answer.evidence[0], "boom");
     assert_eq!(answer.evidence[1], "1 of 2 copies of web are ready");
     assert!(answer.evidence[2].starts_with("deploy #2 of shop: held for 50 min"), "{:?}", answer.evidence);
+}
+
+#[test]
+fn tells_programs_code_object_and_remedy() {
+    let object = |kind, name: &str| CauseObject { kind, name: name.to_owned() };
+    let well = AppScenario::new();
+    let done = well.explained();
+    assert_eq!((done.code, done.object, done.remedy), (CauseCode::DeployDone, object(ObjectKind::Deploy, "1"), None));
+
+    let mut scenario = AppScenario::new();
+    scenario.ended(
+        "web-1",
+        InstancePhase::Exited,
+        0,
+        ExitStatus { out_of_memory: Some(64 << 20), ..exited(None, Some(9)) },
+    );
+    let full = scenario.explained();
+    assert_eq!((full.code, full.object), (CauseCode::InstanceOverLimit, object(ObjectKind::Instance, "shop.v1.web-1")));
+    assert_eq!(full.cause, "shop.v1.web-1 ran out of memory: its limit is 64M");
+    assert_eq!(full.remedy.as_deref(), Some("raise `memory` of the role"));
+
+    let mut scenario = AppScenario::new();
+    scenario.app.scale.insert(role("web"), 0);
+    let none = scenario.explained();
+    assert_eq!((none.code, none.object), (CauseCode::ScaledToZero, object(ObjectKind::Role, "web")));
+    assert_eq!(none.remedy.as_deref(), Some("`gantry scale shop web=1` starts one"));
+
+    let mut scenario = AppScenario::new();
+    scenario.deploys.push(deploy(2, DeployState::Held));
+    scenario.waits = vec![Reason::HeldForPromotion];
+    let held = scenario.explained();
+    assert_eq!((held.code, held.object), (CauseCode::HeldForPromotion, object(ObjectKind::Deploy, "2")));
+    assert!(held.remedy.is_some_and(|remedy| remedy.contains("`gantry promote shop`")), "{}", held.headline);
 }

@@ -1,9 +1,10 @@
 //! Explains failing requests from the counts of the routers. An app may fail requests while its checks pass.
 
-use gantry_model::reason::LimitText;
+use gantry_api::types::CauseCode;
+use gantry_model::reason::LimitCause;
 use gantry_model::{AppName, FailureRun, Moment, RequestFailure, TimeSpan};
 
-use super::{FoundCause, deploy, instance};
+use super::{FoundCause, app_object, deploy, instance, instance_object};
 use crate::core::ClusterView;
 
 /// Age in milliseconds after which a run of failures is no longer reported.
@@ -27,7 +28,7 @@ pub(super) fn failing_requests(view: &ClusterView, name: &AppName) -> Option<Fou
     // When an instance ends, its open requests fail; the end of the instance is the cause.
     match run.instance.as_ref().and_then(|id| instance::ended_lately(view, id, run.last)) {
         Some(mut cause) => {
-            cause.evidence.push(answer.headline);
+            cause.evidence.push(answer.headline());
             Some(cause)
         }
         None => Some(answer),
@@ -97,12 +98,17 @@ fn describe(view: &ClusterView, name: &AppName, kind: RequestFailure, run: &Fail
     // If the instance reached a limit meanwhile, the limit is the root cause.
     let limit = run.instance.as_ref().and_then(|id| {
         let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
-        seen.limit_hits.iter().find(|hit| run.last.since(hit.last) <= REPORTED_MILLIS).map(|hit| LimitText(hit.limit))
+        seen.limit_hits.iter().find(|hit| run.last.since(hit.last) <= REPORTED_MILLIS).map(|hit| hit.limit)
     });
-    let headline = match limit {
-        Some(limit) => format!("{counts}: {instance} {limit}; {what}"),
-        None => format!("{counts}: {what}; {remedy}"),
+    let object = run.instance.as_ref().map_or_else(|| app_object(name), instance_object);
+    let cause = match limit {
+        Some(limit) => {
+            let cause = format!("{counts}: {instance} {}", LimitCause(limit));
+            let cause = FoundCause::new(CauseCode::InstanceOverLimit, object, cause);
+            cause.remedy(limit.remedy()).circumstances(what)
+        }
+        None => FoundCause::new(kind.into(), object, format!("{counts}: {what}")).remedy(remedy),
     };
     let last = format!("the last failure was {} ago; the checks pass", TimeSpan(view.now.since(run.last)));
-    FoundCause { headline, evidence: vec![last] }
+    cause.evidence(vec![last])
 }

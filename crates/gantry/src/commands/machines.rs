@@ -3,7 +3,7 @@
 use gantry_api::Client;
 use gantry_api::endpoints::machines;
 use gantry_api::endpoints::machines::RemoveMachineQuery;
-use gantry_api::types::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo};
+use gantry_api::types::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
 use gantry_model::MachineName;
 
 use crate::args::MachineCommand;
@@ -125,8 +125,8 @@ fn show(machine: &MachineInfo) {
             out!("{name:<11} {value}");
         }
     }
-    for stays in &machine.stays {
-        out!("{:<11} {stays}", "stays");
+    for StayInfo { text, .. } in &machine.stays {
+        out!("{:<11} {text}", "stays");
     }
 }
 
