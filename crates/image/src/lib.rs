@@ -49,7 +49,7 @@ pub use manifest::{
 pub use merged::{Looked, Merged};
 pub use pull::{Asker, Credentials, NoRoom, PullError, PullTarget, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
-pub use remote::{Parts, Remote};
+pub use remote::{Parts, ReferenceError, Remote};
 pub use selection::{Next, Selection};
 pub use tree::volume_may_carry;
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack, unpack_volume};

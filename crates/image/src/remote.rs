@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use gantry_model::Digest;
+use gantry_model::{Digest, DigestError};
 use reqwest::Url;
 
 /// Limit on the length of a reference.
@@ -44,13 +44,32 @@ pub struct Remote {
     pub reference: String,
 }
 
+/// Reason why a text is no reference of an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    /// The text has another form.
+    #[error("{0:?} is no image reference; one is registry.example/team/app:tag")]
+    Malformed(String),
+    /// The digest in the text is invalid.
+    #[error("{text:?}: {error}")]
+    Digest {
+        /// The text.
+        text: String,
+        /// The fault of the digest.
+        error: DigestError,
+    },
+    /// The text names no registry.
+    #[error("{0:?} names no registry")]
+    NoRegistry(String),
+}
+
 impl Remote {
     /// Parses a reference that names its registry: the first part has a dot or a port, or is `localhost`. Returns none
     /// for any other reference; such a reference means this cloud's own registry.
     ///
     /// # Errors
-    /// The reason why the reference is invalid.
-    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+    /// [`ReferenceError`].
+    pub fn parse(text: &str) -> Result<Option<Self>, ReferenceError> {
         let text = text.trim_start_matches("docker://");
         let Some((registry, rest)) = text.split_once('/') else {
             return Ok(None);
@@ -59,7 +78,7 @@ impl Remote {
             return Ok(None);
         }
         let Parts { name: repository, tag, digest } = Parts::of(rest);
-        let wrong = || format!("{text:?} is no image reference; one is registry.example/team/app:tag");
+        let wrong = || ReferenceError::Malformed(text.to_owned());
         let host_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let name_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
         let tag_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -72,8 +91,8 @@ impl Remote {
         if !sound {
             return Err(wrong());
         }
-        if let Some(Err(why)) = digest.map(str::parse::<Digest>) {
-            return Err(format!("{text:?}: {why}"));
+        if let Some(Err(error)) = digest.map(str::parse::<Digest>) {
+            return Err(ReferenceError::Digest { text: text.to_owned(), error });
         }
         let reference = digest.or(tag).unwrap_or("latest");
         let hub = ["docker.io", "index.docker.io"].contains(&registry);

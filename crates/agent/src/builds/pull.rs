@@ -11,7 +11,7 @@ use gantry_api::builds::{BuildEvent, PullOrder};
 use gantry_api::{Client, ClientError, ErrorCode, Problem};
 use gantry_build::Output;
 use gantry_error::ErrorChain;
-use gantry_image::{Asker, Credentials, NoRoom, PullError, PullTarget, Remote};
+use gantry_image::{Asker, Credentials, NoRoom, PullError, PullTarget, ReferenceError, Remote};
 use gantry_model::Digest;
 use tokio::sync::mpsc;
 
@@ -31,8 +31,8 @@ pub(super) async fn pull(blobs: &OrderBlobs, order: &PullOrder, output: &Output)
 }
 
 async fn fetch(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> Result<BuildEvent, Problem> {
-    let invalid = |why| Problem::new(ErrorCode::InvalidImageReference, why);
-    let no_registry = || invalid(format!("{:?} names no registry", order.reference));
+    let invalid = |error: ReferenceError| Problem::new(ErrorCode::InvalidImageReference, error.to_string());
+    let no_registry = || invalid(ReferenceError::NoRegistry(order.reference.clone()));
     let remote = Remote::parse(&order.reference).map_err(invalid)?.ok_or_else(no_registry)?;
     let credentials = order
         .credentials

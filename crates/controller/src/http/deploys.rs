@@ -36,8 +36,8 @@ async fn start(Call { server, caller, at, body, headers, .. }: Call<endpoints::S
         DeploySource::Image { reference, origin, settings } => {
             let settings = ImageSettings::from(settings);
             check_settings(&server, &app, &settings)?;
-            let remote =
-                Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
+            let remote = Remote::parse(&reference)
+                .map_err(|error| Problem::new(ErrorCode::InvalidImageReference, error.to_string()))?;
             let reference = match remote {
                 None => reference,
                 Some(remote) => pulls::own_reference(&server, &headers, &remote).await.ok_or_else(|| {

@@ -125,7 +125,8 @@ struct Pull {
 impl Pull {
     async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, pull: PullImage) -> HttpResult<Self> {
         let PullImage { reference, username, password } = pull;
-        let remote = Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
+        let remote = Remote::parse(&reference)
+            .map_err(|error| Problem::new(ErrorCode::InvalidImageReference, error.to_string()))?;
         let no_registry = || Problem::new(ErrorCode::InvalidImageReference, format!("{reference:?} names no registry"));
         let remote = remote.ok_or_else(no_registry)?;
         let own = own_reference(server, headers, &remote).await;
