@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::Seconds;
-use gantry_model::role::{RoleSchedule, UnknownSchedulePolicy};
-use serde_json::{Map, Value};
+use gantry_model::role::RoleSchedule;
+use gantry_model::{RoleName, Seconds};
+use serde_json::{Map, Number, Value};
 
-use crate::roles;
+use crate::roles::{self, SettingError};
 
 /// Size limit. A file of settings is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 256 << 10;
@@ -101,15 +101,38 @@ pub(crate) struct EnvObject {
     pub(crate) generator: Option<String>,
 }
 
+/// Reason why `app.json` cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppJsonError {
+    #[error("it has {0} bytes; at most {SIZE_MAX} are read")]
+    TooLarge(usize),
+    #[error(transparent)]
+    Syntax(#[from] serde_json::Error),
+    #[error("{place} is {found}; it must be {wanted}")]
+    Kind { place: String, found: &'static str, wanted: &'static str },
+    #[error("{place} is {number}; it must be a whole number from 0")]
+    NotWhole { place: String, number: Number },
+    #[error("cron has {0} entries; at most {CRON_MAX} are read")]
+    TooManyCron(usize),
+    #[error("cron[{index}] needs the role name {name}, and another role has this name; rename it")]
+    CronNameTaken { index: usize, name: RoleName },
+    #[error("{place}: {error}")]
+    Setting { place: String, error: SettingError },
+    #[error(transparent)]
+    Value(#[from] SettingError),
+    #[error("generator {generator:?} of {name} is not known, only \"secret\"")]
+    Generator { generator: String, name: String },
+}
+
 /// Parses the file.
 ///
 /// # Errors
-/// A message with the key and the allowed values, or with line and column.
-pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
+/// [`AppJsonError`].
+pub(crate) fn parse(text: &str) -> Result<AppJson, AppJsonError> {
     if text.len() > SIZE_MAX {
-        return Err(format!("it has {} bytes; at most {SIZE_MAX} are read", text.len()));
+        return Err(AppJsonError::TooLarge(text.len()));
     }
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(text)?;
     let mut app = AppJson::default();
     for (key, value) in object(&value, "the file")? {
         match key.as_str() {
@@ -127,13 +150,10 @@ pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
             }
             "cron" => {
                 let Value::Array(entries) = value else {
-                    return Err(format!(
-                        "cron is {}; it must be a list of {{\"command\": …, \"schedule\": …}}",
-                        kind(value)
-                    ));
+                    return Err(wrong(value, key, "a list of {\"command\": …, \"schedule\": …}"));
                 };
                 if entries.len() > CRON_MAX {
-                    return Err(format!("cron has {} entries; at most {CRON_MAX} are read", entries.len()));
+                    return Err(AppJsonError::TooManyCron(entries.len()));
                 }
                 for (index, value) in entries.iter().enumerate() {
                     let entry = app.cron(&format!("cron[{index}]"), value)?;
@@ -160,7 +180,7 @@ impl AppJson {
         }
     }
 
-    fn formation(&mut self, place: &str, value: &Value) -> Result<Formation, String> {
+    fn formation(&mut self, place: &str, value: &Value) -> Result<Formation, AppJsonError> {
         let mut formation = Formation::default();
         for (key, value) in object(value, place)? {
             match key.as_str() {
@@ -171,9 +191,9 @@ impl AppJson {
         Ok(formation)
     }
 
-    fn checks(&mut self, place: &str, value: &Value) -> Result<Vec<HealthCheck>, String> {
+    fn checks(&mut self, place: &str, value: &Value) -> Result<Vec<HealthCheck>, AppJsonError> {
         let Value::Array(values) = value else {
-            return Err(format!("{place} is {}; it must be a list of checks", kind(value)));
+            return Err(wrong(value, place, "a list of checks"));
         };
         let mut checks: Vec<HealthCheck> = Vec::new();
         for (index, value) in values.iter().enumerate() {
@@ -188,7 +208,7 @@ impl AppJson {
         Ok(checks)
     }
 
-    fn check(&mut self, place: &str, value: &Value) -> Result<HealthCheck, String> {
+    fn check(&mut self, place: &str, value: &Value) -> Result<HealthCheck, AppJsonError> {
         let mut check = HealthCheck::default();
         for (key, value) in object(value, place)? {
             let at = format!("{place}.{key}");
@@ -221,9 +241,9 @@ impl AppJson {
     }
 
     /// Reads header fields from a list of `{name, value}`.
-    fn headers(&mut self, check: &mut HealthCheck, place: &str, value: &Value) -> Result<(), String> {
+    fn headers(&mut self, check: &mut HealthCheck, place: &str, value: &Value) -> Result<(), AppJsonError> {
         let Value::Array(fields) = value else {
-            return Err(format!("{place} is {}; it must be a list of {{\"name\": …, \"value\": …}}", kind(value)));
+            return Err(wrong(value, place, "a list of {\"name\": …, \"value\": …}"));
         };
         for (index, field) in fields.iter().enumerate() {
             let place = format!("{place}[{index}]");
@@ -239,19 +259,23 @@ impl AppJson {
         Ok(())
     }
 
-    fn cron(&mut self, place: &str, value: &Value) -> Result<CronEntry, String> {
+    fn cron(&mut self, place: &str, value: &Value) -> Result<CronEntry, AppJsonError> {
         let fields = object(value, place)?;
         let of = |key: &str| text(fields.get(key).unwrap_or(&Value::Null), &format!("{place}.{key}"));
         let (command, cron) = (of("command")?, of("schedule")?);
-        roles::check_command(&command).map_err(|why| format!("{place}.command: {why}"))?;
-        let cron = roles::cron(cron).map_err(|why| format!("{place}.schedule: {why}"))?;
+        let at = |key: &str| {
+            let place = format!("{place}.{key}");
+            move |error| AppJsonError::Setting { place, error }
+        };
+        roles::check_command(&command).map_err(at("command"))?;
+        let cron = roles::cron(cron).map_err(at("schedule"))?;
         let mut schedule = roles::of_cron(cron);
         for key in fields.keys() {
             match key.as_str() {
                 "command" | "schedule" => {}
                 "concurrency_policy" => {
-                    let policy = of(key)?.parse();
-                    schedule.overlap = policy.map_err(|why: UnknownSchedulePolicy| format!("{place}.{key}: {why}"))?;
+                    let policy = of(key)?.parse().map_err(SettingError::Policy);
+                    schedule.overlap = policy.map_err(at(key))?;
                 }
                 _ => self.ignore(format!("{place}.{key}")),
             }
@@ -259,12 +283,10 @@ impl AppJson {
         Ok(CronEntry { command, schedule })
     }
 
-    fn entry(&mut self, place: &str, value: &Value) -> Result<EnvEntry, String> {
+    fn entry(&mut self, place: &str, value: &Value) -> Result<EnvEntry, AppJsonError> {
         let Value::Object(fields) = value else {
-            let value = scalar(value).ok_or_else(|| {
-                format!("{place} is {}; it must be a text, a number, true, false, or an object", kind(value))
-            })?;
-            return Ok(EnvEntry::Value(value));
+            let wrong = || wrong(value, place, "a text, a number, true, false, or an object");
+            return Ok(EnvEntry::Value(scalar(value).ok_or_else(wrong)?));
         };
         let mut request = EnvObject::default();
         for (key, value) in fields {
@@ -272,12 +294,12 @@ impl AppJson {
             match key.as_str() {
                 "description" => {}
                 "value" => {
-                    let wrong = || format!("{at} is {}; it must be a text, a number, true or false", kind(value));
+                    let wrong = || wrong(value, &at, "a text, a number, true or false");
                     request.value = Some(scalar(value).ok_or_else(wrong)?);
                 }
                 "required" => match value {
                     Value::Bool(required) => request.required = Some(*required),
-                    _ => return Err(format!("{at} is {}; it must be true or false", kind(value))),
+                    _ => return Err(wrong(value, &at, "true or false")),
                 },
                 "generator" => request.generator = Some(text(value, &at)?),
                 _ => self.ignore(at),
@@ -287,25 +309,30 @@ impl AppJson {
     }
 }
 
-fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, String> {
-    value.as_object().ok_or_else(|| format!("{place} is {}; it must be an object", kind(value)))
+/// The error of a value of another kind than wanted.
+fn wrong(value: &Value, place: &str, wanted: &'static str) -> AppJsonError {
+    AppJsonError::Kind { place: place.to_owned(), found: kind(value), wanted }
 }
 
-fn text(value: &Value, place: &str) -> Result<String, String> {
-    value.as_str().map(str::to_owned).ok_or_else(|| format!("{place} is {}; it must be a text", kind(value)))
+fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, AppJsonError> {
+    value.as_object().ok_or_else(|| wrong(value, place, "an object"))
 }
 
-fn words(value: &Value, place: &str) -> Result<Vec<String>, String> {
-    let wrong = || format!("{place} is {}; it must be a list of words such as [\"bin/check\", \"-q\"]", kind(value));
+fn text(value: &Value, place: &str) -> Result<String, AppJsonError> {
+    value.as_str().map(str::to_owned).ok_or_else(|| wrong(value, place, "a text"))
+}
+
+fn words(value: &Value, place: &str) -> Result<Vec<String>, AppJsonError> {
+    let wrong = || wrong(value, place, "a list of words such as [\"bin/check\", \"-q\"]");
     let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(wrong)?;
     words.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
-fn number(value: &Value, place: &str) -> Result<u32, String> {
+fn number(value: &Value, place: &str) -> Result<u32, AppJsonError> {
     let whole = value.as_u64().and_then(|number| u32::try_from(number).ok());
     whole.ok_or_else(|| match value {
-        Value::Number(number) => format!("{place} is {number}; it must be a whole number from 0"),
-        _ => format!("{place} is {}; it must be a whole number from 0", kind(value)),
+        Value::Number(number) => AppJsonError::NotWhole { place: place.to_owned(), number: number.clone() },
+        _ => wrong(value, place, "a whole number from 0"),
     })
 }
 
@@ -402,7 +429,7 @@ mod tests {
             ("[]", "the file is a list"),
             ("{", "line 1 column 1"),
         ] {
-            let error = parse(json).expect_err(json);
+            let error = parse(json).expect_err(json).to_string();
             assert!(error.contains(wanted), "{json}: {error}");
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image_draft::{ImageDocuments, documents};
 use crate::source::APP_USER;
-use crate::text;
+use crate::text::{self, TextError};
 use crate::times::EARLIEST;
 
 /// Path filters of dpkg. The filters exclude documentation, which is a third of a base image and useless in a
@@ -51,12 +51,32 @@ pub struct BaseRecipe {
     pub script: Option<String>,
 }
 
+/// Reason why a text is no recipe of a base image.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseRecipeError {
+    /// The file is no text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The text is no TOML, or has an unknown key.
+    #[error("{}", .0.to_string().trim())]
+    Syntax(Box<toml::de::Error>),
+    /// The suite has a wrong form.
+    #[error("{0:?} is not a suite; write for example \"bookworm\"")]
+    Suite(String),
+    /// The name of a package has a wrong form.
+    #[error("{0:?} is not a package's name")]
+    Package(String),
+    /// The path of a file is not absolute.
+    #[error("{0:?} is not an absolute path")]
+    Path(String),
+}
+
 impl BaseRecipe {
     /// Decodes and parses the bytes of `base.toml`: UTF-8, with or without a byte order mark. Returns the text, too.
     ///
     /// # Errors
     /// The apparent encoding, or an error of [`BaseRecipe::parse`].
-    pub fn read(bytes: &[u8]) -> Result<(String, Self), String> {
+    pub fn read(bytes: &[u8]) -> Result<(String, Self), BaseRecipeError> {
         let text = text::decode(bytes)?;
         let recipe = Self::parse(&text)?;
         Ok((text, recipe))
@@ -66,21 +86,21 @@ impl BaseRecipe {
     ///
     /// # Errors
     /// Line, column and cause.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
+    pub fn parse(text: &str) -> Result<Self, BaseRecipeError> {
+        let recipe: Self = toml::from_str(text).map_err(|error| BaseRecipeError::Syntax(error.into()))?;
         let word = |text: &str| {
             text.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:=~_".contains(c))
         };
         if !word(&recipe.suite) {
-            return Err(format!("{:?} is not a suite; write for example \"bookworm\"", recipe.suite));
+            return Err(BaseRecipeError::Suite(recipe.suite));
         }
         if let Some(package) = recipe.packages.iter().find(|package| !word(package)) {
-            return Err(format!("{package:?} is not a package's name"));
+            return Err(BaseRecipeError::Package(package.clone()));
         }
         let plain = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
         match recipe.files.keys().find(|path| !plain(path)) {
-            Some(path) => Err(format!("{path:?} is not an absolute path")),
+            Some(path) => Err(BaseRecipeError::Path(path.clone())),
             None => Ok(recipe),
         }
     }
@@ -164,7 +184,7 @@ mod tests {
         assert_eq!(recipe.packages, ["ruby", "g++"]);
         let (_, marked) = BaseRecipe::read(b"\xef\xbb\xbfsuite = 'bookworm'\n").expect("a recipe");
         assert_eq!(marked.suite, "bookworm");
-        assert!(BaseRecipe::read(b"\xff\xfes\0").expect_err("refused").contains("UTF-16"));
+        assert!(BaseRecipe::read(b"\xff\xfes\0").expect_err("refused").to_string().contains("UTF-16"));
         for bad in [
             "",
             "suite = '--help'",

@@ -40,9 +40,10 @@ pub use image_draft::{ImageDocuments, ImageDraft};
 pub use lookalike::Lookalike;
 pub use output::{Doing, Output, OutputEvent};
 pub use recipe::{EnvRequest, Recipe, revision};
-pub use roles::check_volume;
+pub use roles::{HealthConflict, SettingError, check_volume};
 pub use script::Compile;
 pub use source::build_print;
+pub use text::TextError;
 pub use times::{Print, Times};
 
 use gantry_model::BuildPhase;

@@ -5,30 +5,42 @@ use std::collections::BTreeMap;
 use gantry_model::RoleName;
 use gantry_model::role::{Role, RoleCommand};
 
-use crate::roles::check_command;
+use crate::roles::{SettingError, check_command};
+
+/// Reason why a `Procfile` cannot be read.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum ProcfileError {
+    #[error("no role; write for example `web: bin/server` at line {line}")]
+    NoColon { line: usize },
+    #[error("{error} at line {line}")]
+    Setting { error: SettingError, line: usize },
+    #[error("role {name} is there twice at line {line}")]
+    Twice { name: RoleName, line: usize },
+    #[error("it names no role; write for example `web: bin/server`")]
+    NoRole,
+}
 
 /// Parses the file.
 ///
 /// # Errors
-/// A message with the line number.
-pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
+/// [`ProcfileError`].
+pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, ProcfileError> {
     let mut roles = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let at = |why: String| format!("{why} at line {}", number + 1);
-        let (name, command) =
-            line.split_once(':').ok_or_else(|| at("no role; write for example `web: bin/server`".to_owned()))?;
-        let name = RoleName::parse(name.trim()).map_err(|error| at(error.to_string()))?;
+        let at = |error| ProcfileError::Setting { error, line: number + 1 };
+        let (name, command) = line.split_once(':').ok_or(ProcfileError::NoColon { line: number + 1 })?;
+        let name = RoleName::parse(name.trim()).map_err(|error| at(error.into()))?;
         check_command(command).map_err(at)?;
         if roles.insert(name.clone(), Role::new(RoleCommand::Shell(command.trim().to_owned()))).is_some() {
-            return Err(at(format!("role {name} is there twice")));
+            return Err(ProcfileError::Twice { name, line: number + 1 });
         }
     }
     if roles.is_empty() {
-        return Err("it names no role; write for example `web: bin/server`".to_owned());
+        return Err(ProcfileError::NoRole);
     }
     Ok(roles)
 }
@@ -47,7 +59,7 @@ mod tests {
         for (bad, wanted) in
             [("", "names no role"), ("web", "line 1"), ("web: a\nweb: b", "twice at line 2"), ("web:", "empty")]
         {
-            assert!(parse(bad).expect_err(bad).contains(wanted), "{bad}");
+            assert!(parse(bad).expect_err(bad).to_string().contains(wanted), "{bad}");
         }
     }
 

@@ -7,8 +7,9 @@ use gantry_model::execve::is_variable_name;
 use gantry_model::role::{DEFAULT_PORT, Exposure, HealthSettings, Kind, Role, RoleCommand, ShutdownSignal};
 use gantry_model::{BaseName, BuildPhase, ImageSettings, RoleName, Seconds};
 
-use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
+use crate::app_json::{self, AppJson, AppJsonError, EnvEntry, HealthCheck, Stage};
 use crate::lookalike::Lookalike;
+use crate::roles::SettingError;
 use crate::script::Compile;
 use crate::{BuildError, foreign, procfile, roles};
 
@@ -81,7 +82,8 @@ impl Recipe {
     /// [`BuildError`] in phase `roles`, with the file, the place and the remedy.
     pub fn read(found: &Found) -> Result<Self, BuildError> {
         let text = |name: &str| found.texts.get(name).map(String::as_str);
-        let wrong = |name: &str, why: String| BuildError::new(BuildPhase::Roles, format!("{name}: {why}"));
+        let wrong =
+            |name: &str, why: &dyn std::fmt::Display| BuildError::new(BuildPhase::Roles, format!("{name}: {why}"));
         let mut notes = Vec::new();
         let mut roles = match (text("container/roles.json"), text("Procfile")) {
             (Some(json), procfile) => {
@@ -89,31 +91,31 @@ impl Recipe {
                     "Roles from container/roles.json{}",
                     if procfile.is_some() { " (Procfile is not used)" } else { "" }
                 ));
-                roles::parse(json).map_err(|why| wrong("container/roles.json", why))?
+                roles::parse(json).map_err(|why| wrong("container/roles.json", &why))?
             }
             (None, Some(lines)) => {
                 notes.push("Roles from Procfile".to_owned());
-                procfile::parse(lines).map_err(|why| wrong("Procfile", why))?
+                procfile::parse(lines).map_err(|why| wrong("Procfile", &why))?
             }
             (None, None) => return Err(BuildError::new(BuildPhase::Roles, no_roles(found))),
         };
         let app = match text("app.json") {
             Some(json) => {
                 notes.push("Settings from app.json".to_owned());
-                app_json::parse(json).map_err(|why| wrong("app.json", why))?
+                app_json::parse(json).map_err(|why| wrong("app.json", &why))?
             }
             None => AppJson::default(),
         };
-        let ignored = apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
+        let ignored = apply(&mut roles, &app).map_err(|why| wrong("app.json", &why))?;
         notes.extend(app.ignored.iter().chain(&ignored).map(|key| format!("app.json: {key} is ignored")));
-        add_cron(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
+        add_cron(&mut roles, &app).map_err(|why| wrong("app.json", &why))?;
         classify(&mut roles);
         check_schedules(&roles).map_err(|error| BuildError::new(BuildPhase::Roles, error))?;
         let base = match text("container/base").map(str::trim) {
-            Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", error.to_string()))?),
+            Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", &error))?),
             None => None,
         };
-        let env = env_requests(app).map_err(|why| wrong("app.json", why))?;
+        let env = env_requests(app).map_err(|why| wrong("app.json", &why))?;
         notes.extend(unread(found).map(Lookalike::remark));
         notes.extend(found.notes.iter().cloned());
         Ok(Self { roles, env, base, compile: found.compile.clone(), notes, texts: found.texts.clone() })
@@ -184,7 +186,7 @@ fn unread(found: &Found) -> impl Iterator<Item = &Lookalike> {
 }
 
 /// Applies the settings of `app.json` to the roles. Returns the keys that cannot be applied.
-fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<String>, String> {
+fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<String>, AppJsonError> {
     let mut ignored = Vec::new();
     for (name, formation) in &app.formation {
         match role_named(roles, name) {
@@ -201,7 +203,7 @@ fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<Stri
         let of = |stage: Stage| checks.iter().find(|check| check.stage == stage);
         let (startup, liveness) = (of(Stage::Startup), of(Stage::Liveness));
         if let Some(check) = startup.or(liveness) {
-            apply_target(role, check).map_err(|why| format!("{place}: {why}"))?;
+            apply_target(role, check).map_err(|error| AppJsonError::Setting { place: place.clone(), error })?;
         }
         if let Some(check) = startup {
             apply_startup(&mut role.health, check);
@@ -218,13 +220,13 @@ fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<Stri
 }
 
 /// Adds a role for each entry of `cron`: `cron-1`, `cron-2`, …
-fn add_cron(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<(), String> {
+fn add_cron(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<(), AppJsonError> {
     for (index, entry) in app.cron.iter().enumerate() {
-        let name = RoleName::parse(&format!("cron-{}", index + 1)).map_err(|error| error.to_string())?;
+        let name = RoleName::parse(&format!("cron-{}", index + 1)).map_err(SettingError::from)?;
         let schedule = Some(entry.schedule.clone());
         let role = Role { instances: 0, schedule, ..Role::new(RoleCommand::Shell(entry.command.clone())) };
         if roles.insert(name.clone(), role).is_some() {
-            return Err(format!("cron[{index}] needs the role name {name}, and another role has this name; rename it"));
+            return Err(AppJsonError::CronNameTaken { index, name });
         }
     }
     Ok(())
@@ -251,7 +253,7 @@ fn role_named<'a>(roles: &'a mut BTreeMap<RoleName, Role>, name: &str) -> Option
 }
 
 /// Applies the target of a check to a role.
-fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
+fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), SettingError> {
     let mut health = role.health.clone();
     if let Some(command) = &check.command {
         let line = command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
@@ -267,7 +269,7 @@ fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
     }
     health.content = check.content.clone().or(health.content);
     health.settle = check.uptime.unwrap_or(health.settle);
-    roles::check_health(&health).map_err(|conflict| conflict.to_string())?;
+    roles::check_health(&health)?;
     role.health = health;
     Ok(())
 }
@@ -320,18 +322,18 @@ fn classify(roles: &mut BTreeMap<RoleName, Role>) {
     }
 }
 
-fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, String> {
+fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, AppJsonError> {
     let mut requests = BTreeMap::new();
     for (name, entry) in app.env {
         if !is_variable_name(&name) {
-            return Err(format!("{name:?} cannot be the name of an environment variable"));
+            return Err(SettingError::VariableName(name).into());
         }
         let request = match entry {
             EnvEntry::Value(value) => Some(EnvRequest::Default(value)),
             EnvEntry::Request(object) => match (object.generator.as_deref(), object.value, object.required) {
                 (Some("secret"), _, _) => Some(EnvRequest::Secret),
                 (Some(other), _, _) => {
-                    return Err(format!("generator {other:?} of {name} is not known, only \"secret\""));
+                    return Err(AppJsonError::Generator { generator: other.to_owned(), name });
                 }
                 (None, Some(value), _) => Some(EnvRequest::Default(value)),
                 // Heroku's default: a variable is required unless the entry says otherwise.

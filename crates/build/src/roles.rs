@@ -2,6 +2,7 @@
 //! JSON5, because the convention's own sample has single quotes and a trailing comma. The parser refuses an unknown key
 //! and names its place and the nearest known key: a misspelt `health` must not mean "no health check".
 
+mod error;
 mod keys;
 mod placement;
 mod schedule;
@@ -16,6 +17,8 @@ use gantry_model::{Bytes, RoleName, Seconds, VolumeName};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+pub(crate) use error::RolesError;
+pub use error::{HealthConflict, SettingError};
 pub(crate) use schedule::{cron, of_cron};
 
 use keys::{HEALTH_KEYS, Key, ROLE_KEYS, Text};
@@ -42,29 +45,28 @@ const INSTANCES_MAX: u32 = 1000;
 /// Parses the file.
 ///
 /// # Errors
-/// A message with line and column.
-pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
+/// [`RolesError`], mostly with line and column.
+pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, RolesError> {
     if text.len() > SIZE_MAX {
-        return Err(format!("it has {} bytes; at most {SIZE_MAX} are read", text.len()));
+        return Err(RolesError::TooLarge(text.len()));
     }
     if let Some(offset) = too_deep(text) {
         let position = json5::Position::from_offset(offset, text);
-        return Err(format!("it is nested too deeply at line {} column {}", position.line + 1, position.column + 1));
+        return Err(RolesError::TooDeep { line: position.line + 1, column: position.column + 1 });
     }
-    let roles: Roles =
-        serde_path_to_error::deserialize(&mut json5::Deserializer::from_str(text)).map_err(|error| named(&error))?;
+    let roles: Roles = serde_path_to_error::deserialize(&mut json5::Deserializer::from_str(text)).map_err(named)?;
     if roles.0.is_empty() {
-        return Err("it names no role; write for example { \"web\": \"bin/server\" }".to_owned());
+        return Err(RolesError::NoRole);
     }
     Ok(roles.0)
 }
 
 /// The error with the name of the role's setting before it: `web.memory: "lots" is not a size … at line 1 column 24`.
-fn named(error: &serde_path_to_error::Error<json5::Error>) -> String {
-    let place = error.path().to_string();
+fn named(error: serde_path_to_error::Error<json5::Error>) -> RolesError {
+    let (setting, error) = (error.path().to_string(), error.into_inner());
     // A path of `.` is the file itself, and `?` stands for an unknown name.
-    let is_setting = place != "." && !place.contains('?');
-    if is_setting { format!("{place}: {}", error.inner()) } else { error.inner().to_string() }
+    let is_setting = setting != "." && !setting.contains('?');
+    if is_setting { RolesError::Setting { setting, error } } else { RolesError::Syntax(error) }
 }
 
 /// Finds nesting beyond [`DEPTH_MAX`] before the recursive parser sees the text. Returns the offset.
@@ -137,8 +139,7 @@ struct Name(RoleName);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_str(Text(|text: &str| RoleName::parse(text).map(Name).map_err(|error| error.to_string())))
+        deserializer.deserialize_str(Text(|text: &str| RoleName::parse(text).map(Name).map_err(SettingError::from)))
     }
 }
 
@@ -167,12 +168,12 @@ impl<'de> Deserialize<'de> for Entry {
 }
 
 /// Checks that a command is not empty and holds no NUL.
-pub(crate) fn check_command(command: &str) -> Result<(), String> {
+pub(crate) fn check_command(command: &str) -> Result<(), SettingError> {
     if command.trim().is_empty() {
-        return Err("a command line is empty".to_owned());
+        return Err(SettingError::EmptyCommand);
     }
     if command.contains('\0') {
-        return Err("a command line holds a NUL character".to_owned());
+        return Err(SettingError::NulInCommand);
     }
     Ok(())
 }
@@ -226,7 +227,7 @@ impl<'de> Deserialize<'de> for Spoken {
         deserializer.deserialize_str(Text(|text: &str| match text {
             "http1" => Ok(Spoken(AppProtocol::Http1)),
             "h2c" => Ok(Spoken(AppProtocol::H2c)),
-            _ => Err(format!("{text:?} is no protocol; known are http1, h2c")),
+            _ => Err(SettingError::Protocol(text.to_owned())),
         }))
     }
 }
@@ -237,9 +238,8 @@ impl<'de> Deserialize<'de> for StopSignal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Text(|text: &str| {
             let names: Vec<_> = ShutdownSignal::ALL.iter().map(|signal| signal.name()).collect();
-            ShutdownSignal::parse(text)
-                .map(StopSignal)
-                .ok_or_else(|| format!("{text:?} is no stop signal; known are {}", names.join(", ")))
+            let unknown = || SettingError::StopSignal { text: text.to_owned(), known: names.join(", ") };
+            ShutdownSignal::parse(text).map(StopSignal).ok_or_else(unknown)
         }))
     }
 }
@@ -280,17 +280,6 @@ impl<'de> Visitor<'de> for HealthSeed {
     }
 }
 
-/// Contradiction between the settings of a health check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HealthConflict {
-    /// The check has a command and settings of a GET.
-    #[error("a check is a command or a GET; name \"command\" alone, or \"path\" with \"host\" and \"headers\"")]
-    CommandAndGet,
-    /// The check has settings of a GET and no path.
-    #[error("\"host\" and \"headers\" are of a GET; name its \"path\" too")]
-    GetWithoutPath,
-}
-
 /// Checks that a health check is either a GET or a command.
 pub(crate) fn check_health(health: &HealthSettings) -> Result<(), HealthConflict> {
     let over_http = health.path.is_some() || health.host.is_some() || !health.headers.is_empty();
@@ -302,60 +291,51 @@ pub(crate) fn check_health(health: &HealthSettings) -> Result<(), HealthConflict
 }
 
 /// Checks that a header can carry the host name, with or without a port.
-pub(crate) fn health_host(host: String) -> Result<String, String> {
+pub(crate) fn health_host(host: String) -> Result<String, SettingError> {
     let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
-    if plain && !host.is_empty() && host.len() <= 255 {
-        Ok(host)
-    } else {
-        Err(format!("{host:?} is no host name; write for example \"shop.example\""))
-    }
+    if plain && !host.is_empty() && host.len() <= 255 { Ok(host) } else { Err(SettingError::Host(host)) }
 }
 
 /// Checks that a request can carry the header fields.
-pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingError> {
     let is_token = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
     };
     let reserved = ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"];
     for (name, value) in &headers {
         if !is_token(name) {
-            return Err(format!("{name:?} is no name of a header field"));
+            return Err(SettingError::HeaderName(name.clone()));
         }
         if let Some(reserved) = reserved.iter().find(|reserved| name.eq_ignore_ascii_case(reserved)) {
             let remedy = if *reserved == "host" { "; write health.host" } else { "" };
-            return Err(format!("a check cannot set the header field {name}{remedy}"));
+            return Err(SettingError::ReservedHeader { name: name.clone(), remedy });
         }
         if value.bytes().any(|byte| byte != b'\t' && !(b' '..=b'~').contains(&byte)) {
-            return Err(format!("the value of the header field {name} is not plain ASCII text"));
+            return Err(SettingError::HeaderValue(name.clone()));
         }
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        let (count, most) = (headers.len(), HEADERS_MAX);
-        return Err(format!("{count} header fields of {bytes} bytes; at most {most} of {HEADER_BYTES_MAX} bytes"));
+        return Err(SettingError::TooManyHeaders { count: headers.len(), bytes });
     }
     Ok(headers)
 }
 
 /// Checks that a request line can carry the path.
-pub(crate) fn health_path(path: String) -> Result<String, String> {
+pub(crate) fn health_path(path: String) -> Result<String, SettingError> {
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
-    if path.starts_with('/') && plain {
-        Ok(path)
-    } else {
-        Err(format!("{path:?} is no path; write for example \"/up\""))
-    }
+    if path.starts_with('/') && plain { Ok(path) } else { Err(SettingError::Path(path)) }
 }
 
-fn checked_env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+fn checked_env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingError> {
     match env.keys().find(|name| !is_variable_name(name)) {
-        Some(name) => Err(format!("{name:?} cannot be the name of an environment variable")),
-        None if env.values().any(|value| value.contains('\0')) => Err("an env value holds a NUL character".to_owned()),
+        Some(name) => Err(SettingError::VariableName(name.clone())),
+        None if env.values().any(|value| value.contains('\0')) => Err(SettingError::NulInValue),
         None => Ok(env),
     }
 }
 
-fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingError> {
     volumes.iter().try_for_each(|(name, path)| check_volume(name, path))?;
     Ok(volumes)
 }
@@ -364,13 +344,13 @@ fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String,
 ///
 /// # Errors
 /// The invalid name or path.
-pub fn check_volume(name: &str, path: &str) -> Result<(), String> {
-    VolumeName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
+pub fn check_volume(name: &str, path: &str) -> Result<(), SettingError> {
+    VolumeName::parse(name).map_err(|_| SettingError::VolumeName(name.to_owned()))?;
     let forbidden = ["/", "/proc", "/sys", "/dev", "/.gantry"];
     let under = |place: &str| path == place || (place != "/" && path.starts_with(&format!("{place}/")));
     let plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
     if !plain || path.contains('\0') || forbidden.iter().any(|place| under(place)) {
-        return Err(format!("{path:?} is no place for a volume; write an absolute path such as \"/data\""));
+        return Err(SettingError::VolumePlace(path.to_owned()));
     }
     Ok(())
 }
@@ -426,7 +406,7 @@ mod tests {
             ("{ report: { command: 'x', schedule: { cron: '@daily', overlap: 'maybe' } } }", "known are allow"),
             ("{ report: { command: 'x', schedule: '@daily', instances: 2 } }", "has no \"instances\""),
         ] {
-            let error = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
     }
@@ -458,7 +438,7 @@ mod tests {
             ("placement: { with: ['a b'] }", "not a pattern of roles"),
             ("placement: { architecture: '../x' }", "no architecture"),
         ] {
-            let error = rules(text).expect_err(text);
+            let error = rules(text).expect_err(text).to_string();
             assert!(error.contains(wanted), "{text}: {error}");
         }
     }
@@ -475,7 +455,8 @@ mod tests {
         for (size, says) in
             [("'2M'", "1M at most"), ("-1", "request_buffer"), ("'many'", "is not a size"), ("[]", "a size")]
         {
-            let error = parse(&format!("{{ web: {{ command: 'x', request_buffer: {size} }} }}")).expect_err(size);
+            let error =
+                parse(&format!("{{ web: {{ command: 'x', request_buffer: {size} }} }}")).expect_err(size).to_string();
             assert!(error.contains(says), "{size}: {error}");
         }
     }
@@ -566,11 +547,11 @@ mod tests {
             ("", ""),
         ];
         for (text, wanted) in cases {
-            let error = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(wanted), "{text}: {error}");
         }
-        assert!(parse(&"[".repeat(60_000)).expect_err("deep").contains("too deeply"));
-        assert!(parse(&" ".repeat(100_000)).expect_err("long").contains("at most"));
+        assert!(parse(&"[".repeat(60_000)).expect_err("deep").to_string().contains("too deeply"));
+        assert!(parse(&" ".repeat(100_000)).expect_err("long").to_string().contains("at most"));
     }
 
     proptest! {

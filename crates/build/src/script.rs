@@ -20,32 +20,48 @@ pub enum Compile {
     Shell,
 }
 
+/// Reason why a file cannot run. The text goes on after the name of the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ScriptError {
+    #[error("is {0}; it must be a program or a script in UTF-8")]
+    Encoding(&'static str),
+    #[error("begins with a byte order mark, before which no `#!` is seen; save it without one")]
+    ByteOrderMark,
+    #[error(
+        "has lines that end with CR LF, as Windows writes them; save it with LF, and add the line \
+         `container/compile text eol=lf` to .gitattributes"
+    )]
+    CarriageReturns,
+    #[error("has the interpreter {0:?}, which must be an absolute path, such as /bin/sh")]
+    RelativeInterpreter(String),
+    #[error("has a `#!` line that names no interpreter; write for example #!/bin/sh")]
+    NoInterpreter,
+}
+
 /// Inspects the first bytes of a compile step.
 ///
 /// # Errors
 /// The reason why the file cannot run, and the remedy.
-pub(crate) fn inspect(head: &[u8]) -> Result<Compile, String> {
+pub(crate) fn inspect(head: &[u8]) -> Result<Compile, ScriptError> {
     if head.starts_with(b"\x7fELF") {
         return Ok(Compile::Program);
     }
     if let Some(encoding) = text::foreign(head) {
-        return Err(format!("is {encoding}; it must be a program or a script in UTF-8"));
+        return Err(ScriptError::Encoding(encoding));
     }
     if head.starts_with(b"\xef\xbb\xbf") {
-        return Err("begins with a byte order mark, before which no `#!` is seen; save it without one".to_owned());
+        return Err(ScriptError::ByteOrderMark);
     }
     let first = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     if first.ends_with(b"\r") {
-        return Err("has lines that end with CR LF, as Windows writes them; save it with LF, and add the line \
-                    `container/compile text eol=lf` to .gitattributes"
-            .to_owned());
+        return Err(ScriptError::CarriageReturns);
     }
     let Some(line) = first.strip_prefix(b"#!") else { return Ok(Compile::Shell) };
     let line = String::from_utf8_lossy(line);
     match line.split([' ', '\t']).find(|word| !word.is_empty()) {
         Some(path) if path.starts_with('/') => Ok(Compile::Script { interpreter: path.to_owned() }),
-        Some(path) => Err(format!("has the interpreter {path:?}, which must be an absolute path, such as /bin/sh")),
-        None => Err("has a `#!` line that names no interpreter; write for example #!/bin/sh".to_owned()),
+        Some(path) => Err(ScriptError::RelativeInterpreter(path.to_owned())),
+        None => Err(ScriptError::NoInterpreter),
     }
 }
 
@@ -76,7 +92,7 @@ mod tests {
             (b"PK\x03\x04\0\0\0\0", "zero bytes"),
         ] {
             let error = inspect(head).expect_err(wanted);
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.to_string().contains(wanted), "{error}");
         }
     }
 }

@@ -3,22 +3,39 @@
 /// Size limit of a text file.
 pub(crate) const TEXT_MAX: usize = 256 << 10;
 
+/// Reason why a file is no text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// The file is too large.
+    #[error("it has more than {} KiB", TEXT_MAX >> 10)]
+    TooLarge,
+    /// The file has another encoding.
+    #[error("it is {0}; save it as UTF-8")]
+    Encoding(&'static str),
+    /// A line of the file is not UTF-8.
+    #[error("it is not UTF-8 (line {line}); save it as UTF-8")]
+    NotUtf8 {
+        /// The line.
+        line: usize,
+    },
+}
+
 /// Decodes a file and drops the byte order mark.
 ///
 /// # Errors
 /// The apparent encoding of the file, and the remedy.
-pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<String, TextError> {
     if bytes.len() > TEXT_MAX {
-        return Err(format!("it has more than {} KiB", TEXT_MAX >> 10));
+        return Err(TextError::TooLarge);
     }
     if let Some(encoding) = foreign(bytes) {
-        return Err(format!("it is {encoding}; save it as UTF-8"));
+        return Err(TextError::Encoding(encoding));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(format!("it is not UTF-8 (line {line}); save it as UTF-8"))
+            Err(TextError::NotUtf8 { line })
         }
     }
 }
@@ -52,9 +69,9 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_dropped_and_other_encodings_are_named() {
-        assert_eq!(decode(b"\xef\xbb\xbfweb: a\n").as_deref(), Ok("web: a\n"));
-        assert_eq!(decode("web: gr\u{fc}n".as_bytes()).as_deref(), Ok("web: gr\u{fc}n"));
-        assert_eq!(decode(b"").as_deref(), Ok(""));
+        assert_eq!(decode(b"\xef\xbb\xbfweb: a\n").as_deref().ok(), Some("web: a\n"));
+        assert_eq!(decode("web: gr\u{fc}n".as_bytes()).as_deref().ok(), Some("web: gr\u{fc}n"));
+        assert_eq!(decode(b"").as_deref().ok(), Some(""));
         for (bytes, wanted) in [
             (utf16("\u{feff}web: a\n", true), "it is UTF-16; save"),
             (utf16("\u{feff}web: a\n", false), "it is UTF-16; save"),
@@ -66,7 +83,7 @@ mod tests {
             (vec![b'a'; TEXT_MAX + 1], "more than 256 KiB"),
         ] {
             let error = decode(&bytes).expect_err(wanted);
-            assert!(error.contains(wanted), "{error}");
+            assert!(error.to_string().contains(wanted), "{error}");
         }
     }
 

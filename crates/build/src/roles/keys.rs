@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, Visitor};
 
+use super::SettingError;
+
 pub(super) const ROLE_KEYS: [&str; 19] = [
     "command",
     "port",
@@ -74,7 +76,7 @@ const ALIASES: [(&str, &str); 36] = [
 /// Visitor that checks a text during parsing, so that an error names the place of the text.
 pub(super) struct Text<F>(pub(super) F);
 
-impl<'de, T, F: FnOnce(&str) -> Result<T, String>> Visitor<'de> for Text<F> {
+impl<'de, T, F: FnOnce(&str) -> Result<T, SettingError>> Visitor<'de> for Text<F> {
     type Value = T;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text")
@@ -94,13 +96,13 @@ impl<'de> DeserializeSeed<'de> for Key {
     }
 }
 
-fn known(text: &str, keys: &[&'static str]) -> Result<&'static str, String> {
+fn known(text: &str, keys: &[&'static str]) -> Result<&'static str, SettingError> {
     if let Some(key) = keys.iter().find(|key| **key == text) {
         return Ok(key);
     }
     match closest_key(text, keys) {
-        Some(key) => Err(format!("unknown key {text:?}; did you mean {key:?}?")),
-        None => Err(format!("unknown key {text:?}; known are {}", keys.join(", "))),
+        Some(meant) => Err(SettingError::MisspelledKey { key: text.to_owned(), meant }),
+        None => Err(SettingError::UnknownKey { key: text.to_owned(), known: keys.join(", ") }),
     }
 }
 

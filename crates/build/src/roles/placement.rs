@@ -7,6 +7,7 @@ use gantry_model::{Architecture, Bytes, LabelKey, LabelValue, MachineName, Place
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
+use super::SettingError;
 use super::keys::{Key, Text};
 use super::values::{processors, size};
 
@@ -75,14 +76,16 @@ impl<'de> Visitor<'de> for Placement<'_> {
     }
 }
 
-/// Turns a parser's error into a text.
-fn parsed<T, E: fmt::Display>(parse: fn(&str) -> Result<T, E>) -> impl Fn(&str) -> Result<T, String> + Copy {
-    move |text| parse(text).map_err(|error| error.to_string())
+/// Turns a parser's error into the error of a setting.
+fn parsed<T, E: Into<SettingError>>(
+    parse: fn(&str) -> Result<T, E>,
+) -> impl Fn(&str) -> Result<T, SettingError> + Copy {
+    move |text| parse(text).map_err(Into::into)
 }
 
-fn architecture(text: &str) -> Result<Architecture, String> {
+fn architecture(text: &str) -> Result<Architecture, SettingError> {
     let is_name = !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    is_name.then(|| Architecture(text.to_owned())).ok_or_else(|| format!("{text:?} is no architecture, such as amd64"))
+    is_name.then(|| Architecture(text.to_owned())).ok_or_else(|| SettingError::Architecture(text.to_owned()))
 }
 
 /// The values by key that a machine's labels must have.
@@ -119,7 +122,7 @@ impl<'de> Visitor<'de> for Labels {
 /// A text with a parser.
 struct Word<F>(F);
 
-impl<'de, T, F: Fn(&str) -> Result<T, String>> DeserializeSeed<'de> for Word<F> {
+impl<'de, T, F: Fn(&str) -> Result<T, SettingError>> DeserializeSeed<'de> for Word<F> {
     type Value = T;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_str(Text(self.0))
@@ -129,14 +132,14 @@ impl<'de, T, F: Fn(&str) -> Result<T, String>> DeserializeSeed<'de> for Word<F> 
 /// A text or a list of texts, with a parser.
 struct Words<F>(F);
 
-impl<'de, T: Ord, F: Fn(&str) -> Result<T, String> + Copy> DeserializeSeed<'de> for Words<F> {
+impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> DeserializeSeed<'de> for Words<F> {
     type Value = BTreeSet<T>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<BTreeSet<T>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de, T: Ord, F: Fn(&str) -> Result<T, String> + Copy> Visitor<'de> for Words<F> {
+impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> Visitor<'de> for Words<F> {
     type Value = BTreeSet<T>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text, or a list of texts")

@@ -8,16 +8,17 @@ use gantry_schedule::{Cron, Zone};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 
+use super::SettingError;
 use super::keys::{Key, SCHEDULE_KEYS};
 use super::values::text;
 
 /// Checks a cron expression.
-pub(crate) fn cron(text: String) -> Result<String, String> {
-    Cron::from_str(&text).map(|cron| cron.to_string()).map_err(|error| error.to_string())
+pub(crate) fn cron(text: String) -> Result<String, SettingError> {
+    Ok(Cron::from_str(&text)?.to_string())
 }
 
-fn timezone(text: String) -> Result<String, String> {
-    Zone::from_str(&text).map(|zone| zone.to_string()).map_err(|error| error.to_string())
+fn timezone(text: String) -> Result<String, SettingError> {
+    Ok(Zone::from_str(&text)?.to_string())
 }
 
 /// Parses a policy.

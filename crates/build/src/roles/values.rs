@@ -8,13 +8,13 @@ use gantry_model::{Bytes, MilliCpu};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 
-use super::check_command;
+use super::{SettingError, check_command};
 
 /// A number or a text, with a check.
 struct Scalar<F>(&'static str, F);
 
 /// Makes a [`Scalar`] of what is expected and of a check.
-fn scalar<T, F: FnOnce(Plain<'_>) -> Result<T, String>>(expected: &'static str, check: F) -> Scalar<F> {
+fn scalar<T, F: FnOnce(Plain<'_>) -> Result<T, SettingError>>(expected: &'static str, check: F) -> Scalar<F> {
     Scalar(expected, check)
 }
 
@@ -24,14 +24,14 @@ enum Plain<'a> {
     Text(&'a str),
 }
 
-impl<'de, T, F: FnOnce(Plain<'_>) -> Result<T, String>> DeserializeSeed<'de> for Scalar<F> {
+impl<'de, T, F: FnOnce(Plain<'_>) -> Result<T, SettingError>> DeserializeSeed<'de> for Scalar<F> {
     type Value = T;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<T, F: FnOnce(Plain<'_>) -> Result<T, String>> Visitor<'_> for Scalar<F> {
+impl<T, F: FnOnce(Plain<'_>) -> Result<T, SettingError>> Visitor<'_> for Scalar<F> {
     type Value = T;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -56,8 +56,8 @@ pub(super) fn whole<'de>(least: u32, most: u32) -> impl DeserializeSeed<'de, Val
         Plain::Number(number) if number.fract() == 0.0 && (f64::from(least)..=f64::from(most)).contains(&number) => {
             Ok(number as u32)
         }
-        Plain::Number(number) => Err(format!("{number} is not a whole number from {least} to {most}")),
-        Plain::Text(text) => Err(format!("{text:?} is not a number; write a number without quotes")),
+        Plain::Number(number) => Err(SettingError::NotWhole { number, least, most }),
+        Plain::Text(text) => Err(SettingError::NotNumber(text.to_owned())),
     })
 }
 
@@ -71,11 +71,11 @@ pub(super) fn size<'de>(least: Bytes) -> impl DeserializeSeed<'de, Value = Bytes
     scalar("a size such as \"512M\", or a number of bytes", move |value| {
         let (size, said) = match value {
             Plain::Number(bytes) if bytes >= 1.0 => (Bytes(bytes as u64), format!("{bytes} bytes")),
-            Plain::Number(bytes) => return Err(format!("{bytes} is not a size; write for example \"512M\"")),
-            Plain::Text(text) => (Bytes::parse(text).map_err(|error| error.to_string())?, format!("{text:?}")),
+            Plain::Number(bytes) => return Err(SettingError::NotSize(bytes)),
+            Plain::Text(text) => (Bytes::parse(text)?, format!("{text:?}")),
         };
         if size < least {
-            return Err(format!("{said} is less than the minimum of {least}; write for example \"512M\""));
+            return Err(SettingError::TooSmall { said, least });
         }
         Ok(size)
     })
@@ -85,8 +85,8 @@ pub(super) fn size<'de>(least: Bytes) -> impl DeserializeSeed<'de, Value = Bytes
 pub(super) fn processors<'de>() -> impl DeserializeSeed<'de, Value = MilliCpu> {
     scalar("a number of processors", |value| match value {
         Plain::Number(number) if (0.01..=1024.0).contains(&number) => Ok(MilliCpu((number * 1000.0).round() as u32)),
-        Plain::Number(number) => Err(format!("{number} is not a number of processors from 0.01 to 1024")),
-        Plain::Text(text) => Err(format!("{text:?} is not a number of processors; write for example 0.5")),
+        Plain::Number(number) => Err(SettingError::NotProcessors(number)),
+        Plain::Text(text) => Err(SettingError::ProcessorsText(text.to_owned())),
     })
 }
 
@@ -96,25 +96,25 @@ pub(super) fn request_buffer<'de>() -> impl DeserializeSeed<'de, Value = Bytes> 
         let bytes = match value {
             Plain::Number(bytes) => bytes,
             Plain::Text(text) if text.trim() == "0" => 0.0,
-            Plain::Text(text) => Bytes::parse(text).map_err(|error| error.to_string())?.0 as f64,
+            Plain::Text(text) => Bytes::parse(text)?.0 as f64,
         };
         if bytes < 0.0 {
-            return Err("request_buffer may not be less than 0".to_owned());
+            return Err(SettingError::NegativeBuffer);
         }
         if bytes > REQUEST_BUFFER_MAX.0 as f64 {
-            return Err("request_buffer may be 1M at most, and 0 collects nothing".to_owned());
+            return Err(SettingError::LargeBuffer);
         }
         Ok(Bytes(bytes as u64))
     })
 }
 
 /// A text, with a check.
-pub(super) fn text<'de, F: FnOnce(String) -> Result<String, String>>(
+pub(super) fn text<'de, F: FnOnce(String) -> Result<String, SettingError>>(
     check: F,
 ) -> impl DeserializeSeed<'de, Value = String> {
     scalar("a text", move |value| match value {
         Plain::Text(text) => check(text.to_owned()),
-        Plain::Number(number) => Err(format!("{number} is not a text; put it in quotes")),
+        Plain::Number(number) => Err(SettingError::NotText(number)),
     })
 }
 
@@ -126,7 +126,7 @@ pub(super) fn command_line<'de>() -> impl DeserializeSeed<'de, Value = String> {
 /// Texts by name: an example, and a check during parsing.
 pub(super) struct Texts<F>(pub(super) &'static str, pub(super) F);
 
-impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>> DeserializeSeed<'de>
+impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingError>> DeserializeSeed<'de>
     for Texts<F>
 {
     type Value = BTreeMap<String, String>;
@@ -135,7 +135,9 @@ impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>
     }
 }
 
-impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>> Visitor<'de> for Texts<F> {
+impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingError>> Visitor<'de>
+    for Texts<F>
+{
     type Value = BTreeMap<String, String>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)

@@ -10,7 +10,7 @@ use gantry_api::builds::BaseOrder;
 use gantry_api::endpoints::bases as endpoints;
 use gantry_api::types::{BaseInfo, ImageProgress, SessionKind};
 use gantry_api::{ErrorCode, Problem};
-use gantry_build::bases::BaseRecipe;
+use gantry_build::bases::{BaseRecipe, BaseRecipeError};
 use gantry_build::{BuildError, Output};
 use gantry_model::{BaseName, BaseSource, Digest, Role, RoleCommand, execve};
 use gantry_records::BaseRecord;
@@ -90,7 +90,7 @@ async fn check_environment(server: &Server, name: &BaseName, image: &Digest) -> 
 async fn create(
     Call { server, caller, at, body, .. }: Call<endpoints::Create>,
 ) -> HttpResult<mpsc::Receiver<ImageProgress>> {
-    let invalid = |why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
+    let invalid = |why: BaseRecipeError| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
     let (text, recipe) = BaseRecipe::read(&body).map_err(invalid)?;
     Ok(pulls::run_streamed(async move |sender| {
         Ok(ImageProgress::Base { base: build_base(&server, &caller, at.name, (text, &recipe), &sender).await? })

@@ -61,7 +61,8 @@ async fn start(Call { server, caller, at, body, headers, .. }: Call<endpoints::S
 /// Refuses image settings with invalid, unknown or too many volumes, or with two volumes at the same path.
 fn check_settings(server: &Server, app: &AppName, change: &ImageSettings) -> HttpResult<()> {
     for (name, path) in change.volumes.iter().filter(|(_, path)| !path.is_empty()) {
-        gantry_build::check_volume(name, path).map_err(|why| Problem::new(ErrorCode::InvalidVolume, why))?;
+        gantry_build::check_volume(name, path)
+            .map_err(|error| Problem::new(ErrorCode::InvalidVolume, error.to_string()))?;
     }
     Ok(check_image_settings(&server.core.view().records, app, change)?)
 }

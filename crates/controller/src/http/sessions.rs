@@ -225,7 +225,7 @@ fn one_off_volumes(
             }
         };
         gantry_build::check_volume(name.as_str(), &path)
-            .map_err(|message| Problem::new(ErrorCode::InvalidVolume, message))?;
+            .map_err(|error| Problem::new(ErrorCode::InvalidVolume, error.to_string()))?;
         if paths.len() < 2 {
             alone.insert(name.to_string());
         }
