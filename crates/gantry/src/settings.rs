@@ -189,7 +189,7 @@ fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
         let text = plain(value).ok_or_else(|| {
             wrong(value_at, format!("{name} is a text in quotes or a whole number, for example {name} = \"…\""))
         })?;
-        if let Err(why) = check(&known, name, &text) {
+        if let Some(why) = refusal(&known, name, &text) {
             return Err(wrong(value_at, why));
         }
         found.insert(name.to_owned(), text);
@@ -223,17 +223,16 @@ fn unknown(name: &str, keys: &[&str]) -> String {
     }
 }
 
-/// Checks that a flag accepts this value; the error says why not.
-fn check(known: &Command, name: &str, value: &str) -> Result<(), String> {
-    let Some(arg) = known.get_arguments().find(|arg| arg.get_long() == Some(name)) else { return Ok(()) };
+/// Returns the reason in words why a flag does not accept this value. clap has the reason as a text only.
+fn refusal(known: &Command, name: &str, value: &str) -> Option<String> {
+    let arg = known.get_arguments().find(|arg| arg.get_long() == Some(name))?;
     let command = Command::new("gantry").arg(arg.clone().global(false));
     let words = [OsString::from("gantry"), format!("--{name}={value}").into()];
-    let Err(error) = command.try_get_matches_from(words) else { return Ok(()) };
-    let text = error.to_string();
+    let text = command.try_get_matches_from(words).err()?.to_string();
     let first = text.lines().next().unwrap_or_default();
     // clap's message first names the flag; the reason follows.
     let why = first.rsplit_once(">': ").map_or(first, |(_, why)| why);
-    Err(format!("{name} cannot be {value:?}: {why}"))
+    Some(format!("{name} cannot be {value:?}: {why}"))
 }
 
 /// The command line with these values as defaults of their flags, in all subcommands.

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use gantry_model::AppName;
 
-use super::values::age;
+use super::values::{InvalidValue, age};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Lock {
@@ -45,15 +45,15 @@ pub(crate) struct LockName {
 }
 
 impl std::str::FromStr for LockName {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let (app, name) = match text.split_once('/') {
-            Some((app, name)) => (Some(AppName::parse(app).map_err(|error| error.to_string())?), name),
+            Some((app, name)) => (Some(AppName::parse(app)?), name),
             None => (None, text),
         };
         if name.is_empty() {
-            return Err("write the app and the name of the lock, for example shop/migrate".to_owned());
+            return Err(InvalidValue::NoLockName);
         }
         Ok(Self { app, name: name.to_owned() })
     }

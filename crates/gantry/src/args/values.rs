@@ -18,6 +18,30 @@ pub(crate) enum InvalidValue {
     Age(String),
     #[error("{0:?} is not a time; write for example 2026-12-01T06:00:00+01:00")]
     Time(String),
+    #[error("{0:?} is not NAME:PATH, such as data:/var/lib/data")]
+    Mount(String),
+    #[error("{path:?} is no absolute path; write for example {name}:/var/lib/data")]
+    MountPath { name: String, path: String },
+    #[error("{name:?} cannot be the name of a volume; write for example data:{path}")]
+    VolumeName { name: String, path: String },
+    #[error("{0:?} is no port; write 1 to 65535, or auto for the one that the image says")]
+    Port(String),
+    #[error("{0:?} is not ROLE=COUNT")]
+    Scale(String),
+    #[error("{0:?} is not a number of copies")]
+    Copies(String),
+    #[error("{0:?} is no host name and no IP address; write for example m1.example.com or 10.0.0.5, without a port")]
+    Host(String),
+    #[error("{0:?} is no address of a server; write for example m1:7000")]
+    ServerAddress(String),
+    #[error("{0:?} is not a network; write for example 10.83.0.1/16")]
+    Network(String),
+    #[error("the prefix length is between 8 and 28")]
+    NetworkPrefix,
+    #[error("write the app and the name of the lock, for example shop/migrate")]
+    NoLockName,
+    #[error(transparent)]
+    Name(#[from] NameError),
 }
 
 /// Parses a concurrency key: `KEY` or `KEY=LIMIT`.
@@ -78,39 +102,40 @@ pub(super) enum RuleArgumentError {
     Value(#[from] RuleError),
 }
 
-pub(super) fn volume(text: &str) -> Result<(String, String), String> {
-    let (name, path) =
-        text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:PATH, such as data:/var/lib/data"))?;
+pub(super) fn volume(text: &str) -> Result<(String, String), InvalidValue> {
+    let (name, path) = text.split_once(':').ok_or_else(|| InvalidValue::Mount(text.to_owned()))?;
+    let (owned, path) = (name.to_owned(), path.to_owned());
     if !path.is_empty() && !path.starts_with('/') {
-        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+        return Err(InvalidValue::MountPath { name: owned, path });
     }
-    VolumeName::parse(name)
-        .map(|name| (name.to_string(), path.to_owned()))
-        .map_err(|_| format!("{name:?} cannot be the name of a volume; write for example data:{path}"))
+    match VolumeName::parse(name) {
+        Ok(name) => Ok((name.to_string(), path)),
+        Err(_) => Err(InvalidValue::VolumeName { name: owned, path }),
+    }
 }
 
 /// Parses a volume of a one-off: `data` or `data:/path`.
-pub(super) fn run_volume(text: &str) -> Result<(VolumeName, Option<String>), String> {
+pub(super) fn run_volume(text: &str) -> Result<(VolumeName, Option<String>), InvalidValue> {
     let (name, path) = text.split_once(':').map_or((text, None), |(name, path)| (name, Some(path)));
     if let Some(path) = path.filter(|path| !path.starts_with('/')) {
-        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+        return Err(InvalidValue::MountPath { name: name.to_owned(), path: path.to_owned() });
     }
-    VolumeName::parse(name).map(|name| (name, path.map(str::to_owned))).map_err(|error| error.to_string())
+    Ok((VolumeName::parse(name)?, path.map(str::to_owned)))
 }
 
 /// Parses a port; 0 stands for `auto`, the port that the image declares.
-pub(super) fn image_port(text: &str) -> Result<u16, String> {
+pub(super) fn image_port(text: &str) -> Result<u16, InvalidValue> {
     match (text, text.parse()) {
         ("auto", _) => Ok(0),
         (_, Ok(port @ 1..)) => Ok(port),
-        _ => Err(format!("{text:?} is no port; write 1 to 65535, or auto for the one that the image says")),
+        _ => Err(InvalidValue::Port(text.to_owned())),
     }
 }
 
-pub(super) fn parse_count(text: &str) -> Result<(RoleName, u32), String> {
-    let (role, count) = text.split_once('=').ok_or_else(|| format!("{text:?} is not ROLE=COUNT"))?;
-    let role = RoleName::parse(role).map_err(|error| error.to_string())?;
-    count.parse().map(|count| (role, count)).map_err(|_| format!("{count:?} is not a number of copies"))
+pub(super) fn parse_count(text: &str) -> Result<(RoleName, u32), InvalidValue> {
+    let (role, count) = text.split_once('=').ok_or_else(|| InvalidValue::Scale(text.to_owned()))?;
+    let role = RoleName::parse(role)?;
+    count.parse().map(|count| (role, count)).map_err(|_| InvalidValue::Copies(count.to_owned()))
 }
 
 /// Parses an age into milliseconds.
@@ -128,25 +153,23 @@ pub(super) fn age(text: &str) -> Result<u64, InvalidValue> {
 }
 
 /// Parses a host name or an IP address, without a port.
-pub(super) fn host(text: &str) -> Result<String, String> {
+pub(super) fn host(text: &str) -> Result<String, InvalidValue> {
     let is_name = text.split('.').all(|label| {
         !label.is_empty() && label.len() <= 63 && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     });
     if (is_name && text.len() <= 253) || text.parse::<std::net::IpAddr>().is_ok() {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "{text:?} is no host name and no IP address; write for example m1.example.com or 10.0.0.5, without a port"
-    ))
+    Err(InvalidValue::Host(text.to_owned()))
 }
 
 /// Parses `host:port`; the port is 7000 if there is none.
-pub(super) fn server_address(text: &str) -> Result<String, String> {
+pub(super) fn server_address(text: &str) -> Result<String, InvalidValue> {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port),
         _ => (text, "7000"),
     };
-    let wrong = || format!("{text:?} is no address of a server; write for example m1:7000");
+    let wrong = || InvalidValue::ServerAddress(text.to_owned());
     let port: u16 = port.parse().map_err(|_| wrong())?;
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     host(bare).map_err(|_| wrong())?;
@@ -179,16 +202,12 @@ pub(super) fn label(text: &str) -> Result<(LabelKey, LabelValue), LabelArgumentE
     }
 }
 
-pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
-    let wrong = || format!("{text:?} is not a network; write for example 10.83.0.1/16");
+pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), InvalidValue> {
+    let wrong = || InvalidValue::Network(text.to_owned());
     let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
     let (address, prefix): (Ipv4Addr, u8) =
         (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
-    if (8..=28).contains(&prefix) {
-        Ok((address, prefix))
-    } else {
-        Err("the prefix length is between 8 and 28".to_owned())
-    }
+    if (8..=28).contains(&prefix) { Ok((address, prefix)) } else { Err(InvalidValue::NetworkPrefix) }
 }
 
 #[cfg(test)]
