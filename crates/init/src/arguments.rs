@@ -6,6 +6,7 @@
 //! `groups` lists the supplementary groups, separated by commas.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::PathBuf;
 
 /// The application: its user, its working directory and its command.
@@ -37,6 +38,26 @@ impl Application {
     }
 }
 
+/// Reason why the command line is refused.
+#[derive(Debug)]
+pub(crate) enum ArgumentError {
+    /// A person runs the program.
+    ByHand,
+    /// An argument is missing or no number.
+    Missing(&'static str),
+}
+
+impl fmt::Display for ArgumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByHand => f.write_str("gantry-init is pid 1 of a Gantry container and cannot be run by hand"),
+            Self::Missing(what) => write!(f, "no {what}"),
+        }
+    }
+}
+
+impl std::error::Error for ArgumentError {}
+
 /// Role of this process: pid 1 or pid 2.
 pub(crate) enum ProcessRole {
     Init(InitSettings),
@@ -44,16 +65,16 @@ pub(crate) enum ProcessRole {
 }
 
 impl ProcessRole {
-    pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, String> {
+    pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, ArgumentError> {
         let mode = words.next().unwrap_or_default();
         if mode != "init" && mode != "shim" {
-            return Err("gantry-init is pid 1 of a Gantry container and cannot be run by hand".to_owned());
+            return Err(ArgumentError::ByHand);
         }
-        let mut next = |what: &str| words.next().ok_or_else(|| format!("no {what}"));
+        let mut next = |what: &'static str| words.next().ok_or(ArgumentError::Missing(what));
         let (uid, gid) = (number(&next("uid")?, "uid")?, number(&next("gid")?, "gid")?);
         let groups = next("groups")?;
         let groups = groups.to_str().unwrap_or("?").split(',').filter(|text| !text.is_empty());
-        let groups: Result<Vec<u32>, String> = groups.map(|text| number(OsStr::new(text), "group")).collect();
+        let groups: Result<Vec<u32>, ArgumentError> = groups.map(|text| number(OsStr::new(text), "group")).collect();
         let segment = if mode == "init" { number(&next("segment size")?, "segment size")? } else { 0 };
         let cwd = PathBuf::from(next("working directory")?);
         let application = Application { uid, gid, groups: groups?, cwd, command: words.collect() };
@@ -61,8 +82,8 @@ impl ProcessRole {
     }
 }
 
-fn number<N: std::str::FromStr>(word: &OsStr, what: &str) -> Result<N, String> {
-    word.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| format!("no {what}"))
+fn number<N: std::str::FromStr>(word: &OsStr, what: &'static str) -> Result<N, ArgumentError> {
+    word.to_str().and_then(|text| text.parse().ok()).ok_or(ArgumentError::Missing(what))
 }
 
 #[cfg(test)]

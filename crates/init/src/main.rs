@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let outcome = match ProcessRole::parse(std::env::args_os().skip(1)) {
         Ok(ProcessRole::Init(settings)) => reaper::run(&settings),
         Ok(ProcessRole::Shim(application)) => shim::run(&application),
-        Err(message) => Err(std::io::Error::other(message)),
+        Err(error) => Err(std::io::Error::other(error)),
     };
     match outcome {
         Ok(code) => code,
