@@ -125,8 +125,18 @@ pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
 
 /// The two seccomp filters. The first allows a list of calls, and answers any other call as a kernel without that call
 /// does (`ENOSYS`). The second refuses dangerous calls and arguments (`EPERM`).
-static FILTERS: LazyLock<Result<[BpfProgram; 2], String>> =
-    LazyLock::new(|| filters().map_err(|error| format!("cannot compile the filter of system calls: {error}")));
+static FILTERS: LazyLock<Result<[BpfProgram; 2], FilterError>> = LazyLock::new(|| filters().map_err(FilterError::new));
+
+/// The filters cannot be compiled. The cause stands in the text, because the cause itself cannot be copied.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot compile the filter of system calls: {0}")]
+struct FilterError(String);
+
+impl FilterError {
+    fn new(error: seccompiler::BackendError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
