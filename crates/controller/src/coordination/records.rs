@@ -158,6 +158,14 @@ impl LoadedRecords {
     }
 }
 
+/// A record of an app's keyspace that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record {key} cannot be read")]
+pub(super) struct DamagedRecord {
+    /// Key of the record.
+    pub(super) key: String,
+}
+
 impl SpaceRecords {
     /// Reads one record; none if it cannot be read.
     fn read_one(&mut self, key: &str, value: &[u8]) -> Option<()> {
@@ -190,9 +198,9 @@ impl SpaceRecords {
     }
 
     /// Makes the keyspace.
-    pub(super) fn load(self, space: &AppName, floor: Revision, now: Moment) -> Result<LoadedSpace, String> {
+    pub(super) fn load(self, space: &AppName, floor: Revision, now: Moment) -> Result<LoadedSpace, DamagedRecord> {
         if let Some(key) = self.damaged {
-            return Err(key);
+            return Err(DamagedRecord { key });
         }
         let is_cleared = |entry: &LoadedEntry| {
             self.clearings.iter().any(|clearing| clearing.covers(&entry.key, entry.modified, entry.lease))

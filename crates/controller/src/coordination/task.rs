@@ -16,7 +16,7 @@ use gantry_model::{AppName, Moment};
 use gantry_store::{Store, StoreError, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
-use super::records::{self, LoadedRecords};
+use super::records::{self, DamagedRecord, LoadedRecords};
 use super::{Answered, AppStates, CoordinationError};
 use crate::clock::reading;
 use crate::leadership::{self, Leadership};
@@ -50,8 +50,8 @@ pub(super) enum Message {
     Retain(BTreeSet<AppName>),
 }
 
-/// A keyspace, or the key of the record that cannot be read.
-type Space = Result<Keyspace, String>;
+/// A keyspace, or the record that cannot be read.
+type Space = Result<Keyspace, DamagedRecord>;
 
 /// An executed command that is not yet written.
 struct Executed {
@@ -136,9 +136,9 @@ impl CoordinationTask {
                     leftovers.extend(space.leftovers);
                     Ok(space.keyspace)
                 }
-                Err(key) => {
-                    tracing::error!(key, app = %name, "a record of the app's keys cannot be read; the app's keys and locks are closed");
-                    Err(key)
+                Err(damaged) => {
+                    tracing::error!(key = damaged.key, app = %name, "a record of the app's keys cannot be read; the app's keys and locks are closed");
+                    Err(damaged)
                 }
             };
             self.spaces.insert(name, space);
@@ -193,7 +193,7 @@ impl CoordinationTask {
         let floor = self.floor;
         let fresh = || Ok(Keyspace::load(Quota::default(), floor, Vec::new(), Vec::new(), now()));
         let keyspace = self.spaces.entry(space.clone()).or_insert_with(fresh);
-        let keyspace = keyspace.as_mut().map_err(|key| CoordinationError::Damaged(key.clone()))?;
+        let keyspace = keyspace.as_mut().map_err(|damaged| CoordinationError::Damaged(damaged.key.clone()))?;
         let before = keyspace.bytes();
         let (reply, step) = keyspace.execute(command, now())?;
         if keyspace.bytes() > before && total - before + keyspace.bytes() > TOTAL_BYTES {
