@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::{AppName, Machine, MachineAvailability, MachineName, MachineState, Plan, Reason};
+use gantry_model::{AppName, Machine, MachineAvailability, MachineCapacity, MachineName, MachineState, Plan, Reason};
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::AuditedMachine;
 use gantry_planner::{ClusterIndex, MachineLoads, PlanReport, unregistered};
@@ -55,13 +55,20 @@ impl ClusterMachines {
 
     /// The machines for an audit of a plan, taken from the records and the liveness and not from the loads.
     pub(crate) fn audited(&self, records: &RecordIndex) -> BTreeMap<MachineName, AuditedMachine> {
+        let reserve = records.policy.system_memory().0;
         let audited = |name: &MachineName| {
-            let machine = self.placement_machine(name, records);
-            let usable = machine.capacity.memory.saturating_sub(machine.reserve.memory);
+            let state = self.liveness.state(name).unwrap_or(MachineState::Joining);
+            let machine = records.machines.get(name);
+            let availability = machine.map_or(&MachineAvailability::Schedulable, |machine| &machine.availability);
+            let readiness = readiness(state, availability);
+            let usable = machine.map_or((0, 0), |machine| {
+                let MachineCapacity { cpu, memory } = &machine.capacity;
+                (memory.0.saturating_sub(reserve), u64::from(cpu.0))
+            });
             let audited = AuditedMachine {
-                takes_copies: machine.readiness == MachineReadiness::Ready,
-                is_lost: machine.readiness == MachineReadiness::Lost,
-                usable: (usable, machine.capacity.cpu),
+                takes_copies: readiness == MachineReadiness::Ready,
+                is_lost: readiness == MachineReadiness::Lost,
+                usable,
             };
             (name.clone(), audited)
         };

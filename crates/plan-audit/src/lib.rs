@@ -3,12 +3,16 @@
 //! This crate knows the vocabulary (`gantry-model`) and not the planner, so that both cannot share an error. The
 //! planner's tests run [`audit`] after every pass, and a debug build of the server runs [`audit`] before each write of a
 //! plan.
+//!
+//! Both plans share the parts that did not change. A check of changes passes over a part that is the same object in both
+//! plans: nothing in it can be new, stopped or renumbered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, Deploy, Generation, InstanceGoal, MachineAddress, MachineName, Moment,
-    ObservedCluster, Plan, ReleaseNumber,
+    AllocationId, App, AppName, Assignment, Deploy, Generation, InstanceGoal, MachineAddress, MachineName, MachinePlan,
+    Moment, ObservedCluster, Plan, ReleaseNumber,
 };
 
 /// A violated invariant.
@@ -44,13 +48,17 @@ pub enum Violation {
 
 /// The releases that routes may lead to.
 #[derive(Debug, Default)]
-pub struct RoutableReleases(BTreeSet<(AppName, ReleaseNumber)>);
+pub struct RoutableReleases(BTreeMap<AppName, BTreeSet<ReleaseNumber>>);
 
 impl RoutableReleases {
     /// Adds an app's current release and the releases of its unfinished deploys, all as they are after the decision.
     pub fn add<'a>(&mut self, app: &App, deploys: impl IntoIterator<Item = &'a Deploy>) {
         let releases = deploys.into_iter().map(|deploy| deploy.release).chain([app.current]);
-        self.0.extend(releases.flatten().map(|release| (app.name.clone(), release)));
+        self.0.entry(app.name.clone()).or_default().extend(releases.flatten());
+    }
+
+    fn contains(&self, id: &AllocationId) -> bool {
+        self.0.get(&id.slot.app).is_some_and(|releases| releases.contains(&id.slot.release))
     }
 }
 
@@ -88,10 +96,10 @@ pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     let assigned = assigned_once(input.plan, &mut found);
     routes_lead_to_running_instances(input, &assigned, &mut found);
-    stops_are_acknowledged(input, &assigned, &mut found);
+    stops_are_acknowledged(input, &mut found);
     single_writers(&assigned, &mut found);
-    numbers_are_new(input, &assigned, &mut found);
-    generations_rise(input.previous, input.plan, &mut found);
+    numbers_are_new(input, &mut found);
+    generations_rise(input, &mut found);
     machines_are_respected(input, &mut found);
     found
 }
@@ -100,13 +108,11 @@ type Assigned<'a> = BTreeMap<&'a AllocationId, &'a Assignment>;
 
 /// Indexes the assignments, and checks that no two machines are assigned the same allocation.
 fn assigned_once<'a>(plan: &'a Plan, found: &mut Vec<Violation>) -> Assigned<'a> {
-    let mut assigned = Assigned::new();
-    for (_, id, assignment) in plan.assignments() {
-        if assigned.insert(id, assignment).is_some() {
-            found.push(Violation::AssignedTwice(id.clone()));
-        }
-    }
-    assigned
+    let mut assigned: Vec<(&AllocationId, &Assignment)> = plan.assignments().map(|(_, id, a)| (id, a)).collect();
+    assigned.sort_by_key(|(id, _)| *id);
+    let twice = assigned.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+    found.extend(twice.map(|pair| Violation::AssignedTwice(pair[0].0.clone())));
+    assigned.into_iter().collect()
 }
 
 /// Checks that each endpoint is an instance with the goal to run, of a routable release.
@@ -116,20 +122,34 @@ fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<
         if assigned.get(id).is_none_or(|assignment| assignment.goal != InstanceGoal::Run) {
             found.push(Violation::RoutedButNotRunning(id.clone()));
         }
-        if !input.routable.0.contains(&(id.slot.app.clone(), id.slot.release)) {
+        if !input.routable.contains(id) {
             found.push(Violation::WrongRelease(id.clone()));
         }
     }
 }
 
-/// Indexes the assignments of a plan.
-fn index(plan: &Plan) -> Assigned<'_> {
-    plan.assignments().map(|(_, id, assignment)| (id, assignment)).collect()
+/// The parts that differ between the two plans, each with the part before.
+fn changed_parts<'a>(
+    input: &AuditInput<'a>,
+) -> impl Iterator<Item = (&'a MachineName, Option<&'a Arc<MachinePlan>>, &'a Arc<MachinePlan>)> {
+    let previous = input.previous;
+    let parts = input.plan.machines.iter().map(move |(name, part)| (name, previous.machines.get(name), part));
+    parts.filter(|(_, before, part)| before.is_none_or(|before| !Arc::ptr_eq(before, part)))
+}
+
+/// The assignment of an allocation, on whichever machine.
+fn assignment_in<'a>(plan: &'a Plan, id: &AllocationId) -> Option<&'a Assignment> {
+    plan.machines.values().find_map(|part| part.instances.get(id))
 }
 
 /// Checks that each newly stopped instance is absent from the routes of all live routers.
-fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
-    let before = index(input.previous);
+fn stops_are_acknowledged(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
+    let stops = |(_, assignment): &(&AllocationId, &Assignment)| assignment.goal == InstanceGoal::Stop;
+    let stopped: Vec<&AllocationId> =
+        changed_parts(input).flat_map(|(_, _, part)| &part.instances).filter(stops).map(|(id, _)| id).collect();
+    if stopped.is_empty() {
+        return;
+    }
     let routed: BTreeSet<&AllocationId> = input.previous.endpoints().map(|endpoint| &endpoint.allocation).collect();
     let has_named_address = |id: &AllocationId| {
         let named: BTreeSet<&MachineAddress> =
@@ -144,23 +164,22 @@ fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found
     let has_router_below = |needed: Generation| {
         is_awaited || input.observed.live_routers(input.now).any(|(_, router)| router.generation < needed)
     };
-    let stopped = assigned.iter().filter(|(_, assignment)| assignment.goal == InstanceGoal::Stop);
-    for (id, _) in stopped {
-        let may_receive_requests = match before.get(*id).map(|assignment| assignment.goal) {
+    for id in stopped {
+        let may_receive_requests = match assignment_in(input.previous, id).map(|assignment| assignment.goal) {
             Some(InstanceGoal::Stop) => false,
             Some(InstanceGoal::Retire { removed_in, .. }) => {
                 let needed = removed_in.max(floor);
-                routed.contains(*id) || has_router_below(needed)
+                routed.contains(id) || has_router_below(needed)
             }
             // The routes before may have lost the instance only in their last change.
             Some(InstanceGoal::Run) | None => {
                 let routes = input.previous.routes.get(&id.slot.app);
                 let needed = routes.map(|routes| routes.revision).unwrap_or_default().max(floor);
-                routed.contains(*id) || has_named_address(id) || has_router_below(needed)
+                routed.contains(id) || has_named_address(id) || has_router_below(needed)
             }
         };
         if may_receive_requests {
-            found.push(Violation::StoppedBeforeAcknowledged((*id).clone()));
+            found.push(Violation::StoppedBeforeAcknowledged(id.clone()));
         }
     }
 }
@@ -175,22 +194,31 @@ fn single_writers(assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
     }
 }
 
+/// The allocations that a part has and the part before lacks.
+fn new_in<'a>(before: Option<&'a Arc<MachinePlan>>, part: &'a MachinePlan) -> impl Iterator<Item = &'a AllocationId> {
+    part.instances.keys().filter(move |id| before.is_none_or(|before| !before.instances.contains_key(*id)))
+}
+
 /// Checks that each new allocation has a number of its own, and that the number is recorded.
-fn numbers_are_new(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
-    let before = index(input.previous);
+fn numbers_are_new(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
     let highest = |plan: &Plan, id: &AllocationId| plan.numbers.get(&id.slot.app).map_or(0, |n| n.highest(&id.slot));
-    for id in assigned.keys().filter(|id| !before.contains_key(*id)) {
+    for id in changed_parts(input).flat_map(|(_, before, part)| new_in(before, part)) {
+        // A copy that moves has a new number, so an allocation of another machine is not new.
+        if assignment_in(input.previous, id).is_some() {
+            continue;
+        }
         if id.number <= highest(input.previous, id) {
-            found.push(Violation::NumberUsedTwice((*id).clone()));
+            found.push(Violation::NumberUsedTwice(id.clone()));
         }
         if id.number > highest(input.plan, id) {
-            found.push(Violation::NumberNotRecorded((*id).clone()));
+            found.push(Violation::NumberNotRecorded(id.clone()));
         }
     }
 }
 
 /// Checks that changed routes have new revisions, each its own, and that changed parts have higher generations.
-fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
+fn generations_rise(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
+    let (previous, plan) = (input.previous, input.plan);
     let (before, after) = (&previous.routing, &plan.routing);
     let is_changed = (&before.trusted_proxies, &before.tunnels, before.floor)
         != (&after.trusted_proxies, &after.tunnels, after.floor);
@@ -200,7 +228,7 @@ fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
     let mut revisions = BTreeSet::new();
     for (app, routes) in &plan.routes {
         let old = previous.routes.get(app);
-        if old == Some(routes) {
+        if old.is_some_and(|old| Arc::ptr_eq(old, routes) || old == routes) {
             continue;
         }
         let is_new = routes.revision > before.revision && routes.revision <= after.revision;
@@ -212,8 +240,8 @@ fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
             found.push(Violation::RevisionUsedTwice);
         }
     }
-    for (machine, part) in &plan.machines {
-        let Some(old) = previous.machines.get(machine) else { continue };
+    for (_, old, part) in changed_parts(input) {
+        let Some(old) = old else { continue };
         let is_changed = old.instances != part.instances;
         if part.generation < old.generation || (is_changed && part.generation == old.generation) {
             found.push(Violation::PartNotRenumbered);
@@ -228,11 +256,9 @@ fn machines_are_respected(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
             found.push(Violation::RoutedToLostMachine(endpoint.allocation.clone()));
         }
     }
-    for (name, part) in &input.plan.machines {
+    for (name, before, part) in changed_parts(input) {
         let Some(machine) = input.machines.get(name) else { continue };
-        let before = input.previous.machines.get(name);
-        let is_new = |id: &&AllocationId| before.is_none_or(|before| !before.instances.contains_key(*id));
-        let new: Vec<&AllocationId> = part.instances.keys().filter(is_new).collect();
+        let new: Vec<&AllocationId> = new_in(before, part).collect();
         if !machine.takes_copies {
             found.extend(new.iter().map(|id| Violation::PlacedOnClosedMachine((*id).clone())));
         }
