@@ -120,7 +120,7 @@ impl Simulation {
     pub(crate) fn heartbeat(&mut self, peer: Peer, link: LinkId) {
         let (known, is_news) = match peer {
             Peer::Agent(machine) => (self.agents[machine].link, self.report_agent(machine)),
-            Peer::Router(machine) => (self.routers[machine].link, self.report_router(machine)),
+            Peer::Router(router) => (self.routers[router].link, self.report_router(router)),
         };
         if known != Some(link) {
             return;

@@ -28,7 +28,7 @@ struct AcknowledgedApp {
     copies: Option<u32>,
 }
 
-/// Knowledge of the checks.
+/// Knowledge of the checks. What they know of an app stands under the app's first name.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// When the leading server last heard from each peer.
@@ -84,14 +84,14 @@ impl Simulation {
             return;
         }
         let now = self.timeline.now;
-        for (machine, router) in self.routers.iter().enumerate() {
-            let heard = self.checks.heard.get(&Peer::Router(machine));
+        for (index, router) in self.routers.iter().enumerate() {
+            let heard = self.checks.heard.get(&Peer::Router(index));
             let is_live = router.is_up && heard.is_some_and(|heard| now.since(*heard) <= LEASE_MILLIS);
             if let Some(table) = router.tables.part().filter(|_| is_live)
                 && let Some(found) = stopped.iter().find(|stopped| leads_to(table, stopped))
             {
                 let revision = table.generation;
-                panic!("{} stops, and router {machine} at revision {revision} still leads there", found.id);
+                panic!("{} stops, and router {index} at revision {revision} still leads there", found.id);
             }
         }
     }
@@ -150,8 +150,11 @@ impl Simulation {
     /// Checks that records hold every acknowledged change.
     pub(crate) fn assert_nothing_lost(&self, records: &RecordIndex) {
         let kept = self.checks.apps.iter().filter(|(name, _)| !self.checks.destroyed.contains(*name));
-        for (name, acknowledged) in kept {
-            let Some(app) = records.apps.get(name) else { panic!("the acknowledged app {name} is lost") };
+        for (first, acknowledged) in kept {
+            let known = self.apps.iter().find(|app| app.name == *first);
+            let app = known.and_then(|app| records.apps.get(app.present_name(records)?));
+            let Some(app) = app else { panic!("the acknowledged app {first} is lost") };
+            let name = &app.name;
             for number in &acknowledged.deploys {
                 let is_there = records.deploys.get(name).is_some_and(|deploys| deploys.contains_key(number));
                 assert!(is_there, "the acknowledged deploy {number} of {name} is lost");

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::{AllocationId, Assignment, ExitStatus, InstanceGoal, InstancePhase, ObservedInstance};
+use gantry_model::{AllocationId, AppName, Assignment, ExitStatus, InstanceGoal, InstancePhase, ObservedInstance};
 
 use crate::events::Event;
 use crate::shapes::Behaviour;
@@ -161,8 +161,14 @@ impl Simulation {
 
     /// The container that has the volume of an instance's role, if it is another one.
     pub(crate) fn other_writer(&self, id: &AllocationId) -> Option<(usize, AllocationId)> {
-        let is_other =
-            |other: &AllocationId| other != id && other.slot.app == id.slot.app && other.slot.role == id.slot.role;
+        // An app keeps its volumes when it gets another name.
+        let named = |name: &AppName| self.apps.iter().position(|app| app.has_had(name));
+        let app = named(&id.slot.app);
+        let is_other = |other: &AllocationId| {
+            other != id
+                && other.slot.role == id.slot.role
+                && (other.slot.app == id.slot.app || named(&other.slot.app) == app)
+        };
         let of_machine = |(machine, agent): (usize, &crate::agents::SimulatedAgent)| {
             let mut others = agent.containers.iter();
             let found = others.find(|(other, container)| container.is_single_writer && is_other(other));

@@ -9,6 +9,7 @@ impl Simulation {
     /// Returns why the cluster is not at rest in the requested state; none if it is.
     pub(crate) fn unrest(&self) -> Option<String> {
         self.open_deploy()
+            .or_else(|| self.open_rename())
             .or_else(|| self.wrong_instances())
             .or_else(|| self.wrong_machine())
             .or_else(|| self.wrong_router())
@@ -19,6 +20,11 @@ impl Simulation {
         let mut deploys = self.store.records.deploys.values().flat_map(|deploys| deploys.values());
         let open = deploys.find(|deploy| !deploy.state.is_final())?;
         Some(format!("deploy {} of {} has no verdict: {}", open.number, open.app, open.state))
+    }
+
+    fn open_rename(&self) -> Option<String> {
+        let renamed = self.store.records.apps.values().find(|app| app.rename.is_some())?;
+        Some(format!("the rename of {} is not concluded", renamed.name))
     }
 
     /// Checks that each app has the requested copies, all in its routes. A copy may be missing only if no machine takes it.
@@ -90,10 +96,8 @@ impl Simulation {
             Some(own) => !router.is_up || *own != table,
             None => table != RoutingTable::default(),
         };
-        let present = |(machine, router): &(usize, &crate::routers::SimulatedRouter)| {
-            !self.is_removed(*machine) && is_wrong(router)
-        };
-        let (machine, _) = self.routers.iter().enumerate().find(present)?;
+        let mut present = (0..self.settings.machines).filter(|machine| !self.is_removed(*machine));
+        let machine = present.find(|machine| is_wrong(&self.routers[self.serving_router(*machine)]))?;
         Some(format!("router {machine} does not have the routes of revision {}", table.generation))
     }
 }

@@ -6,13 +6,17 @@ use gantry_model::AllocationId;
 
 use crate::faults::Fault;
 
+/// Places for routers on a machine.
+pub(crate) const ROUTERS_PER_MACHINE: usize = 2;
+
 /// One life of a process, from its start to its end.
 pub(crate) type Life = u64;
 
 /// A connection.
 pub(crate) type LinkId = u64;
 
-/// An agent or a router, by the index of its machine.
+/// An agent by the index of its machine, or a router. A machine has two places for routers, so that a new router can take
+/// over while the old one finishes its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     Agent(usize),
@@ -23,7 +27,8 @@ impl Peer {
     /// Index of the peer's machine.
     pub(crate) fn machine(self) -> usize {
         match self {
-            Self::Agent(machine) | Self::Router(machine) => machine,
+            Self::Agent(machine) => machine,
+            Self::Router(router) => router / ROUTERS_PER_MACHINE,
         }
     }
 }
@@ -58,7 +63,9 @@ pub(crate) enum Event {
     /// A client sends a long request through a router.
     RequestBegins { machine: usize },
     /// The response is complete.
-    RequestEnds { machine: usize, life: Life, id: AllocationId },
+    RequestEnds { router: usize, life: Life, id: AllocationId },
+    /// A router that was replaced has finished its requests, or ends without.
+    RouterEnds { router: usize, life: Life },
     /// A user gives a command.
     Command,
     /// A fault.

@@ -2,7 +2,7 @@
 
 use gantry_model::Moment;
 
-use crate::events::{Event, Peer};
+use crate::events::Event;
 use crate::simulation::{RECOVERY_MILLIS, Simulation};
 
 /// A fault. Times are in milliseconds.
@@ -14,8 +14,12 @@ pub(crate) enum Fault {
     ServerPauses { length: u64 },
     /// No server reaches the store.
     StoreAway { length: u64 },
-    /// A peer's process dies, and starts again later.
-    PeerDies { peer: Peer, pause: u64 },
+    /// An agent's process dies, and starts again later.
+    AgentDies { machine: usize, pause: u64 },
+    /// A router's process dies, and starts again later.
+    RouterDies { machine: usize, pause: u64 },
+    /// A new router takes the place of a router, which ends later.
+    RouterReplaced { machine: usize, drain: u64 },
     /// A machine loses power.
     MachineReboots { machine: usize, pause: u64 },
     /// A machine reaches no server.
@@ -41,9 +45,10 @@ impl Simulation {
             0..2 => Fault::ServerDies { pause: random.between(100, 12_000) },
             2..4 => Fault::ServerPauses { length: random.between(500, 25_000) },
             4 => Fault::StoreAway { length: random.between(500, 5_000) },
-            5..7 => Fault::PeerDies { peer: Peer::Agent(machine), pause: random.between(50, 10_000) },
-            7..9 => Fault::PeerDies { peer: Peer::Router(machine), pause: random.between(50, 20_000) },
-            9 => Fault::PeerDies { peer: Peer::Router(machine), pause: random.between(60_000, 90_000) },
+            5..7 => Fault::AgentDies { machine, pause: random.between(50, 10_000) },
+            7 => Fault::RouterDies { machine, pause: random.between(50, 20_000) },
+            8 => Fault::RouterReplaced { machine, drain: random.between(50, 20_000) },
+            9 => Fault::RouterDies { machine, pause: random.between(60_000, 90_000) },
             10..12 => Fault::MachineReboots { machine, pause: random.between(2_000, 15_000) },
             12..16 => Fault::MachineCutOff { machine, length: random.between(500, 25_000) },
             other => Fault::Container { machine, crashes: other < 18 },
@@ -63,14 +68,15 @@ impl Simulation {
                 }
             }
             Fault::StoreAway { length } => self.store.away_until = Moment(now.0 + length),
-            Fault::PeerDies { peer: Peer::Agent(machine), pause } => self.stop_agent(machine, pause),
-            Fault::PeerDies { peer: Peer::Router(machine), pause } => {
+            Fault::AgentDies { machine, pause } => self.stop_agent(machine, pause),
+            Fault::RouterReplaced { machine, drain } => self.replace_router(machine, drain),
+            Fault::RouterDies { machine, pause } => {
                 let recovery = self.last_fault().since(now) + RECOVERY_MILLIS - 1_000;
                 self.stop_router(machine, pause.min(recovery));
             }
             Fault::MachineReboots { machine, pause } => {
                 self.stop_agent(machine, pause);
-                self.stop_router(machine, pause);
+                self.stop_routers(machine, pause);
                 self.lose_containers(machine);
             }
             Fault::MachineCutOff { machine, length } => {

@@ -99,7 +99,7 @@ impl Simulation {
         }
         let known = match link.peer {
             Peer::Agent(machine) => &mut self.agents[machine].link,
-            Peer::Router(machine) => &mut self.routers[machine].link,
+            Peer::Router(router) => &mut self.routers[router].link,
         };
         if *known == Some(id) {
             *known = None;
@@ -117,9 +117,7 @@ impl Simulation {
     pub(crate) fn connect(&mut self, peer: Peer, life: Life) {
         let (is_up, present_life, link) = match peer {
             Peer::Agent(machine) => (self.agents[machine].is_up, self.agents[machine].life, self.agents[machine].link),
-            Peer::Router(machine) => {
-                (self.routers[machine].is_up, self.routers[machine].life, self.routers[machine].link)
-            }
+            Peer::Router(router) => (self.routers[router].is_up, self.routers[router].life, self.routers[router].link),
         };
         // The server refuses a removed machine for good.
         if !is_up || present_life != life || link.is_some() || self.is_removed(peer.machine()) {
@@ -134,7 +132,7 @@ impl Simulation {
         let link = self.open_link(peer, life, server);
         match peer {
             Peer::Agent(machine) => self.agent_connected(machine, link),
-            Peer::Router(machine) => self.router_connected(machine, link),
+            Peer::Router(router) => self.router_connected(router, link),
         }
         self.peer_connected(server, peer, link);
         self.heartbeat(peer, link);

@@ -68,7 +68,7 @@ pub(crate) struct Leader {
 /// A server's end of a connection.
 pub(crate) enum PeerLink {
     Agent { machine: usize, parts: UpdateSender<MachinePlan>, reports: UpdateReceiver<MachineReport> },
-    Router { machine: usize, tables: UpdateSender<RoutingTable>, reports: UpdateReceiver<RouterReport> },
+    Router { index: usize, number: u64, tables: UpdateSender<RoutingTable>, reports: UpdateReceiver<RouterReport> },
 }
 
 impl Leader {
@@ -114,7 +114,7 @@ impl PeerLink {
     fn is_of(&self, peer: Peer) -> bool {
         match self {
             Self::Agent { machine, .. } => peer == Peer::Agent(*machine),
-            Self::Router { machine, .. } => peer == Peer::Router(*machine),
+            Self::Router { index, .. } => peer == Peer::Router(*index),
         }
     }
 
@@ -145,12 +145,11 @@ impl PeerLink {
                     Received::Event(CoreEvent::Machine(machine_name(*machine), report))
                 })
             }
-            (Receipt::Applied(unread), Self::Router { machine, reports, .. }) => {
+            (Receipt::Applied(unread), Self::Router { index, number, reports, .. }) => {
                 assert_eq!(unread, []);
-                let report = reports.part().map(|report| RouterReport { number: 1, ..report.clone() });
-                report.map_or(Received::Nothing, |report| {
-                    Received::Event(CoreEvent::Router(machine_name(*machine), report))
-                })
+                let machine = machine_name(Peer::Router(*index).machine());
+                let report = reports.part().map(|report| RouterReport { number: *number, ..report.clone() });
+                report.map_or(Received::Nothing, |report| Received::Event(CoreEvent::Router(machine, report)))
             }
         }
     }
@@ -262,6 +261,7 @@ impl Simulation {
         });
         if is_leading {
             self.with_leader(server, Self::finish_builds);
+            self.with_leader(server, Self::conclude_renames);
         }
     }
 
@@ -298,9 +298,10 @@ impl Simulation {
                 let revision = self.agents[machine].plans.revision();
                 PeerLink::Agent { machine, parts: UpdateSender::new(revision), reports: UpdateReceiver::new(None) }
             }
-            Peer::Router(machine) => {
-                let revision = self.routers[machine].tables.revision();
-                PeerLink::Router { machine, tables: UpdateSender::new(revision), reports: UpdateReceiver::new(None) }
+            Peer::Router(index) => {
+                let (revision, number) = (self.routers[index].tables.revision(), self.routers[index].number());
+                let (tables, reports) = (UpdateSender::new(revision), UpdateReceiver::new(None));
+                PeerLink::Router { index, number, tables, reports }
             }
         };
         self.with_leader(server, |simulation, leader| {

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use gantry_model::app::Rename;
 use gantry_model::role::{Exposure, Kind};
-use gantry_model::{AppName, Bytes, Digest, MachineName, Role, RoleCommand, RoleName, Seconds};
+use gantry_model::{App, AppName, Bytes, Digest, MachineName, Role, RoleCommand, RoleName, Seconds};
+
+use gantry_records::RecordIndex;
 
 use crate::random::Random;
 
@@ -59,7 +62,10 @@ impl Behaviour {
 /// One app of the run.
 #[derive(Debug, Clone)]
 pub(crate) struct SimulatedApp {
+    /// The first name.
     pub(crate) name: AppName,
+    /// Names that a user requested later.
+    later_names: Vec<AppName>,
     copies: u32,
     has_worker: bool,
     has_volume: bool,
@@ -72,12 +78,37 @@ impl SimulatedApp {
     pub(crate) fn random(number: usize, random: &mut Random) -> Self {
         Self {
             name: AppName::parse(&format!("app-{number}")).expect("a name"),
+            later_names: Vec::new(),
             copies: u32::try_from(random.between(1, 4)).expect("small"),
             has_worker: random.chance(500),
             has_volume: random.chance(300),
             has_release_step: random.chance(200),
             reserves: random.chance(500),
         }
+    }
+
+    /// The name of the app by the records: while a rename is under way, the former name. None if the app is missing.
+    pub(crate) fn present_name(&self, records: &RecordIndex) -> Option<&AppName> {
+        let is_successor = |app: &App| matches!(app.rename, Some(Rename::From { .. }));
+        let there = || self.names().filter_map(|name| Some((name, records.apps.get(name)?)));
+        let lives = there().find(|(_, app)| !app.destroying && !is_successor(app));
+        lives.or_else(|| there().next()).map(|(name, _)| name)
+    }
+
+    /// Reports whether the app has, or has had, or was to have a name.
+    pub(crate) fn has_had(&self, name: &AppName) -> bool {
+        self.names().any(|known| known == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &AppName> {
+        std::iter::once(&self.name).chain(&self.later_names)
+    }
+
+    /// Makes up another name.
+    pub(crate) fn another_name(&mut self) -> AppName {
+        let name = format!("{}-{}", self.name, self.later_names.len() + 2);
+        self.later_names.push(AppName::parse(&name).expect("a name"));
+        self.later_names[self.later_names.len() - 1].clone()
     }
 
     /// The roles of a new release.

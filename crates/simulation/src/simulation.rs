@@ -5,7 +5,7 @@ use gantry_records::StoreRecord;
 
 use crate::agents::SimulatedAgent;
 use crate::checks::Checks;
-use crate::events::{Event, Peer};
+use crate::events::{Event, Peer, ROUTERS_PER_MACHINE};
 use crate::links::Links;
 use crate::random::Random;
 use crate::routers::SimulatedRouter;
@@ -44,6 +44,10 @@ pub struct SimulationOutcome {
     pub rest_after: u64,
     /// Number of requested copies that no machine takes at the end.
     pub waiting: usize,
+    /// Number of apps that got another name.
+    pub renames: u64,
+    /// Number of routers that another router replaced.
+    pub replaced_routers: u64,
     /// Checksum of the order of all events, and of the records at the end.
     pub checksum: u64,
 }
@@ -57,7 +61,14 @@ pub(crate) struct Simulation {
     pub(crate) links: Links,
     pub(crate) servers: Vec<SimulatedServer>,
     pub(crate) agents: Vec<SimulatedAgent>,
+    /// The routers of all machines: two places for each machine.
     pub(crate) routers: Vec<SimulatedRouter>,
+    /// For each machine, the place of the router that takes new requests.
+    pub(crate) serving_places: Vec<usize>,
+    /// Number of replacements of routers so far.
+    pub(crate) replaced_routers: u64,
+    /// Number of good renames so far.
+    pub(crate) renames: u64,
     pub(crate) apps: Vec<SimulatedApp>,
     pub(crate) checks: Checks,
     /// Most changes of a planned step in one transaction. Small transactions have more prefixes.
@@ -86,6 +97,8 @@ pub fn simulate(settings: SimulationSettings) -> SimulationOutcome {
         deploys: simulation.store.records.deploys.values().map(|deploys| deploys.len()).sum(),
         rest_after,
         waiting: simulation.waiting_copies(),
+        renames: simulation.renames,
+        replaced_routers: simulation.replaced_routers,
         checksum: simulation.checksum ^ simulation.store.checksum(),
     }
 }
@@ -107,7 +120,10 @@ impl Simulation {
             links: Links::default(),
             servers: (0..SERVERS).map(|_| SimulatedServer::default()).collect(),
             agents: (0..settings.machines).map(|_| SimulatedAgent::new()).collect(),
-            routers: (0..settings.machines).map(|_| SimulatedRouter::new()).collect(),
+            routers: (0..settings.machines * ROUTERS_PER_MACHINE).map(|_| SimulatedRouter::new()).collect(),
+            serving_places: vec![0; settings.machines],
+            replaced_routers: 0,
+            renames: 0,
             apps,
             checks: Checks::default(),
             transaction_size,
@@ -123,7 +139,7 @@ impl Simulation {
             self.timeline.after(server as u64 * 100, Event::StartServer(server));
         }
         for machine in 0..self.settings.machines {
-            for peer in [Peer::Agent(machine), Peer::Router(machine)] {
+            for peer in [Peer::Agent(machine), Peer::Router(self.serving_router(machine))] {
                 let at = self.random.between(0, 1_000);
                 self.timeline.after(at, Event::StartPeer(peer));
             }
@@ -184,7 +200,7 @@ impl Simulation {
             Event::Tick { server, life } => self.tick(server, life),
             Event::Settle { server, life } => self.settle_server(server, life),
             Event::StartPeer(Peer::Agent(machine)) => self.start_agent(machine),
-            Event::StartPeer(Peer::Router(machine)) => self.start_router(machine),
+            Event::StartPeer(Peer::Router(router)) => self.start_router(router),
             Event::Connect { peer, life } => self.connect(peer, life),
             Event::Heartbeat { peer, link } => self.heartbeat(peer, link),
             Event::ToServer { link, message } => self.deliver_to_server(link, message),
@@ -192,7 +208,8 @@ impl Simulation {
             Event::Broken(link) => self.broken(link),
             Event::Container { machine, id, step } => self.container_step(machine, &id, step),
             Event::RequestBegins { machine } => self.request_begins(machine),
-            Event::RequestEnds { machine, life, id } => self.request_ends(machine, life, &id),
+            Event::RequestEnds { router, life, id } => self.request_ends(router, life, &id),
+            Event::RouterEnds { router, life } => self.router_ends(router, life),
             Event::Command => self.command(),
             Event::Operate => self.operate(),
             Event::Fault(fault) => self.inject(fault),
@@ -206,8 +223,8 @@ impl Simulation {
             Peer::Agent(machine) if self.agents[machine].is_up && self.agents[machine].life == life => {
                 self.deliver_to_agent(machine, message);
             }
-            Peer::Router(machine) if self.routers[machine].is_up && self.routers[machine].life == life => {
-                self.deliver_to_router(machine, message);
+            Peer::Router(router) if self.routers[router].is_up && self.routers[router].life == life => {
+                self.deliver_to_router(router, message);
             }
             _ => {}
         }

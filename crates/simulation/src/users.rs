@@ -1,13 +1,16 @@
 //! The users' commands, and the builds that the server runs for them. A command is acknowledged once it is durable; the
 //! module `checks` then expects its effect for ever.
 
-use gantry_admission::{Actor, BuiltRelease, NewApp, RequestedConfig, build_failed, release_built};
+use gantry_admission::{
+    Actor, BuiltRelease, NewApp, RequestedConfig, build_failed, decided_renames, finish_rename, release_built,
+    undo_rename,
+};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployCause, DeployState, Reason};
 
 use crate::events::Event;
 use crate::servers::Leader;
-use crate::shapes::{Behaviour, SimulatedApp, image, role_name};
+use crate::shapes::{Behaviour, image, role_name};
 use crate::simulation::Simulation;
 use crate::writes::WriteError;
 
@@ -27,66 +30,107 @@ impl Simulation {
 
     /// A user gives a command: creates an app that is missing, or changes one.
     pub(crate) fn command(&mut self) {
-        let missing = self.apps.iter().find(|app| !self.store.records.apps.contains_key(&app.name));
-        match missing.cloned() {
-            Some(app) if !self.checks.may_be_destroyed(&app.name) => self.create_app(&app),
+        let missing = self.apps.iter().find(|app| app.present_name(&self.store.records).is_none());
+        let missing = missing.filter(|app| !self.checks.may_be_destroyed(&app.name)).map(|app| app.name.clone());
+        match missing {
+            Some(name) => self.create_app(&name),
             _ => {
-                let app = self.random.pick(&self.apps).clone();
-                match self.random.between(0, 19) {
-                    0..9 => self.deploy(&app, false),
-                    9..11 => self.deploy(&app, true),
-                    11..15 => self.scale(&app),
-                    15..17 => self.order(&app.name, DeployOrder::Abort),
-                    17..19 => self.order(&app.name, DeployOrder::Promote),
-                    _ => self.destroy(&app.name),
+                let app = self.random.index(self.apps.len());
+                match self.random.between(0, 24) {
+                    0..9 => self.deploy(app, false),
+                    9..11 => self.deploy(app, true),
+                    11..15 => self.scale(app),
+                    15..17 => self.order_app(app, DeployOrder::Abort),
+                    17..19 => self.order_app(app, DeployOrder::Promote),
+                    19 => self.destroy(app),
+                    _ => self.rename(app),
                 }
             }
         }
     }
 
-    fn create_app(&mut self, app: &SimulatedApp) {
-        let name = app.name.clone();
+    fn create_app(&mut self, name: &AppName) {
         let new = NewApp { name: name.clone(), base: None, branch: None, hosts: Vec::new() };
         let created = self.on_answering_server(|simulation, leader| {
             simulation.mutate(leader, |records, now| Actor::new(records, now, USER).create_app(new))
         });
         if created.flatten().is_some() {
-            self.checks.app_created(&name);
+            self.checks.app_created(name);
         }
-        self.deploy(app, false);
+        if let Some(app) = self.apps.iter().position(|app| app.name == *name) {
+            self.deploy(app, false);
+        }
     }
 
-    fn deploy(&mut self, app: &SimulatedApp, hold: bool) {
-        let name = &app.name;
+    /// First and present name of an app.
+    fn names(&self, app: usize) -> (AppName, AppName) {
+        let app = &self.apps[app];
+        (app.name.clone(), app.present_name(&self.store.records).unwrap_or(&app.name).clone())
+    }
+
+    fn deploy(&mut self, app: usize, hold: bool) {
+        let (first, name) = self.names(app);
+        let name = &name;
         let cause = DeployCause::Config { keys: vec!["KEY".into()] };
         let started = self.on_answering_server(|simulation, leader| {
             simulation.mutate(leader, |records, now| Actor::new(records, now, USER).start_deploy(name, cause, hold))
         });
         if let Some(number) = started.flatten() {
-            self.checks.deploy_started(name, number);
+            self.checks.deploy_started(&first, number);
         }
     }
 
-    fn scale(&mut self, app: &SimulatedApp) {
+    fn scale(&mut self, app: usize) {
         // A release without copies is never checked, so a bad one could be promoted.
         let count = u32::try_from(self.random.between(1, 5)).expect("small");
-        let name = &app.name;
+        let (first, name) = self.names(app);
+        let name = &name;
         let roles = [(role_name("web"), count)].into();
         let scaled = self.on_answering_server(|simulation, leader| {
             simulation.mutate(leader, |records, now| Actor::new(records, now, USER).change_scale(name, roles))
         });
         match scaled {
-            Some(Some(())) => self.checks.scaled(name, count),
+            Some(Some(())) => self.checks.scaled(&first, count),
             Some(None) => {}
-            None => self.checks.scale_unknown(name),
+            None => self.checks.scale_unknown(&first),
         }
     }
 
-    fn destroy(&mut self, name: &AppName) {
-        self.checks.destroy_requested(name);
+    fn destroy(&mut self, app: usize) {
+        let (first, name) = self.names(app);
+        let name = &name;
+        self.checks.destroy_requested(&first);
         self.on_answering_server(|simulation, leader| {
             simulation.mutate(leader, |records, now| Actor::new(records, now, USER).destroy_app(name))
         });
+    }
+
+    fn rename(&mut self, app: usize) {
+        let (_, from) = self.names(app);
+        let to = self.apps[app].another_name();
+        self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).begin_rename(&from, &to))
+        });
+    }
+
+    /// Concludes the renames whose deploy is over, as the server's rename executor does.
+    pub(crate) fn conclude_renames(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
+        let decided = decided_renames(&leader.core.view().records);
+        for rename in decided {
+            let good = rename.good;
+            self.mutate(leader, |records, now| {
+                let changes =
+                    if good { finish_rename(records, now, &rename) } else { undo_rename(records, now, &rename) };
+                Ok((changes, ()))
+            })?;
+            self.renames += u64::from(good);
+        }
+        Ok(())
+    }
+
+    fn order_app(&mut self, app: usize, order: DeployOrder) {
+        let (_, name) = self.names(app);
+        self.order(&name, order);
     }
 
     fn order(&mut self, name: &AppName, order: DeployOrder) {
@@ -112,14 +156,22 @@ impl Simulation {
             waits && now.since(deploy.entered) >= 500 + deploy.number.0 * 7919 % 3_000
         };
         let open = records.apps.keys().flat_map(|app| records.open_deploys(app));
-        let built: Vec<Deploy> = open.map(AsRef::as_ref).filter(is_built).cloned().collect();
-        for deploy in built {
+        // The deploy of a rename takes the release of the app under its former name.
+        let renamed = |deploy: &Deploy| match &deploy.cause {
+            DeployCause::Rename { from } => records.release(from, records.apps.get(from)?.current?).cloned(),
+            _ => None,
+        };
+        let built: Vec<_> =
+            open.map(AsRef::as_ref).filter(is_built).map(|deploy| (deploy.clone(), renamed(deploy))).collect();
+        // The core changes records in place unless someone else holds them.
+        drop(records);
+        for (deploy, renamed) in built {
             let (fails, behaviour) = (self.random.chance(50), Behaviour::random(&mut self.random));
-            let Some(app) = self.apps.iter().find(|app| app.name == deploy.app) else { continue };
+            let Some(app) = self.apps.iter().find(|app| app.has_had(&deploy.app)) else { continue };
             let release = BuiltRelease {
                 image: image(self.random.number()),
                 commit: None,
-                roles: app.roles(behaviour),
+                roles: renamed.map_or_else(|| app.roles(behaviour), |release| release.roles.clone()),
                 config: None,
                 defaults: RequestedConfig::default(),
                 base: None,
