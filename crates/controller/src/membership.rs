@@ -11,7 +11,8 @@ use std::time::Duration;
 use gantry_admission::{Actor, Founding};
 use gantry_model::{JoinRole, Moment};
 use gantry_records::{AuthorityRecord, JoinTokenRecord, MemberRecord, RecordIndex};
-use gantry_trust::{CertificateAuthority, Credentials, MachineKey};
+use gantry_supervision::{Backoff, ReconcileLoop};
+use gantry_trust::{CertificateAuthority, Credentials, MachineKey, TrustError};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -123,21 +124,19 @@ pub(crate) async fn listen(
 /// Renews the server's own certificate, for ever.
 pub(crate) async fn renew(server: Arc<Server>) {
     let Some(membership) = &server.membership else { return };
-    loop {
-        tokio::time::sleep(RENEWAL_POLL).await;
+    let pass = async || {
         let now = core::now();
         if !membership.credentials.is_renewal_due(now) {
-            continue;
+            return Ok(());
         }
-        let renewed = MachineKey::generate().and_then(|key| {
-            let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
-            membership.credentials.replace(&chain, &key)
-        });
-        match renewed {
-            Ok(()) => tracing::info!("the server's certificate was renewed"),
-            Err(error) => tracing::error!(error = crate::causes(&error), "cannot renew the server's certificate"),
-        }
-    }
+        let key = MachineKey::generate()?;
+        let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
+        membership.credentials.replace(&chain, &key)?;
+        tracing::info!("the server's certificate was renewed");
+        Ok::<(), TrustError>(())
+    };
+    let renewal = ReconcileLoop::new("renewal of the certificate", RENEWAL_POLL, Backoff::constant(RENEWAL_POLL));
+    renewal.delayed().run(pass).await;
 }
 
 /// Addresses of all servers, each `host:port`.

@@ -1,11 +1,13 @@
 //! Warnings about the machine and the store: shown by `gantry status`, and beside every answer of `gantry why`.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::types::{StatusWarning, WarningKind};
 use gantry_model::ClusterPolicy;
 use gantry_store::StoreFault;
+use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::Server;
 use crate::core::ClusterView;
@@ -36,15 +38,16 @@ pub(crate) async fn watch_store(server: Arc<Server>) {
     if server.servers.is_none() {
         return std::future::pending().await;
     }
-    loop {
+    let pass = async || {
         let faults = server.core.store_faults().await;
         let known = server.store_faults.get();
         for fault in faults.iter().filter(|fault| !known.contains(fault)) {
             tracing::warn!("{}", store_fault(fault).text);
         }
         *server.store_faults.0.lock().unwrap_or_else(PoisonError::into_inner) = faults;
-        tokio::time::sleep(STORE_POLL).await;
-    }
+        Ok::<(), Infallible>(())
+    };
+    ReconcileLoop::new("faults of the store", STORE_POLL, Backoff::constant(STORE_POLL)).run(pass).await;
 }
 
 fn store_fault(fault: &StoreFault) -> StatusWarning {

@@ -4,14 +4,17 @@
 //!   what a panic of the task means for the service. Begin there.
 //! - [`ReconcileLoop`]: runs one pass at a time, periodically and when nudged, with a back-off after failures. Others can
 //!   read its [`LoopStatus`].
+//! - [`Retry`]: repeats an attempt until it succeeds.
 //! - [`Backoff`]: growing pauses between attempts.
 //!
 //! The crate knows no service and no I/O. A pass is a function of the caller's; the crate decides only when to call it.
 
 mod backoff;
 mod reconcile;
+mod retry;
 mod tasks;
 
 pub use backoff::Backoff;
 pub use reconcile::{LoopStatus, Nudge, ReconcileLoop};
+pub use retry::Retry;
 pub use tasks::{OnPanic, OnShutdown, TaskKind, TaskSet};

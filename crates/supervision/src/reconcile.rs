@@ -7,6 +7,7 @@
 //!                     └─► failed: logged once, back-off ─► pass  │
 //! ```
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
@@ -85,12 +86,16 @@ impl ReconcileLoop {
     }
 
     /// Runs passes for ever, periodically.
-    pub async fn run<E: Error>(self, pass: impl AsyncFnMut() -> Result<(), E>) {
-        self.run_nudged(&Nudge::default(), pass).await;
+    pub async fn run<E: Error>(self, pass: impl AsyncFnMut() -> Result<(), E>) -> Infallible {
+        self.run_nudged(&Nudge::default(), pass).await
     }
 
     /// Runs passes for ever, periodically and when nudged. A nudge does not shorten a back-off.
-    pub async fn run_nudged<E: Error>(mut self, nudge: &Nudge, mut pass: impl AsyncFnMut() -> Result<(), E>) {
+    pub async fn run_nudged<E: Error>(
+        mut self,
+        nudge: &Nudge,
+        mut pass: impl AsyncFnMut() -> Result<(), E>,
+    ) -> Infallible {
         tokio::time::sleep(self.delay).await;
         loop {
             let began = Instant::now();

@@ -6,9 +6,11 @@ mod folders;
 mod job_pins;
 mod releases;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::time::Instant;
 
 use crate::Server;
@@ -20,10 +22,12 @@ pub(crate) use releases::pulled_tag;
 
 /// Runs garbage collection periodically, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
-    loop {
+    let pass = async || {
         interval(&server).await;
         round(&server).await;
-    }
+        Ok::<(), Infallible>(())
+    };
+    ReconcileLoop::new("garbage collection", Duration::ZERO, Backoff::constant(Duration::ZERO)).run(pass).await;
 }
 
 /// Waits for one interval, whose length may change meanwhile.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::State;
 use gantry_api::{ErrorCode, Problem};
+use gantry_supervision::{Backoff, ReconcileLoop};
 use http::{HeaderMap, Method, header};
 
 use super::{Node, transport};
@@ -19,24 +20,21 @@ use crate::{Server, ServerError};
 /// Path of the introduction, at the leader.
 const PATH: &str = "/internal/v1/servers/tokens";
 
-/// Pause before the next attempt.
+/// Interval of looks at the leader, and pause before the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Introduces this server to each leader that it follows.
 pub(super) async fn introduce(node: &Node) -> Infallible {
     let mut introduced_to = None;
-    loop {
+    let pass = async || {
         let leader = node.gate.leader();
         if let Some(known) = leader.as_ref().filter(|leader| introduced_to.as_ref() != Some(*leader)) {
-            match introduce_to(node, &known.name, known.address.as_deref()).await {
-                Ok(()) => introduced_to = leader,
-                Err(error) => {
-                    tracing::debug!(error = crate::causes(&error), "the leader does not know this server yet")
-                }
-            }
+            introduce_to(node, &known.name, known.address.as_deref()).await?;
+            introduced_to = leader;
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    }
+        Ok::<(), ServerError>(())
+    };
+    ReconcileLoop::new("introduction to the leader", RETRY_PAUSE, Backoff::constant(RETRY_PAUSE)).run(pass).await
 }
 
 async fn introduce_to(node: &Node, name: &str, address: Option<&str>) -> Result<(), ServerError> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_store::{LeaseId, Listing, Store, StoreError, Txn, TxnCondition};
+use gantry_supervision::{Backoff, ReconcileLoop};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -112,12 +113,8 @@ impl Membership {
     /// Keeps this server's records, and reads those of all servers, for ever.
     pub(crate) async fn keep(&self, store: &Arc<dyn Store>) -> Infallible {
         let mut lease = None;
-        loop {
-            if let Err(error) = self.round(store, &mut lease).await {
-                tracing::debug!(error = crate::causes(&error), "cannot renew the record of this server");
-            }
-            tokio::time::sleep(INTERVAL).await;
-        }
+        let keeping = ReconcileLoop::new("record of this server", INTERVAL, Backoff::constant(INTERVAL));
+        keeping.run(async || self.round(store, &mut lease).await).await
     }
 
     async fn round(&self, store: &Arc<dyn Store>, lease: &mut Option<LeaseId>) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_supervision::{Backoff, Retry};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -26,7 +27,7 @@ const BACKLOG: u32 = 1024;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Failed attempts before the router logs a warning: another program has the port, and no container resolves any name.
-const WARN_AFTER: u32 = 25;
+const WARN_AFTER: u64 = 25;
 
 /// Table and address of the resolver.
 struct DnsResolver {
@@ -43,24 +44,20 @@ impl DnsResolver {
     }
 }
 
+/// The resolver cannot bind its sockets.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot answer DNS queries on {address}; containers and builds cannot resolve names until the address is free")]
+struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
 /// Answers on `address`, for ever.
 pub(crate) async fn run(routes: Arc<RouteStore>, own: Ipv4Addr) {
     let address = SocketAddr::from((own, 53));
-    let mut attempts = 0;
-    let (udp, tcp) = loop {
-        match listen(address) {
-            Ok((udp, tcp)) => break (Arc::new(udp), tcp),
-            Err(error) => {
-                attempts += 1;
-                if attempts == WARN_AFTER {
-                    tracing::warn!(
-                        "cannot answer DNS queries on {address}: {error}; containers and builds cannot resolve names until the address is free"
-                    );
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    };
+    let retry = Retry::new("resolver", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
+    let opened = retry.until_done(async || listen(address).map_err(|source| ListenError { address, source })).await;
+    let (udp, tcp) = (Arc::new(opened.0), opened.1);
     tracing::info!(%address, "answering DNS queries");
     let (datagrams, streams) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE)));
     let resolver = Arc::new(DnsResolver { routes, own });

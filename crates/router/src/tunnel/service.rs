@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_model::{AppName, MachineName, RoleName, VIRTUAL_PORT};
+use gantry_supervision::{Backoff, Retry};
 use rand::seq::SliceRandom;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -38,14 +39,16 @@ const BACKLOG: u32 = 1024;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Failed attempts before the router logs a warning.
-const WARN_AFTER: u32 = 25;
+const WARN_AFTER: u64 = 25;
 
 /// Longest time for which either side may leave sent data unacknowledged.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
 
 /// Accepts connections to virtual addresses, for ever. `gateway` is the bridge's address.
 pub(crate) async fn accept(router: &Arc<RouterState>, threads: &ServingThreads, gateway: Ipv4Addr) {
-    let listener = open(SocketAddr::from((gateway, VIRTUAL_PORT))).await;
+    let address = SocketAddr::from((gateway, VIRTUAL_PORT));
+    let retry = Retry::new("listener of virtual addresses", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
+    let listener = retry.until_done(async || listen(address).map_err(|source| ListenError { address, source })).await;
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(RETRY).await;
@@ -64,22 +67,12 @@ pub(crate) async fn accept(router: &Arc<RouterState>, threads: &ServingThreads, 
     }
 }
 
-async fn open(address: SocketAddr) -> TcpListener {
-    let mut attempts = 0;
-    loop {
-        match listen(address) {
-            Ok(listener) => return listener,
-            Err(error) => {
-                attempts += 1;
-                if attempts == WARN_AFTER {
-                    tracing::warn!(
-                        "cannot listen on {address}: {error}; containers cannot reach roles of other machines until the address is free"
-                    );
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+/// The router cannot listen for connections to virtual addresses.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; containers cannot reach roles of other machines until the address is free")]
+struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
 }
 
 /// Binds the socket. A router that replaces this router, or is replaced by this router, may share the address.
