@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    AllocationId, AppName, AuditAction, BaseName, BaseSource, DeployNumber, FailureKind, HostName, JoinRole, LabelKey,
+    AllocationId, AppName, AuditAction, BaseName, BaseSource, DeployNumber, FailureKind, HostName, LabelKey,
     LabelValue, MachineId, MachineName, ReleaseNumber, RoleLimit, RoleName, Subnet, VolumeName,
 };
 use serde::{Deserialize, Serialize};
@@ -392,15 +392,6 @@ impl From<BaseSource> for BaseSourceInfo {
             BaseSource::Recipe => Self::Recipe,
             BaseSource::Archive => Self::Archive,
             BaseSource::Registry { reference } => Self::Registry { reference },
-        }
-    }
-}
-
-impl From<JoinRole> for JoinRoleInfo {
-    fn from(role: JoinRole) -> Self {
-        match role {
-            JoinRole::Agent => Self::Agent,
-            JoinRole::Server => Self::Server,
         }
     }
 }
