@@ -28,10 +28,10 @@ impl Retry {
     }
 
     /// Returns the result of the first attempt that succeeds. A failure that lasts is logged once.
-    pub async fn until_done<T, E: Error>(mut self, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+    pub async fn until_done<T, E: Error>(mut self, mut attempt: impl FnMut() -> Result<T, E>) -> T {
         let mut failures = 0;
         loop {
-            match attempt().await {
+            match attempt() {
                 Ok(done) => {
                     if failures >= self.quiet {
                         tracing::info!(task = self.name, failures, "task works now");
@@ -65,7 +65,7 @@ mod tests {
         let mut attempts = 0;
         let retry = Retry::new("test", Backoff::new(Duration::from_secs(1), Duration::from_secs(4))).quiet_for(3);
         let done = retry
-            .until_done(async || {
+            .until_done(|| {
                 attempts += 1;
                 if attempts == 5 { Ok("done") } else { Err(io::Error::other("not yet")) }
             })

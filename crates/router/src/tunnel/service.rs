@@ -48,7 +48,7 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
 pub(crate) async fn accept(router: &Arc<RouterState>, threads: &ServingThreads, gateway: Ipv4Addr) {
     let address = SocketAddr::from((gateway, VIRTUAL_PORT));
     let retry = Retry::new("listener of virtual addresses", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
-    let listener = retry.until_done(async || listen(address).map_err(|source| ListenError { address, source })).await;
+    let listener = retry.until_done(|| listen(address).map_err(|source| ListenError { address, source })).await;
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(RETRY).await;
