@@ -123,20 +123,24 @@ pub(crate) async fn listen(
 
 /// Renews the server's own certificate, for ever.
 pub(crate) async fn renew(server: Arc<Server>) {
-    let Some(membership) = &server.membership else { return };
-    let pass = async || {
-        let now = core::now();
-        if !membership.credentials.is_renewal_due(now) {
-            return Ok(());
-        }
-        let key = MachineKey::generate()?;
-        let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
-        membership.credentials.replace(&chain, &key)?;
-        tracing::info!("the server's certificate was renewed");
-        Ok::<(), TrustError>(())
+    let pass = move || {
+        let server = Arc::clone(&server);
+        async move { renew_if_due(&server) }
     };
     let renewal = ReconcileLoop::new("renewal of the certificate", RENEWAL_POLL, Backoff::constant(RENEWAL_POLL));
     renewal.delayed().run(pass).await;
+}
+
+fn renew_if_due(server: &Server) -> Result<(), TrustError> {
+    let now = core::now();
+    let Some(membership) = server.membership.as_ref().filter(|known| known.credentials.is_renewal_due(now)) else {
+        return Ok(());
+    };
+    let key = MachineKey::generate()?;
+    let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
+    membership.credentials.replace(&chain, &key)?;
+    tracing::info!("the server's certificate was renewed");
+    Ok(())
 }
 
 /// Addresses of all servers, each `host:port`.

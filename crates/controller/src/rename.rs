@@ -8,50 +8,30 @@ use std::time::Duration;
 
 use gantry_admission::{DecidedRename, decided_renames, finish_rename, undo_rename};
 use gantry_api::Problem;
-use gantry_model::AppName;
-use gantry_supervision::{Backoff, Nudge, ReconcileLoop};
 
 use crate::{Server, collect};
 
-/// Interval of looks at the renames, and pause after a failed attempt.
+/// Pause after a failed attempt.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// A rename that cannot be concluded yet.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot conclude the rename of {from} to {to}")]
-struct RenameError {
-    from: AppName,
-    to: AppName,
-    source: Problem,
-}
-
-/// Concludes renames until the core ends.
+/// Concludes renames, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut deploys = server.core.watch_deploys();
-    let nudge = Nudge::default();
-    let nudging = async {
-        while deploys.changed().await.is_ok() {
-            nudge.nudge();
+    loop {
+        deploys.borrow_and_update();
+        let decided = decided_renames(&server.core.view().records);
+        for rename in decided {
+            let (from, to) = (rename.from.clone(), rename.to.clone());
+            if let Err(problem) = finish_and_clean_up(&server, rename).await {
+                tracing::error!(%from, %to, %problem, "cannot conclude a rename; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
         }
-    };
-    let concluding = ReconcileLoop::new("renames", RETRY, Backoff::constant(RETRY));
-    tokio::select! {
-        () = nudging => {}
-        never = concluding.run_nudged(&nudge, async || conclude(&server).await) => match never {},
-    }
-}
-
-/// Concludes each rename whose deploy is over. Returns the last failure.
-async fn conclude(server: &Arc<Server>) -> Result<(), RenameError> {
-    let mut outcome = Ok(());
-    let decided = decided_renames(&server.core.view().records);
-    for rename in decided {
-        let (from, to) = (rename.from.clone(), rename.to.clone());
-        if let Err(source) = finish_and_clean_up(server, rename).await {
-            outcome = Err(RenameError { from, to, source });
+        // A failed attempt is repeated although no deploy changes.
+        if let Ok(Err(_)) = tokio::time::timeout(RETRY, deploys.changed()).await {
+            return;
         }
     }
-    outcome
 }
 
 async fn finish_and_clean_up(server: &Arc<Server>, rename: DecidedRename) -> Result<(), Problem> {

@@ -38,14 +38,17 @@ pub(crate) async fn watch_store(server: Arc<Server>) {
     if server.servers.is_none() {
         return std::future::pending().await;
     }
-    let pass = async || {
-        let faults = server.core.store_faults().await;
-        let known = server.store_faults.get();
-        for fault in faults.iter().filter(|fault| !known.contains(fault)) {
-            tracing::warn!("{}", store_fault(fault).text);
+    let pass = move || {
+        let server = Arc::clone(&server);
+        async move {
+            let faults = server.core.store_faults().await;
+            let known = server.store_faults.get();
+            for fault in faults.iter().filter(|fault| !known.contains(fault)) {
+                tracing::warn!("{}", store_fault(fault).text);
+            }
+            *server.store_faults.0.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+            Ok::<(), Infallible>(())
         }
-        *server.store_faults.0.lock().unwrap_or_else(PoisonError::into_inner) = faults;
-        Ok::<(), Infallible>(())
     };
     ReconcileLoop::new("faults of the store", STORE_POLL, Backoff::constant(STORE_POLL)).run(pass).await;
 }

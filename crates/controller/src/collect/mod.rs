@@ -22,10 +22,13 @@ pub(crate) use releases::pulled_tag;
 
 /// Runs garbage collection periodically, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
-    let pass = async || {
-        interval(&server).await;
-        round(&server).await;
-        Ok::<(), Infallible>(())
+    let pass = move || {
+        let server = Arc::clone(&server);
+        async move {
+            interval(&server).await;
+            round(&server).await;
+            Ok::<(), Infallible>(())
+        }
     };
     ReconcileLoop::new("garbage collection", Duration::ZERO, Backoff::constant(Duration::ZERO)).run(pass).await;
 }
