@@ -10,8 +10,9 @@ use cluster::{CHECKED, create_app, ready_copies, under_load, wait_for_copies_apa
 use gantry_testbed::Fleet;
 use site::push_site;
 
-/// Longest time from the end of a machine to the first answer of a replacement, in the 99th percentile.
-const REPLACED_MAX: Duration = Duration::from_secs(5);
+/// Time from the end of a machine to the first answer of a replacement above which something is wrong, however slow this
+/// computer is. `benches/failover` compares with the reach.
+const REPLACED_MAX: Duration = Duration::from_secs(20);
 
 /// Copies of the app under load.
 const COPIES: usize = 4;
@@ -50,12 +51,7 @@ fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
     println!("machine killed → all copies of the other app ready: {}", figures(&mut restored));
     // Every case of load has checked that no request failed.
     println!("failed requests of the app with {COPIES} copies: 0");
-    let late = answered.iter().filter(|took| **took > REPLACED_MAX).count();
-    assert!(
-        late * 100 <= answered.len(),
-        "{late} of {} took longer than {REPLACED_MAX:?}: {answered:?}",
-        answered.len()
-    );
+    assert!(answered.iter().all(|took| *took < REPLACED_MAX), "{answered:?}");
 }
 
 /// The median, the 99th percentile and the longest of some times, which it sorts.
