@@ -257,9 +257,15 @@ impl<'a> PlanningInput<'a> {
         self.observed.routers.values().map(|router| router.generation).max().unwrap_or_default()
     }
 
-    /// Requests in progress at an instance, summed over all live routers.
+    /// Requests in progress at an instance. The routers of the instance's machine count every request; the router that a
+    /// request of another machine came in through counts that request as well. So the largest count of one machine has
+    /// each request once.
     pub(crate) fn active_requests(&self, id: &AllocationId) -> u64 {
-        self.observed.live_routers(self.now).filter_map(|(_, router)| router.active.get(id)).sum()
+        let mut of_machines = BTreeMap::<&MachineName, u64>::new();
+        for (router, observed) in self.observed.live_routers(self.now) {
+            *of_machines.entry(&router.machine).or_default() += observed.active.get(id).copied().unwrap_or_default();
+        }
+        of_machines.into_values().max().unwrap_or_default()
     }
 }
 

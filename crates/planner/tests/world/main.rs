@@ -205,6 +205,27 @@ fn wall_clock_jumps_change_no_drain_time() {
 }
 
 #[test]
+fn a_request_through_the_router_of_another_machine_counts_once() {
+    let mut world = plain();
+    promote_second(&mut world);
+    let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
+    // The router of the instance's machine has three requests; two of them came in through another machine.
+    world.observed.routers.get_mut(&router()).expect("a router").active.insert(busy.clone(), 3);
+    // The bake time passes, and every router learns that the old release leaves.
+    world.apply(&ClusterEvent::Time(15));
+    world.apply(&ClusterEvent::RouterTakesTable);
+    let mut other = world.observed.routers[&router()].clone();
+    other.active.insert(busy.clone(), 2);
+    let machine = MachineName::parse("other").expect("a name");
+    world.observed.routers.insert(RouterId { machine, number: 1 }, other);
+    let waits = |world: &mut TestCluster| world.plan_once().report.waits[&app_name()][0].to_string();
+    assert_eq!(waits(&mut world), format!("{busy} is finishing 3 requests"));
+    // The requests from elsewhere count, although the router of the instance's machine is gone.
+    world.observed.routers.get_mut(&router()).expect("a router").active.clear();
+    assert_eq!(waits(&mut world), format!("{busy} is finishing 2 requests"));
+}
+
+#[test]
 fn a_long_drain_delays_no_deploy() {
     let mut world = TestCluster::new(AppShape { drain: Some(7200), ..plain().shape });
     deploy_one(&mut world);
