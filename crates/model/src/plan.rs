@@ -229,6 +229,9 @@ pub struct AppNames {
     pub main: Option<RoleName>,
     /// Addresses of each role's ready instances.
     pub roles: BTreeMap<RoleName, Vec<MachineAddress>>,
+    /// Ports of the roles that serve on one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<RoleName, u16>,
 }
 
 /// The routing table of a router: the routes of all apps, with the names for the resolver.

@@ -69,7 +69,7 @@ mod tests {
     fn names(count: usize) -> BTreeMap<AppName, AppNames> {
         let app = |number: usize| {
             let roles = ["web", "redis"].map(|role| (RoleName::parse(role).expect("a name"), Vec::new()));
-            let names = AppNames { main: None, roles: BTreeMap::from(roles) };
+            let names = AppNames { roles: BTreeMap::from(roles), ..AppNames::default() };
             (AppName::parse(&format!("app-{number}")).expect("a name"), names)
         };
         (0..count).map(app).collect()

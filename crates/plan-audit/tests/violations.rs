@@ -220,7 +220,7 @@ fn an_instance_with_a_name_must_not_stop_at_once() {
         if named {
             let role = RoleName::parse("web").expect("a name");
             let at = MachineAddress::new(machine(of), address(&id));
-            let names = Some(AppNames { main: None, roles: [(role, vec![at])].into() });
+            let names = Some(AppNames { roles: [(role, vec![at])].into(), ..AppNames::default() });
             Case::routes(&mut case.previous).names.clone_from(&names);
             Case::routes(&mut case.plan).names = names;
         }

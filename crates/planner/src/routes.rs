@@ -202,7 +202,9 @@ fn names(release: &Release, previous: Option<&AppNames>, placed: &PlacedInstance
             }
         }
     }
-    AppNames { main, roles }
+    let port = |(role, settings): (&RoleName, &Role)| Some((role.clone(), settings.port?));
+    let ports = release.roles.iter().filter(|(_, settings)| settings.is_service()).filter_map(port).collect();
+    AppNames { main, roles, ports }
 }
 
 /// The ready instances of a release with their addresses.

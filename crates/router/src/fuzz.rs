@@ -120,7 +120,8 @@ pub fn question(bytes: &[u8]) {
     let (shop, web) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
     let here = MachineName::parse("m").expect("a name");
     let addresses = vec![MachineAddress::new(here.clone(), Ipv4Addr::LOCALHOST); 50];
-    let names = AppNames { main: None, roles: BTreeMap::from([(web, addresses)]) };
+    let ports = BTreeMap::from([(web.clone(), 8080)]);
+    let names = AppNames { main: None, roles: BTreeMap::from([(web, addresses)]), ports };
     let table = RoutingTable { names: BTreeMap::from([(shop, names)]), ..RoutingTable::default() };
     let services =
         if bytes.len().is_multiple_of(2) { VirtualAddresses::default() } else { VirtualAddresses::of(&table.names) };

@@ -492,7 +492,7 @@ async fn joins_tcp_connections_with_a_copy_of_the_named_role_alone() {
     let at = |on: &str| vec![MachineAddress::new(machine(on), Ipv4Addr::LOCALHOST)];
     let roles = BTreeMap::from([(role("redis"), at("far")), (role("other"), at("m"))]);
     let app = gantry_model::AppName::parse("shop").expect("a name");
-    table.names.insert(app, gantry_model::AppNames { main: None, roles });
+    table.names.insert(app, gantry_model::AppNames { roles, ..Default::default() });
     let _far = cluster.router("far", table).await;
     let open = async |service: String| {
         let mut sender = tunnel(&cluster).await.ready().await.expect("ready");

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use gantry_model::{AppName, AppNames, MachineName, RoleName, RoutingTable, VirtualAddresses};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, SOA};
+use hickory_proto::rr::rdata::{A, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// The zone of the resolver.
@@ -51,7 +51,13 @@ pub(crate) fn local_answer(data: ZoneData<'_>, bytes: &[u8], size_max: usize) ->
     if whole.len() <= size_max {
         return LocalAnswer::Answer(whole);
     }
-    // The answer is too long for a datagram: the resolver asks again over TCP.
+    // The addresses beside the answer may be left out. An answer that is too long all the same is asked for again over
+    // TCP.
+    answer.additionals.clear();
+    let whole = answer.to_vec().unwrap_or_default();
+    if whole.len() <= size_max {
+        return LocalAnswer::Answer(whole);
+    }
     answer.answers.clear();
     answer.metadata.truncation = true;
     LocalAnswer::Answer(answer.to_vec().unwrap_or_default())
@@ -74,7 +80,21 @@ fn own(question: &Message, data: ZoneData<'_>, zone: &Name) -> Message {
     let Some(query) = question.queries.first() else {
         return reply(question, ResponseCode::FormErr);
     };
-    let Some(addresses) = addresses(data, &query.name().to_string()) else {
+    let name = query.name().to_string().to_ascii_lowercase();
+    let name = name.strip_suffix(ZONE).unwrap_or_default().trim_end_matches('.');
+    if let Some((role, app)) = service_of(name)
+        && data.table.names.contains_key(&app)
+    {
+        let mut reply = reply(question, ResponseCode::NoError);
+        if query.query_type() == RecordType::SRV {
+            add_services(&mut reply, query.name(), data, &app, &role);
+        }
+        if reply.answers.is_empty() {
+            reply.add_authority(authority(zone));
+        }
+        return reply;
+    }
+    let Some(addresses) = addresses(data, name) else {
         let mut reply = reply(question, ResponseCode::NXDomain);
         reply.add_authority(authority(zone));
         return reply;
@@ -89,6 +109,28 @@ fn own(question: &Message, data: ZoneData<'_>, zone: &Name) -> Message {
     reply
 }
 
+/// Returns the role and app of a service's name, `_role._tcp.app` (RFC 2782).
+fn service_of(name: &str) -> Option<(RoleName, AppName)> {
+    let (role, app) = name.strip_prefix('_')?.split_once("._tcp.")?;
+    Some((RoleName::parse(role).ok()?, AppName::parse(app).ok()?))
+}
+
+/// Adds the port of each copy of a role, and the addresses of the copies. A copy has the name `10-0-0-2.role.app`.
+fn add_services(reply: &mut Message, asked: &Name, data: ZoneData<'_>, app: &AppName, role: &RoleName) {
+    let Some(port) = data.table.names.get(app).and_then(|names| names.ports.get(role)) else { return };
+    for address in instances(data, &format!("{role}.{app}")).unwrap_or_default() {
+        let Ok(copy) = Name::from_str(&format!("{}.{role}.{app}.{ZONE}", copy_label(address))) else { continue };
+        let service = SRV::new(0, 0, *port, copy.clone());
+        reply.add_answer(Record::from_rdata(asked.clone(), TTL, RData::SRV(service)));
+        reply.add_additional(Record::from_rdata(copy, TTL, RData::A(A(address))));
+    }
+}
+
+/// First label of the name of a copy.
+fn copy_label(address: Ipv4Addr) -> String {
+    address.to_string().replace('.', "-")
+}
+
 fn authority(zone: &Name) -> Record {
     let soa = SOA::new(zone.clone(), zone.clone(), 1, 60, 60, 60, TTL);
     Record::from_rdata(zone.clone(), TTL, RData::SOA(soa))
@@ -97,13 +139,11 @@ fn authority(zone: &Name) -> Record {
 /// First label of a name that asks for every instance. No role has this name, because role names have no underscore.
 const ALL: &str = "_all.";
 
-/// Returns the addresses for a name; none if the name does not exist.
+/// Returns the addresses for a name of the zone; none if the name does not exist.
 ///
 /// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo`
 /// does, would all take the same instance of a subnet.
 fn addresses(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
-    let name = name.to_ascii_lowercase();
-    let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
     if let Some(name) = name.strip_prefix(ALL) {
         return instances(data, name);
     }
@@ -111,7 +151,7 @@ fn addresses(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
     Some(if all.is_empty() { all } else { vec![all[rand::random_range(0..all.len())]] })
 }
 
-/// Returns the addresses behind `app` or `role.app`: the instances, if this machine has all that are ready. Addresses of
+/// Returns the addresses behind `app`, `role.app` or the name of a copy: the instances, if this machine has all that are ready. Addresses of
 /// other machines lead nowhere here, so a role with an instance elsewhere, or with none at all, is at its virtual
 /// address.
 fn instances(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
@@ -138,6 +178,10 @@ fn instances(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
             // A role without a ready instance still has a name.
             Some(of(app, names, &RoleName::parse(role).ok()?))
         }
+        [copy, role, app] => {
+            let copies = instances(data, &format!("{role}.{app}"))?;
+            copies.into_iter().find(|address| copy_label(*address) == *copy).map(|address| vec![address])
+        }
         _ => None,
     }
 }
@@ -160,8 +204,9 @@ mod tests {
             (name("worker"), vec![on("m", 4)]),
         ]);
         let redis = BTreeMap::from([(name("server"), vec![on("m", 5)])]);
-        let shop = AppNames { main: Some(name("web")), roles: shop };
-        let redis = AppNames { main: None, roles: redis };
+        let ports = BTreeMap::from([(name("web"), 8080), (name("idle"), 7)]);
+        let shop = AppNames { main: Some(name("web")), roles: shop, ports };
+        let redis = AppNames { roles: redis, ..AppNames::default() };
         let app = |text: &str| AppName::parse(text).expect("a name");
         RoutingTable { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..RoutingTable::default() }
     }
@@ -220,6 +265,74 @@ mod tests {
             "gantry.internal.",
         ] {
             assert_eq!(ask(unknown, RecordType::A).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn services_name_the_port_and_the_address_of_each_copy() {
+        let reply = ask("_WEB._tcp.shop.gantry.internal.", RecordType::SRV);
+        let services: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+        let expected = [2, 3].map(|copy| format!("0 0 8080 10-0-0-{copy}.web.shop.gantry.internal."));
+        assert_eq!(services, expected);
+        // Each copy's name leads to the address beside the answer.
+        for beside in &reply.additionals {
+            let found = ask(&beside.name.to_string(), RecordType::A);
+            assert_eq!(found.answers.iter().map(|record| &record.data).collect::<Vec<_>>(), [&beside.data]);
+        }
+        assert_eq!(reply.additionals.len(), 2);
+        // No copy, no port, no such role, another kind of record.
+        for (known, kind) in [
+            ("_idle._tcp.shop.gantry.internal.", RecordType::SRV),
+            ("_worker._tcp.shop.gantry.internal.", RecordType::SRV),
+            ("_cron._tcp.shop.gantry.internal.", RecordType::SRV),
+            ("_web._tcp.shop.gantry.internal.", RecordType::A),
+            ("web.shop.gantry.internal.", RecordType::SRV),
+        ] {
+            let empty = ask(known, kind);
+            let found = (empty.metadata.response_code, empty.answers.len(), empty.authorities.len());
+            assert_eq!(found, (ResponseCode::NoError, 0, 1), "{known}");
+        }
+        for unknown in [
+            "_web._tcp.ghost.gantry.internal.",
+            "_web._udp.shop.gantry.internal.",
+            "_tcp.shop.gantry.internal.",
+            "10-0-0-4.web.shop.gantry.internal.",
+        ] {
+            assert_eq!(ask(unknown, RecordType::SRV).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_service_with_a_copy_elsewhere_is_at_its_virtual_address() {
+        let services = VirtualAddresses::of(&table().names);
+        let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+        let name = Name::from_str("_web._tcp.shop.gantry.internal.").expect("a name");
+        question.add_query(Query::query(name, RecordType::SRV));
+        let reply = answer(&question, &services);
+        let (app, role) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
+        let address = services.of_role(&app, &role).expect("an address");
+        assert_eq!(reply.additionals.iter().map(|a| a.data.to_string()).collect::<Vec<_>>(), [address.to_string()]);
+        assert_eq!(reply.answers.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_too_long_for_a_datagram_loses_its_addresses_first() {
+        let mut table = table();
+        let copies = |count: u8| (0..count).map(|copy| on("m", copy)).collect();
+        for (count, is_whole) in [(8, true), (40, false)] {
+            let shop = table.names.values_mut().find(|names| names.main.is_some()).expect("shop");
+            shop.roles.values_mut().for_each(|role| *role = copies(count));
+            let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+            let name = Name::from_str("_web._tcp.shop.gantry.internal.").expect("a name");
+            question.add_query(Query::query(name, RecordType::SRV));
+            let here = MachineName::parse("m").expect("a name");
+            let data = ZoneData { table: &table, services: &VirtualAddresses::default(), here: &here };
+            let LocalAnswer::Answer(reply) = local_answer(data, &question.to_vec().expect("bytes"), 512) else {
+                panic!("it is answered")
+            };
+            let reply = Message::from_vec(&reply).expect("a message");
+            assert_eq!((reply.answers.len(), reply.additionals.len()), (if is_whole { 8 } else { 0 }, 0));
+            assert_eq!(reply.metadata.truncation, !is_whole);
         }
     }
 
