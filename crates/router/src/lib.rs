@@ -12,11 +12,13 @@
 //! - `upstream`: connections to instances.
 //! - `tunnel`: HTTP/2 over mutual TLS between the routers of the cluster's machines: requests to allocations of other
 //!   machines (below `routes`), and the listener for requests of other routers (beside `listener`).
+//! - `http2`: streams of HTTP/2, to clients and to other machines' routers.
 //! - `client`: connections of clients, and buffered request bodies.
 //! - `dns`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
 //! - `sync`: the connection to the server: tables, and reports of requests under way.
 //!
-//! A module uses only modules below it: `listener`, `sync` and `dns`, then `exchange`, `routes`, `upstream`, `client`.
+//! A module uses only modules below it: `listener`, `sync` and `dns`, then `exchange`, `routes`, `upstream`, `http2`,
+//! `client`.
 //!
 //! The router keeps its own copy of the table on disk, so the loss of the server or the agent fails no request. A table
 //! change happens in memory.
@@ -29,6 +31,7 @@ mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod headers;
+mod http2;
 mod listener;
 mod routes;
 mod settings;

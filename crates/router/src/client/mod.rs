@@ -9,3 +9,4 @@ pub(crate) mod peer;
 pub(crate) mod proxy_protocol;
 pub(crate) mod stream;
 pub(crate) mod tls;
+pub(crate) mod upgrade;

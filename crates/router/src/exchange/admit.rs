@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use gantry_model::RequestFailure;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::client::body::ClientBody;
 use crate::client::peer::ClientPeer;
-use crate::exchange::forward::{is_grpc, outgoing, waits};
+use crate::client::upgrade::ClientUpgrade;
+use crate::exchange::forward::{is_grpc, outgoing};
 use crate::exchange::http_exchange::HttpExchange;
 use crate::exchange::log_entry::AccessLogEntry;
 use crate::exchange::origin::RequestOrigin;
 use crate::exchange::response_body::ResponseBody;
 use crate::exchange::router_state::RouterState;
+use crate::exchange::serve::RequestStream;
 use crate::exchange::{error_response, origin, upgrade};
 use crate::headers;
 use crate::routes::admission::AdmittedRequest;
@@ -24,11 +25,13 @@ use crate::routes::route::AppRoute;
 const HOST_MAX: usize = 255;
 
 impl HttpExchange {
-    /// Admits a request, or returns the response that needs no instance.
+    /// Admits a request, or returns the response that needs no instance. `stream` is the stream of a request over
+    /// HTTP/2.
     pub(super) fn begin(
         router: &Arc<RouterState>,
         peer: &Arc<ClientPeer>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
+        stream: Option<RequestStream>,
     ) -> Result<Self, Box<Response<ResponseBody>>> {
         let now = Instant::now();
         let (mut entry, route, admitted) = match Self::admit(router, peer, &request, now) {
@@ -37,15 +40,17 @@ impl HttpExchange {
                 if is_grpc(request.headers()) {
                     error_response::into_grpc(&mut response);
                 }
-                let waits = waits(&request);
-                drop(ClientBody::new(request.into_body(), waits));
                 return Err(response);
             }
         };
-        let takes_interims = request.version() == Version::HTTP_11;
+        let (responder, switch) = stream.map(|stream| (stream.responder, stream.switch)).unzip();
+        let takes_interims = request.version() >= Version::HTTP_11;
         let over_http2 = upgrade::take_extended_connect(&mut request);
         let protocol = if over_http2 { Some(upgrade::WEBSOCKET) } else { upgrade::asked(request.headers()) };
-        let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let client = protocol.is_some().then(|| match switch.flatten() {
+            Some(switch) => ClientUpgrade::Http2(switch),
+            None => ClientUpgrade::Http1(hyper::upgrade::on(&mut request)),
+        });
         let trusted = route.trusted_proxies.contains(peer.address);
         let (request, body) =
             outgoing(request, RequestOrigin { peer: &peer.text, tls: peer.tls, trusted }, &entry.id, protocol.as_ref());
@@ -63,6 +68,7 @@ impl HttpExchange {
             body,
             client,
             over_http2,
+            responder,
             takes_interims,
             stale: false,
             tried: Vec::new(),
@@ -75,7 +81,7 @@ impl HttpExchange {
     fn admit(
         router: &RouterState,
         peer: &Arc<ClientPeer>,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         now: Instant,
     ) -> Result<(AccessLogEntry, Arc<AppRoute>, AdmittedRequest), Box<Response<ResponseBody>>> {
         let id = headers::request_id(request.headers());

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::Response;
 use tokio::time::Instant;
 
-use crate::client::interim::InterimSink;
 use crate::exchange::error_response;
 use crate::exchange::http_exchange::{AttemptFailure, HttpExchange};
 use crate::routes::target::RouteTarget;
@@ -68,8 +67,7 @@ impl HttpExchange {
             RequestBody::Client(client) => Some(Arc::clone(&client.upload)),
             RequestBody::Buffered(_) | RequestBody::Tunnelled(_) | RequestBody::None => None,
         };
-        let interims = self.takes_interims.then_some(&*self.peer.interims as &dyn InterimSink);
-        let mut asking = pin!(sender.ask(&self.request, body, interims));
+        let mut asking = pin!(sender.ask(&self.request, body, self.interims()));
         let mut deadline = now + timeout;
         let mut timer = self.peer.timers.take(deadline);
         let outcome = loop {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRAILER, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, TRAILER, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use crate::client::body::ClientBody;
 use crate::exchange::origin::{self, RequestOrigin};
@@ -15,12 +15,11 @@ use crate::upstream::request_body::{RequestBody, StreamedBody, UploadProgress};
 
 /// Prepares the request for an instance: HTTP/1.1, without the fields of the client's connection.
 pub(super) fn outgoing(
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     origin: RequestOrigin<'_>,
     id: &HeaderValue,
     protocol: Option<&HeaderValue>,
 ) -> (Parts, RequestBody) {
-    let waits = waits(&request);
     let (mut parts, body) = request.into_parts();
     let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
     let takes_trailers = parts.headers.get(TE).is_some_and(|te| says(te, "trailers"));
@@ -37,7 +36,7 @@ pub(super) fn outgoing(
         RequestBody::None
     } else {
         let upload = Arc::new(UploadProgress::begin());
-        RequestBody::Client(Box::new(StreamedBody { begun: None, rest: ClientBody::new(body, waits), upload }))
+        RequestBody::Client(Box::new(StreamedBody { begun: None, rest: body, upload }))
     };
     (parts, body)
 }
@@ -57,12 +56,6 @@ pub(super) fn detach(request: &mut Parts) {
 /// Copies a path into its own memory.
 pub(crate) fn copied_path(path: &PathAndQuery) -> Option<PathAndQuery> {
     PathAndQuery::from_maybe_shared(bytes::Bytes::copy_from_slice(path.as_str().as_bytes())).ok()
-}
-
-/// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
-pub(super) fn waits(request: &Request<Incoming>) -> bool {
-    let has_body = request.version() == Version::HTTP_11 && !request.body().is_end_stream();
-    has_body && request.headers().get(EXPECT).is_some_and(|word| word.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Returns whether the body is gRPC, in which both sides may send at once.

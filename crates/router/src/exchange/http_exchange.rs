@@ -6,15 +6,17 @@ use gantry_model::{AllocationId, RequestFailure};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
+use crate::client::interim::InterimSink;
 use crate::client::peer::ClientPeer;
+use crate::client::upgrade::ClientUpgrade;
 use crate::exchange::error_response;
 use crate::exchange::forward::{is_grpc, is_repeatable};
 use crate::exchange::log_entry::AccessLogEntry;
 use crate::exchange::response_body::ResponseBody;
 use crate::exchange::router_state::RouterState;
+use crate::http2::responder::Http2Responder;
 use crate::routes::admission::AdmittedRequest;
 use crate::routes::circuit::InstanceFailure;
 use crate::routes::route::AppRoute;
@@ -38,9 +40,11 @@ pub(super) struct HttpExchange {
     /// Body of the request, until an instance may have received a part.
     pub(super) body: RequestBody,
     /// The client's connection for a change of protocol.
-    pub(super) client: Option<OnUpgrade>,
+    pub(super) client: Option<ClientUpgrade>,
     /// The client asked for a websocket over HTTP/2 (extended CONNECT).
     pub(super) over_http2: bool,
+    /// The response's side of a request over HTTP/2.
+    pub(super) responder: Option<Http2Responder>,
     /// The client accepts interim responses.
     pub(super) takes_interims: bool,
     /// The route may have changed since this request read the route.
@@ -93,6 +97,14 @@ impl HttpExchange {
     /// Returns whether the request is a gRPC call with a body.
     pub(super) fn is_grpc(&self) -> bool {
         !self.body.is_end_stream() && is_grpc(&self.request.headers)
+    }
+
+    /// Returns the receiver of the instance's interim responses; none if the client accepts none.
+    pub(super) fn interims(&self) -> Option<&dyn InterimSink> {
+        match &self.responder {
+            Some(responder) => Some(responder),
+            None => self.takes_interims.then_some(&*self.peer.interims as &dyn InterimSink),
+        }
     }
 
     /// Gets the response of an instance, or the error response of the router.

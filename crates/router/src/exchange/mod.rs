@@ -14,7 +14,7 @@ mod http_exchange;
 mod log_entry;
 pub(crate) mod origin;
 mod respond;
-mod response_body;
+pub(crate) mod response_body;
 pub(crate) mod router_state;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

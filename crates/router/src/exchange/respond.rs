@@ -4,21 +4,22 @@ use gantry_model::RequestFailure;
 use http::header::{TRAILER, UPGRADE};
 use http::{Response, StatusCode, Version};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use crate::client::upgrade::{ClientUpgrade, StreamUpgrade};
 use crate::exchange::http_exchange::{ChosenTarget, HttpExchange, Outcome};
 use crate::exchange::response_body::{RelayedBody, ResponseBody, ResponseEnd, text};
 use crate::exchange::upgrade::{self, WEBSOCKET_ACCEPT};
 use crate::exchange::upgrade_tunnel::UpgradeTunnel;
 use crate::headers;
+use crate::http2::body::{BodyReceiver, Http2Reader, Http2Writer};
 use crate::upstream::response_body::InstanceBody;
 use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 
 /// Both ends of a connection whose protocol changed.
 struct ProtocolSwitch {
     head: http::response::Parts,
-    client: OnUpgrade,
+    client: ClientUpgrade,
     instance: (SwitchedReader, SwitchedWriter),
     tunnel: UpgradeTunnel,
 }
@@ -101,9 +102,19 @@ impl HttpExchange {
         self.entry.status = 101;
         tokio::spawn(async move {
             let mut counted = (self.entry, chosen, self.admitted);
-            if let Ok(client) = client.await {
-                let client = tokio::io::split(TokioIo::new(client));
-                tunnel.carry(client, instance, &mut counted.0.bytes).await;
+            let sent = &mut counted.0.bytes;
+            match client {
+                ClientUpgrade::Http1(client) => {
+                    if let Ok(client) = client.await {
+                        tunnel.carry(tokio::io::split(TokioIo::new(client)), instance, sent).await;
+                    }
+                }
+                ClientUpgrade::Http2(StreamUpgrade { from, to }) => {
+                    if let Ok(to) = to.await {
+                        let client = (Http2Reader::new(BodyReceiver::new(from), None), Http2Writer(to));
+                        tunnel.carry(client, instance, sent).await;
+                    }
+                }
             }
         });
         Response::from_parts(head, text(String::new()))

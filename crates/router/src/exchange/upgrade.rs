@@ -3,9 +3,9 @@
 //! A client of HTTP/2 asks for a websocket with extended CONNECT (RFC 8441). Instances get the same request as from a
 //! client of HTTP/1.1.
 
+use h2::ext::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request};
-use hyper::ext::Protocol;
 
 pub(crate) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 

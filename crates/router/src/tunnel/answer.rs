@@ -3,7 +3,7 @@
 //! The entry router has admitted, logged and rewritten the request. This router passes it on as it came: forwarding
 //! headers and request id are the entry router's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Context;
 
 use bytes::Bytes;
@@ -20,42 +20,31 @@ use crate::client::interim::InterimSink;
 use crate::exchange::router_state::RouterState;
 use crate::exchange::upgrade;
 use crate::exchange::upgrade_tunnel::UpgradeTunnel;
+use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer};
+use crate::http2::responder::Http2Responder;
 use crate::routes::circuit::InstanceFailure;
 use crate::routes::store::RouteSnapshot;
 use crate::routes::target::RouteTarget;
-use crate::tunnel::body::{BodyReceiver, BodySender, TunnelReader, TunnelWriter};
 use crate::tunnel::service;
 use crate::tunnel::wire::{self, Service, TunnelRefusal, TunnelledRequest};
 use crate::upstream::http1::SendFailure;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::{InstanceBody, PolledFrame};
 
-/// The response's side of a stream. The body of the request sends the interim response that asks for it.
-#[derive(Clone)]
-struct Responder(Arc<Mutex<SendResponse<Bytes>>>);
+/// The response's side of a tunnelled request.
+struct EntryRouter(Http2Responder);
 
-impl Responder {
-    fn lock(&self) -> std::sync::MutexGuard<'_, SendResponse<Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl EntryRouter {
     fn refuse(&self, refusal: TunnelRefusal, reason: &str) {
-        let _ = self.lock().send_response(wire::refuse(refusal, reason), true);
-    }
-
-    /// Resolves once the entry router has given the request up.
-    async fn abandoned(&self) {
-        let _ = std::future::poll_fn(|cx| self.lock().poll_reset(cx)).await;
+        let _ = self.0.lock().send_response(wire::refuse(refusal, reason), true);
     }
 }
 
-impl InterimSink for Responder {
+impl InterimSink for EntryRouter {
     fn add(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        response.headers_mut().clone_from(headers);
-        wire::strip(response.headers_mut());
-        let _ = self.lock().send_informational(response);
+        let mut headers = headers.clone();
+        wire::strip(&mut headers);
+        self.0.add(status, &headers);
     }
 }
 
@@ -66,14 +55,14 @@ pub(crate) struct TunnelUpload {
     waits: bool,
     /// The entry router waits for an interim response before it sends the body. The first poll sends it: by then, the
     /// instance has the head of the request.
-    holds: Option<Responder>,
+    holds: Option<Http2Responder>,
 }
 
 impl TunnelUpload {
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
         self.waits = false;
         if let Some(entry) = self.holds.take() {
-            entry.add(StatusCode::CONTINUE, &HeaderMap::new());
+            entry.ask_for_body();
         }
         self.body.poll_frame(cx)
     }
@@ -99,7 +88,7 @@ pub(super) async fn answer(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let entry = Responder(Arc::new(Mutex::new(respond)));
+    let entry = EntryRouter(Http2Responder::new(respond));
     let routes = router.routes.now();
     if !routes.table.tunnels.machines().contains_key(&*machine) {
         return entry.refuse(TunnelRefusal::Untrusted, "this machine is not one of the cluster's");
@@ -125,13 +114,13 @@ pub(super) async fn answer(
         (RequestBody::None, None)
     } else {
         let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let (waits, holds) = (parts.headers.contains_key(EXPECT), holds.then(|| entry.clone()));
+        let (waits, holds) = (parts.headers.contains_key(EXPECT), holds.then(|| entry.0.clone()));
         let upload = TunnelUpload { body: BodyReceiver::new(stream), length, waits, holds };
         (RequestBody::Tunnelled(Box::new(upload)), None)
     };
     let outcome = tokio::select! {
         outcome = attempt(&target, &parts, body, &entry, now) => outcome,
-        () = entry.abandoned() => return,
+        () = entry.0.abandoned() => return,
     };
     match outcome {
         Ok(response) => {
@@ -150,7 +139,7 @@ pub(super) async fn answer(
 }
 
 /// Joins a stream with a copy of a role on this machine.
-async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, stream: RecvStream, entry: Responder) {
+async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, stream: RecvStream, entry: EntryRouter) {
     let copy = match service::connect_here(router, routes, service).await {
         Ok(copy) => copy,
         Err(error) => {
@@ -158,9 +147,9 @@ async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, s
                 .refuse(TunnelRefusal::Unreachable, &format!("no copy on this machine takes connections: {error}"));
         }
     };
-    let Ok(to_entry) = entry.lock().send_response(Service::opened(), false) else { return };
+    let Ok(to_entry) = entry.0.lock().send_response(Service::opened(), false) else { return };
     drop(entry);
-    let entry = tokio::io::join(TunnelReader::new(BodyReceiver::new(stream), None), TunnelWriter(to_entry));
+    let entry = tokio::io::join(Http2Reader::new(BodyReceiver::new(stream), None), Http2Writer(to_entry));
     service::copy_both(entry, copy).await;
 }
 
@@ -169,7 +158,7 @@ async fn attempt(
     target: &Arc<RouteTarget>,
     request: &Parts,
     mut body: RequestBody,
-    entry: &Responder,
+    entry: &EntryRouter,
     now: Instant,
 ) -> Result<Response<InstanceBody>, (TunnelRefusal, String)> {
     let mut kept = if target.circuit.is_troubled() { None } else { target.take_kept(now.into_std()) };
@@ -196,7 +185,7 @@ async fn respond_with(
     target: &Arc<RouteTarget>,
     request: &Parts,
     switch: Option<RecvStream>,
-    entry: Responder,
+    entry: EntryRouter,
 ) {
     let (head, mut body) = response.into_parts();
     let is_switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -208,18 +197,18 @@ async fn respond_with(
         if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| upgrade::alike(said, asked))) {
             return entry.refuse(TunnelRefusal::Broken, "the instance changed to another protocol than requested");
         }
-        let Ok(to_entry) = entry.lock().send_response(wire::response(head), false) else { return };
+        let Ok(to_entry) = entry.0.lock().send_response(wire::response(head), false) else { return };
         let is_websocket = asked.is_some_and(upgrade::is_websocket);
         let tunnel = UpgradeTunnel { is_websocket, leaving: target.leaving() };
-        let client = (TunnelReader::new(BodyReceiver::new(from_entry), None), TunnelWriter(to_entry));
+        let client = (Http2Reader::new(BodyReceiver::new(from_entry), None), Http2Writer(to_entry));
         return tunnel.carry(client, instance, &mut 0).await;
     }
     let is_over = body.is_end_stream();
-    let sent = entry.lock().send_response(wire::response(head), is_over);
+    let sent = entry.0.lock().send_response(wire::response(head), is_over);
     drop(entry);
     let Ok(stream) = sent else { return };
     if !is_over {
-        let mut sender = BodySender::new(body, stream);
+        let mut sender = BodySender::to_router(body, stream);
         let sent = std::future::poll_fn(|cx| sender.poll(cx)).await;
         if sent.is_err() {
             return;

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::interim::InterimSink;
 use crate::headers;
-use crate::tunnel::body::{BodyReceiver, BodySender, SendBodyError, TunnelReader, TunnelWriter};
+use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer, SendBodyError};
 use crate::tunnel::peer::PeerConnection;
 use crate::tunnel::wire::{self, SentBody, Service, TunnelRefusal};
 use crate::upstream::http1::SendFailure;
@@ -79,7 +79,7 @@ impl PeerConnection {
         let mut upload = match body {
             _ if protocol.is_some() => Upload::Switch(stream),
             RequestBody::None => Upload::Over,
-            body @ RequestBody::Buffered(_) => Upload::Sending(BodySender::new(body, stream)),
+            body @ RequestBody::Buffered(_) => Upload::Sending(BodySender::to_router(body, stream)),
             body @ (RequestBody::Client(_) | RequestBody::Tunnelled(_)) => Upload::Held(body, stream),
         };
         let head = std::future::poll_fn(|cx| poll_head(&mut response, &mut upload, interims, cx)).await;
@@ -134,7 +134,7 @@ impl PeerConnection {
     }
 
     /// Opens a connection to a copy of a role on the other machine; none if the machine has no copy that takes it.
-    pub(crate) async fn join(mut self, service: &Service) -> Option<(TunnelReader, TunnelWriter)> {
+    pub(crate) async fn join(mut self, service: &Service) -> Option<(Http2Reader, Http2Writer)> {
         if std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.retire();
             return None;
@@ -143,7 +143,7 @@ impl PeerConnection {
         let (mut head, body) = response.await.ok()?.into_parts();
         wire::read_response(&mut head.headers, &mut head.status).ok()?;
         let is_open = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        is_open.then(|| (TunnelReader::new(BodyReceiver::new(body), Some(self.user)), TunnelWriter(stream)))
+        is_open.then(|| (Http2Reader::new(BodyReceiver::new(body), Some(self.user)), Http2Writer(stream)))
     }
 
     fn retire_if(&self, broken: bool) {
@@ -180,7 +180,7 @@ fn poll_head(
         match ready!(response.poll_informational(cx)) {
             Some(Ok(interim)) if interim.status() == StatusCode::CONTINUE => {
                 *upload = match std::mem::replace(upload, Upload::Over) {
-                    Upload::Held(body, stream) => Upload::Sending(BodySender::new(body, stream)),
+                    Upload::Held(body, stream) => Upload::Sending(BodySender::to_router(body, stream)),
                     other => other,
                 };
             }
@@ -232,8 +232,8 @@ impl TunnelBody {
     }
 
     /// Returns both directions after a change of protocol.
-    pub(crate) fn into_stream(self) -> Option<(TunnelReader, TunnelWriter)> {
+    pub(crate) fn into_stream(self) -> Option<(Http2Reader, Http2Writer)> {
         let Self { body, switch, _user, .. } = self;
-        Some((TunnelReader::new(body, Some(_user)), TunnelWriter(switch?)))
+        Some((Http2Reader::new(body, Some(_user)), Http2Writer(switch?)))
     }
 }

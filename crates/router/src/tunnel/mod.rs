@@ -8,7 +8,6 @@
 //! - [`wire`]: the fields that the routers add to a request and a response.
 //! - [`peer`]: another machine's router: connections, and ejection when the router does not answer.
 //! - [`ask`]: one request to an allocation of the other machine.
-//! - [`body`]: bodies and changed protocols over a stream of HTTP/2.
 //! - [`service`]: TCP to a role at its virtual address.
 //! - [`serve`]: the listener of tunnels. [`answer`]: one request of another router.
 //!
@@ -16,22 +15,20 @@
 //! never sends the request to a third machine, so no request can go in circles. An allocation that is gone is refused,
 //! and the entry router tries another target; an address never leads to a wrong container.
 //!
-//! `peer`, `ask` and `body` lie below `routes`; `service`, `serve` and `answer` beside `listener`.
+//! `peer` and `ask` lie below `routes`; `service`, `serve` and `answer` beside `listener`.
 //!
 //! The crate `trust` verifies both routers: the listener takes connections of machines that the routing table names, and
 //! a connection accepts the router of one machine alone.
 //!
-//! The tunnel uses `h2` itself. hyper passes no interim responses over HTTP/2, and a body that waits for the peer's word
-//! needs one: the entry router sends a streamed body only after the peer's `100 Continue`, so that a refused request
-//! is still whole. An upgraded connection is a request whose both bodies stay open; extended CONNECT would have no place
-//! for the body of an instance that declines.
+//! The entry router sends a streamed body only after the peer's `100 Continue`, so that a refused request is still whole.
+//! An upgraded connection is a request whose both bodies stay open; extended CONNECT would have no place for the body of
+//! an instance that declines.
 
 /// Name of the protocol in TLS (ALPN).
 pub(crate) const ALPN: &[u8] = b"h2";
 
 pub(crate) mod answer;
 pub(crate) mod ask;
-pub(crate) mod body;
 pub(crate) mod peer;
 pub(crate) mod serve;
 pub(crate) mod service;

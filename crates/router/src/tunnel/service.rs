@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::exchange::router_state::RouterState;
+use crate::http2::body::{Http2Reader, Http2Writer};
 use crate::routes::store::RouteSnapshot;
 use crate::threads::ServingThreads;
-use crate::tunnel::body::{TunnelReader, TunnelWriter};
 use crate::tunnel::wire::Service;
 
 /// Longest time that a connection waits for a copy: as long as a copy takes to restart.
@@ -145,7 +145,7 @@ async fn connect_elsewhere(
     router: &RouterState,
     routes: &RouteSnapshot,
     service: &Service,
-) -> Option<(TunnelReader, TunnelWriter)> {
+) -> Option<(Http2Reader, Http2Writer)> {
     let mut tried: Vec<MachineName> = Vec::new();
     for copy in copies(routes, &service.app, &service.role) {
         if copy.machine() == router.routes.here() || tried.contains(copy.machine()) {

@@ -46,7 +46,7 @@ pub(crate) struct StreamedBody {
 }
 
 impl StreamedBody {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
         if let Some(begun) = &mut self.begun {
             if let Some(piece) = begun.pieces.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -114,7 +114,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut whole.data)))))
             }
             Self::Buffered(whole) => Poll::Ready(whole.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
-            Self::Client(streamed) => streamed.poll_frame(cx).map_err(BodyError::from),
+            Self::Client(streamed) => streamed.poll_frame(cx),
             Self::Tunnelled(upload) => upload.poll_frame(cx),
         };
         match polled {

@@ -7,19 +7,19 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::tunnel::body::{TunnelReader, TunnelWriter};
+use crate::http2::body::{Http2Reader, Http2Writer};
 use crate::upstream::http1::UpgradedStream;
 
 /// Receiving direction.
 pub(crate) enum SwitchedReader {
     Http1(UpgradedStream),
-    Tunnel(TunnelReader),
+    Tunnel(Http2Reader),
 }
 
 /// Sending direction.
 pub(crate) enum SwitchedWriter {
     Http1(OwnedWriteHalf),
-    Tunnel(TunnelWriter),
+    Tunnel(Http2Writer),
 }
 
 impl AsyncRead for SwitchedReader {

@@ -1,4 +1,8 @@
-//! Client connections: plain and TLS, HTTP/1.1 and HTTP/2, from accept to drain.
+//! Client connections: plain and TLS, HTTP/1.1 and HTTP/2, from accept to drain. hyper serves HTTP/1.1; `http2` serves
+//! HTTP/2.
+
+mod date;
+mod http2;
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -7,14 +11,15 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::client::body::ClientBody;
 use crate::client::peer::ClientPeer;
 use crate::client::stream::{ClientStream, HttpVersion};
 use crate::client::{proxy_protocol, tls};
@@ -34,9 +39,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Longest time for which a client may leave sent data unacknowledged.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
-
-/// Maximum size of the fields of an HTTP/2 request in bytes, as HTTP/2 counts them.
-const HEADER_LIST_MAX: u32 = 64 * 1024;
 
 /// Time for which an idle connection survives the start of a shutdown, so that its client can send one more request and
 /// learn to reconnect.
@@ -208,23 +210,17 @@ async fn serve_stream<S>(
         version = tokio::time::timeout(HEADER_TIMEOUT, stream.version()) => version,
     };
     let Ok(Ok(version)) = version else { return };
-    let (peer, stream) = (Arc::new(peer), TokioIo::new(stream));
-    let service = service_fn(move |request| serve(&router, &peer, request));
+    let peer = Arc::new(peer);
     match version {
         HttpVersion::Http1 => {
-            let mut connection = pin!(http1().serve_connection(stream, service).with_upgrades());
+            let service = service_fn(move |request| serve(&router, &peer, ClientBody::of_http1(request), None));
+            let mut connection = pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
             if is_interrupted(connection.as_mut(), &mut ending).await {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
         }
-        HttpVersion::Http2 => {
-            let mut connection = Box::pin(http2().serve_connection(stream, service));
-            if is_interrupted(connection.as_mut(), &mut ending).await {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
+        HttpVersion::Http2 => Box::pin(http2::serve_connection(router, peer, stream, ending)).await,
     }
 }
 
@@ -245,19 +241,6 @@ async fn is_interrupted<C: Future>(mut connection: Pin<&mut C>, ending: &mut wat
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
-    builder
-}
-
-/// Settings of HTTP/2: limits, and pings that find an unresponsive client.
-fn http2() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(250)
-        .max_header_list_size(HEADER_LIST_MAX)
-        .enable_connect_protocol()
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
     builder
 }
 

@@ -9,7 +9,7 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::response_body::{BodyError, PolledFrame, SharedUse};
+use crate::upstream::response_body::{BodyError, PolledFrame, SharedUse, is_lost_connection};
 
 /// Largest piece that one write of a changed protocol takes.
 const WRITE_MAX: usize = 64 * 1024;
@@ -17,7 +17,7 @@ const WRITE_MAX: usize = 64 * 1024;
 /// Reason why a body was not sent to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendBodyError {
-    #[error("the other router ended the request: {0}")]
+    #[error("the other side ended the request: {0}")]
     Stream(#[from] h2::Error),
     #[error("{0}")]
     Body(BodyError),
@@ -29,11 +29,18 @@ pub(crate) struct BodySender<B> {
     stream: SendStream<Bytes>,
     /// Part of the body that waits for the window of the receiver.
     piece: Bytes,
+    /// Code of the reset that tells of a lost connection to the body's source.
+    on_loss: Reason,
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> BodySender<B> {
-    pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, piece: Bytes::new() }
+    /// Sends to another router, which has to know of a lost connection.
+    pub(crate) fn to_router(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, piece: Bytes::new(), on_loss: Reason::CONNECT_ERROR }
+    }
+
+    pub(crate) fn to_client(body: B, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, piece: Bytes::new(), on_loss: Reason::INTERNAL_ERROR }
     }
 
     /// Resolves once the whole body is sent, or sending failed.
@@ -66,7 +73,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> BodySender<B> {
                 }
                 Some(Err(error)) => {
                     // The receiver must not take the part for the whole.
-                    self.stream.send_reset(reason_of(&error));
+                    self.stream.send_reset(reason_of(&error).unwrap_or(self.on_loss));
                     return Poll::Ready(Err(SendBodyError::Body(error)));
                 }
             }
@@ -74,16 +81,19 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> BodySender<B> {
     }
 }
 
-/// Code of the reset of a body that broke off: that of the instance, or CONNECT_ERROR if its connection was lost.
-fn reason_of(error: &BodyError) -> Reason {
+/// Code of the instance that reset its response; none if its connection was lost.
+fn reason_of(error: &BodyError) -> Option<Reason> {
+    if is_lost_connection(error) {
+        return None;
+    }
     let mut cause: Option<&dyn std::error::Error> = Some(&**error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason().filter(|_| error.is_reset()).unwrap_or(Reason::CONNECT_ERROR);
+            return error.reason();
         }
         cause = error.source();
     }
-    Reason::CONNECT_ERROR
+    None
 }
 
 /// Resolves to the number of bytes that the stream takes now, up to `wanted`.
@@ -138,20 +148,20 @@ impl BodyReceiver {
 }
 
 /// Receiving direction of a changed protocol.
-pub(crate) struct TunnelReader {
+pub(crate) struct Http2Reader {
     body: BodyReceiver,
     unread: Bytes,
     _user: Option<SharedUse>,
 }
 
-impl TunnelReader {
+impl Http2Reader {
     /// `user` counts the request on its connection.
     pub(crate) fn new(body: BodyReceiver, user: Option<SharedUse>) -> Self {
         Self { body, unread: Bytes::new(), _user: user }
     }
 }
 
-impl AsyncRead for TunnelReader {
+impl AsyncRead for Http2Reader {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
             match ready!(self.body.poll_frame(cx)) {
@@ -167,9 +177,9 @@ impl AsyncRead for TunnelReader {
 }
 
 /// Sending direction of a changed protocol.
-pub(crate) struct TunnelWriter(pub(crate) SendStream<Bytes>);
+pub(crate) struct Http2Writer(pub(crate) SendStream<Bytes>);
 
-impl AsyncWrite for TunnelWriter {
+impl AsyncWrite for Http2Writer {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
