@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
@@ -15,11 +17,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tower_service::Service;
 
-/// Timeout of a connection to one server. The next server is tried after it.
+/// Timeout of a connection to one server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Head start of a server before the next one is tried beside it. A machine that is off refuses no connection.
+const HEAD_START: Duration = Duration::from_millis(300);
 
 /// The servers of a cluster, and how a client verifies them. Clones share the list of servers.
 #[derive(Clone)]
@@ -55,28 +60,42 @@ impl Servers {
         }
     }
 
-    /// Makes the next connection go to another server than the last one, if there is another.
-    pub fn pass_over(&self) {
-        self.0.preferred.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Connects to the first server that can be reached, beginning with the one that was reached last.
     async fn connect(self) -> io::Result<Stream> {
         let addresses = self.addresses();
         let first = self.0.preferred.load(Ordering::Relaxed);
-        let mut failure = io::Error::other("the cluster has no server");
-        for place in (0..addresses.len()).map(|n| first.wrapping_add(n) % addresses.len()) {
+        let attempt = |place: usize| {
+            let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(&addresses[place]));
             let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no connection in 3 s");
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(&addresses[place])).await;
-            match connected.unwrap_or_else(|_| Err(timeout())) {
-                Ok(stream) => {
+            async move { (place, connecting.await.unwrap_or_else(|_| Err(timeout()))) }
+        };
+        let mut places = (0..addresses.len()).map(|n| first.wrapping_add(n) % addresses.len()).peekable();
+        let mut attempts = FuturesUnordered::new();
+        let mut failure = io::Error::other("the cluster has no server");
+        loop {
+            attempts.extend(places.next().map(&attempt));
+            let head_start = if places.peek().is_some() { HEAD_START } else { CONNECT_TIMEOUT * 2 };
+            match tokio::time::timeout(head_start, attempts.next()).await {
+                Ok(Some((place, Ok(stream)))) => {
                     self.0.preferred.store(place, Ordering::Relaxed);
                     return Ok(Stream::Tls(Box::new(stream)));
                 }
-                Err(error) => failure = error,
+                Ok(Some((_, Err(error)))) => failure = error,
+                Ok(None) => return Err(failure),
+                Err(_) => {}
             }
         }
-        Err(failure)
+    }
+
+    /// Connects, and returns the certificates that the server shows.
+    ///
+    /// # Errors
+    /// The failure of the connection to the last server.
+    pub async fn certificates(&self) -> io::Result<Vec<CertificateDer<'static>>> {
+        match self.clone().connect().await? {
+            Stream::Tls(stream) => Ok(stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()),
+            Stream::Plain(_) => Ok(Vec::new()),
+        }
     }
 
     async fn connect_to(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {

@@ -16,8 +16,11 @@ use tokio::task::JoinHandle;
 use crate::lines::{self, LineReceiver, LineSender};
 use crate::message::{Hello, PeerMessage, ServerMessage, Welcome};
 
-/// Interval of keepalive messages, and the longest time without their acknowledgement.
+/// The server's interval of keepalive messages, and the longest time without their acknowledgement.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// The same of agents and routers. They notice the loss of the leader's machine while the next leader begins.
+const PEER_KEEPALIVE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(3)];
 
 /// Timeout of the connection and of the first messages.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,8 +96,9 @@ pub async fn connect(client: &Client, path: &str, hello: Hello) -> Result<Connec
     let session = client.session(path, bytes::Bytes::new()).await?;
     let builder = {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        let builder_ref = builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE);
-        builder_ref.keep_alive_timeout(KEEPALIVE).keep_alive_while_idle(true);
+        let [interval, timeout] = PEER_KEEPALIVE;
+        let builder_ref = builder.timer(TokioTimer::new()).keep_alive_interval(interval);
+        builder_ref.keep_alive_timeout(timeout).keep_alive_while_idle(true);
         builder
     };
     let greeting = async {

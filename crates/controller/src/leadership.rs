@@ -10,6 +10,7 @@ use std::time::Duration;
 use gantry_store::{LeaseId, Revision, Store, StoreAddress, StoreError, Txn, TxnCondition, TxnOutcome};
 use serde::{Deserialize, Serialize};
 
+use crate::settings::PeerAddress;
 use crate::{ServerError, ServerSettings};
 
 /// Leadership key in the store.
@@ -28,8 +29,8 @@ pub(crate) struct LeaderRecord {
     /// Name of the leading server.
     pub(crate) name: String,
     /// Address at which other servers reach the leader; none in the value of an earlier version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) address: Option<String>,
+    #[serde(flatten)]
+    pub(crate) address: Option<PeerAddress>,
 }
 
 impl LeaderRecord {
@@ -287,7 +288,8 @@ mod tests {
     fn reads_the_plain_name_of_earlier_versions() {
         let plain = LeaderRecord::parse(b"m1");
         assert_eq!((plain.name.as_str(), plain.address), ("m1", None));
-        let record = LeaderRecord { version: VERSION, name: "m1".into(), address: Some("10.0.0.1:4680".into()) };
+        let address = PeerAddress { address: "10.0.0.1:7000".into(), tls: true };
+        let record = LeaderRecord { version: VERSION, name: "m1".into(), address: Some(address) };
         assert_eq!(LeaderRecord::parse(&serde_json::to_vec(&record).expect("JSON")), record);
     }
 

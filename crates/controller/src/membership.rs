@@ -4,12 +4,13 @@
 //! The server reads the authority from the records and makes a key and a certificate of its own at each start, in memory.
 //! `gantry server init` leaves the first records of a cluster in a file, which the server adopts once.
 
-use std::sync::Mutex;
-use std::sync::{Arc, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use gantry_admission::{Actor, Founding};
-use gantry_model::{JoinRole, Moment};
+use gantry_model::{JoinRole, MachineName, Moment};
 use gantry_records::{AuthorityRecord, JoinTokenRecord, MemberRecord, RecordIndex};
 use gantry_supervision::{Backoff, ReconcileLoop};
 use gantry_trust::{CertificateAuthority, Credentials, MachineKey, TrustError};
@@ -42,10 +43,62 @@ pub struct FoundingFile {
     pub tokens: Vec<(String, JoinTokenRecord)>,
 }
 
-/// The server's means to admit machines.
-pub(crate) struct Membership {
+/// The authority, and the server's own certificate.
+pub(crate) struct ServerTrust {
     pub(crate) authority: CertificateAuthority,
     pub(crate) credentials: Credentials,
+    machine: MachineName,
+    /// Hosts by which people name this server in URLs.
+    hosts: Vec<String>,
+}
+
+impl ServerTrust {
+    /// Makes a key and a certificate for this server.
+    pub(crate) fn of(record: &AuthorityRecord, settings: &ServerSettings) -> Result<Self, ServerError> {
+        let authority = CertificateAuthority::from_pem(&record.certificate, &record.key)?;
+        let (key, machine) = (MachineKey::generate()?, settings.machine.clone());
+        let hosts: Vec<String> = settings.advertise.iter().cloned().chain([machine.to_string()]).collect();
+        let chain = authority.issue_server(&key.public(), &machine, &hosts, core::now())?;
+        let credentials = Credentials::new(authority.certificate_pem(), &chain, &key)?;
+        Ok(Self { authority, credentials, machine, hosts })
+    }
+
+    /// Listens for machines and people over TLS. Returns what serves them; `None` without an address.
+    pub(crate) async fn listen(
+        &self,
+        settings: &ServerSettings,
+        router: Router,
+    ) -> Result<Option<impl Future<Output = Infallible> + Send + use<>>, ServerError> {
+        let Some(address) = settings.cluster_listen else { return Ok(None) };
+        let listening = TcpListener::bind(address).await;
+        let listener = listening.map_err(|source| ServerError::ListenCluster { address, source })?;
+        let tls = TlsAcceptor::from(self.credentials.cluster_config(&[b"http/1.1"])?);
+        tracing::info!(%address, "serving machines");
+        Ok(Some(connections::serve_tls(listener, tls, self.credentials.clone(), router)))
+    }
+
+    /// Renews the server's own certificate, for ever.
+    pub(crate) async fn renew(&self) -> Infallible {
+        let pass = move || async move { self.renew_if_due() };
+        let renewal = ReconcileLoop::new("renewal of the certificate", RENEWAL_POLL, Backoff::constant(RENEWAL_POLL));
+        renewal.delayed().run(pass).await
+    }
+
+    fn renew_if_due(&self) -> Result<(), TrustError> {
+        let now = core::now();
+        if self.credentials.is_renewal_due(now) {
+            let key = MachineKey::generate()?;
+            let chain = self.authority.issue_server(&key.public(), &self.machine, &self.hosts, now)?;
+            self.credentials.replace(&chain, &key)?;
+            tracing::info!("the server's certificate was renewed");
+        }
+        Ok(())
+    }
+}
+
+/// The server's means to admit machines.
+pub(crate) struct Membership {
+    pub(crate) trust: ServerTrust,
     joins: Mutex<JoinBudget>,
 }
 
@@ -57,12 +110,8 @@ struct JoinBudget {
 
 impl Membership {
     fn new(record: &AuthorityRecord, settings: &ServerSettings) -> Result<Self, ServerError> {
-        let authority = CertificateAuthority::from_pem(&record.certificate, &record.key)?;
-        let key = MachineKey::generate()?;
-        let chain = authority.issue(&key.public(), &settings.machine, true, core::now())?;
-        let credentials = Credentials::new(authority.certificate_pem(), &chain, &key)?;
         let joins = Mutex::new(JoinBudget { left: JOINS_BURST, at: Instant::now() });
-        Ok(Self { authority, credentials, joins })
+        Ok(Self { trust: ServerTrust::of(record, settings)?, joins })
     }
 
     /// Takes one request to join from the budget. Returns false if too many came.
@@ -106,41 +155,21 @@ async fn adopt(core: &core::CoreHandle, settings: &ServerSettings) -> Result<(),
     std::fs::remove_file(&path).and_then(|()| gantry_ledger::sync(&settings.data)).map_err(file("remove"))
 }
 
-/// Listens for machines and people over TLS. Returns the task that serves them; `None` without an address.
-pub(crate) async fn listen(
+/// Serves the cluster port of the only server of a cluster. One of several servers serves its own, whether it leads or not
+/// (`servers::cluster_port`).
+pub(crate) async fn serve(
     server: &Arc<Server>,
 ) -> Result<Option<impl Future<Output = ()> + Send + use<>>, ServerError> {
-    let (Some(membership), Some(address)) = (&server.membership, server.settings.cluster_listen) else {
-        return Ok(None);
-    };
-    let listening = TcpListener::bind(address).await;
-    let listener = listening.map_err(|source| ServerError::ListenCluster { address, source })?;
-    let tls = TlsAcceptor::from(membership.credentials.cluster_config(&[b"http/1.1"])?);
-    tracing::info!(%address, "serving machines");
-    let (credentials, router) = (membership.credentials.clone(), http::router(Arc::clone(server)));
-    Ok(Some(async move { match connections::serve_tls(listener, tls, credentials, router).await {} }))
-}
-
-/// Renews the server's own certificate, for ever.
-pub(crate) async fn renew(server: Arc<Server>) {
-    let pass = move || {
-        let server = Arc::clone(&server);
-        async move { renew_if_due(&server) }
-    };
-    let renewal = ReconcileLoop::new("renewal of the certificate", RENEWAL_POLL, Backoff::constant(RENEWAL_POLL));
-    renewal.delayed().run(pass).await;
-}
-
-fn renew_if_due(server: &Server) -> Result<(), TrustError> {
-    let now = core::now();
-    let Some(membership) = server.membership.as_ref().filter(|known| known.credentials.is_renewal_due(now)) else {
-        return Ok(());
-    };
-    let key = MachineKey::generate()?;
-    let chain = membership.authority.issue(&key.public(), &server.settings.machine, true, now)?;
-    membership.credentials.replace(&chain, &key)?;
-    tracing::info!("the server's certificate was renewed");
-    Ok(())
+    let Some(membership) = server.membership.as_ref().filter(|_| server.servers.is_none()) else { return Ok(None) };
+    let serving = membership.trust.listen(&server.settings, http::router(Arc::clone(server))).await?;
+    let server = Arc::clone(server);
+    Ok(serving.map(|serving| async move {
+        let Some(membership) = &server.membership else { return };
+        match tokio::select! {
+            never = serving => never,
+            never = membership.trust.renew() => never,
+        } {}
+    }))
 }
 
 /// Addresses of all servers, each `host:port`.

@@ -124,11 +124,11 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
     tasks.spawn(scheduler::run(Arc::clone(&server)));
     tasks.spawn(coordination::run(Arc::clone(&server)));
     keyspaces.map(|task| tasks.spawn(task));
-    if let Some(listening) = membership::listen(&server).await? {
-        tasks.spawn(listening);
-        tasks.spawn(membership::renew(Arc::clone(&server)));
+    if let Some(serving) = membership::serve(&server).await? {
+        tasks.spawn(serving);
     }
     tasks.spawn(servers::repair_copies(Arc::clone(&server)));
+    tasks.spawn(servers::forget_removed_servers(Arc::clone(&server)));
     tasks.spawn(warnings::watch_store(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let ended = tokio::select! {

@@ -5,6 +5,26 @@ use std::path::PathBuf;
 
 use gantry_model::{ClusterPolicy, MachineName};
 use gantry_store::StoreAddress;
+use serde::{Deserialize, Serialize};
+
+/// Address at which other servers reach a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerAddress {
+    /// Host and port.
+    pub(crate) address: String,
+    /// True for a cluster port, where servers speak mutual TLS. A server that has joined no cluster has its plain address
+    /// alone, and only servers on the same computer use such an address.
+    #[serde(default)]
+    pub(crate) tls: bool,
+}
+
+/// An address of host and port; an IPv6 address stands in brackets.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
 
 /// Complete settings of the server.
 #[derive(Debug, Clone)]
@@ -29,12 +49,17 @@ pub struct ServerSettings {
     pub http_port: u16,
     /// Address where machines and people reach the server over TLS; none in a cloud of one machine.
     pub cluster_listen: Option<SocketAddr>,
+    /// Host name or IP address by which other machines reach this one; none in a cloud of one machine.
+    pub advertise: Option<String>,
 }
 
 impl ServerSettings {
     /// Returns the address at which other servers reach this one.
-    pub(crate) fn peer_address(&self) -> String {
-        self.listen.to_string()
+    pub(crate) fn peer_address(&self) -> PeerAddress {
+        match (&self.advertise, self.cluster_listen) {
+            (Some(host), Some(listen)) => PeerAddress { address: host_port(host, listen.port()), tls: true },
+            _ => PeerAddress { address: self.listen.to_string(), tls: false },
+        }
     }
 
     /// Returns the URL of an app, or of a held release, under the domain of a policy.

@@ -94,6 +94,7 @@ impl Machine {
             policy: self.policy.rules(),
             http_port: self.http.port(),
             cluster_listen: self.cluster_listen,
+            advertise: self.advertise.clone(),
         })
     }
 

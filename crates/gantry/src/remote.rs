@@ -31,10 +31,13 @@ pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
 }
 
 /// A client of a server whose authority has this hash.
-pub(crate) fn pinned_client(server: &str, ca_hash: &CaHash, token: Option<String>) -> anyhow::Result<Client> {
-    let config = pinned_config(ca_hash, None)?;
-    let servers = Servers::new(vec![server.to_owned()], config, PeerName::Server.server_name());
-    Ok(Client::over_tls(servers, token))
+fn pinned_client(server: &str, ca_hash: &CaHash, token: Option<String>) -> anyhow::Result<Client> {
+    Ok(Client::over_tls(pinned(server, ca_hash)?, token))
+}
+
+/// A server whose authority has this hash.
+pub(crate) fn pinned(server: &str, ca_hash: &CaHash) -> anyhow::Result<Servers> {
+    Ok(Servers::new(vec![server.to_owned()], pinned_config(ca_hash, None)?, PeerName::Server.server_name()))
 }
 
 /// The address of a server, `host:port`, from its https URL. The port is 7000 if the URL names none.
@@ -50,8 +53,13 @@ pub(crate) fn https_server(url: &str) -> anyhow::Result<String> {
 /// Hashes of authorities by server, in the user's folder.
 type Authorities = BTreeMap<String, CaHash>;
 
+/// A file of the user's own folder.
+fn own_file(name: &str) -> Option<PathBuf> {
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry").join(name))
+}
+
 fn authorities_file() -> Option<PathBuf> {
-    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/authorities.json"))
+    own_file("authorities.json")
 }
 
 fn authorities() -> Authorities {
@@ -63,14 +71,19 @@ fn known_authority(server: &str) -> Option<CaHash> {
     authorities().remove(server)
 }
 
-/// Keeps the hash of a server's authority.
-pub(crate) fn keep_authority(server: &str, ca_hash: &CaHash) -> anyhow::Result<()> {
+/// Keeps the hash of a server's authority, and its certificate for other clients such as git. Returns the path of the
+/// certificate.
+pub(crate) fn keep_authority(server: &str, ca_hash: &CaHash, certificate: &str) -> anyhow::Result<PathBuf> {
     let path = authorities_file().context("there is no HOME to keep the authority in")?;
     let mut known = authorities();
     known.insert(server.to_owned(), ca_hash.clone());
     let folder = path.parent().context("the file has a folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    gantry_ledger::replace_json(&path, &known).with_context(|| format!("cannot write {}", path.display()))
+    let file = folder.join(format!("authority-{ca_hash}.pem"));
+    gantry_ledger::replace(&file, certificate.as_bytes())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    gantry_ledger::replace_json(&path, &known).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
 }
 
 /// Source of the token.
@@ -88,7 +101,7 @@ fn source(remote: &Remote) -> Option<Source> {
     if let Some(path) = &remote.token_file {
         return Some(Source::File(path.clone()));
     }
-    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/token"));
+    let own = own_file("token");
     let data = remote.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
     let of_machine = is_here(&remote.url).then(|| data.join("admin-token"));
     let is_missing =

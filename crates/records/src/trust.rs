@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use gantry_model::{JoinRole, LabelKey, LabelValue, MachineId, MachineName, MachineSubnet, Moment};
 use serde::{Deserialize, Serialize};
 
+use crate::RecordError;
+
 /// The authority that signs the machines' certificates.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityRecord {
@@ -12,6 +14,16 @@ pub struct AuthorityRecord {
     pub certificate: String,
     /// Private key, PEM. The key is printed nowhere.
     pub key: String,
+}
+
+impl AuthorityRecord {
+    /// Parses the value of [`AUTHORITY_KEY`].
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn parse(value: &[u8]) -> Result<Self, RecordError> {
+        serde_json::from_slice(value).map_err(|error| RecordError::new(AUTHORITY_KEY, error))
+    }
 }
 
 impl std::fmt::Debug for AuthorityRecord {

@@ -43,6 +43,8 @@ impl Repository {
             .args(arguments)
             .current_dir(&self.folder)
             .env("GIT_TERMINAL_PROMPT", "0")
+            // The variable wins over the settings of the repository.
+            .env_remove("GIT_SSL_CAINFO")
             .stdin(Stdio::null());
         run(command)
     }

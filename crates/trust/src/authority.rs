@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::Engine;
 use gantry_model::{MachineName, Moment};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -95,10 +96,34 @@ impl CertificateAuthority {
         is_server: bool,
         now: Moment,
     ) -> Result<String, TrustError> {
-        let mut names = vec![PeerName::Machine(machine.clone()).to_string()];
-        if is_server {
-            names.push(PeerName::Server.to_string());
-        }
+        let server = is_server.then(|| PeerName::Server.to_string());
+        self.issue_for(key, machine, server.into_iter().collect(), now)
+    }
+
+    /// Issues a certificate for the key of a server, which people reach at these hosts. git and other clients of HTTPS
+    /// verify the host of the URL. No host can pass for a machine.
+    ///
+    /// # Errors
+    /// [`TrustError::Make`].
+    pub fn issue_server(
+        &self,
+        key: &PublicKey,
+        machine: &MachineName,
+        hosts: &[String],
+        now: Moment,
+    ) -> Result<String, TrustError> {
+        let hosts = hosts.iter().filter(|host| !PeerName::is_reserved(host)).cloned();
+        self.issue_for(key, machine, [PeerName::Server.to_string()].into_iter().chain(hosts).collect(), now)
+    }
+
+    fn issue_for(
+        &self,
+        key: &PublicKey,
+        machine: &MachineName,
+        mut names: Vec<String>,
+        now: Moment,
+    ) -> Result<String, TrustError> {
+        names.insert(0, PeerName::Machine(machine.clone()).to_string());
         let mut params = CertificateParams::new(names).map_err(TrustError::Make)?;
         params.distinguished_name = distinguished_name(machine.as_str());
         params.serial_number = Some(serial());
@@ -157,6 +182,15 @@ impl CaHash {
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
+    }
+
+    /// The certificate of the authority with this hash among those of a chain, in PEM form.
+    #[must_use]
+    pub fn find(&self, chain: &[CertificateDer<'_>]) -> Option<String> {
+        let found = chain.iter().find(|certificate| Self::of(certificate) == *self)?;
+        let text = base64::engine::general_purpose::STANDARD.encode(found);
+        let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+        Some(format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n")))
     }
 }
 

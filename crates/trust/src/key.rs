@@ -55,16 +55,38 @@ impl std::fmt::Debug for MachineKey {
     }
 }
 
-/// The public key of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The public key of a machine. Its text is the point in hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PublicKey(Vec<u8>);
+
+/// The text is no public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid public key: expected an uncompressed P-256 point in hex digits")]
+pub struct PublicKeyError;
+
+impl TryFrom<String> for PublicKey {
+    type Error = PublicKeyError;
+    fn try_from(text: String) -> Result<Self, PublicKeyError> {
+        Self::of_point(&hex::decode(text).map_err(|_| PublicKeyError)?).ok_or(PublicKeyError)
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        hex::encode(key.0)
+    }
+}
 
 impl PublicKey {
     /// The key of a certificate that a peer showed; `None` unless the key is on P-256.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
         let key = certificate.subject_public_key_info();
-        let point = key.as_ref().strip_prefix(&HEADER)?;
+        Self::of_point(key.as_ref().strip_prefix(&HEADER)?)
+    }
+
+    fn of_point(point: &[u8]) -> Option<Self> {
         (point.len() == 65 && point[0] == 4).then(|| Self(point.to_vec()))
     }
 
@@ -107,6 +129,8 @@ mod tests {
         let again = MachineKey::from_pem(&pem).expect("read");
         assert_eq!(again.public(), key.public());
         assert_eq!(again.public().hash(), key.public().hash());
+        assert_eq!(PublicKey::try_from(String::from(key.public())), Ok(key.public()));
+        assert_eq!(PublicKey::try_from("04ab".to_owned()), Err(PublicKeyError));
         assert_eq!(format!("{key:?}"), "MachineKey(secret)");
         let broken = pem.replace("MIG", "AAA");
         let error = MachineKey::from_pem(&broken).expect_err("broken").to_string();

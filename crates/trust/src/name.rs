@@ -3,6 +3,9 @@
 use gantry_model::MachineName;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+/// Domain of the names of machines and servers.
+const RESERVED: &str = ".gantry.internal";
+
 /// Suffix of the name of each machine.
 const MACHINE: &str = ".machine.gantry.internal";
 
@@ -24,6 +27,11 @@ impl PeerName {
     pub fn server_name(&self) -> ServerName<'static> {
         // A machine's name is a DNS label of at most 40 characters, so the text is always a DNS name.
         ServerName::try_from(self.to_string()).unwrap_or_else(|_| unreachable!("a machine's name is a DNS label"))
+    }
+
+    /// Returns whether a host lies in the domain of the names of machines and servers.
+    pub(crate) fn is_reserved(host: &str) -> bool {
+        host.trim_end_matches('.').to_ascii_lowercase().ends_with(RESERVED)
     }
 
     /// Parses a name of a certificate; `None` for any other name.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gantry_model::{MachineName, Moment};
+use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -84,8 +85,9 @@ impl Credentials {
     }
 }
 
-/// The peer of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The peer of a connection. A server that forwards a request sends this value along.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Peer {
     /// A peer without a certificate: a person, or another client of the public API.
     Anonymous,

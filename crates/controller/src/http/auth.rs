@@ -16,6 +16,7 @@ use http::request::Parts;
 
 use super::{ErrorResponse, HttpResult, parse_name};
 use crate::core::ClusterView;
+use crate::servers::ForwardingServer;
 use crate::{Server, core, tokens};
 
 /// The authenticated caller of a request, known by its token or by its machine's certificate.
@@ -146,6 +147,9 @@ impl Caller {
         let key = (!is_server).then(|| key.hash().to_string());
         let certificate = MachineCertificate { machine: name.clone(), key };
         certificate.check(view)?;
+        if let Some(ForwardingServer(machine)) = parts.extensions.get() {
+            MachineCertificate { machine: machine.clone(), key: None }.check(view)?;
+        }
         let (name, scope) = (format!("machine {name}"), Scope::Machine { machine: name.clone() });
         Ok(Some(Self { name, scope, credential: Credential::Certificate(certificate) }))
     }

@@ -118,6 +118,11 @@ async fn set_availability(
 async fn remove(Call { server, caller, at, query, .. }: Call<endpoints::Remove>) -> HttpResult<MachineInfo> {
     let state = state_of(&server.core.view(), &at.name);
     let machine = caller.mutate(&server, move |actor| actor.remove_machine(&at.name, state, query.force)).await?;
+    if let Some(servers) = &server.servers
+        && let Err(error) = servers.forget_removed(&server).await
+    {
+        tracing::warn!(error = crate::causes(&error), "cannot forget the server of a removed machine yet");
+    }
     Ok(machine_info(&server.core.view(), &machine))
 }
 

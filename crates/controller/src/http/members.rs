@@ -20,6 +20,7 @@ use super::{HttpResult, json, parse_body, parse_name};
 use crate::Server;
 use crate::core;
 use crate::membership::{Membership, servers};
+use crate::settings::host_port;
 
 /// Adds the endpoint of join tokens.
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -36,12 +37,12 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::CreateJoinTok
         let message = "the store of this cloud is a file on its server's machine, and no other server can share it";
         return Err(Problem::new(ErrorCode::StoreNotShared, message).into());
     }
-    let token = JoinToken::generate(role, membership.authority.hash());
+    let token = JoinToken::generate(role, membership.trust.authority.hash());
     let (hash, lifetime) = (token.hash().as_str().to_owned(), body.lifetime.unwrap_or(JOIN_LIFETIME_MILLIS));
     let expires = caller.mutate(&server, move |actor| actor.create_join_token(hash, role, lifetime)).await?;
     Ok(NewJoinToken {
         token: token.reveal(),
-        ca_hash: membership.authority.hash().to_string(),
+        ca_hash: membership.trust.authority.hash().to_string(),
         expires,
         servers: servers(&server.core.view().records),
     })
@@ -79,7 +80,7 @@ pub(crate) async fn join(
     let store = (member.role == JoinRole::Server).then(|| server.settings.store.to_string());
     json(&JoinReply {
         chain,
-        ca: membership.authority.certificate_pem().to_owned(),
+        ca: membership.trust.authority.certificate_pem().to_owned(),
         subnet: member.subnet,
         advertise,
         servers: servers(&server.core.view().records),
@@ -101,7 +102,7 @@ pub(crate) async fn renew(
     let member = view.records.members.get(&machine).filter(|member| member.key == key.hash().to_string());
     let member = member.ok_or_else(|| not_member(&machine))?;
     let chain = issue(membership, &key, &member.machine)?;
-    json(&RenewReply { chain, ca: membership.authority.certificate_pem().to_owned() })
+    json(&RenewReply { chain, ca: membership.trust.authority.certificate_pem().to_owned() })
 }
 
 /// The addresses of the servers.
@@ -130,14 +131,6 @@ fn proved_key(peer: Peer) -> Result<PublicKey, Problem> {
 }
 
 fn issue(membership: &Membership, key: &PublicKey, machine: &MachineName) -> Result<String, Problem> {
-    let issued = membership.authority.issue(key, machine, false, core::now());
+    let issued = membership.trust.authority.issue(key, machine, false, core::now());
     issued.map_err(|error| Problem::internal(crate::causes(&error)))
-}
-
-/// An address of host and port; an IPv6 address stands in brackets.
-fn host_port(host: &str, port: u16) -> String {
-    match host.parse() {
-        Ok(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        _ => format!("{host}:{port}"),
-    }
 }

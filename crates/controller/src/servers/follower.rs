@@ -89,7 +89,7 @@ impl LeaderProbe {
             self.refused = 0;
         }
         while self.refused < REFUSALS {
-            let outcome = tokio::time::timeout(PROBE, TcpStream::connect(address)).await;
+            let outcome = tokio::time::timeout(PROBE, TcpStream::connect(&address.address)).await;
             self.take(leader, outcome.map_or(Err(ErrorKind::TimedOut), |made| made.map(drop).map_err(|e| e.kind())));
             tokio::time::sleep(PROBE).await;
         }

@@ -1,8 +1,13 @@
 //! One request on its way to the leader, with its streams and upgrades.
+//!
+//! A machine that reaches a follower has shown its certificate to the follower alone. The follower names the machine in a
+//! header, which the leader takes from servers of the cluster and from no one else.
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use gantry_model::MachineName;
+use gantry_trust::Peer;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Uri};
 use hyper::upgrade::OnUpgrade;
@@ -14,6 +19,13 @@ use super::transport::{ServerConnection, TransportError};
 /// Header of a forwarded request. A server that does not lead forwards no request with this header.
 const FORWARDED: HeaderName = HeaderName::from_static("gantry-forwarded");
 
+/// Header with the peer of the client's connection, as JSON.
+const CLIENT: HeaderName = HeaderName::from_static("gantry-client");
+
+/// The server that forwarded a request, by its certificate. The name of the client rests on its word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ForwardingServer(pub(crate) MachineName);
+
 /// Headers that describe one connection alone (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] =
     [header::CONNECTION, HeaderName::from_static("keep-alive"), header::TE, header::TRAILER, header::TRANSFER_ENCODING];
@@ -21,6 +33,19 @@ const HOP_BY_HOP: [HeaderName; 5] =
 /// Returns whether another server has forwarded the request.
 pub(super) fn was_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(FORWARDED)
+}
+
+/// Gives a forwarded request the peer of the client's own connection. Without a certificate of a server, the header counts
+/// for nothing.
+pub(super) fn restore_client(request: &mut Request) {
+    let named = request.headers_mut().remove(CLIENT);
+    let Some(Peer::Machine { name, is_server: true, .. }) = request.extensions().get::<Peer>() else { return };
+    let server = ForwardingServer(name.clone());
+    if was_forwarded(request.headers()) {
+        let client = named.and_then(|named| serde_json::from_slice(named.as_bytes()).ok());
+        request.extensions_mut().insert(client.unwrap_or(Peer::Anonymous));
+        request.extensions_mut().insert(server);
+    }
 }
 
 /// Sends the request to the leader and returns its response. An upgraded connection is joined with the client's until
@@ -56,6 +81,11 @@ fn outgoing(request: Request) -> Request {
     // This server has told the client to go on by reading the body.
     parts.headers.remove(header::EXPECT);
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    parts.headers.remove(CLIENT);
+    let client = parts.extensions.get::<Peer>().and_then(|peer| serde_json::to_vec(peer).ok());
+    if let Some(client) = client.and_then(|client| HeaderValue::from_bytes(&client).ok()) {
+        parts.headers.insert(CLIENT, client);
+    }
     Request::from_parts(parts, body)
 }
 
@@ -89,5 +119,38 @@ mod tests {
         let upgrade = sent(&[("connection", "upgrade"), ("upgrade", "gantry-session")]);
         assert_eq!(upgrade.headers()["connection"], "upgrade");
         assert_eq!(upgrade.headers()["upgrade"], "gantry-session");
+    }
+
+    fn peer(name: &str, is_server: bool) -> Peer {
+        let key = serde_json::from_value(format!("04{}", "ab".repeat(64)).into()).expect("a key");
+        Peer::Machine { name: name.parse().expect("a name"), key, is_server }
+    }
+
+    /// The client of a request that `client` sent to a follower, as a server sees it that takes the request from `sender`.
+    fn received(client: &Peer, sender: &Peer) -> (Peer, Option<ForwardingServer>) {
+        let mut request = Request::builder().header(CLIENT, "\"anonymous\"").body(Body::empty()).expect("a request");
+        request.extensions_mut().insert(client.clone());
+        let mut request = outgoing(request);
+        request.extensions_mut().insert(sender.clone());
+        restore_client(&mut request);
+        assert!(!request.headers().contains_key(CLIENT));
+        let extensions = request.extensions();
+        (extensions.get().cloned().expect("a peer"), extensions.get().cloned())
+    }
+
+    #[test]
+    fn a_server_alone_may_name_the_client_of_a_request() {
+        let (server, agent) = (peer("m2", true), peer("m4", false));
+        let forwarding = Some(ForwardingServer("m2".parse().expect("a name")));
+        for client in [agent.clone(), Peer::Anonymous] {
+            assert_eq!(received(&client, &server), (client, forwarding.clone()), "not the server itself");
+        }
+        for sender in [peer("m5", false), Peer::Anonymous] {
+            assert_eq!(received(&agent, &sender), (sender, None));
+        }
+        let mut unnamed = Request::builder().header(FORWARDED, "1").body(Body::empty()).expect("a request");
+        unnamed.extensions_mut().insert(server);
+        restore_client(&mut unnamed);
+        assert_eq!(unnamed.extensions().get(), Some(&Peer::Anonymous));
     }
 }

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::membership::Membership;
 use super::transport::ServerConnection;
 use super::{forward, transport};
 use crate::http::ErrorResponse;
@@ -57,18 +58,20 @@ pub(super) struct LeadingTerm {
 }
 
 /// The gate of one server.
-pub(super) struct Gate(watch::Sender<Standing>);
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self(watch::Sender::new(Standing::Waiting))
-    }
+pub(super) struct Gate {
+    standing: watch::Sender<Standing>,
+    membership: Arc<Membership>,
 }
 
 impl Gate {
+    /// A gate of a server that has just begun. `membership` connects to the leader.
+    pub(super) fn new(membership: Arc<Membership>) -> Self {
+        Self { standing: watch::Sender::new(Standing::Waiting), membership }
+    }
+
     /// Forwards requests to this leader.
     pub(super) fn follow(&self, leader: &LeaderRecord) {
-        self.0.send_if_modified(|standing| match standing {
+        self.standing.send_if_modified(|standing| match standing {
             Standing::Following(known, _) if known == leader => false,
             _ => {
                 tracing::info!(leader = leader.name, "following");
@@ -81,7 +84,7 @@ impl Gate {
 
     /// Returns the leader that this server follows.
     pub(super) fn leader(&self) -> Option<LeaderRecord> {
-        match &*self.0.borrow() {
+        match &*self.standing.borrow() {
             Standing::Following(leader, _) => Some(leader.clone()),
             _ => None,
         }
@@ -98,7 +101,7 @@ impl Gate {
     }
 
     fn set(&self, next: Standing) {
-        self.0.send_modify(|standing| {
+        self.standing.send_modify(|standing| {
             leave(standing);
             *standing = next;
         });
@@ -118,8 +121,9 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
 }
 
 /// Answers a request.
-async fn pass(State(gate): State<Arc<Gate>>, request: Request) -> Response {
-    let mut standings = gate.0.subscribe();
+async fn pass(State(gate): State<Arc<Gate>>, mut request: Request) -> Response {
+    let mut standings = gate.standing.subscribe();
+    forward::restore_client(&mut request);
     let was_forwarded = forward::was_forwarded(request.headers());
     let deadline = tokio::time::Instant::now() + HOLD;
     let mut why = "no server leads at this moment".to_owned();
@@ -128,7 +132,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request) -> Response {
         match standing {
             Standing::Leading(term) => return serve(term, request).await,
             Standing::Following(LeaderRecord { name, address: Some(address), .. }, ended) if !was_forwarded => {
-                match transport::connect(&name, &address).await {
+                match transport::connect(&gate.membership, &name, &address).await {
                     Ok(connection) => return forwarded(connection, request, ended).await,
                     Err(error) => why = crate::causes(&error),
                 }

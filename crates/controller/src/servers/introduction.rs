@@ -5,15 +5,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use gantry_api::{ErrorCode, Problem};
 use gantry_supervision::{Backoff, ReconcileLoop};
+use gantry_trust::Peer;
 use http::{HeaderMap, Method, header};
 
 use super::{Node, transport};
 use crate::http::auth::secret;
 use crate::http::{HttpResult, json, parse_body};
+use crate::settings::PeerAddress;
 use crate::tokens::{self, FirstToken};
 use crate::{Server, ServerError};
 
@@ -29,7 +32,7 @@ pub(super) async fn introduce(node: &Node) -> Infallible {
     let pass = async || {
         let leader = node.gate.leader();
         if let Some(known) = leader.as_ref().filter(|leader| introduced_to.as_ref() != Some(*leader)) {
-            introduce_to(node, &known.name, known.address.as_deref()).await?;
+            introduce_to(node, &known.name, known.address.as_ref()).await?;
             introduced_to = leader;
         }
         Ok::<(), ServerError>(())
@@ -37,7 +40,7 @@ pub(super) async fn introduce(node: &Node) -> Infallible {
     ReconcileLoop::new("introduction to the leader", RETRY_PAUSE, Backoff::constant(RETRY_PAUSE)).run(pass).await
 }
 
-async fn introduce_to(node: &Node, name: &str, address: Option<&str>) -> Result<(), ServerError> {
+async fn introduce_to(node: &Node, name: &str, address: Option<&PeerAddress>) -> Result<(), ServerError> {
     let Some(address) = address else { return Ok(()) };
     let tokens = tokens::first_tokens(&node.settings)?;
     let told: Result<(), _> = transport::call(&node.membership, (name, address), (Method::POST, PATH), &tokens).await;
@@ -46,10 +49,15 @@ async fn introduce_to(node: &Node, name: &str, address: Option<&str>) -> Result<
 }
 
 /// Records the first tokens of a follower.
-pub(crate) async fn introduced(State(server): State<Arc<Server>>, headers: HeaderMap, text: Bytes) -> HttpResult {
-    let secret = secret(headers.get(header::AUTHORIZATION));
+pub(crate) async fn introduced(
+    State(server): State<Arc<Server>>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    text: Bytes,
+) -> HttpResult {
+    let (secret, peer) = (secret(headers.get(header::AUTHORIZATION)), peer.as_deref());
     let is_server =
-        |secret: &String| server.servers.as_ref().is_some_and(|servers| servers.membership.is_server(secret));
+        |secret: &String| server.servers.as_ref().is_some_and(|servers| servers.membership.is_server(secret, peer));
     if !secret.as_ref().is_some_and(is_server) {
         return Err(Problem::new(ErrorCode::TokenUnknown, "only servers of the cluster may do this").into());
     }

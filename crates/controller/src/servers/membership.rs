@@ -6,20 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gantry_store::{LeaseId, Listing, Store, StoreError, Txn, TxnCondition};
 use gantry_supervision::{Backoff, ReconcileLoop};
+use gantry_trust::{Credentials, Peer, TrustError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
 
+use crate::settings::PeerAddress;
 use crate::{ServerSettings, tokens};
 
 /// Prefix of the keys.
 const PREFIX: &str = "servers/";
 const LIVE: &str = "servers/live/";
-const KNOWN: &str = "servers/known/";
+pub(super) const KNOWN: &str = "servers/known/";
 const SECRET: &str = "servers/secret";
 
 /// Version of the records.
@@ -38,7 +41,15 @@ pub(crate) struct ServerRecord {
     /// Name of the server.
     pub(crate) name: String,
     /// Address at which other servers reach it.
-    pub(crate) address: String,
+    #[serde(flatten)]
+    pub(crate) address: PeerAddress,
+}
+
+impl ServerRecord {
+    /// Returns what a connection to the server needs.
+    pub(super) fn reach(&self) -> (&str, &PeerAddress) {
+        (&self.name, &self.address)
+    }
 }
 
 /// The records of all servers.
@@ -66,6 +77,8 @@ impl Members {
 /// Knowledge of one server about all servers.
 pub(crate) struct Membership {
     own: ServerRecord,
+    /// Makes connections to other servers, once this server has a certificate.
+    connector: OnceLock<TlsConnector>,
     members: watch::Sender<Members>,
 }
 
@@ -73,7 +86,18 @@ impl Membership {
     /// The membership of a server that has read no records yet.
     pub(crate) fn new(settings: &ServerSettings) -> Self {
         let own = ServerRecord { version: VERSION, name: settings.name.clone(), address: settings.peer_address() };
-        Self { own, members: watch::Sender::default() }
+        Self { own, connector: OnceLock::new(), members: watch::Sender::default() }
+    }
+
+    /// Takes the certificate of this server, which other servers ask for.
+    pub(crate) fn set_certificate(&self, credentials: &Credentials) -> Result<(), TrustError> {
+        let _ = self.connector.set(credentials.client_config(&[b"http/1.1"])?.into());
+        Ok(())
+    }
+
+    /// Returns what makes TLS connections to other servers, once this server has a certificate.
+    pub(super) fn connector(&self) -> Option<TlsConnector> {
+        self.connector.get().cloned()
     }
 
     /// Returns this server's record.
@@ -104,8 +128,13 @@ impl Membership {
         self.members.borrow().secret.clone()
     }
 
-    /// Returns whether a request with this secret comes from a server.
-    pub(crate) fn is_server(&self, secret: &str) -> bool {
+    /// Returns whether a request with this secret, on a connection with this peer, comes from a server. In a cluster a
+    /// server also shows its certificate.
+    pub(crate) fn is_server(&self, secret: &str, peer: Option<&Peer>) -> bool {
+        let has_certificate = matches!(peer, Some(Peer::Machine { is_server: true, .. }));
+        if self.own.address.tls && !has_certificate {
+            return false;
+        }
         // Hashes of equal length tell nothing by the time that their comparison takes.
         self.members.borrow().secret.as_ref().is_some_and(|own| tokens::hash(own) == tokens::hash(secret))
     }
@@ -154,12 +183,13 @@ impl Membership {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn membership(name: &str) -> Membership {
-        let own = ServerRecord { version: VERSION, name: name.to_owned(), address: format!("{name}:1") };
-        Membership { own, members: watch::Sender::default() }
+    pub(in crate::servers) fn membership(name: &str) -> Membership {
+        let address = PeerAddress { address: format!("{name}:1"), tls: false };
+        let own = ServerRecord { version: VERSION, name: name.to_owned(), address };
+        Membership { own, connector: OnceLock::new(), members: watch::Sender::default() }
     }
 
     #[tokio::test]
@@ -174,7 +204,7 @@ mod tests {
         one.round(&store, &mut first).await.expect("a round");
         assert_eq!(one.peers(), std::slice::from_ref(&two.own));
         let secret = two.secret().expect("a secret");
-        assert!(one.is_server(&secret) && !one.is_server("") && !one.is_server("other"));
+        assert!(one.is_server(&secret, None) && !one.is_server("", None) && !one.is_server("other", None));
         store.revoke(second.expect("a lease")).await.expect("ended");
         one.round(&store, &mut first).await.expect("a round");
         assert_eq!(one.peers(), []);

@@ -10,13 +10,17 @@
 //! - `gate`: gives each request to this server's own term or to the leader, or holds it for a moment while no server leads.
 //! - `forward`: one request on its way to the leader, with its streams and upgrades. `transport`: requests between servers.
 //! - `membership`: which servers there are, and which live.
+//! - `cluster_port`: the port for machines, people and the other servers, over TLS. It is open whether the server leads or
+//!   follows.
 //! - `introduction`: a follower's agent and administrator are known to the cluster, too.
 //! - `peer_api`: what each server does for the others. `replicas`: the copy of each blob on another server. `copies`:
 //!   garbage collection and repair of these copies, by the leader.
+//! - `removed`: the records of servers whose machines were removed.
 //!
 //! A term runs in a runtime of its own. The end of the term ends the runtime, and with it every task and connection that
 //! a deposed leader might serve from old records. A server with a store in a file has none of this (see `crate::run`).
 
+mod cluster_port;
 mod copies;
 mod follower;
 mod forward;
@@ -24,6 +28,7 @@ mod gate;
 mod introduction;
 mod membership;
 mod peer_api;
+mod removed;
 mod replicas;
 mod transport;
 
@@ -38,10 +43,12 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::copies::{collect_copies, repair_copies};
+pub(crate) use self::forward::ForwardingServer;
 use self::gate::{Gate, LeadingTerm};
 pub(crate) use self::introduction::introduced;
 use self::membership::{Membership, ServerRecord};
 use self::peer_api::PeerApi;
+pub(crate) use self::removed::forget_removed_servers;
 use self::replicas::PeerBlobs;
 use crate::leadership::{Candidate, Leadership};
 use crate::run::{Term, lead};
@@ -58,14 +65,19 @@ pub(crate) struct OtherServers {
     pub(crate) membership: Arc<Membership>,
     blobs: Arc<PeerBlobs>,
     leadership: Leadership,
+    store: Arc<dyn Store>,
 }
 
 impl OtherServers {
     /// Describes all servers. This one leads.
     pub(crate) fn info(&self) -> Vec<ServerInfo> {
         let own = &self.membership.own().name;
-        let info =
-            |(ServerRecord { name, address, .. }, lives)| ServerInfo { leads: name == *own, name, address, lives };
+        let info = |(ServerRecord { name, address, .. }, lives)| ServerInfo {
+            leads: name == *own,
+            name,
+            address: address.address,
+            lives,
+        };
         self.membership.all().into_iter().map(info).collect()
     }
 
@@ -104,7 +116,8 @@ pub(crate) async fn run(
         .map_err(|source| ServerError::Listen { address: settings.listen, source })?;
     let candidate = Candidate::of(&settings);
     let membership = Arc::new(Membership::new(&settings));
-    let node = Node { store, settings, candidate, blobs, membership, gate: Arc::default() };
+    let gate = Arc::new(Gate::new(Arc::clone(&membership)));
+    let node = Node { store, settings, candidate, blobs, membership, gate };
     let stop = CancellationToken::new();
     let beside = async {
         let api = PeerApi {
@@ -113,24 +126,25 @@ pub(crate) async fn run(
             store: Arc::clone(&node.store),
         };
         let router = peer_api::routes(api).fallback_service(gate::router(Arc::clone(&node.gate)));
-        let serving = connections::serve(&listener, router);
+        let serving = connections::serve(&listener, router.clone());
         match tokio::select! {
             never = serving => never,
             never = node.membership.keep(&node.store) => never,
             never = introduction::introduce(&node) => never,
+            error = cluster_port::serve(&node, router) => return error,
         } {}
     };
     let terms = terms(&node, &stop);
     tokio::pin!(terms, beside, shutdown);
     tokio::select! {
         ended = &mut terms => return ended,
-        () = &mut beside => {}
+        error = &mut beside => return Err(error),
         () = shutdown => stop.cancel(),
     }
     // The term resigns. Its connections go on being served meanwhile.
     tokio::select! {
         ended = terms => ended,
-        () = beside => Ok(()),
+        error = beside => Err(error),
     }
 }
 
@@ -171,6 +185,7 @@ async fn run_term(node: &Node, leadership: Leadership, stop: &CancellationToken)
         membership: Arc::clone(&node.membership),
         blobs: Arc::clone(&peers),
         leadership: leadership.clone(),
+        store: Arc::clone(&node.store),
     };
     let term = Term {
         store: Arc::clone(&node.store),

@@ -14,6 +14,7 @@ use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::{BlobError, BlobStore};
 use gantry_model::Digest;
 use gantry_store::{Revision, Store};
+use gantry_trust::Peer;
 use http::header;
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +55,8 @@ pub(super) fn routes(api: PeerApi) -> Router {
 }
 
 async fn servers_only(State(api): State<Arc<PeerApi>>, request: Request, next: Next) -> Response {
-    let secret = secret(request.headers().get(header::AUTHORIZATION));
-    if secret.is_some_and(|secret| api.membership.is_server(&secret)) {
+    let (secret, peer) = (secret(request.headers().get(header::AUTHORIZATION)), request.extensions().get::<Peer>());
+    if secret.is_some_and(|secret| api.membership.is_server(&secret, peer)) {
         return next.run(request).await;
     }
     ErrorResponse(Problem::new(ErrorCode::TokenUnknown, "only servers of the cluster may do this")).into_response()

@@ -54,13 +54,13 @@ impl PeerBlobs {
         let timeout = TRANSFER_TIMEOUT + Duration::from_secs(blob.size >> 20);
         let path = format!("{PATH}/{digest}");
         let request = transport::request(&self.membership, Method::PUT, &path, Body::from_stream(blob.stream))?;
-        let sent = tokio::time::timeout(timeout, transport::send(&peer.name, &peer.address, request));
+        let sent = tokio::time::timeout(timeout, transport::send(&self.membership, peer.reach(), request));
         sent.await.map_err(|_| TransportError::Slow)?.map(drop)
     }
 
     async fn has(&self, peer: &ServerRecord, digest: &Digest) -> Result<bool, TransportError> {
         let request = transport::request(&self.membership, Method::HEAD, &format!("{PATH}/{digest}"), Body::empty())?;
-        let asked = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&peer.name, &peer.address, request));
+        let asked = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
         match asked.await.map_err(|_| TransportError::Slow)? {
             Ok(_) => Ok(true),
             Err(TransportError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
@@ -70,7 +70,7 @@ impl PeerBlobs {
 
     async fn open(&self, peer: &ServerRecord, digest: &Digest) -> Result<OpenBlob, TransportError> {
         let request = transport::request(&self.membership, Method::GET, &format!("{PATH}/{digest}"), Body::empty())?;
-        let opened = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&peer.name, &peer.address, request));
+        let opened = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
         let response = opened.await.map_err(|_| TransportError::Slow)??;
         let size = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
         let stream = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other).boxed();
@@ -82,7 +82,7 @@ impl PeerBlobs {
         let mut lists = BTreeMap::new();
         for peer in self.membership.peers() {
             let list: Vec<(Digest, u64)> =
-                transport::call(&self.membership, (&peer.name, &peer.address), (Method::GET, PATH), &()).await?;
+                transport::call(&self.membership, peer.reach(), (Method::GET, PATH), &()).await?;
             lists.insert(peer.name, list.into_iter().collect());
         }
         Ok(lists)
@@ -103,8 +103,7 @@ impl PeerBlobs {
             let older_millis = u64::try_from(older.as_millis()).unwrap_or(u64::MAX);
             let order = BlobCollection { term, older_millis, digests: digests.to_vec() };
             let path = format!("{PATH}/collect");
-            let to = (peer.name.as_str(), peer.address.as_str());
-            let freed: u64 = transport::call(&self.membership, to, (Method::POST, &path), &order).await?;
+            let freed: u64 = transport::call(&self.membership, peer.reach(), (Method::POST, &path), &order).await?;
             bytes += freed;
         }
         Ok(bytes)

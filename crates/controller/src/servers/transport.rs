@@ -1,12 +1,15 @@
-//! Requests between servers: one connection for each request.
+//! Requests between servers: one connection for each request, over mutual TLS. Servers that have joined no cluster speak
+//! without TLS, on one computer alone.
 //!
 //! An upgraded connection is lost to every other request, and a connection that fails before the request is sent proves
 //! that the other server has not begun the request.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use gantry_trust::PeerName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -15,9 +18,11 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::membership::Membership;
+use crate::settings::PeerAddress;
 
 /// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,6 +47,12 @@ pub(crate) enum TransportError {
         #[source]
         source: std::io::Error,
     },
+    /// The server speaks without TLS, and is not on this computer.
+    #[error("server {name} at {address} has no certificate of a cluster; let it join with `gantry join`")]
+    Plain { name: String, address: String },
+    /// This server has no certificate yet.
+    #[error("this server has no certificate of the cluster yet")]
+    NoCertificate,
     /// This server has not read the secret of the servers yet.
     #[error("the store has no secret of the servers yet")]
     NoSecret,
@@ -63,21 +74,43 @@ pub(crate) enum TransportError {
 pub(super) struct ServerConnection(SendRequest<Body>);
 
 /// Connects to a server.
-pub(super) async fn connect(name: &str, address: &str) -> Result<ServerConnection, TransportError> {
-    let connecting = async {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)
-    };
+pub(super) async fn connect(
+    membership: &Membership,
+    name: &str,
+    PeerAddress { address, tls }: &PeerAddress,
+) -> Result<ServerConnection, TransportError> {
+    let connector = tls.then(|| membership.connector().ok_or(TransportError::NoCertificate)).transpose()?;
     let (name, address) = (name.to_owned(), address.to_owned());
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok((sender, connection))) => {
-            tokio::spawn(async move { drop(connection.with_upgrades().await) });
-            Ok(ServerConnection(sender))
+    if connector.is_none() && !is_loopback(&address) {
+        return Err(TransportError::Plain { name, address });
+    }
+    // A server is known by its name, so that no other machine passes for it.
+    let peer = name.parse().map_or(PeerName::Server, PeerName::Machine).server_name();
+    let connecting = async {
+        let stream = TcpStream::connect(&address).await?;
+        stream.set_nodelay(true)?;
+        match connector {
+            Some(connector) => begin(connector.connect(peer, stream).await?).await,
+            None => begin(stream).await,
         }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
         Ok(Err(source)) => Err(TransportError::Connect { name, address, source }),
         Err(_) => Err(TransportError::Silent { name, address }),
     }
+}
+
+/// Begins HTTP on a connection.
+async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> std::io::Result<ServerConnection> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    tokio::spawn(async move { drop(connection.with_upgrades().await) });
+    Ok(ServerConnection(sender))
+}
+
+/// Returns whether an address of IP and port names this computer.
+fn is_loopback(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
 }
 
 impl ServerConnection {
@@ -102,11 +135,11 @@ pub(super) fn request(
 
 /// Sends a request of this server's own, and returns the successful response.
 pub(super) async fn send(
-    name: &str,
-    address: &str,
+    membership: &Membership,
+    (name, address): (&str, &PeerAddress),
     request: Request<Body>,
 ) -> Result<Response<Incoming>, TransportError> {
-    let response = connect(name, address).await?.send(request).await?;
+    let response = connect(membership, name, address).await?.send(request).await?;
     if response.status().is_success() {
         return Ok(response);
     }
@@ -118,13 +151,13 @@ pub(super) async fn send(
 /// Sends a JSON value, and reads the JSON response.
 pub(super) async fn call<T: DeserializeOwned>(
     membership: &Membership,
-    (name, address): (&str, &str),
+    to: (&str, &PeerAddress),
     (method, path): (Method, &str),
     value: &impl Serialize,
 ) -> Result<T, TransportError> {
     let body = Body::from(serde_json::to_vec(value).map_err(TransportError::Message)?);
     let request = request(membership, method, path, body)?;
-    let calling = async { collect(send(name, address, request).await?).await };
+    let calling = async { collect(send(membership, to, request).await?).await };
     let text = tokio::time::timeout(CALL_TIMEOUT, calling).await.map_err(|_| TransportError::Slow)??;
     serde_json::from_slice(&text).map_err(TransportError::Message)
 }
@@ -132,4 +165,21 @@ pub(super) async fn call<T: DeserializeOwned>(
 async fn collect(response: Response<Incoming>) -> Result<Bytes, TransportError> {
     let body = Limited::new(response.into_body(), RESPONSE_MAX).collect().await;
     Ok(body.map_err(TransportError::Http)?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::servers::membership::tests::membership;
+
+    #[tokio::test]
+    async fn only_servers_of_one_computer_speak_without_tls() {
+        let (own, to) = (membership("one"), |address: &str, tls| PeerAddress { address: address.to_owned(), tls });
+        let refused = async |address: &str, tls| connect(&own, "two", &to(address, tls)).await.err();
+        assert!(matches!(refused("127.0.0.1:1", false).await, Some(TransportError::Connect { .. })));
+        for address in ["10.0.0.2:4680", "two:4680"] {
+            assert!(matches!(refused(address, false).await, Some(TransportError::Plain { .. })), "{address}");
+        }
+        assert!(matches!(refused("10.0.0.2:7000", true).await, Some(TransportError::NoCertificate)));
+    }
 }

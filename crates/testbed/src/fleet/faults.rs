@@ -11,6 +11,7 @@ impl Fleet {
     pub fn power_on(&mut self, name: &str) {
         let (machine, network) = self.parts(name);
         machine.plug_in(network);
+        machine.start_member(network);
         machine.up(network);
     }
 

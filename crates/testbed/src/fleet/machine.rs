@@ -29,6 +29,9 @@ pub(super) struct FleetMachine {
     environment: Vec<(String, PathBuf)>,
     /// `gantry up`; none while the machine is off, or has not joined.
     up: Option<Child>,
+    /// Arguments of the machine's member of etcd; none without a member.
+    pub(super) member: Option<Vec<String>>,
+    etcd: Option<Child>,
     /// The machine's namespace exists.
     is_on: bool,
 }
@@ -42,7 +45,8 @@ impl FleetMachine {
         // The server's user enters the machine's folder.
         super::make_folder(&folder, 0o711);
         super::make_folder(&folder.join("data"), 0o700);
-        Self { name, alias, number, folder, cgroup, environment: Vec::new(), up: None, is_on: false }
+        let environment = Vec::new();
+        Self { name, alias, number, folder, cgroup, environment, up: None, member: None, etcd: None, is_on: false }
     }
 
     /// Address of the machine.
@@ -58,6 +62,15 @@ impl FleetMachine {
     /// Standard error of the machine's processes.
     pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Starts the machine's member of etcd, if there is one and it does not run.
+    pub(super) fn start_member(&mut self, network: &FleetNetwork) {
+        let Some(arguments) = self.member.as_ref().filter(|_| self.etcd.is_none()) else { return };
+        let mut etcd = network.program(&self.name, Path::new("etcd"));
+        etcd.args(arguments).arg("--data-dir").arg(self.path("etcd"));
+        let quiet = etcd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.etcd = Some(quiet.spawn().expect("etcd; install Debian's etcd-server"));
     }
 
     /// Starts `gantry up`.
@@ -135,13 +148,13 @@ impl FleetMachine {
         while self.signal(network, "KILL") {
             assert!(begun.elapsed() < KILL_TIMEOUT, "{} does not end: {:?}", self.name, self.processes(network));
             // A killed child is a process until it is waited for.
-            if let Some(up) = &mut self.up {
-                let _ = up.try_wait();
+            for child in self.up.iter_mut().chain(&mut self.etcd) {
+                let _ = child.try_wait();
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        if let Some(mut up) = self.up.take() {
-            let _ = up.wait();
+        for mut child in self.up.take().into_iter().chain(self.etcd.take()) {
+            let _ = child.wait();
         }
         network.remove(&self.name);
         self.is_on = false;

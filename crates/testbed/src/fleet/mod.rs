@@ -3,7 +3,7 @@
 //! ```text
 //! namespace gt12-net: the test, with `gantry`, git, curl and load
 //!   bridge 198.18.0.254
-//!     ├─ cable ─ namespace gt12-m1: 198.18.0.1, `gantry up`, containers
+//!     ├─ cable ─ namespace gt12-m1: 198.18.0.1, `gantry up`, containers, a member of etcd if there are several servers
 //!     ├─ cable ─ namespace gt12-m2: 198.18.0.2, …
 //!     └─ …
 //! ```
@@ -43,10 +43,12 @@ const API: u16 = 4680;
 /// Longest time that load runs.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 
-/// Several machines that are one cloud. `m1` has the server, and the others have joined. The thread that started the fleet is in the fleet's network
-/// until the value is dropped.
+/// Several machines that are one cloud. `m1` has a server, and the others have joined. The thread that started the fleet is
+/// in the fleet's network until the value is dropped.
 pub struct Fleet {
     machines: Vec<FleetMachine>,
+    /// Machine whose server gets the commands.
+    entry: String,
     network: FleetNetwork,
     folder: tempfile::TempDir,
     number: Number,
@@ -61,16 +63,31 @@ impl Fleet {
     /// If a machine does not start.
     #[must_use]
     pub fn start(count: u8) -> Self {
+        Self::start_with_servers(1, count)
+    }
+
+    /// Starts `count` machines as [`Fleet::start`] does. With more than one, the first `servers` machines have servers on
+    /// etcd, with a member of etcd each.
+    ///
+    /// # Panics
+    /// If a machine does not start.
+    #[must_use]
+    pub fn start_with_servers(servers: u8, count: u8) -> Self {
         let number = Number::claim();
         let folder = tempfile::Builder::new().prefix("gantry-fleet-").tempdir().expect("a folder");
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
         let network = FleetNetwork::enter(&number.name());
-        let mut fleet = Self { machines: Vec::new(), network, folder, number, _thread: std::marker::PhantomData };
-        fleet.found();
-        for _ in 1..count {
-            let joined = fleet.add();
-            let _ = fleet.join(&joined, &fleet.join_token(&["--role", "agent"])).good();
-            fleet.up(&joined);
+        let (machines, entry) = (Vec::new(), "m1".to_owned());
+        let mut fleet = Self { machines, entry, network, folder, number, _thread: std::marker::PhantomData };
+        for _ in 0..count {
+            fleet.add();
+        }
+        let store = (servers > 1).then(|| fleet.start_etcd(usize::from(servers)));
+        fleet.found(store.as_deref());
+        for (number, machine) in fleet.names().iter().enumerate().skip(1) {
+            let role = if number < usize::from(servers) { "server" } else { "agent" };
+            let _ = fleet.join(machine, &fleet.join_token(&["--role", role])).good();
+            fleet.up(machine);
         }
         fleet.wait_until_ready(&fleet.names());
         let base = crate::world::base_archive();
@@ -78,11 +95,36 @@ impl Fleet {
         fleet
     }
 
+    /// Starts etcd with a member on each of the first machines. Returns the address of the store.
+    fn start_etcd(&mut self, count: usize) -> String {
+        let url = |machine: &FleetMachine, port| format!("http://{}:{port}", machine.address());
+        let peers: Vec<String> =
+            self.machines[..count].iter().map(|machine| format!("{}={}", machine.name, url(machine, 2380))).collect();
+        let hosts: Vec<String> =
+            self.machines[..count].iter().map(|machine| format!("{}:2379", machine.address())).collect();
+        for machine in &mut self.machines[..count] {
+            let (client, peer) = (url(machine, 2379), url(machine, 2380));
+            let arguments = [
+                ["--name", &machine.name],
+                ["--listen-client-urls", &client],
+                ["--advertise-client-urls", &client],
+                ["--listen-peer-urls", &peer],
+                ["--initial-advertise-peer-urls", &peer],
+                ["--initial-cluster", &peers.join(",")],
+            ];
+            machine.member = Some(arguments.concat().into_iter().map(str::to_owned).collect());
+            machine.start_member(&self.network);
+        }
+        format!("etcd://{}/fleet", hosts.join(","))
+    }
+
     /// Makes the first machine a server, and starts it.
-    fn found(&mut self) {
-        let first = self.add();
+    fn found(&mut self, store: Option<&str>) {
+        let first = self.machines[0].name.clone();
         let (machine, network) = self.parts(&first);
-        let _ = run(machine.gantry(network, &["server", "init"])).good();
+        let store = store.into_iter().flat_map(|store| ["--store", store]);
+        let words: Vec<&str> = ["server", "init"].into_iter().chain(store).collect();
+        let _ = run(machine.gantry(network, &words)).good();
         machine.up(network);
         self.wait("the server answers", |fleet| (fleet.gantry(&["app", "ls"]).status == 0).then_some(()));
     }
@@ -190,13 +232,26 @@ impl Fleet {
         });
     }
 
-    /// Runs `gantry` with the administrator's token, at the server of `m1`.
+    /// Gives all further commands to the server of a machine.
+    pub fn enter_at(&mut self, machine: &str) {
+        machine.clone_into(&mut self.entry);
+    }
+
+    /// Runs `gantry` with the administrator's token, at the server of `m1` or of another machine ([`Fleet::enter_at`]).
     #[must_use]
     pub fn gantry(&self, arguments: &[&str]) -> Output {
         let mut gantry = std::process::Command::new(program("gantry"));
         gantry.args(arguments).env("GANTRY_URL", self.url()).env("GANTRY_TOKEN", self.token());
         gantry.stdin(std::process::Stdio::null());
         run(gantry)
+    }
+
+    /// Runs a program on a machine.
+    #[must_use]
+    pub fn run_on(&self, machine: &str, name: &str, arguments: &[&str]) -> Output {
+        let mut command = self.network.program(machine, Path::new(name));
+        command.args(arguments).stdin(std::process::Stdio::null());
+        run(command)
     }
 
     /// The response of an app's page on a machine.
@@ -277,11 +332,12 @@ impl Fleet {
 
     /// The server's URL.
     fn url(&self) -> String {
-        format!("http://{}:{API}", self.address("m1"))
+        format!("http://{}:{API}", self.address(&self.entry))
     }
 
     /// The administrator's token.
-    fn token(&self) -> String {
+    #[must_use]
+    pub fn token(&self) -> String {
         std::fs::read_to_string(self.path("m1", "data/admin-token")).unwrap_or_default().trim().to_owned()
     }
 

@@ -1,4 +1,5 @@
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
@@ -60,6 +61,35 @@ async fn machines_of_one_authority_know_each_other() {
         connected.expect("verified");
         assert_eq!(machine_of_peer(seen.as_deref()), Some(name("m2")));
     }
+}
+
+#[test]
+fn the_authority_is_found_in_a_chain_by_its_hash() {
+    let ca = CertificateAuthority::generate(now()).expect("an authority");
+    let (server, _) = issue(&ca, "m1", true, now());
+    let chain = &server.current().cert;
+    let pem = ca.hash().find(chain).expect("it is there");
+    assert_eq!(&CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate"), server.ca());
+    let other = CertificateAuthority::generate(now()).expect("an authority");
+    assert_eq!(other.hash().find(chain), None);
+}
+
+#[tokio::test]
+async fn a_server_is_verified_by_the_hosts_that_people_name() {
+    let ca = CertificateAuthority::generate(now()).expect("an authority");
+    let key = MachineKey::generate().expect("a key");
+    let hosts = ["10.0.0.1", "m1.example.com", "m2.machine.gantry.internal", "M2.Machine.Gantry.Internal."];
+    let chain = ca.issue_server(&key.public(), &name("m1"), &hosts.map(str::to_owned), now()).expect("issued");
+    let server = Credentials::new(ca.certificate_pem(), &chain, &key).expect("credentials");
+    let leaf = server.current().cert[0].clone();
+    let leaf = webpki::EndEntityCert::try_from(&leaf).expect("a certificate");
+    for (host, is_valid) in [("10.0.0.1", true), ("m1.example.com", true), ("10.0.0.2", false)] {
+        let host = tokio_rustls::rustls::pki_types::ServerName::try_from(host).expect("a name");
+        assert_eq!(leaf.verify_is_valid_for_subject_name(&host).is_ok(), is_valid, "{host:?}");
+    }
+    let is_named = |peer: PeerName| leaf.verify_is_valid_for_subject_name(&peer.server_name()).is_ok();
+    assert!(is_named(PeerName::Server) && is_named(PeerName::Machine(name("m1"))));
+    assert!(!is_named(PeerName::Machine(name("m2"))), "a host passes for another machine");
 }
 
 #[tokio::test]
