@@ -33,8 +33,8 @@ impl Notes {
     }
 }
 
-/// The repositories that have the pushes that other servers accepted. Each is restored once in a term, by one task at a
-/// time.
+/// The repositories that have the pushes that other servers, or the servers before a restore, accepted. Each is restored
+/// once in a term, by one task at a time.
 #[derive(Default)]
 pub(crate) struct Restored(Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>);
 
@@ -57,7 +57,8 @@ enum RestoreError {
 /// Brings the pushes that other servers accepted into an app's repository, from their packs in the blobs.
 async fn restore(server: &Server, app: &AppName, branch: &str) -> Result<(), RestoreError> {
     let records = server.core.view().records;
-    let Some(GitPacks { packs }) = records.packs.get(app).filter(|_| server.servers.is_some()) else { return Ok(()) };
+    // A cloud of one server has packs, too, if its records come from the backup of several servers.
+    let Some(GitPacks { packs }) = records.packs.get(app) else { return Ok(()) };
     let restored = server.restored.of(app);
     let mut restored = restored.lock().await;
     if *restored {

@@ -7,15 +7,21 @@
 //! - with `--volumes`: `volumes/<app>/<name>/…`, each volume with owners, modes, times and extended attributes.
 //! - `sums`: a line with digest and path for each file before it.
 //!
+//! With several servers, some blobs are on other servers alone. The backup first brings them to this server, through the
+//! running server. The packs of pushes are among them: a restore makes the repositories from the packs.
+//!
 //! A container may write to its volume meanwhile. A backup of such a volume has files of different moments, and the
 //! command says so.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gantry_agent::StoredVolume;
-use gantry_api::ErrorCode;
-use gantry_store::StoreAddress;
+use gantry_api::{Client, ErrorCode};
+use gantry_blobs::BlobStore;
+use gantry_model::Digest;
+use gantry_store::{Listing, StoreAddress};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
@@ -83,6 +89,11 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         Ok(gantry_store::open(&address).await?.list("").await?)
     })?;
     let blobs = files.path("blobs");
+    if let StoreAddress::Etcd { .. } = &address {
+        let token = std::fs::read_to_string(machine.data.join(FILES[0])).unwrap_or_default();
+        let client = Client::new(&machine.server_url(), token.trim());
+        files.act_async(async || gather(&client, &listing, &blobs).await)?;
+    }
     let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
     let mut text = Vec::new();
     let kept: Vec<_> =
@@ -135,6 +146,35 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         }
     }
     Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged` brings it back."))
+}
+
+/// Brings the blobs that the records name, and that only other servers have, to this server. A blob that no server gives
+/// counts as missing afterwards.
+async fn gather(client: &Client, listing: &Listing, folder: &Path) -> anyhow::Result<()> {
+    let blobs = BlobStore::in_folder(folder)?;
+    let (mut asked, mut refused) = (BTreeSet::new(), None);
+    loop {
+        // A manifest that has come names further blobs.
+        let missing = needed(listing, folder).missing(folder);
+        let missing =
+            missing.iter().filter_map(|damage| Digest::from_hex(digest_of_name(Path::new(&damage.file))?).ok());
+        let missing: Vec<Digest> = missing.filter(|digest| asked.insert(digest.clone())).collect();
+        if missing.is_empty() {
+            break;
+        }
+        for digest in missing {
+            let brought = async {
+                let pieces = client.stream(&format!("/v2/backup/blobs/{digest}")).await?;
+                blobs.put_stream(pieces, Some(&digest)).await?;
+                anyhow::Ok(())
+            };
+            refused = brought.await.err().or(refused);
+        }
+    }
+    if let Some(error) = refused {
+        told!("warning: the server does not give blobs that this machine lacks: {error:#}");
+    }
+    Ok(())
 }
 
 /// A copy of the queue's file as of one moment. The copy is removed with this value.

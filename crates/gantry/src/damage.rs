@@ -85,7 +85,8 @@ pub(crate) struct Needed {
 
 impl Needed {
     /// Collects the references of the records: images of releases, bases and tags, with their configurations and
-    /// layers. `blobs` is the folder of the blobs. The layers of an image whose manifest is damaged remain unknown.
+    /// layers; packs of repositories and output of builds. `blobs` is the folder of the blobs. The layers of an image whose
+    /// manifest is damaged remain unknown.
     pub(crate) fn of<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>, blobs: &Path) -> Self {
         let mut needed = Self::default();
         for (key, value) in records {
@@ -94,6 +95,15 @@ impl Needed {
                 ["releases", app, number] => (&value["image"], format!("{app} v{}", number.trim_start_matches('0'))),
                 ["bases", name] => (&value["image"], format!("base {name}")),
                 ["tags", repository @ .., tag] => (value, format!("{}:{tag}", repository.join("/"))),
+                ["packs", app] => {
+                    let packs = value["packs"].as_array().into_iter().flatten();
+                    packs.for_each(|pack| needed.add_blob(&pack["pack"], format!("pushes to {app}")));
+                    continue;
+                }
+                ["deploys", app, number] => {
+                    needed.add_blob(&value["log"], format!("build output of {app} {}", number.trim_start_matches('0')));
+                    continue;
+                }
                 _ => continue,
             };
             if let Some(digest) = image.as_str().and_then(|text| text.parse::<Digest>().ok()) {
@@ -101,6 +111,13 @@ impl Needed {
             }
         }
         needed
+    }
+
+    /// Adds a blob that leads to no others, if the value is a digest.
+    fn add_blob(&mut self, digest: &Value, who: String) {
+        if let Some(digest) = digest.as_str().and_then(|text| text.parse::<Digest>().ok()) {
+            self.blobs.entry(digest.hex().to_owned()).or_default().insert(who);
+        }
     }
 
     fn add(&mut self, image: &Digest, who: &str, blobs: &Path) {
