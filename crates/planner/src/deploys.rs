@@ -10,6 +10,7 @@ use gantry_model::{
 use crate::DesiredApp;
 use crate::demand::{release_step, release_step_done, slots_of};
 use crate::input::{PlanningInput, ReportedState};
+use crate::instances::is_data_closed;
 use crate::loads::{MachineLoads, demand};
 
 /// Step of a deploy in this pass.
@@ -203,7 +204,9 @@ fn start(
 
 /// Reason why an instance does not exist yet.
 fn unplaced(app: &DesiredApp, slot: &Slot, role: &Role, input: &PlanningInput<'_>, loads: &MachineLoads) -> Reason {
-    match input.stop_first_blocker(slot, role) {
+    // While the machine with the data takes no new copies, the old copy serves on.
+    let blocker = input.stop_first_blocker(slot, role).filter(|_| !is_data_closed(role, &[app], input));
+    match blocker {
         Some(blocker) => Reason::StopFirst { role: slot.role.clone(), instance: blocker },
         None => no_room(app, slot, role, input, loads)
             .unwrap_or_else(|| Reason::NotReady { instance: slot.clone(), probe: None }),

@@ -8,7 +8,7 @@ use gantry_model::{
     AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, InstanceGoal, InstancePhase, InstanceSpec,
     MachineName, Reason, Release, Role, RoleName, Slot,
 };
-use gantry_placement::{MachineReadiness, PinnedMachine};
+use gantry_placement::{MachineReadiness, PinnedMachine, PlacementDemand};
 
 use crate::demand::{WantedSlots, release_step, release_step_done, spec, wanted_of};
 use crate::draft::DraftParts;
@@ -33,7 +33,7 @@ pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> Wan
         if let Some(Rename::From { name: old }) = &app.app.rename
             && let Some(old) = desired.apps.get(old)
         {
-            wanted.retain(|slot, _| slot.app != old.app.name || !is_taken_over(old, app, &slot.role));
+            wanted.retain(|slot, _| slot.app != old.app.name || !is_taken_over(old, app, &slot.role, input));
         }
     }
     wanted
@@ -47,7 +47,8 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedSlots {
     let domain = &input.policy.domain;
     let coming = coming(app);
     if let Some(current) = current_release(app) {
-        let handed_over = |role: &RoleName| coming.is_some_and(|(_, new)| hands_over(current, new, role));
+        let handed_over =
+            |role: &RoleName| coming.is_some_and(|(_, new)| hands_over(current, new, role, &[app], input));
         wanted.extend(wanted_of(&app.app, current, domain, handed_over));
     }
     if let Some((deploy, release)) = coming {
@@ -64,9 +65,10 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedSlots {
 
 /// Reports whether the successor of a renamed app takes the role over at once. The role then leaves the old app as soon
 /// as the successor starts.
-fn is_taken_over(old: &DesiredApp, successor: &DesiredApp, role: &RoleName) -> bool {
+fn is_taken_over(old: &DesiredApp, successor: &DesiredApp, role: &RoleName, input: &PlanningInput<'_>) -> bool {
     let new = coming(successor).map(|(_, release)| release).or_else(|| current_release(successor));
-    new.zip(current_release(old)).is_some_and(|(new, current)| hands_over(current, new, role))
+    let apps = [successor, old];
+    new.zip(current_release(old)).is_some_and(|(new, current)| hands_over(current, new, role, &apps, input))
 }
 
 fn current_release(app: &DesiredApp) -> Option<&Release> {
@@ -81,10 +83,28 @@ fn coming(app: &DesiredApp) -> Option<(&Deploy, &Release)> {
 }
 
 /// Reports whether the new release takes the role over at once. A stop-first role leaves the current release as soon as
-/// the new release starts.
-fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
-    let stop_first = |release: &Release| release.roles.get(role).is_some_and(Role::stop_first);
-    current.number != new.number && new.roles.contains_key(role) && (stop_first(current) || stop_first(new))
+/// the new release starts. The old copy serves on while nothing could start in its place. `apps` are those that know where
+/// the role's data is.
+fn hands_over(
+    current: &Release,
+    new: &Release,
+    name: &RoleName,
+    apps: &[&DesiredApp],
+    input: &PlanningInput<'_>,
+) -> bool {
+    let Some(role) = new.roles.get(name) else { return false };
+    let stop_first = role.stop_first() || current.roles.get(name).is_some_and(Role::stop_first);
+    let first = || Slot { app: new.app.clone(), release: new.number, role: name.clone(), index: 1 };
+    let may_start = || input.current(&first()).is_some() || !is_data_closed(role, apps, input);
+    current.number != new.number && stop_first && may_start()
+}
+
+/// Reports whether an operator wants no new copies on the machine with a role's data.
+pub(crate) fn is_data_closed(role: &Role, apps: &[&DesiredApp], input: &PlanningInput<'_>) -> bool {
+    use MachineReadiness::{Cordoned, Draining};
+    let is_closed = |machine: &MachineName| matches!(input.index.readiness(machine), Cordoned | Draining);
+    let machine = |volume: &String| apps.iter().find_map(|app| app.app.data.get(volume));
+    role.volumes.keys().filter_map(machine).any(is_closed)
 }
 
 /// Assigns a new allocation to each wanted slot that has none, or whose allocation is to leave its machine, and returns why
@@ -134,14 +154,18 @@ impl SlotPlanning<'_, '_, '_> {
         let current = input.current(slot).filter(|current| current.assignment.goal != InstanceGoal::Stop);
         if let Some(blocker) = input.stop_first_blocker(slot, &spec.role) {
             self.assigned.chosen.extend(current.map(|current| current.id.clone()));
-            self.wait(slot, Reason::StopFirst { role: slot.role.clone(), instance: blocker });
+            let apps: Vec<&DesiredApp> = self.apps_with_data(slot).into_iter().flatten().collect();
+            let is_closed = current.is_none() && is_data_closed(&spec.role, &apps, input);
+            let refusal = is_closed.then(|| self.draft.loads.refusal(&self.demand(slot, &spec.role))).flatten();
+            let reason = match refusal {
+                Some(refusal) => Reason::NoRoom { instance: slot.clone(), refusal },
+                None => Reason::StopFirst { role: slot.role.clone(), instance: blocker },
+            };
+            self.wait(slot, reason);
             return;
         }
         let Some(current) = current else {
-            let app = self.desired.apps.get(&slot.app);
-            let old = input.renamed(&slot.app).and_then(|old| self.desired.apps.get(old));
-            let mut demand = demand(slot, &spec.role);
-            demand.pinned.extend(self.draft.loads.data(&spec.role, [app, old]));
+            let mut demand = self.demand(slot, &spec.role);
             demand.pinned.extend(self.data_of_pass(slot, &spec.role));
             match self.draft.place(slot, spec, demand) {
                 Ok(id) => drop(self.assigned.chosen.insert(id)),
@@ -155,6 +179,19 @@ impl SlotPlanning<'_, '_, '_> {
             Some(cause) if !self.moving.contains(slot) => self.replace(current, cause, spec),
             _ => self.keep(current),
         }
+    }
+
+    /// The app of a slot, and the other app of its rename.
+    fn apps_with_data(&self, slot: &Slot) -> [Option<&DesiredApp>; 2] {
+        let old = self.input.renamed(&slot.app).and_then(|old| self.desired.apps.get(old));
+        [self.desired.apps.get(&slot.app), old]
+    }
+
+    /// The demand of a slot's copy, which goes where its data is.
+    fn demand(&self, slot: &Slot, role: &Role) -> PlacementDemand {
+        let mut demand = demand(slot, role);
+        demand.pinned.extend(self.draft.loads.data(role, self.apps_with_data(slot)));
+        demand
     }
 
     /// The machines of the copies of this pass that share a volume with a role.

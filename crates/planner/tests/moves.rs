@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
-    AllocationId, App, Bytes, HostName, InstanceGoal, InstancePhase, Moment, ObservedCluster, ObservedRouter, Plan,
-    Reason, ReleaseNumber, Role, RoleCommand, RouterId,
+    AllocationId, App, Bytes, Deploy, DeployNumber, DeployState, HostName, InstanceGoal, InstancePhase, Moment,
+    ObservedCluster, ObservedRouter, Plan, Reason, ReleaseNumber, Role, RoleCommand, RouterId,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, audit};
@@ -89,6 +89,11 @@ impl World {
                 let name = app.name.clone();
                 self.desired.apps.get_mut(&name).expect("the app").app = app;
             }
+            for deploy in decision.deploys {
+                let deploys = &mut self.desired.apps.get_mut(&deploy.app).expect("the app").deploys;
+                deploys.retain(|other| other.number != deploy.number);
+                deploys.extend(Some(deploy).filter(|deploy| !deploy.state.is_final()));
+            }
             (self.plan, self.report) = (planned, decision.report);
             if is_empty {
                 return;
@@ -156,6 +161,20 @@ impl World {
     /// The allocations that routes lead to.
     fn routed(&self) -> BTreeSet<String> {
         self.plan.endpoints().map(|endpoint| endpoint.allocation.short()).collect()
+    }
+
+    /// A deploy of a second release with the roles of the first one has just been built.
+    fn deploys_again(&mut self) {
+        let app = self.desired.apps.get_mut(&app_named("shop")).expect("the app");
+        (app.app.last_release, app.app.last_deploy) = (2, 2);
+        let release = release_with(&app.app.name, 2, app.releases[&ReleaseNumber(1)].roles.clone());
+        let mut deploy =
+            Deploy::new(app.app.name.clone(), DeployNumber(2), release.cause.clone(), "test".into(), false, self.now);
+        (deploy.state, deploy.release, deploy.previous) =
+            (DeployState::Placing, Some(release.number), Some(ReleaseNumber(1)));
+        app.releases.insert(release.number, Arc::new(release));
+        app.deploys.push(deploy);
+        self.settle();
     }
 
     fn waits(&self) -> Vec<Reason> {
@@ -320,6 +339,25 @@ fn on_one_machine_nothing_moves() {
         world.fails("web-1", 30);
         world.make("a", readiness);
         assert_eq!(world.running(), before, "{readiness:?}");
+    }
+}
+
+#[test]
+fn a_deploy_waits_while_the_machine_with_the_data_is_closed() {
+    for readiness in [MachineReadiness::Cordoned, MachineReadiness::Draining] {
+        let mut world = World::new(&["a", "b"], &[database()]);
+        world.make("a", readiness);
+        world.deploys_again();
+        (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
+        assert_eq!(world.running(), ["db-1 a"], "the old copy serves on");
+        let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+        let state = if readiness == MachineReadiness::Cordoned { "cordoned" } else { "draining" };
+        let expected = format!("no machine takes shop.v2.db-1: 1: {state}; 1: not a, which has the role's data");
+        assert_eq!(refused, expected);
+        world.make("a", MachineReadiness::Ready);
+        world.rest();
+        assert_eq!(world.running(), ["db-1 a"]);
+        assert!(world.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
     }
 }
 
