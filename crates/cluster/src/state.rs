@@ -41,6 +41,27 @@ pub struct ClusterView {
     pub states: Arc<BTreeMap<MachineName, MachineState>>,
 }
 
+impl ClusterView {
+    /// The state of a machine. A machine that has been silent for long counts as lost for people, even if it is the only
+    /// one and its copies therefore stay.
+    #[must_use]
+    pub fn machine_state(&self, name: &MachineName) -> MachineState {
+        let seen = self.observed.machines.get(name).map(|report| report.seen);
+        match MachineState::of(seen, self.observed.began, self.now) {
+            MachineState::Lost => MachineState::Lost,
+            state => self.states.get(name).copied().unwrap_or(state),
+        }
+    }
+
+    /// Reports whether a machine takes new work: it reports, and its operator wants new work there.
+    #[must_use]
+    pub fn takes_work(&self, name: &MachineName) -> bool {
+        let availability = self.records.machines.get(name).map(|machine| &machine.availability);
+        let is_open = availability.is_none_or(|availability| *availability == MachineAvailability::Schedulable);
+        is_open && self.machine_state(name) == MachineState::Ready
+    }
+}
+
 /// The view as readers get it. Only the core's state changes the view. A change happens in place; only what a reader
 /// still holds is copied first.
 #[derive(Clone)]

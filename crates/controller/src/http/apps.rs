@@ -9,7 +9,7 @@ use gantry_api::types::{
     TrafficInfo,
 };
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{App, AppName, Bytes as Size, DeployState, InstancePhase, RequestCounts};
+use gantry_model::{App, AppName, Bytes as Size, DeployState, InstancePhase, MachineState, RequestCounts};
 
 use super::HttpResult;
 use super::call::{Call, Routes};
@@ -225,15 +225,20 @@ async fn instances(Call { server, at, .. }: Call<endpoints::Instances>) -> HttpR
         .assignments_of(&app)
         .map(|(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
+            let is_lost = view.machine_state(machine) == MachineState::Lost;
             InstanceInfo {
                 id: id.clone(),
                 machine: machine.clone(),
                 goal: assignment.goal.into(),
-                phase: seen.map(|seen| seen.phase.into()),
+                // The last report of a lost machine says nothing of the present.
+                phase: seen.filter(|_| !is_lost).map(|seen| seen.phase.into()),
                 since: seen.map(|seen| seen.started.unwrap_or(seen.since)),
                 address: seen.and_then(|seen| seen.address).map(Into::into),
                 restarts: seen.map_or(0, |seen| seen.restarts),
-                note: seen.and_then(|seen| why::instance_note(&view, id, assignment, seen)),
+                note: match is_lost {
+                    true => Some(format!("machine {machine} is lost")),
+                    false => seen.and_then(|seen| why::instance_note(&view, id, assignment, seen)),
+                },
             }
         })
         .collect();

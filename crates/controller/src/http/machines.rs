@@ -9,7 +9,7 @@ use gantry_api::endpoints::machines as endpoints;
 use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo, StayInfo};
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::{LinkStream, link};
-use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, MachineState, Moment, Reason};
+use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, Moment, Reason};
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
@@ -27,7 +27,7 @@ fn machine_info(view: &ClusterView, machine: &Machine) -> MachineInfo {
     MachineInfo {
         name: machine.name.clone(),
         id: machine.id.clone(),
-        state: state_of(view, &machine.name).into(),
+        state: view.machine_state(&machine.name).into(),
         cpu: machine.capacity.cpu,
         memory: machine.capacity.memory,
         instances: part.map_or(0, |part| part.instances.len()),
@@ -42,16 +42,6 @@ fn machine_info(view: &ClusterView, machine: &Machine) -> MachineInfo {
         addresses: machine.addresses.clone(),
         reserved_memory: Bytes(reserved.map(|bytes| bytes.0).sum()),
         stays: stays(view, &machine.name),
-    }
-}
-
-/// The state of a machine. A machine that has been silent for long counts as lost for people, even if it is the only one
-/// and its copies therefore stay.
-fn state_of(view: &ClusterView, name: &MachineName) -> MachineState {
-    let seen = view.observed.machines.get(name).map(|report| report.seen);
-    match MachineState::of(seen, view.observed.began, view.now) {
-        MachineState::Lost => MachineState::Lost,
-        state => view.states.get(name).copied().unwrap_or(state),
     }
 }
 
@@ -116,7 +106,7 @@ async fn set_availability(
 }
 
 async fn remove(Call { server, caller, at, query, .. }: Call<endpoints::Remove>) -> HttpResult<MachineInfo> {
-    let state = state_of(&server.core.view(), &at.name);
+    let state = server.core.view().machine_state(&at.name);
     let machine = caller.mutate(&server, move |actor| actor.remove_machine(&at.name, state, query.force)).await?;
     if let Some(servers) = &server.servers
         && let Err(error) = servers.forget_removed(&server).await

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -16,7 +17,7 @@ use gantry_model::{
     AllocationId, AppName, Assignment, AuditAction, InstancePhase, InstanceSpec, Kind, MachineName, VolumeName,
 };
 use http::{StatusCode, header};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
@@ -26,7 +27,8 @@ use super::volume_machines::machine_of_volume;
 use super::{HttpResult, logs, volumes};
 use crate::Server;
 use crate::core::ClusterView;
-use crate::machine_choice::least_used;
+use crate::machine_choice::by_use;
+use crate::session_broker::OpenError;
 
 /// Adds the endpoints of logs and sessions.
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -55,18 +57,22 @@ pub(super) fn switching_protocols() -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
-/// Copies data between a person and an agent until both directions end or fail.
+/// Timeout of an agent while another machine could take the session.
+const NEXT_AFTER: Duration = Duration::from_secs(3);
+
+/// Copies data between a person and an agent until both directions end or fail. `machines` are asked one after another
+/// until an agent answers.
 pub(super) fn join_connections(
     server: &Arc<Server>,
     person: OnUpgrade,
-    machine: MachineName,
+    machines: Vec<MachineName>,
     kind: SessionKind,
 ) -> Response {
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let Ok(person) = person.await else { return };
         let mut person = TokioIo::new(person);
-        match server.sessions.open(&machine, kind).await {
+        match open_on_first(&server, machines, kind).await {
             Ok(agent) => {
                 let mut agent = TokioIo::new(agent);
                 let _ = tokio::io::copy_bidirectional(&mut person, &mut agent).await;
@@ -78,6 +84,22 @@ pub(super) fn join_connections(
         }
     });
     switching_protocols()
+}
+
+/// Opens a session on the first machine whose agent answers.
+async fn open_on_first(
+    server: &Server,
+    mut machines: Vec<MachineName>,
+    kind: SessionKind,
+) -> Result<Upgraded, OpenError> {
+    let last = machines.pop().unwrap_or_else(|| server.settings.machine.clone());
+    for machine in machines {
+        match server.sessions.open_within(NEXT_AFTER, &machine, kind.clone()).await {
+            Ok(agent) => return Ok(agent),
+            Err(error) => tracing::warn!(%machine, %error, "no agent takes the session; trying another machine"),
+        }
+    }
+    server.sessions.open(&last, kind).await
 }
 
 /// Returns the machine that an instance is assigned to.
@@ -135,7 +157,7 @@ async fn exec(mut call: Call<endpoints::Exec>) -> HttpResult<Response> {
     let action = AuditAction::ExecOpened { instance: instance.clone() };
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
     let kind = SessionKind::Exec { instance, command: body.command, terminal: body.terminal };
-    Ok(join_connections(&server, person, machine, kind))
+    Ok(join_connections(&server, person, vec![machine], kind))
 }
 
 async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
@@ -163,7 +185,7 @@ async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
         role,
         volumes_of: record.volumes_of.clone(),
     };
-    let machine = machine_for_one_off(&server, &view, &app, &body.volumes).await?;
+    let machines = machines_for_one_off(&server, &view, &app, &body.volumes).await?;
     let (action, of) = (AuditAction::RunOpened { release: current }, app.clone());
     caller.mutate(&server, move |actor| actor.record(Some(&of), action)).await?;
     let kind = SessionKind::Run {
@@ -174,16 +196,19 @@ async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
         command: body.command,
         terminal: body.terminal,
     };
-    Ok(join_connections(&server, person, machine, kind))
+    Ok(join_connections(&server, person, machines, kind))
 }
 
-/// The machine of a one-off: the one with its volumes.
-async fn machine_for_one_off(
+/// Most machines that are asked to take a one-off.
+const ASKED_FOR_ONE_OFF: usize = 3;
+
+/// The machines that may take a one-off, best first: the one with its volumes, or those with the fewest instances.
+async fn machines_for_one_off(
     server: &Server,
     view: &ClusterView,
     app: &AppName,
     wanted: &BTreeMap<VolumeName, Option<String>>,
-) -> HttpResult<MachineName> {
+) -> HttpResult<Vec<MachineName>> {
     let folder = view.records.apps.get(app).map_or(app, |app| app.volume_folder());
     let mut found: Option<(MachineName, &VolumeName)> = None;
     for name in wanted.keys() {
@@ -198,10 +223,9 @@ async fn machine_for_one_off(
             None => found = Some((machine, name)),
         }
     }
-    match found {
-        Some((machine, _)) => Ok(machine),
-        None => least_used(view).ok_or_else(|| no_machine().into()),
-    }
+    let mut machines = found.map_or_else(|| by_use(view), |(machine, _)| vec![machine]);
+    machines.truncate(ASKED_FOR_ONE_OFF);
+    if machines.is_empty() { Err(no_machine().into()) } else { Ok(machines) }
 }
 
 /// Volumes of a one-off, each with its path; and the names of those that the one-off needs for itself. A volume has a

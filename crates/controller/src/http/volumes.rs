@@ -148,7 +148,7 @@ async fn begin(
     let machine = machine_of_volume(server, &view, (&app, &folder, &volume)).await?;
     caller.mutate(server, move |actor| actor.record(Some(&app), audited)).await?;
     let request = VolumeRequest::One { app: folder, name: volume, what: action };
-    Ok(join_connections(server, person, machine, SessionKind::Volumes { request }))
+    Ok(join_connections(server, person, vec![machine], SessionKind::Volumes { request }))
 }
 
 async fn export(mut call: Call<endpoints::Export>) -> HttpResult<Response> {

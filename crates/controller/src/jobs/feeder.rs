@@ -1,6 +1,7 @@
 //! Orders for one agent's connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_control::jobs::{
     AttemptDetails, AttemptOutcome, BATCH_MAX, EndedJob, JobOrder, JobOrders, JobRef, JobsReport,
@@ -12,6 +13,9 @@ use tokio::sync::mpsc;
 use super::work::WorkError;
 use super::{JobsError, StoredWork};
 use crate::{Server, core};
+
+/// Interval at which a feeder looks again whether its machine takes new work.
+const OPEN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The jobs' part of an agent's connection.
 pub(crate) struct JobsLink {
@@ -58,12 +62,14 @@ async fn feed(server: Arc<Server>, machine: MachineName, sender: mpsc::Sender<Jo
         tokio::pin!(changed);
         changed.as_mut().enable();
         let mut orders = server.jobs.state().take_orders(&machine);
-        if !sender.is_closed() {
+        let is_open = server.core.view().takes_work(&machine);
+        if is_open && !sender.is_closed() {
             orders.run = claim(&server, &machine).await;
         }
         if orders.is_empty() {
             tokio::select! {
                 () = changed => continue,
+                () = tokio::time::sleep(OPEN_INTERVAL), if !is_open => continue,
                 () = sender.closed() => return,
             }
         }

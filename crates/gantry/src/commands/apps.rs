@@ -254,6 +254,8 @@ fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &Rol
     for one in instances.iter().filter(|one| one.id.slot.role == *role) {
         match Some(one.id.slot.release) == current {
             true if is_ready(one) => ready += 1,
+            // A copy on a lost machine was replaced, and ends once the machine is back.
+            _ if one.phase.is_none() && one.goal != GoalInfo::Run => {}
             // The release before stands by for its bake time.
             false if count > 0 => {}
             _ => return false,
