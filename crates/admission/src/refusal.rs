@@ -107,8 +107,10 @@ pub enum Refusal {
 
     #[error("{app} has no role {role} to scale")]
     RoleNotFound { app: AppName, role: RoleName, known: Vec<RoleName> },
-    #[error("{role} has a volume, and a volume has a single writer")]
+    #[error("{role} has a volume or is single, so it has one copy")]
     SingleWriter { role: RoleName },
+    #[error("{role} is global: it has a copy on every machine that fits")]
+    GlobalRole { role: RoleName },
     #[error("{role}={count}: at most {most} copies of a role")]
     TooManyCopies { role: RoleName, count: u32, most: u32 },
     #[error("{count} roles are scaled: at most {most}")]
@@ -229,6 +231,7 @@ impl Refusal {
             Self::NoDeployInProgress { .. } => ErrorCode::NoDeployInProgress,
             Self::RoleNotFound { .. } => ErrorCode::RoleNotFound,
             Self::SingleWriter { .. } => ErrorCode::SingleWriter,
+            Self::GlobalRole { .. } => ErrorCode::GlobalRole,
             Self::TooManyCopies { .. } => ErrorCode::TooManyCopies,
             Self::TooManyRoles { .. } => ErrorCode::TooManyRoles,
             Self::InvalidMaintenanceMessage { .. } => ErrorCode::InvalidMaintenanceMessage,

@@ -35,12 +35,16 @@ impl Actor<'_> {
     }
 }
 
-/// Refuses a role that the release does not have, and a second copy of a role with a volume.
+/// Refuses a role that the release does not have, a second copy of a role that has one, and a number of copies of a role
+/// that has one on each machine.
 fn check_role(release: &Release, role: &RoleName, count: u32) -> Result<(), Refusal> {
     let Some(settings) = release.roles.get(role).filter(|settings| settings.is_service()) else {
         let known = release.services().map(|(role, _)| role.clone()).collect();
         return Err(Refusal::RoleNotFound { app: release.app.clone(), role: role.clone(), known });
     };
+    if settings.placement.global && count > 0 {
+        return Err(Refusal::GlobalRole { role: role.clone() });
+    }
     if settings.stop_first() && count > 1 {
         return Err(Refusal::SingleWriter { role: role.clone() });
     }

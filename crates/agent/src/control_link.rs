@@ -8,11 +8,12 @@ use gantry_control::version::SPOKEN;
 use gantry_control::{
     Connection, Hello, LinkError, PeerMessage, PeerPolicy, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
 };
-use gantry_model::{AllocationId, InstancePhase, MachinePlan, ObservedInstance};
+use gantry_model::{AllocationId, Generation, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::status::reading;
 use crate::{AgentContext, jobs, machine, sessions};
 
 /// Pause before the next connection.
@@ -68,9 +69,16 @@ async fn connect(
             _ = heartbeat.tick() => {
                 let update = reports.next(&agent.status.report());
                 stream.sender.send(&update.map_or(PeerMessage::Alive, PeerMessage::Update)).await?;
+                if agent.fence.is_needed() {
+                    stream.sender.send(&lease_request()).await?;
+                }
                 if !agent.jobs.is_idle() {
                     stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(false))).await?;
                 }
+                continue;
+            }
+            () = agent.fence.asked() => {
+                stream.sender.send(&lease_request()).await?;
                 continue;
             }
             () = agent.jobs.changed() => {
@@ -89,6 +97,7 @@ async fn connect(
                 Receipt::Old => {}
                 Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
             },
+            ServerMessage::Lease { asked, millis, revision } => agent.fence.renew(asked, millis, Generation(revision)),
             ServerMessage::Policy(policy) => obey(agent, policy),
             ServerMessage::Resend => reports.resend(),
             ServerMessage::Session { request } => {
@@ -100,6 +109,11 @@ async fn connect(
             ServerMessage::Unknown => {}
         }
     }
+}
+
+/// A request for a lease. The lease counts from now on.
+fn lease_request() -> PeerMessage {
+    PeerMessage::Lease { asked: reading().booted }
 }
 
 /// Puts the rules of the cluster in force.

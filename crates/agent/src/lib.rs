@@ -31,6 +31,7 @@ mod collect;
 mod container;
 mod control_link;
 mod disk;
+mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod health;
@@ -140,6 +141,7 @@ pub(crate) struct AgentContext {
     pub(crate) tasks: TaskSet,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) policy: policy::AgentPolicy,
+    pub(crate) fence: fence::Fence,
 }
 
 /// Reason why the agent could not start.
@@ -212,6 +214,7 @@ pub async fn run(
         tasks: TaskSet::default(),
         volumes: volumes::Volumes::default(),
         policy,
+        fence: fence::Fence::default(),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");

@@ -80,6 +80,11 @@ impl ContainerPaths {
         self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// The exit record, which the container's pid 1 writes.
+    pub(crate) fn exit(&self) -> PathBuf {
+        self.folder.join("exit")
+    }
+
     fn record(&self) -> PathBuf {
         self.folder.join("instance.json")
     }

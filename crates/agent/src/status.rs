@@ -93,6 +93,11 @@ impl StatusReporter {
         self.changed.nudge();
     }
 
+    /// The generation of the plan that the agent has adopted.
+    pub(crate) fn generation(&self) -> Generation {
+        self.lock().generation
+    }
+
     /// Waits for a change.
     pub(crate) async fn changed(&self) {
         self.changed.nudged().await;

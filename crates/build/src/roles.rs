@@ -198,6 +198,7 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "request_timeout" => role.request_timeout = Seconds(map.next_value_seed(seconds(1))?),
             "drain" => role.drain = Some(Seconds(map.next_value_seed(seconds(0))?)),
             "request_buffer" => role.request_buffer = Some(map.next_value_seed(request_buffer())?),
+            "single" => role.single = map.next_value()?,
             "schedule" => role.schedule = Some(map.next_value_seed(ScheduleSeed)?),
             "reserve" => map.next_value_seed(Reserve(&mut role.placement))?,
             "placement" => map.next_value_seed(Placement(&mut role.placement))?,
@@ -210,6 +211,16 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
     }
     if matches!(&role.command, RoleCommand::Shell(line) if line.is_empty()) {
         return Err(M::Error::custom("a role has no \"command\""));
+    }
+    if role.single && (role.schedule.is_some() || copies.is_some_and(|copies| copies > 1)) {
+        return Err(M::Error::custom(
+            "a \"single\" role has one copy: it has no \"schedule\", and \"instances\" is 1 or 0",
+        ));
+    }
+    if role.placement.global && (role.schedule.is_some() || role.stop_first() || copies.is_some()) {
+        return Err(M::Error::custom(
+            "a \"global\" role has a copy on each machine: no \"instances\", \"single\", \"volumes\" or \"schedule\"",
+        ));
     }
     role.instances = match (&role.schedule, copies) {
         (Some(_), Some(1..)) => return Err(M::Error::custom("a role with a \"schedule\" has no \"instances\"")),
@@ -387,6 +398,26 @@ mod tests {
         assert_eq!((role.request_timeout, role.drain), (Seconds(90), Some(Seconds(7200))));
         assert_eq!(role.request_buffer(), Bytes::mebi(1));
         assert!(role.stop_first());
+    }
+
+    #[test]
+    fn a_global_role_has_no_number_of_copies() {
+        assert!(role("{ agent: { command: 'x', placement: { global: true } } }").placement.global);
+        for text in ["instances: 2", "single: true", "volumes: { data: '/data' }", "schedule: '@daily'"] {
+            let text = format!("{{ agent: {{ command: 'x', placement: {{ global: true }}, {text} }} }}");
+            let error = parse(&text).expect_err(&text).to_string();
+            assert!(error.contains("has a copy on each machine"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_single_role_has_one_copy() {
+        let single = role("{ worker: { command: 'x', single: true } }");
+        assert!(single.single && single.stop_first() && single.moves_fenced());
+        for text in ["instances: 2", "schedule: '@daily'"] {
+            let error = parse(&format!("{{ worker: {{ command: 'x', single: true, {text} }} }}")).expect_err(text).to_string();
+            assert!(error.contains("has one copy"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //! - If more than half of the machines fall silent at once, the server's own network is the likelier cause. No machine
 //!   is lost then. The only machine of a cloud is therefore never lost.
 //! - A machine that has not reported since the server began may take as long as any reconnection takes.
+//!
+//! A lost machine is **fenced** once the lease of its single copies is over (see `gantry_model::Role::single`): it has ended
+//! them by itself. A lease counts from a report, so the fence counts from the last report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,10 +25,18 @@ use gantry_model::{ClusterPolicy, MachineName, MachineState, Moment, ObservedClu
 /// Interval between two judgements above which the server counts as having stood still, in milliseconds.
 const STANDSTILL_MILLIS: u64 = 2_000;
 
+/// Time by which a fence outlasts the lease, in milliseconds: clocks differ, and pid 1 of a container looks at its lease
+/// five times a second.
+const FENCE_MARGIN_MILLIS: u64 = 1_000;
+
 /// States of the machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Liveness {
     states: BTreeMap<MachineName, MachineState>,
+    /// Lost machines whose leases are over.
+    fenced: BTreeSet<MachineName>,
+    /// The longest lease that may be in force, in milliseconds, and when such a lease was last granted.
+    lease: (u64, Moment),
     /// When the machines were last judged.
     judged: Option<Moment>,
     /// When the server last went on after it had stood still.
@@ -42,13 +53,24 @@ struct Silence {
 }
 
 impl Liveness {
+    /// Liveness with these states, for decisions that only read them.
+    pub(crate) fn of(states: &BTreeMap<MachineName, MachineState>) -> Self {
+        Self { states: states.clone(), ..Self::default() }
+    }
+
     /// The state of a machine; none for an unknown machine.
     pub(crate) fn state(&self, machine: &MachineName) -> Option<MachineState> {
         self.states.get(machine).copied()
     }
 
+    /// Reports whether a machine is lost and its leases are over.
+    pub(crate) fn is_fenced(&self, machine: &MachineName) -> bool {
+        self.fenced.contains(machine)
+    }
+
     /// Takes over that a machine's agent has reported. Returns whether the machine's state changed.
     pub(crate) fn heard(&mut self, machine: &MachineName) -> bool {
+        self.fenced.remove(machine);
         if self.state(machine) == Some(MachineState::Ready) {
             return false;
         }
@@ -59,6 +81,7 @@ impl Liveness {
     /// Takes over that the wall clock jumped by `by` milliseconds.
     pub(crate) fn move_stamps(&mut self, by: i64) {
         self.resumed = self.resumed.moved(by);
+        self.lease.1 = self.lease.1.moved(by);
         self.judged = self.judged.map(|judged| judged.moved(by));
     }
 
@@ -75,6 +98,7 @@ impl Liveness {
         if self.judged.replace(now).is_some_and(|judged| now.since(judged) > STANDSTILL_MILLIS) {
             self.resumed = now;
         }
+        let lease = self.longest_lease(policy.single_lease(), now);
         let machines: BTreeSet<&MachineName> = machines.into_iter().collect();
         self.states.retain(|machine, _| machines.contains(machine));
         let mut next = BTreeMap::new();
@@ -95,10 +119,26 @@ impl Liveness {
                 next.insert(machine.clone(), MachineState::Suspected);
             }
         }
-        let is_changed = |(machine, state): &(&MachineName, &MachineState)| self.state(machine) != Some(**state);
+        let is_over = |machine: &&MachineName| {
+            let fenced_after = lease.saturating_add(FENCE_MARGIN_MILLIS);
+            next[*machine] == MachineState::Lost && self.silence(machine, observed, now).agent > fenced_after
+        };
+        let fenced: BTreeSet<MachineName> = next.keys().filter(is_over).cloned().collect();
+        let is_changed = |(machine, state): &(&MachineName, &MachineState)| {
+            self.state(machine) != Some(**state) || self.is_fenced(machine) != fenced.contains(*machine)
+        };
         let changed = next.iter().filter(is_changed).map(|(machine, _)| machine.clone()).collect();
-        self.states = next;
+        (self.states, self.fenced) = (next, fenced);
         changed
+    }
+
+    /// The longest lease that a machine may have. A lease granted before the leases became shorter is waited for.
+    fn longest_lease(&mut self, lease: u64, now: Moment) -> u64 {
+        let (longest, granted) = self.lease;
+        if lease >= longest || now.since(granted) > longest {
+            self.lease = (lease, now);
+        }
+        self.lease.0
     }
 
     fn silence(&self, machine: &MachineName, observed: &ObservedCluster, now: Moment) -> Silence {
@@ -147,14 +187,15 @@ mod tests {
         observed: ObservedCluster,
         names: Vec<MachineName>,
         now: Moment,
+        policy: ClusterPolicy,
     }
 
     impl Machines {
         fn new(count: usize) -> Self {
             let now = Moment(1_000_000);
             let observed = ObservedCluster { began: now, ..ObservedCluster::default() };
-            let mut machines =
-                Self { liveness: Liveness::default(), observed, names: (0..count).map(name).collect(), now };
+            let (liveness, policy) = Default::default();
+            let mut machines = Self { liveness, observed, names: (0..count).map(name).collect(), now, policy };
             let all: Vec<usize> = (0..count).collect();
             machines.pass(1_000, &all, &all);
             machines
@@ -178,8 +219,11 @@ mod tests {
         }
 
         fn judge(&mut self) -> Vec<MachineName> {
-            let policy = ClusterPolicy::default();
-            self.liveness.judge(&self.names, |_| false, &self.observed, &policy, self.now)
+            self.liveness.judge(&self.names, |_| false, &self.observed, &self.policy, self.now)
+        }
+
+        fn is_fenced(&self, machine: usize) -> bool {
+            self.liveness.is_fenced(&name(machine))
         }
 
         fn state(&self, machine: usize) -> MachineState {
@@ -201,6 +245,29 @@ mod tests {
         assert_eq!(machines.state(4), MachineState::Lost, "its agent must know what has moved");
         machines.pass(500, &[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4]);
         assert_eq!(machines.state(4), MachineState::Ready);
+    }
+
+    #[test]
+    fn a_lost_machine_is_fenced_once_its_lease_is_over() {
+        let mut machines = Machines::new(3);
+        machines.pass(10_000, &[0, 1], &[0, 1]);
+        assert_eq!((machines.state(2), machines.is_fenced(2)), (MachineState::Lost, false));
+        machines.pass(500, &[0, 1], &[0, 1]);
+        assert!(machines.is_fenced(2), "three times lost-after, and a second");
+        machines.pass(500, &[0, 1, 2], &[0, 1]);
+        assert_eq!((machines.state(2), machines.is_fenced(2)), (MachineState::Ready, false));
+    }
+
+    #[test]
+    fn a_lease_outlasts_a_change_of_the_policy() {
+        let mut machines = Machines::new(3);
+        machines.policy.lost_after = Some(gantry_model::Seconds(20));
+        machines.pass(1_000, &[0, 1, 2], &[0, 1, 2]);
+        machines.policy.lost_after = None;
+        machines.pass(55_000, &[0, 1], &[0, 1]);
+        assert_eq!((machines.state(2), machines.is_fenced(2)), (MachineState::Lost, false));
+        machines.pass(10_000, &[0, 1], &[0, 1]);
+        assert!(machines.is_fenced(2));
     }
 
     #[test]

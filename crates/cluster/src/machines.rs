@@ -1,8 +1,11 @@
 //! The machines as the planner sees them: records, reports and liveness together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::{AppName, Machine, MachineAvailability, MachineCapacity, MachineName, MachineState, Plan, Reason};
+use gantry_model::{
+    AllocationId, App, AppName, Machine, MachineAvailability, MachineCapacity, MachineName, MachinePlan, MachineState,
+    Plan, Reason, Slot,
+};
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::AuditedMachine;
 use gantry_planner::{ClusterIndex, MachineLoads, PlanReport, unregistered};
@@ -15,6 +18,8 @@ use crate::liveness::Liveness;
 pub(crate) struct ClusterMachines {
     pub(crate) liveness: Liveness,
     pub(crate) loads: MachineLoads,
+    /// A machine began to take copies since the last tick.
+    pub(crate) opened: bool,
 }
 
 impl ClusterMachines {
@@ -23,13 +28,18 @@ impl ClusterMachines {
         let known: Vec<MachineName> = names(records).cloned().collect();
         let machines = known.iter().map(|name| self.placement_machine(name, records));
         self.loads = MachineLoads::of(machines.collect::<Vec<_>>(), &records.plan);
-        known.iter().for_each(|name| index.machine_is(name, self.readiness(name)));
+        for name in &known {
+            index.machine_is(name, self.readiness(name));
+            index.machine_is_fenced(name, self.liveness.is_fenced(name));
+        }
     }
 
     /// Takes over a change of a machine's record or liveness.
     pub(crate) fn follow(&mut self, name: &MachineName, records: &RecordIndex, index: &mut ClusterIndex) {
         let machine = self.placement_machine(name, records);
+        self.opened |= machine.readiness == MachineReadiness::Ready;
         index.machine_is(name, machine.readiness);
+        index.machine_is_fenced(name, self.liveness.is_fenced(name));
         self.loads.put_machine(machine);
     }
 
@@ -68,6 +78,7 @@ impl ClusterMachines {
             let audited = AuditedMachine {
                 takes_copies: readiness == MachineReadiness::Ready,
                 is_lost: readiness == MachineReadiness::Lost,
+                is_fenced: self.liveness.is_fenced(name),
                 usable,
             };
             (name.clone(), audited)
@@ -99,6 +110,28 @@ fn readiness(state: MachineState, availability: &MachineAvailability) -> Machine
 /// The apps with copies on a machine.
 pub(crate) fn apps_on<'a>(plan: &'a Plan, machine: &MachineName) -> impl Iterator<Item = &'a AppName> {
     plan.machines.get(machine).into_iter().flat_map(|part| part.instances.keys()).map(|id| &id.slot.app)
+}
+
+/// The apps that may place a copy on a machine that begins to take copies: those that wait for room, and those with a copy
+/// on every machine.
+pub(crate) fn apps_for_open_machine(records: &RecordIndex, report: &PlanReport) -> BTreeSet<AppName> {
+    let current = |app: &App| records.release(&app.name, app.current?).cloned();
+    let is_global = |app: &App| current(app).is_some_and(|release| release.roles.values().any(|r| r.placement.global));
+    let global = records.apps.values().filter(|app| is_global(app)).map(|app| &app.name);
+    apps_without_room(report).chain(global).cloned().collect()
+}
+
+/// The apps with several copies of a role on one machine. The copies may spread once another machine takes copies.
+pub(crate) fn crowded_apps(plan: &Plan) -> BTreeSet<AppName> {
+    let share_role =
+        |one: &Slot, other: &Slot| (&one.app, one.release, &one.role) == (&other.app, other.release, &other.role);
+    let of_part = |part: &MachinePlan| {
+        let ids: Vec<&AllocationId> = part.instances.keys().collect();
+        // Allocations of one role are next to each other.
+        let pairs = ids.windows(2).filter(|pair| share_role(&pair[0].slot, &pair[1].slot));
+        pairs.map(|pair| pair[0].slot.app.clone()).collect::<Vec<_>>()
+    };
+    plan.machines.values().flat_map(|part| of_part(part)).collect()
 }
 
 /// The apps that wait for a machine with room.

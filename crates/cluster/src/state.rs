@@ -16,7 +16,7 @@ use gantry_planner::{ClusterIndex, PlanReport};
 use crate::activity::Activity;
 use crate::changed::ChangedParts;
 use crate::dirty::DirtySet;
-use crate::machines::{ClusterMachines, apps_on, apps_without_room, names};
+use crate::machines::{ClusterMachines, apps_for_open_machine, apps_on, apps_without_room, crowded_apps, names};
 use crate::step::{PlannedStep, plan_step};
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key, machine_of_part_key};
 
@@ -223,15 +223,19 @@ fn tick(state: &mut StateParts<'_>) -> EventEffects {
     for machine in &changed {
         machines.follow(machine, records, index);
         let state = machines.liveness.state(machine).unwrap_or(MachineState::Joining);
-        Arc::make_mut(&mut view.states).insert(machine.clone(), state);
+        let before = Arc::make_mut(&mut view.states).insert(machine.clone(), state);
         match state {
             MachineState::Lost => {
                 dirty.apps.extend(apps_on(&records.plan, machine).cloned());
-                lost.extend(runs(machine).then_some((machine, state)));
+                // A machine that is fenced was lost before.
+                lost.extend((before != Some(state) && runs(machine)).then_some((machine, state)));
             }
-            MachineState::Ready => dirty.apps.extend(apps_without_room(&view.report).cloned()),
+            MachineState::Ready => dirty.apps.extend(apps_for_open_machine(records, &view.report)),
             _ => {}
         }
+    }
+    if std::mem::take(&mut machines.opened) {
+        dirty.apps.extend(crowded_apps(&records.plan));
     }
     let trail = events_of_machines(records, now, lost);
     EventEffects { dirty, trail, ..EventEffects::default() }
@@ -322,7 +326,8 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
         }
         if let Some(machine) = registered {
             machines.follow(&machine, records, index);
-            dirty.apps.extend(apps_on(&records.plan, &machine).chain(apps_without_room(report)).cloned());
+            dirty.apps.extend(apps_on(&records.plan, &machine).cloned());
+            dirty.apps.extend(apps_for_open_machine(records, report));
         }
         if let Some(app) = app {
             activity.follow_app(records, &app);
@@ -363,7 +368,7 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
     if machines.liveness.heard(&machine) {
         machines.follow(&machine, &view.records, index);
         Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
-        dirty.apps.extend(apps_without_room(&view.report).cloned());
+        dirty.apps.extend(apps_for_open_machine(&view.records, &view.report));
         if known == Some(MachineState::Lost) {
             // The machine can get its part again, so the rest of the moved copies retires.
             dirty.apps.extend(apps_on(&view.records.plan, &machine).cloned());

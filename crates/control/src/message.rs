@@ -66,6 +66,11 @@ pub enum PeerMessage {
     Update(Update),
     /// Nothing changed. The message renews the lease.
     Alive,
+    /// The peer asks for a lease for its copies of roles with `single: true`.
+    Lease {
+        /// Time of the request since the peer's machine booted, in milliseconds.
+        asked: u64,
+    },
     /// The jobs on the peer's machine.
     Jobs(JobsReport),
     /// The peer cannot apply the last update and needs the complete part.
@@ -92,6 +97,15 @@ pub enum ServerMessage {
     Policy(PeerPolicy),
     /// A change of the peer's part.
     Update(Update),
+    /// The peer's lease for its copies of roles with `single: true`.
+    Lease {
+        /// The time of the peer's request. The lease is over `millis` later.
+        asked: u64,
+        /// Length of the lease in milliseconds.
+        millis: u64,
+        /// Revision of the part that goes with the lease. An older part says nothing about which copies may run.
+        revision: u64,
+    },
     /// The server cannot apply the last update and needs the complete report.
     Resend,
     /// A session for the agent to open.

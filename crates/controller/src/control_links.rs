@@ -90,6 +90,8 @@ pub(crate) async fn serve_agent(
         let mut changes = server.core.watch_machine(&machine);
         let mut rules = server.core.watch_policy();
         let mut members = server.core.watch_members();
+        // The time of a request for a lease that was not granted yet.
+        let mut asked: Option<u64> = None;
         loop {
             changes.borrow_and_update();
             rules.borrow_and_update();
@@ -97,12 +99,21 @@ pub(crate) async fn serve_agent(
             agent.revalidate(&caller, &server.core.view()).await?;
             agent.rule(&server.core.view()).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
+            let revision = part.as_ref().map(|part| part.generation.0).unwrap_or_default();
             if let Some(part) = part {
                 agent.give(part.generation, &part).await?;
+            }
+            if let Some(asked) = asked.take().filter(|_| server.core.may_grant()) {
+                let millis = server.core.view().records.policy.single_lease();
+                agent.stream.sender.send(&ServerMessage::Lease { asked, millis, revision }).await?;
             }
             tokio::select! {
                 received = agent.receive() => match received? {
                     Received::Report(report) => server.core.machine(machine.clone(), report).await,
+                    Received::Lease(time, report) => {
+                        server.core.lease(machine.clone(), report).await;
+                        asked = Some(time);
+                    }
                     Received::Jobs(report) => jobs.report(report),
                     Received::Request => {}
                     Received::End => return Ok(()),
@@ -153,7 +164,7 @@ pub(crate) async fn serve_router(
                             return Ok(());
                         }
                     }
-                    Received::Jobs(_) | Received::Request => {}
+                    Received::Lease(..) | Received::Jobs(_) | Received::Request => {}
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
@@ -218,6 +229,8 @@ fn told(machine: &MachineName, served: Result<(), LinkError>) {
 enum Received<R> {
     /// The report, changed or confirmed.
     Report(R),
+    /// The report, confirmed by a peer that asks for a lease; with the time of the request.
+    Lease(u64, R),
     /// The report about the peer's jobs.
     Jobs(JobsReport),
     /// The peer needs its complete part.
@@ -324,6 +337,10 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
                 }
                 PeerMessage::Jobs(report) => return Ok(Received::Jobs(report)),
                 PeerMessage::Alive => {}
+                PeerMessage::Lease { asked } => match self.reports.part() {
+                    Some(report) => return Ok(Received::Lease(asked, report.clone())),
+                    None => continue,
+                },
                 PeerMessage::Leaving => self.left = true,
                 PeerMessage::Resend => {
                     self.parts.resend();

@@ -5,11 +5,13 @@
 //! a server that does not renew it; then the next server to ask takes leadership.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gantry_store::{LeaseId, Revision, Store, StoreAddress, StoreError, Txn, TxnCondition, TxnOutcome};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::reading;
 use crate::settings::PeerAddress;
 use crate::{ServerError, ServerSettings};
 
@@ -53,6 +55,8 @@ pub(crate) struct Candidate {
     /// Time without a renewal after which the server counts itself as deposed. Until then a store that is briefly
     /// unreachable costs no term: the fencing token protects the records in any case.
     give_up: Duration,
+    /// True if no other server can ever lead.
+    is_sole: bool,
 }
 
 impl Candidate {
@@ -60,20 +64,18 @@ impl Candidate {
     /// grants no shorter lease than 2 s. With a file no other server can take over.
     pub(crate) fn of(settings: &ServerSettings) -> Self {
         let seconds = |ttl, give_up| (Duration::from_secs(ttl), Duration::from_secs(give_up));
-        let (ttl, give_up) = match settings.store {
-            StoreAddress::File(_) => seconds(10, 10),
-            StoreAddress::Etcd { .. } => seconds(2, 4),
-        };
+        let is_sole = matches!(settings.store, StoreAddress::File(_));
+        let (ttl, give_up) = if is_sole { seconds(10, 10) } else { seconds(2, 4) };
         let record =
             LeaderRecord { version: VERSION, name: settings.name.clone(), address: Some(settings.peer_address()) };
-        Self { record, ttl, give_up }
+        Self { record, ttl, give_up, is_sole }
     }
 
     /// A candidate of a test.
     #[cfg(test)]
     pub(crate) fn named(name: &str) -> Self {
         let record = LeaderRecord { version: VERSION, name: name.to_owned(), address: None };
-        Self { record, ttl: Duration::from_secs(10), give_up: Duration::from_secs(10) }
+        Self { record, ttl: Duration::from_secs(10), give_up: Duration::from_secs(10), is_sole: false }
     }
 
     fn value(&self) -> Vec<u8> {
@@ -88,6 +90,8 @@ pub(crate) struct Leadership {
     store: Arc<dyn Store>,
     candidate: Candidate,
     term: Arc<tokio::sync::Mutex<LeadershipTerm>>,
+    /// Time since boot, in milliseconds, at which the last successful renewal began.
+    renewed: Arc<AtomicU64>,
 }
 
 /// One term of leadership: a lease and its fencing token.
@@ -168,7 +172,15 @@ impl Leadership {
 
     fn of(store: &Arc<dyn Store>, candidate: &Candidate, term: LeadershipTerm) -> Self {
         let term = Arc::new(tokio::sync::Mutex::new(term));
-        Self { store: Arc::clone(store), candidate: candidate.clone(), term }
+        Self { store: Arc::clone(store), candidate: candidate.clone(), term, renewed: Arc::default() }
+    }
+
+    /// Reports whether no other server can lead at this moment. A server that may have been deposed without noticing
+    /// grants no lease.
+    pub(crate) fn is_certain(&self) -> bool {
+        let ttl = u64::try_from(self.candidate.ttl.as_millis()).unwrap_or_default();
+        let age = reading().booted.saturating_sub(self.renewed.load(Ordering::Relaxed));
+        self.candidate.is_sole || age < ttl
     }
 
     /// Returns the current fencing token.
@@ -205,16 +217,21 @@ impl Leadership {
         let Candidate { ttl, give_up, .. } = self.candidate;
         loop {
             tokio::time::sleep(ttl / 4).await;
+            let asked = reading().booted;
             let term = *self.term.lock().await;
             let kept = match self.store.keep_alive(term.lease).await {
                 Err(gantry_store::StoreError::LeaseGone(_)) => self.take_again(term.revision).await,
                 kept => kept.map_err(ServerError::from),
             };
             match kept {
-                Ok(()) => (renewed, logged) = (tokio::time::Instant::now(), false),
+                Ok(()) => {
+                    self.renewed.store(asked, Ordering::Relaxed);
+                    (renewed, logged) = (tokio::time::Instant::now(), false);
+                }
                 Err(error @ ServerError::NotLeading(_)) => return error,
                 // A store that refuses writes also lets no other server take leadership.
                 Err(ServerError::Store(error)) if error.is_refusal() => {
+                    self.renewed.store(asked, Ordering::Relaxed);
                     renewed = tokio::time::Instant::now();
                     // Logged once, because the loop tries again every few seconds.
                     if !std::mem::replace(&mut logged, true) {

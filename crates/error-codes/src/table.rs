@@ -177,8 +177,16 @@ codes! {
         "Use one of the roles that the message lists, or push a release with the role."
     SingleWriter "single_writer" 409
         "The role can have one copy only."
-        "The role has a volume, and a volume has a single writer."
+        "The role has a volume, which has a single writer, or is `single`."
         "Keep one copy, or move the data out of the role."
+    PlanStale "plan_stale" 409
+        "The deploy would do something else than its plan says."
+        "The app, its image or the machines changed since the plan was made."
+        "Make a new plan with `--plan`, and apply that one."
+    GlobalRole "global_role" 409
+        "The number of copies of the role cannot be set."
+        "The role is `global`: it has a copy on every machine that fits."
+        "Limit the machines with the role's `placement`, or scale the role to 0."
     TooManyCopies "too_many_copies" 400
         "The number of copies is over the limit."
         "A role has at most 1000 copies."

@@ -1,6 +1,6 @@
 //! Command line of `gantry-init`. The sandbox is the only caller, so the form is fixed and terse:
 //!
-//! - `init <uid> <gid> <groups> <segment bytes> <cwd> [command…]`
+//! - `init <uid> <gid> <groups> <segment bytes> <fenced: 0 or 1> <cwd> [command…]`
 //! - `shim <uid> <gid> <groups> <cwd> [command…]`
 //!
 //! `groups` lists the supplementary groups, separated by commas.
@@ -25,6 +25,8 @@ pub(crate) struct Application {
 pub(crate) struct InitSettings {
     /// Size at which a log segment is full, in bytes.
     pub(crate) segment: u64,
+    /// True if the container ends once its lease is over.
+    pub(crate) fenced: bool,
     pub(crate) application: Application,
 }
 
@@ -76,9 +78,14 @@ impl ProcessRole {
         let groups = groups.to_str().unwrap_or("?").split(',').filter(|text| !text.is_empty());
         let groups: Result<Vec<u32>, ArgumentError> = groups.map(|text| number(OsStr::new(text), "group")).collect();
         let segment = if mode == "init" { number(&next("segment size")?, "segment size")? } else { 0 };
+        let fenced = mode == "init" && number::<u8>(&next("fence")?, "fence")? != 0;
         let cwd = PathBuf::from(next("working directory")?);
         let application = Application { uid, gid, groups: groups?, cwd, command: words.collect() };
-        Ok(if mode == "init" { Self::Init(InitSettings { segment, application }) } else { Self::Shim(application) })
+        Ok(if mode == "init" {
+            Self::Init(InitSettings { segment, fenced, application })
+        } else {
+            Self::Shim(application)
+        })
     }
 }
 
@@ -100,7 +107,10 @@ mod tests {
             assert_eq!((read.uid, read.gid, &read.groups), (1000, 7, &application.groups));
             assert_eq!((read.cwd, read.command), (application.cwd, application.command));
         }
-        for wrong in ["shim", "shim 1 x", "shim 1 1 4,x /", "init 1 1 4 /", "by hand"] {
+        let init = "init 0 0 4 1024 1 / /bin/true".split(' ').map(OsString::from);
+        let Ok(ProcessRole::Init(read)) = ProcessRole::parse(init) else { panic!("not init's") };
+        assert_eq!((read.segment, read.fenced, read.application.command.len()), (1024, true, 1));
+        for wrong in ["shim", "shim 1 x", "shim 1 1 4,x /", "init 1 1 4 /", "init 1 1 4 1024 /", "by hand"] {
             assert!(ProcessRole::parse(wrong.split(' ').map(OsString::from)).is_err(), "{wrong}");
         }
     }

@@ -1,17 +1,21 @@
 //! Pid 1 of a container: starts the shim, reaps children, forwards signals, and writes the log and the exit record.
+//!
+//! A fenced container has a lease. The agent writes the end of the lease, as time since boot, into the modification time of
+//! the exit record. Pid 1 ends the container at that time, even if the agent has ended or stands still.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, wait,
 };
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::arguments::{Application, InitSettings};
 use crate::log::{LineSplitter, LogSource, SegmentedLog};
@@ -26,6 +30,9 @@ const APPLICATION: Option<Pid> = Pid::from_raw(3);
 /// Pid of the shim: the first child of pid 1.
 const SHIM: Option<Pid> = Pid::from_raw(2);
 
+/// Interval at which pid 1 of a fenced container looks at its lease.
+const LEASE_POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
 pub(crate) fn run(settings: &InitSettings) -> io::Result<ExitCode> {
     // Hides pid 1's open files and memory from the application, which may run as the same user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -35,7 +42,7 @@ pub(crate) fn run(settings: &InitSettings) -> io::Result<ExitCode> {
     let signals = SignalSockets::register()?;
     let idle = settings.application.command.is_empty();
     let streams = if idle { Vec::new() } else { start(&settings.application)? };
-    Reaper { log, signals, streams, record }.run(idle)
+    Reaper { log, signals, streams, record, fenced: settings.fenced }.run(idle)
 }
 
 /// Starts the shim, which starts the application. Returns the two streams of the application's output.
@@ -121,12 +128,16 @@ struct Reaper {
     signals: SignalSockets,
     streams: Vec<OutputPipe>,
     record: File,
+    fenced: bool,
 }
 
 impl Reaper {
     fn run(mut self, idle: bool) -> io::Result<ExitCode> {
         loop {
             self.wait_for_anything()?;
+            if self.fenced && is_lease_over(&self.record) {
+                return self.end_at_fence();
+            }
             let log = &mut self.log;
             self.streams.retain_mut(|source| {
                 source.drain(log) || {
@@ -155,7 +166,7 @@ impl Reaper {
         let pipes = self.streams.iter().map(|source| source.pipe.as_fd());
         let all: Vec<BorrowedFd<'_>> = sockets.chain(pipes).collect();
         let mut polled: Vec<_> = all.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        match poll(&mut polled, None) {
+        match poll(&mut polled, self.fenced.then_some(&LEASE_POLL)) {
             Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -176,15 +187,38 @@ impl Reaper {
                 b"gantry: the command ended; processes that it left running are killed",
             );
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
-        let (code, signal) = (status.exit_status(), status.terminating_signal());
-        let text =
-            format!("{{\"code\":{},\"signal\":{},\"at\":{now},\"left\":{left}}}\n", number(code), number(signal));
-        self.record.write_all(text.as_bytes())?;
+        self.write_record(status.exit_status(), status.terminating_signal(), left)?;
         self.record.sync_all()?;
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Ends the container because its lease is over. All processes end with pid 1, so pid 1 does not wait for the disk.
+    fn end_at_fence(mut self) -> io::Result<ExitCode> {
+        if let Some(application) = APPLICATION {
+            let _ = kill_process(application, Signal::KILL);
+        }
+        let why = b"gantry: killed: the lease of this single copy is over, because this machine reached no server";
+        self.log.record(LogSource::Own, true, why);
+        self.write_record(None, Some(Signal::KILL.as_raw()), false)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn write_record(&mut self, code: Option<i32>, signal: Option<i32>, left: bool) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
+        let (code, signal) = (number(code), number(signal));
+        let text = format!("{{\"code\":{code},\"signal\":{signal},\"at\":{now},\"left\":{left}}}\n");
+        self.record.write_all(text.as_bytes())
+    }
+}
+
+/// Reports whether the time since boot has reached the end of the lease, or the end cannot be read.
+fn is_lease_over(record: &File) -> bool {
+    let modified = record.metadata().and_then(|metadata| metadata.modified());
+    let end = modified.ok().and_then(|end| end.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let now = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Duration::new(seconds.unwrap_or(u64::MAX), nanos.unwrap_or_default()) >= end
 }
 
 /// Reports whether any process runs besides this one. Processes that `gantry exec` brought in from outside have no
@@ -217,7 +251,25 @@ fn reap_children() -> Option<WaitStatus> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_leftover;
+    use std::fs::File;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::{is_lease_over, is_leftover};
+
+    #[test]
+    fn a_lease_is_over_at_the_time_since_boot_in_the_exit_record() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = File::create(folder.path().join("exit")).expect("a file");
+        let lease = |end: Duration| record.set_modified(UNIX_EPOCH + end).expect("set");
+        let uptime = std::fs::read_to_string("/proc/uptime").expect("the uptime");
+        let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+        lease(Duration::from_secs_f64(seconds + 60.0));
+        assert!(!is_lease_over(&record));
+        lease(Duration::from_secs_f64(seconds));
+        assert!(is_lease_over(&record));
+        lease(Duration::ZERO);
+        assert!(is_lease_over(&record));
+    }
 
     #[test]
     fn counts_only_running_processes_of_the_application_as_leftovers() {

@@ -39,6 +39,9 @@ pub struct PlacementRules {
     /// At most one copy of the role runs on a machine.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_per_machine: bool,
+    /// The role has one copy on every machine that fits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub global: bool,
     /// The only machine for the role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineName>,

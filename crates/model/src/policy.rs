@@ -163,6 +163,15 @@ fn cluster_subnet() -> MachineSubnet {
     "10.64.0.0/10".parse().unwrap_or_else(|_| unreachable!("10.64.0.0/10 is a network"))
 }
 
+impl ClusterPolicy {
+    /// Length of the lease of copies of roles with `single: true`, in milliseconds. A machine that is cut off ends such
+    /// copies after this time. The lease outlives the change of the leading server.
+    #[must_use]
+    pub fn single_lease(&self) -> u64 {
+        self.lost_after().millis().saturating_mul(3)
+    }
+}
+
 /// The domain of a cluster that has none.
 fn localhost() -> HostName {
     HostName::parse("localhost").unwrap_or_else(|_| unreachable!("localhost is a host name"))

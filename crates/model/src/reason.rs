@@ -73,7 +73,7 @@ pub enum Reason {
     },
     /// A stop-first role waits until the old copy is gone.
     StopFirst {
-        /// The role with a volume.
+        /// The role, which has a volume or is single.
         role: RoleName,
         /// The old copy.
         instance: AllocationId,
@@ -252,7 +252,10 @@ impl Reason {
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
             Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitCause(exit)),
             Self::StopFirst { role, instance } => {
-                write!(f, "{role} has a volume, so its old copy {instance} must be gone before the new one starts")
+                write!(
+                    f,
+                    "{role} runs one copy at a time, so its old copy {instance} must be gone before the new one starts"
+                )
             }
             Self::NotReady { instance, probe: Some(probe) } => {
                 write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)

@@ -61,6 +61,10 @@ pub struct Role {
     /// Folder name to absolute mount path. A role with volumes has one copy, which is replaced stop-first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, String>,
+    /// True for a role of which two copies never run at once, not even on a machine that is cut off. A lease fences the
+    /// copy: its machine kills the copy before another machine starts one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub single: bool,
     /// Times at which the role runs as a job. A role with a schedule has no copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<RoleSchedule>,
@@ -187,6 +191,7 @@ impl Role {
             request_buffer: None,
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            single: false,
             schedule: None,
             placement: PlacementRules::default(),
         }
@@ -218,7 +223,13 @@ impl Role {
     /// with volumes never runs two copies at once.
     #[must_use]
     pub fn stop_first(&self) -> bool {
-        !self.volumes.is_empty()
+        self.single || !self.volumes.is_empty()
+    }
+
+    /// Reports whether the role's only copy may move to another machine: the copy is fenced, and has no data.
+    #[must_use]
+    pub fn moves_fenced(&self) -> bool {
+        self.single && self.volumes.is_empty()
     }
 }
 

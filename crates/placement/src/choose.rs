@@ -1,9 +1,10 @@
 //! The choice of a machine. Copies of a role spread. Otherwise a copy with a reservation goes to the fullest machine, so
 //! that others stay empty, and a copy without one to the machine with the fewest copies.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use gantry_model::LabelValue;
+use gantry_model::{LabelValue, MachineName};
 
 use crate::bits::MachineBits;
 use crate::demand::{CopySpread, PlacementDemand};
@@ -25,6 +26,25 @@ impl PlacementIndex {
             Some(allowed) => self.best(demand, &allowed),
             None => self.best(demand, fitting),
         }
+    }
+
+    /// The machine with the most copies of a role, if one of them would have fewer beside it on another machine: the other
+    /// machine has at least two copies less, or its value of the spread label has.
+    pub fn crowded(&mut self, demand: &PlacementDemand) -> Option<MachineName> {
+        let best = self.choose(demand)?;
+        let copies = &self.roles.copies(&demand.role)?.machines;
+        let by_label = self.copies_by_label(demand);
+        let crowd = |machine: usize| {
+            let label = self.label(demand, machine).and_then(|value| by_label.get(value)).copied().unwrap_or_default();
+            (label, copies.get(&machine).copied().unwrap_or_default())
+        };
+        let worst = copies.keys().copied().max_by_key(|machine| (crowd(*machine), Reverse(*machine)))?;
+        let (from, to) = (crowd(worst), crowd(best));
+        let is_less = match self.label(demand, worst) == self.label(demand, best) {
+            true => to.1 + 1 < from.1,
+            false => to.0 + 1 < from.0,
+        };
+        is_less.then(|| self.machines[worst].machine.name.clone())
     }
 
     /// The fitting machines that the demand names and the other roles on them allow; none if the demand names no machine

@@ -114,7 +114,7 @@ impl PlacementDemand {
             shape,
             with: rules.with.clone(),
             apart_from: rules.apart_from.clone(),
-            one_per_machine: rules.one_per_machine,
+            one_per_machine: rules.one_per_machine || rules.global,
             pinned: rules.machine.clone().map(PinnedMachine::Named).into_iter().collect(),
             avoided: BTreeSet::new(),
             spread: rules.spread.clone().map_or(CopySpread::Machines, CopySpread::Label),

@@ -64,6 +64,18 @@ impl PlacementIndex {
         PlacementRefusal(refusing)
     }
 
+    /// The machines on which a copy belongs that runs on every machine. A machine without room counts.
+    #[must_use]
+    pub fn machines_for(&self, demand: &PlacementDemand) -> Vec<&MachineName> {
+        use MachineRefusal::{HasCopy, ShortOfCpu, ShortOfMemory};
+        let neighbours = Neighbours::of(self, demand);
+        let fits = |number: &usize| match self.refuse(demand, *number, &neighbours) {
+            None => self.machines[*number].machine.readiness != MachineReadiness::Removed,
+            Some((reason, _)) => matches!(reason, HasCopy | ShortOfMemory | ShortOfCpu),
+        };
+        (0..self.machines.len()).filter(fits).map(|number| &self.machines[number].machine.name).collect()
+    }
+
     /// Reason why a machine does not take a copy, and how much it is short of; none if it takes the copy.
     fn refuse(
         &self,

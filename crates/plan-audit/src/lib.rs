@@ -69,6 +69,8 @@ pub struct AuditedMachine {
     pub takes_copies: bool,
     /// The machine is lost.
     pub is_lost: bool,
+    /// The machine is lost, and has ended its copies of single roles by itself.
+    pub is_fenced: bool,
     /// Memory and thousandths of a processor that copies may reserve.
     pub usable: (u64, u64),
 }
@@ -97,7 +99,7 @@ pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
     let assigned = assigned_once(input.plan, &mut found);
     routes_lead_to_running_instances(input, &assigned, &mut found);
     stops_are_acknowledged(input, &mut found);
-    single_writers(&assigned, &mut found);
+    single_writers(input, &mut found);
     numbers_are_new(input, &mut found);
     generations_rise(input, &mut found);
     machines_are_respected(input, &mut found);
@@ -184,10 +186,23 @@ fn stops_are_acknowledged(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// Checks that each role with a single writer has at most one copy.
-fn single_writers(assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
+/// Checks that each role with a single writer has at most one copy. A copy of a single role without a volume has ended if
+/// it is told to stop and its machine was fenced when another copy was placed.
+fn single_writers(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
+    let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assigned)| (id, assigned)).collect();
+    let role_of = |id: &AllocationId| (id.slot.app.clone(), id.slot.role.clone());
+    let placed = input.plan.assignments().filter(|(_, id, _)| !before.contains_key(*id));
+    let placed: BTreeSet<_> = placed.map(|(_, id, _)| role_of(id)).collect();
+    let is_fenced = |machine: &MachineName| input.machines.get(machine).is_some_and(|machine| machine.is_fenced);
+    let was_told = |id: &AllocationId| before.get(id).is_some_and(|before| before.goal == InstanceGoal::Stop);
+    let may_run = |(machine, id, assignment): &(&MachineName, &AllocationId, &Assignment)| {
+        let role = &assignment.spec.role;
+        let is_told = role.single && role.volumes.is_empty() && assignment.goal == InstanceGoal::Stop;
+        let has_ended = is_told && (is_fenced(machine) || was_told(id) && !placed.contains(&role_of(id)));
+        role.stop_first() && !has_ended
+    };
     let mut writers: BTreeMap<_, &AllocationId> = BTreeMap::new();
-    for (id, _) in assigned.iter().filter(|(_, assignment)| assignment.spec.role.stop_first()) {
+    for (_, id, _) in input.plan.assignments().filter(may_run) {
         if let Some(other) = writers.insert((&id.slot.app, &id.slot.role), id) {
             found.push(Violation::TwoWriters(other.clone(), (*id).clone()));
         }

@@ -370,6 +370,34 @@ fn a_new_allocation_needs_a_new_and_recorded_number() {
 }
 
 #[test]
+fn a_single_copy_may_be_placed_again_once_its_machine_is_fenced() {
+    for (fenced, allowed) in [(false, false), (true, true)] {
+        let mut case = Case::new();
+        case.unroute(&copy(1, 1));
+        case.set_goal(&copy(1, 1), InstanceGoal::Stop);
+        case.previous = case.plan.clone();
+        case.unroute(&copy(1, 2));
+        case.part().instances.remove(&copy(1, 2));
+        let gone = case.plan.machines[&machine("m")].instances.clone();
+        case.previous
+            .machines
+            .insert(machine("m"), Arc::new(MachinePlan { instances: gone, ..MachinePlan::default() }));
+        let again = AllocationId { number: 2, ..copy(1, 1) };
+        case.set_goal(&again, InstanceGoal::Run);
+        for assignment in case.part().instances.values_mut() {
+            Arc::make_mut(&mut assignment.spec).role.single = true;
+        }
+        case.machines.insert(
+            machine("m"),
+            AuditedMachine { takes_copies: true, is_fenced: fenced, ..AuditedMachine::default() },
+        );
+        let violations = case.audit();
+        let twice = violations.iter().any(|violation| matches!(violation, Violation::TwoWriters(..)));
+        assert_eq!(!twice, allowed, "{violations:?}");
+    }
+}
+
+#[test]
 fn two_placements_of_a_single_writer_must_not_exist_at_once() {
     let mut case = Case::new();
     let moved = AllocationId { number: 2, ..copy(1, 1) };
@@ -439,7 +467,7 @@ fn a_copy_on_a_machine_that_takes_none() {
 fn more_reservations_than_a_machine_has() {
     for (memory, found) in [(100, vec![]), (101, vec![Violation::Overcommitted(machine("m"))])] {
         let mut case = Case::new();
-        let open = AuditedMachine { takes_copies: true, is_lost: false, usable: (100, 0) };
+        let open = AuditedMachine { takes_copies: true, usable: (100, 0), ..AuditedMachine::default() };
         case.machines.insert(machine("m"), open);
         add_reserving(&mut case, Bytes(memory));
         assert_eq!(case.audit(), found, "{memory}");

@@ -1,11 +1,15 @@
 //! The instances that an app's releases ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gantry_model::{App, ExitStatus, HostName, InstancePhase, InstanceSpec, Release, Role, RoleName, Slot};
+use gantry_model::{
+    App, ExitStatus, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, Release, Role, RoleName, Slot,
+};
+use gantry_placement::MachineReadiness;
 
-use crate::input::{PlanningInput, ReportedState};
+use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
+use crate::loads::{MachineLoads, demand};
 
 /// Every slot of the planned apps whose instance must run.
 pub(crate) type WantedSlots = BTreeMap<Slot, Arc<InstanceSpec>>;
@@ -16,15 +20,46 @@ pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
     if role.stop_first() { asked.min(1) } else { asked }
 }
 
-/// Slots of a role's copies.
-fn slots_of_role(app: &App, release: &Release, name: &RoleName, role: &Role) -> impl Iterator<Item = Slot> + use<> {
-    let slot = Slot { app: app.name.clone(), release: release.number, role: name.clone(), index: 0 };
-    (1..=copies(app, name, role)).map(move |index| Slot { index, ..slot.clone() })
+/// Everything that decides how many copies a role has.
+#[derive(Clone, Copy)]
+pub(crate) struct CopyCount<'c, 'a> {
+    pub(crate) input: &'c PlanningInput<'a>,
+    pub(crate) loads: &'c MachineLoads,
 }
 
-/// Slots of every service instance of a release.
-pub(crate) fn slots_of(app: &App, release: &Release) -> Vec<Slot> {
-    release.services().flat_map(|(name, role)| slots_of_role(app, release, name, role)).collect()
+impl CopyCount<'_, '_> {
+    /// Slots of a role's copies.
+    fn slots_of_role(self, app: &App, release: &Release, name: &RoleName, role: &Role) -> Vec<Slot> {
+        let slot = Slot { app: app.name.clone(), release: release.number, role: name.clone(), index: 0 };
+        let indices = match copies(app, name, role) {
+            1.. if role.placement.global => self.global_indices(&slot, role),
+            copies => (1..=copies).collect(),
+        };
+        indices.into_iter().map(|index| Slot { index, ..slot.clone() }).collect()
+    }
+
+    /// Indices of the copies of a role with one copy on every machine that fits: those that stay on their machines, and a
+    /// free one for each machine without a copy.
+    fn global_indices(self, of: &Slot, role: &Role) -> Vec<u32> {
+        use MachineReadiness::{Draining, Lost, Removed};
+        let placed = || self.input.allocations_of_role(of);
+        let stays = |placed: &PlacedAllocation<'_>| {
+            let is_closed = matches!(self.input.index.readiness(placed.machine), Draining | Lost | Removed);
+            placed.assignment.goal != InstanceGoal::Stop && !is_closed
+        };
+        let staying = || placed().filter(stays);
+        let machines: BTreeSet<&MachineName> = staying().map(|placed| placed.machine).collect();
+        let used: BTreeSet<u32> = placed().map(|placed| placed.id.slot.index).collect();
+        let open = self.loads.index.machines_for(&demand(of, role));
+        let missing = open.into_iter().filter(|machine| !machines.contains(machine)).count();
+        let free = (1..).filter(|index| !used.contains(index)).take(missing);
+        staying().map(|placed| placed.id.slot.index).chain(free).collect()
+    }
+
+    /// Slots of every service instance of a release.
+    pub(crate) fn slots_of(self, app: &App, release: &Release) -> Vec<Slot> {
+        release.services().flat_map(|(name, role)| self.slots_of_role(app, release, name, role)).collect()
+    }
 }
 
 /// Every service instance of a release, except of the roles that `excepted` names. Copies of a role share their spec.
@@ -33,11 +68,12 @@ pub(crate) fn wanted_of(
     release: &Release,
     domain: &HostName,
     excepted: impl Fn(&RoleName) -> bool,
+    count: CopyCount<'_, '_>,
 ) -> WantedSlots {
     let roles = release.services().filter(|(name, _)| !excepted(name));
     let copies = roles.flat_map(|(name, role)| {
         let spec = Arc::new(spec(app, release, role, domain));
-        slots_of_role(app, release, name, role).map(move |slot| (slot, Arc::clone(&spec)))
+        count.slots_of_role(app, release, name, role).into_iter().map(move |slot| (slot, Arc::clone(&spec)))
     });
     copies.collect()
 }

@@ -8,7 +8,7 @@ use gantry_model::{
 };
 
 use crate::DesiredApp;
-use crate::demand::{release_step, release_step_done, slots_of};
+use crate::demand::{CopyCount, release_step, release_step_done};
 use crate::input::{PlanningInput, ReportedState};
 use crate::instances::is_data_closed;
 use crate::loads::{MachineLoads, demand};
@@ -110,7 +110,7 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, input: &Plannin
 /// back now.
 fn fail(app: &mut DesiredApp, index: usize, reason: Reason, input: &PlanningInput<'_>) {
     let deploy = &mut app.deploys[index];
-    let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
+    let (promoted, release, previous) = (deploy.has_promoted(), deploy.release, deploy.previous);
     finish(deploy, DeployState::Reverting, reason, input);
     // Keeps variables that a user changed in the meantime.
     if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
@@ -118,7 +118,8 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, input: &PlanningInpu
             .config
             .retain(|name, value| !(deploy.brought.contains(name) && release.config.get(name) == Some(value)));
     }
-    if promoted {
+    // The app's record may name the release already, while the deploy's record of the promotion was never written.
+    if promoted || app.app.current == release {
         app.app.current = previous;
     }
 }
@@ -137,7 +138,7 @@ fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>, loads: &M
     let Some(release) = release else {
         return without_release(deploy);
     };
-    let slots = slots_of(&app.app, &release);
+    let slots = CopyCount { input, loads }.slots_of(&app.app, &release);
     let step = match deploy.state {
         DeployState::Placing => place(input),
         DeployState::Starting => start(app, &release, &slots, input, loads),

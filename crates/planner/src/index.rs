@@ -12,6 +12,8 @@ pub struct ClusterIndex {
     assigned: AppMachines,
     reported: AppMachines,
     unready: BTreeMap<MachineName, MachineReadiness>,
+    /// Lost machines that have ended their single copies.
+    fenced: BTreeSet<MachineName>,
 }
 
 type AppMachines = BTreeMap<AppName, BTreeSet<MachineName>>;
@@ -56,6 +58,20 @@ impl ClusterIndex {
             MachineReadiness::Ready => drop(self.unready.remove(machine)),
             _ => drop(self.unready.insert(machine.clone(), readiness)),
         }
+    }
+
+    /// Takes over whether a machine is lost and has ended its single copies.
+    pub fn machine_is_fenced(&mut self, machine: &MachineName, is_fenced: bool) {
+        match is_fenced {
+            true => drop(self.fenced.insert(machine.clone())),
+            false => drop(self.fenced.remove(machine)),
+        }
+    }
+
+    /// Reports whether a machine is lost and has ended its single copies.
+    #[must_use]
+    pub fn is_fenced(&self, machine: &MachineName) -> bool {
+        self.fenced.contains(machine)
     }
 
     /// Returns the readiness of a machine for new copies.

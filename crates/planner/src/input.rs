@@ -36,6 +36,8 @@ struct AppIndex<'a> {
     assigned: BTreeMap<&'a Slot, Vec<PlacedAllocation<'a>>>,
     /// The reported allocations with their addresses.
     reported: BTreeMap<&'a AllocationId, Option<MachineAddress>>,
+    /// The reported allocations of machines that are not fenced.
+    alive: BTreeSet<&'a AllocationId>,
     /// Endpoints of the app's previous routes.
     routed: BTreeMap<&'a AllocationId, &'a MachineAddress>,
     /// Addresses of the app's previous names.
@@ -109,6 +111,14 @@ impl<'a> PlanningInput<'a> {
         placed.map_or(&[], Vec::as_slice)
     }
 
+    /// The allocations of all copies of a slot's role, in the slot's release.
+    pub(crate) fn allocations_of_role(&self, of: &Slot) -> impl Iterator<Item = PlacedAllocation<'a>> {
+        let is_of_role = move |slot: &&Slot| (slot.release, &slot.role) == (of.release, &of.role);
+        let index = self.apps.get(&of.app).into_iter();
+        let slots = index.flat_map(move |index| index.assigned.iter().filter(move |(slot, _)| is_of_role(slot)));
+        slots.flat_map(|(_, placed)| placed.iter().copied())
+    }
+
     /// Reports whether a machine is lost.
     pub(crate) fn is_lost(&self, machine: &MachineName) -> bool {
         self.index.readiness(machine) == MachineReadiness::Lost
@@ -163,17 +173,30 @@ impl<'a> PlanningInput<'a> {
     pub(crate) fn stop_first_blocker(&self, slot: &Slot, role: &Role) -> Option<AllocationId> {
         let own = self.current(slot).filter(|own| own.assignment.goal != InstanceGoal::Stop).map(|own| own.id);
         let is_other = |other: &AllocationId| other.slot.role == slot.role && Some(other) != own;
-        let blocks = |other: &AllocationId, assignment: &Assignment| {
-            is_other(other) && (role.stop_first() || assignment.spec.role.stop_first())
+        let blocks = |placed: &&PlacedAllocation<'_>| {
+            let stop_first = role.stop_first() || placed.assignment.spec.role.stop_first();
+            is_other(placed.id) && stop_first && !self.has_ended_by_fence(placed)
         };
-        let apps = || [Some(&slot.app), self.renamed(&slot.app)].into_iter().flatten();
-        let mut others = apps().flat_map(|app| self.assignments_of(app));
-        let assigned = others.find(|(other, assignment)| blocks(other, assignment)).map(|(other, _)| other.clone());
+        let apps = || {
+            let names = [Some(&slot.app), self.renamed(&slot.app)].into_iter().flatten();
+            names.filter_map(|app| self.apps.get(app))
+        };
+        let assigned = apps().flat_map(|index| index.assigned.values().flatten()).find(blocks);
         if assigned.is_some() || !role.stop_first() {
-            return assigned;
+            return assigned.map(|placed| placed.id.clone());
         }
-        let mut reported = apps().filter_map(|app| self.apps.get(app)).flat_map(|index| index.reported.keys());
-        reported.find(|other| is_other(other)).map(|other| (*other).clone())
+        let mut reported = apps().flat_map(|index| match role.moves_fenced() {
+            true => index.alive.iter().copied().collect::<Vec<_>>(),
+            false => index.reported.keys().copied().collect(),
+        });
+        reported.find(|other| is_other(other)).cloned()
+    }
+
+    /// Reports whether a single copy is told to stop, on a machine that is lost and has ended such copies by itself. Once
+    /// the machine is back, it learns of the order before it starts a copy again.
+    fn has_ended_by_fence(&self, placed: &PlacedAllocation<'_>) -> bool {
+        let is_told = placed.assignment.goal == InstanceGoal::Stop;
+        is_told && placed.assignment.spec.role.moves_fenced() && self.index.is_fenced(placed.machine)
     }
 
     /// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.
@@ -282,6 +305,9 @@ impl<'a> AppIndex<'a> {
         for machine in input.index.reported_by(app) {
             let Some(report) = input.observed.machines.get(machine) else { continue };
             for (id, instance) in instances_of(&report.instances, app) {
+                if !input.index.is_fenced(machine) {
+                    index.alive.insert(id);
+                }
                 let address = index.reported.entry(id).or_default();
                 let reported = || instance.address.map(|address| MachineAddress::new(machine.clone(), address));
                 *address = address.take().or_else(reported);

@@ -10,10 +10,10 @@ use gantry_model::{
 };
 use gantry_placement::{MachineReadiness, PinnedMachine, PlacementDemand};
 
-use crate::demand::{WantedSlots, release_step, release_step_done, spec, wanted_of};
+use crate::demand::{CopyCount, WantedSlots, release_step, release_step_done, spec, wanted_of};
 use crate::draft::DraftParts;
 use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
-use crate::loads::demand;
+use crate::loads::{MachineLoads, demand};
 use crate::moves::{self, MoveCause, MovingRoles};
 use crate::{DesiredApp, DesiredCluster};
 
@@ -27,8 +27,8 @@ pub(crate) struct AssignedSlots {
 }
 
 /// Every slot of the planned apps whose instance must run now.
-pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> WantedSlots {
-    let mut wanted: WantedSlots = desired.apps.values().flat_map(|app| wanted_of_app(app, input)).collect();
+pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>, loads: &MachineLoads) -> WantedSlots {
+    let mut wanted: WantedSlots = desired.apps.values().flat_map(|app| wanted_of_app(app, input, loads)).collect();
     for app in desired.apps.values() {
         if let Some(Rename::From { name: old }) = &app.app.rename
             && let Some(old) = desired.apps.get(old)
@@ -39,17 +39,17 @@ pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> Wan
     wanted
 }
 
-fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedSlots {
+fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoads) -> WantedSlots {
     let mut wanted = WantedSlots::new();
     if app.app.destroying {
         return wanted;
     }
-    let domain = &input.policy.domain;
+    let (domain, count) = (&input.policy.domain, CopyCount { input, loads });
     let coming = coming(app);
     if let Some(current) = current_release(app) {
         let handed_over =
             |role: &RoleName| coming.is_some_and(|(_, new)| hands_over(current, new, role, &[app], input));
-        wanted.extend(wanted_of(&app.app, current, domain, handed_over));
+        wanted.extend(wanted_of(&app.app, current, domain, handed_over, count));
     }
     if let Some((deploy, release)) = coming {
         if let Some(slot) = release_step(release) {
@@ -57,7 +57,7 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedSlots {
             wanted.insert(slot, spec.into());
         }
         if deploy.state != DeployState::Starting || release_step_done(release, input) {
-            wanted.extend(wanted_of(&app.app, release, domain, |_| false));
+            wanted.extend(wanted_of(&app.app, release, domain, |_| false, count));
         }
     }
     wanted
@@ -117,7 +117,8 @@ pub(crate) fn assign(
 ) -> AssignedSlots {
     let mut assigned = AssignedSlots::default();
     let moving = moving_roles(wanted, input);
-    let mut planning = SlotPlanning { desired, draft, input, moving, assigned: &mut assigned };
+    let crowded = moves::crowded(desired, wanted, &mut draft.loads.index, input);
+    let mut planning = SlotPlanning { desired, draft, input, moving, crowded, assigned: &mut assigned };
     wanted.iter().for_each(|(slot, spec)| planning.assign(slot, spec));
     assigned
 }
@@ -140,6 +141,8 @@ struct SlotPlanning<'s, 'd, 'a> {
     draft: &'s mut DraftParts<'d>,
     input: &'s PlanningInput<'a>,
     moving: MovingRoles,
+    /// Slots whose copies leave a machine with many copies of their role.
+    crowded: BTreeSet<Slot>,
     assigned: &'s mut AssignedSlots,
 }
 
@@ -175,8 +178,10 @@ impl SlotPlanning<'_, '_, '_> {
         };
         let is_settled = self.desired.apps.get(&slot.app).is_some_and(moves::is_settled);
         match moves::cause(current, is_settled, input) {
+            Some(cause) if spec.role.stop_first() => self.let_go(current, cause),
             Some(MoveCause::Lost) => self.replace(current, MoveCause::Lost, spec),
             Some(cause) if !self.moving.contains(slot) => self.replace(current, cause, spec),
+            None if self.crowded.contains(slot) => self.replace(current, MoveCause::Crowded, spec),
             _ => self.keep(current),
         }
     }
@@ -213,9 +218,27 @@ impl SlotPlanning<'_, '_, '_> {
             self.draft.set_goal(current.machine, current.id, InstanceGoal::Run);
         }
         let stays = self.input.index.readiness(current.machine) == MachineReadiness::Draining;
-        if stays && current.assignment.spec.role.stop_first() {
+        if stays && !current.assignment.spec.role.volumes.is_empty() {
             let (instance, machine) = (current.id.clone(), current.machine.clone());
             self.wait(&current.id.slot, Reason::DataStays { instance, machine });
+        }
+    }
+
+    /// Ends the only copy of a role, so that a later pass can place the copy on another machine. The copy goes on as long as
+    /// no machine would take it.
+    fn let_go(&mut self, current: PlacedAllocation<'_>, cause: MoveCause) {
+        let demand = moves::demand_elsewhere(current, cause, self.input);
+        match self.draft.loads.refusal(&demand) {
+            None => {
+                let role = current.id.slot.role.clone();
+                self.wait(&current.id.slot, Reason::StopFirst { role, instance: current.id.clone() });
+            }
+            Some(refusal) => {
+                self.keep(current);
+                if let Some(reason) = moves::refused(current, cause, refusal) {
+                    self.wait(&current.id.slot, reason);
+                }
+            }
         }
     }
 
@@ -226,7 +249,7 @@ impl SlotPlanning<'_, '_, '_> {
             Ok(id) => {
                 self.assigned.chosen.insert(id);
                 // What serves on another machine goes on: the present allocation, or the one before it.
-                let old = (cause == MoveCause::Drained).then_some(current);
+                let old = matches!(cause, MoveCause::Drained | MoveCause::Crowded).then_some(current);
                 let old = old.or_else(|| moves::predecessor(current, self.input));
                 self.assigned.chosen.extend(old.map(|old| old.id.clone()));
                 if cause != MoveCause::Lost {
@@ -321,8 +344,10 @@ fn next_goal(
             let drain = assignment.spec.role.drain.unwrap_or(input.policy.drain);
             let of_dead_process =
                 || matches!(input.seen_on(machine, id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
-            let drained =
-                || input.retired_for(since) >= drain.millis() || input.active_requests(id) == 0 || of_dead_process();
+            let drained = || {
+                let may_end = input.retired_for(since) >= drain.millis() || input.active_requests(id) == 0;
+                may_end || of_dead_process() || input.index.is_fenced(machine)
+            };
             let is_out = !standing_by && !input.may_be_named(machine, routes);
             let may_stop = is_out && input.routers_behind(removed_in).is_none() && drained();
             // As with a deploy's stamps, a moment in the future counts as now.

@@ -213,7 +213,7 @@ pub fn plan(inputs: &PlannerInput<'_>, loads: &mut MachineLoads) -> PlanDecision
     for (name, app) in &mut next.apps {
         advance(app, &desired.apps[name], &input, loads, &mut decision);
     }
-    let wanted = instances::wanted(&next, &input);
+    let wanted = instances::wanted(&next, &input, loads);
     let mut draft = DraftParts::new(&input, loads);
     let AssignedSlots { chosen, waits } = instances::assign(&next, &wanted, &mut draft, &input);
     instances::record_data(&mut next, &wanted, &chosen, &draft);

@@ -6,19 +6,24 @@
 //! - **Lost machine**: its copies are placed elsewhere at once.
 //! - **Draining machine**: its copies leave, one copy of a role at a time.
 //! - **Failures**: a copy that fails again and again on one machine is tried on another one.
+//! - **Crowding**: once there is room on other machines again, copies of a role that share a machine spread, one at a time,
+//!   while all copies of the role are ready. No copy moves for the balance of load between machines.
 //!
-//! A copy with a volume never moves: its data is on its machine. A role with one copy at a time does not move either,
-//! because its old copy would have to end first. While a deploy of the app is under way, only copies on lost machines move:
+//! A copy with a volume never moves: its data is on its machine. A single copy without a volume moves stop-first, and from a
+//! lost machine only once the machine is fenced. While a deploy of the app is under way, only copies on lost machines move:
 //! the deploy places its own copies elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::{DeployState, InstanceGoal, InstancePhase, Kind, Reason, ReleaseNumber, RoleName, Slot};
-use gantry_placement::{MachineReadiness, PlacementDemand};
+use gantry_model::{
+    AppName, DeployState, InstanceGoal, InstancePhase, Kind, Reason, ReleaseNumber, Role, RoleName, Slot,
+};
+use gantry_placement::{MachineReadiness, PlacementDemand, PlacementIndex};
 
-use crate::DesiredApp;
+use crate::demand::WantedSlots;
 use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
 use crate::loads::demand;
+use crate::{DesiredApp, DesiredCluster};
 
 /// Failures on one machine after which a copy is tried on another one. The bound rises with each placement, so a copy that
 /// fails everywhere settles down.
@@ -36,6 +41,8 @@ pub(crate) enum MoveCause {
     Drained,
     /// The copy failed on the machine too often.
     Failed,
+    /// The machine has more copies of the role than another one would have.
+    Crowded,
 }
 
 /// Returns why a copy should leave its machine; none if it stays.
@@ -43,7 +50,7 @@ pub(crate) fn cause(placed: PlacedAllocation<'_>, is_settled: bool, input: &Plan
     let PlacedAllocation { id, machine, assignment } = placed;
     let role = &assignment.spec.role;
     if role.stop_first() {
-        return None;
+        return cause_of_single(placed, is_settled, input);
     }
     let seen = input.seen_on(machine, id);
     match input.index.readiness(machine) {
@@ -61,6 +68,18 @@ pub(crate) fn cause(placed: PlacedAllocation<'_>, is_settled: bool, input: &Plan
             let ran = instance.started.zip(instance.exit.as_ref()).map_or(0, |(started, exit)| exit.at.since(started));
             (fails && ran < LONG_RUN_MILLIS && instance.restarts >= bound).then_some(MoveCause::Failed)
         }
+    }
+}
+
+/// Returns why the only copy of a role should leave its machine; none if it stays.
+fn cause_of_single(placed: PlacedAllocation<'_>, is_settled: bool, input: &PlanningInput<'_>) -> Option<MoveCause> {
+    if !placed.assignment.spec.role.moves_fenced() {
+        return None;
+    }
+    match input.index.readiness(placed.machine) {
+        MachineReadiness::Lost => input.index.is_fenced(placed.machine).then_some(MoveCause::Lost),
+        MachineReadiness::Draining => is_settled.then_some(MoveCause::Drained),
+        _ => None,
     }
 }
 
@@ -119,9 +138,40 @@ pub(crate) fn refused(
     match cause {
         MoveCause::Lost => Some(Reason::NoRoom { instance: instance.slot, refusal }),
         MoveCause::Drained => Some(Reason::CannotLeave { instance, machine, refusal }),
-        // The failure itself is what matters to a reader.
-        MoveCause::Failed => None,
+        // The failure itself is what matters to a reader, and a crowded copy serves as well.
+        MoveCause::Failed | MoveCause::Crowded => None,
     }
+}
+
+/// The copies that move because their machine has too many of their role: at most one of each role, and only of roles whose
+/// copies are all ready and stay.
+pub(crate) fn crowded(
+    desired: &DesiredCluster,
+    wanted: &WantedSlots,
+    index: &mut PlacementIndex,
+    input: &PlanningInput<'_>,
+) -> BTreeSet<Slot> {
+    let mut roles: BTreeMap<(&AppName, ReleaseNumber, &RoleName), Vec<(&Slot, &Role)>> = BTreeMap::new();
+    let settled: BTreeSet<&AppName> =
+        desired.apps.iter().filter(|(_, app)| is_settled(app)).map(|(name, _)| name).collect();
+    for (slot, spec) in wanted.iter().filter(|(slot, _)| settled.contains(&slot.app)) {
+        let role = &spec.role;
+        if role.is_service() && !role.stop_first() && !role.placement.global {
+            roles.entry((&slot.app, slot.release, &slot.role)).or_default().push((slot, role));
+        }
+    }
+    let rests = |slot: &Slot| match input.allocations(slot) {
+        [only] => only.assignment.goal == InstanceGoal::Run && is_ready(*only, input),
+        _ => false,
+    };
+    let mut crowded = BTreeSet::new();
+    for slots in roles.into_values().filter(|slots| slots.len() > 1) {
+        let Some((first, role)) = slots.first().filter(|_| slots.iter().all(|(slot, _)| rests(slot))) else { continue };
+        let Some(machine) = index.crowded(&demand(first, role)) else { continue };
+        let is_there = |slot: &Slot| input.allocations(slot).iter().all(|placed| *placed.machine == machine);
+        crowded.extend(slots.iter().map(|(slot, _)| *slot).find(|slot| is_there(slot)).cloned());
+    }
+    crowded
 }
 
 /// Copies of a role of a release.

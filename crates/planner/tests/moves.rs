@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use fixtures::{app_named, loads, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
-    AllocationId, App, Bytes, Deploy, DeployNumber, DeployState, HostName, InstanceGoal, InstancePhase, Moment,
-    ObservedCluster, ObservedRouter, Plan, Reason, ReleaseNumber, Role, RoleCommand, RouterId,
+    AllocationId, App, Bytes, Deploy, DeployNumber, DeployState, HostName, InstanceGoal, InstancePhase, LabelKey,
+    LabelValue, Moment, ObservedCluster, ObservedRouter, Plan, Reason, ReleaseNumber, Role, RoleCommand, RouterId,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, audit};
@@ -23,6 +23,8 @@ struct World {
     observed: ObservedCluster,
     plan: Plan,
     machines: BTreeMap<String, PlacementMachine>,
+    /// Lost machines whose leases are over.
+    fenced: BTreeSet<String>,
     report: PlanReport,
     now: Moment,
     /// The next address. No two instances have the same.
@@ -42,6 +44,7 @@ impl World {
             observed: ObservedCluster::default(),
             plan: Plan::default(),
             machines: BTreeMap::new(),
+            fenced: BTreeSet::new(),
             report: PlanReport::default(),
             now,
             address: 0x0a53_0001,
@@ -70,7 +73,10 @@ impl World {
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
             let mut index = ClusterIndex::of(&self.plan, &self.observed);
-            self.machines.values().for_each(|machine| index.machine_is(&machine.name, machine.readiness));
+            for machine in self.machines.values() {
+                index.machine_is(&machine.name, machine.readiness);
+                index.machine_is_fenced(&machine.name, self.fenced.contains(machine.name.as_str()));
+            }
             let mut loads = loads(&self.plan, &self.observed);
             self.machines.values().for_each(|machine| loads.put_machine(machine.clone()));
             let scope = PlanScope {
@@ -107,6 +113,7 @@ impl World {
         let audited = |machine: &PlacementMachine| AuditedMachine {
             takes_copies: machine.readiness == MachineReadiness::Ready,
             is_lost: machine.readiness == MachineReadiness::Lost,
+            is_fenced: self.fenced.contains(machine.name.as_str()),
             usable: (machine.capacity.memory, machine.capacity.cpu),
         };
         let machines = self.machines.values().map(|machine| (machine.name.clone(), audited(machine))).collect();
@@ -195,6 +202,19 @@ fn web(copies: u32) -> (&'static str, Role) {
     ("web", web_role(copies))
 }
 
+fn single() -> (&'static str, Role) {
+    ("worker", Role { single: true, ..Role::new(RoleCommand::Shell("work".into())) })
+}
+
+fn everywhere() -> (&'static str, Role) {
+    let mut role = web_role(1);
+    role.placement.global = true;
+    role.placement
+        .labels
+        .insert(LabelKey::parse("disk").expect("a key"), [LabelValue::parse("ssd").expect("a value")].into());
+    ("web", role)
+}
+
 fn database() -> (&'static str, Role) {
     let mut role = Role::new(RoleCommand::Shell("serve".into()));
     role.volumes.insert("data".into(), "/data".into());
@@ -256,6 +276,132 @@ fn a_copy_with_a_volume_stays_with_its_data() {
     assert_eq!(refused, "no machine takes shop.v1.db-1: 1: cordoned; 1: not a, which has the role's data");
     world.make("a", MachineReadiness::Ready);
     assert_eq!(world.running(), ["db-1.2 a"]);
+}
+
+#[test]
+fn a_single_copy_leaves_a_lost_machine_once_it_is_fenced() {
+    let mut world = World::new(&["a", "b"], &[single()]);
+    assert_eq!(world.running(), ["worker-1 a"]);
+    world.make("a", MachineReadiness::Lost);
+    world.rest();
+    assert_eq!(world.running(), ["worker-1 a"], "the copy may still run there");
+    world.fenced.insert("a".to_owned());
+    world.rest();
+    assert_eq!(world.running(), ["worker-1.2 b"]);
+    world.fenced.clear();
+    world.make("a", MachineReadiness::Ready);
+    let part = &world.plan.machines[&machine_named("a")];
+    assert!(part.instances.values().all(|old| old.goal == InstanceGoal::Stop), "{part:?}");
+    world.rest();
+    assert_eq!(world.running(), ["worker-1.2 b"]);
+    assert_eq!(world.plan.assignments().count(), 1);
+}
+
+#[test]
+fn a_machine_that_returns_before_its_fence_keeps_its_single_copy() {
+    let mut world = World::new(&["a", "b"], &[single()]);
+    world.make("a", MachineReadiness::Lost);
+    world.agents_act(InstancePhase::Ready);
+    world.make("a", MachineReadiness::Ready);
+    world.rest();
+    assert_eq!(world.running(), ["worker-1 a"]);
+}
+
+#[test]
+fn a_deploy_of_a_single_role_waits_for_the_fence() {
+    let mut world = World::new(&["a", "b"], &[single()]);
+    world.make("a", MachineReadiness::Lost);
+    world.deploys_again();
+    (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
+    assert!(world.plan.machines.get(&machine_named("b")).is_none_or(|part| part.instances.is_empty()));
+    world.fenced.insert("a".to_owned());
+    world.rest();
+    assert_eq!(world.running(), ["worker-1 b"]);
+    assert!(world.desired.apps[&app_named("shop")].deploys.is_empty());
+}
+
+#[test]
+fn a_drain_moves_a_single_copy_stop_first() {
+    let mut world = World::new(&["a"], &[single()]);
+    world.make("a", MachineReadiness::Draining);
+    assert_eq!(world.running(), ["worker-1 a"], "with nowhere to go the copy goes on");
+    assert!(matches!(world.waits().as_slice(), [Reason::CannotLeave { .. }]), "{:?}", world.waits());
+    world.add("b");
+    world.settle();
+    assert_eq!(world.running(), [""; 0], "the old copy ends first");
+    world.rest();
+    assert_eq!(world.running(), ["worker-1.2 b"]);
+}
+
+#[test]
+fn a_global_role_has_a_copy_on_every_machine_that_fits() {
+    let mut world = World::new(&["a", "b"], &[everywhere()]);
+    assert_eq!(world.running(), [""; 0], "no machine has the label");
+    let label = |world: &mut World, name: &str| {
+        let labels = &mut world.machines.get_mut(name).expect("a machine").labels;
+        labels.insert(LabelKey::parse("disk").expect("a key"), LabelValue::parse("ssd").expect("a value"));
+        world.rest();
+    };
+    label(&mut world, "a");
+    assert_eq!(world.running(), ["web-1 a"]);
+    label(&mut world, "b");
+    world.add("c");
+    label(&mut world, "c");
+    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 c"]);
+
+    // A copy ends with its machine, and the others stay where they are.
+    world.make("b", MachineReadiness::Lost);
+    world.rest();
+    assert_eq!(world.running(), ["web-1 a", "web-3 c"]);
+    world.make("b", MachineReadiness::Ready);
+    world.rest();
+    let running = world.running();
+    assert_eq!((running.len(), machines(&running)), (3, ["a", "b", "c"].map(str::to_owned).into()), "{running:?}");
+    world.make("a", MachineReadiness::Draining);
+    world.rest();
+    assert_eq!(machines(&world.running()), ["b", "c"].map(str::to_owned).into());
+    world.make("a", MachineReadiness::Ready);
+    world.deploys_again();
+    world.rest();
+    assert_eq!(machines(&world.running()), ["a", "b", "c"].map(str::to_owned).into());
+    assert!(world.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
+}
+
+#[test]
+fn crowded_copies_spread_one_by_one_once_there_is_room() {
+    let mut world = World::new(&["a"], &[web(4)]);
+    world.add("b");
+    world.settle();
+    assert_eq!(world.running().len(), 5, "the new copy starts first: {:?}", world.running());
+    let mut least = usize::MAX;
+    for _ in 0..100 {
+        world.agents_act(InstancePhase::Ready);
+        assert!(world.running().len() <= 5, "one copy moves at a time: {:?}", world.running());
+        least = least.min(world.routed().len());
+    }
+    assert_eq!(least, 4, "at no time serve fewer copies");
+    assert_eq!(world.running(), ["web-1.2 b", "web-2.2 b", "web-3 a", "web-4 a"]);
+    world.add("c");
+    world.rest();
+    let counts = ["a", "b", "c"].map(|name| world.running().iter().filter(|copy| copy.ends_with(name)).count());
+    assert_eq!(counts.iter().max(), Some(&2), "{:?}", world.running());
+    let before = world.running();
+    world.rest();
+    assert_eq!(world.running(), before, "no copy moves for its own sake");
+}
+
+#[test]
+fn nothing_spreads_while_a_copy_of_the_role_fails() {
+    let mut world = World::new(&["a"], &[web(2)]);
+    world.fails("web-2", 1);
+    world.add("b");
+    world.settle();
+    assert_eq!(world.running(), ["web-1 a", "web-2 a"]);
+}
+
+/// The machines of copies.
+fn machines(running: &[String]) -> BTreeSet<String> {
+    running.iter().filter_map(|copy| Some(copy.split_once(' ')?.1.to_owned())).collect()
 }
 
 #[test]

@@ -120,7 +120,11 @@ async fn receive(
         ServerMessage::Resend => reports.resend(),
         ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
         ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
-        ServerMessage::Policy(_) | ServerMessage::Session { .. } | ServerMessage::Jobs(_) | ServerMessage::Unknown => {}
+        ServerMessage::Policy(_)
+        | ServerMessage::Lease { .. }
+        | ServerMessage::Session { .. }
+        | ServerMessage::Jobs(_)
+        | ServerMessage::Unknown => {}
     }
     Ok(())
 }

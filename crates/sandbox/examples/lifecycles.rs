@@ -75,6 +75,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
         binds: Vec::new(),
         log: LogFiles { segments: [own.join("log.0"), own.join("log.1")], limit: 1 << 20 },
         exit: own.join("exit"),
+        fenced: false,
         init,
     }
 }

@@ -109,7 +109,7 @@ fn init_command(spec: &ContainerSpec) -> Result<Command, LinuxError> {
         .arg("init")
         .args([spec.user.uid.to_string(), spec.user.gid.to_string()])
         .arg(spec.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
-        .arg(spec.log.limit.to_string())
+        .args([spec.log.limit.to_string(), u8::from(spec.fenced).to_string()])
         .arg(&spec.cwd)
         .args(&spec.args)
         .env_clear()

@@ -42,6 +42,10 @@ pub struct ContainerSpec {
     pub log: LogFiles,
     /// File that init records the exit in.
     pub exit: PathBuf,
+    /// True if init ends the container at the time since boot that is the modification time of `exit`. The caller makes
+    /// the file before the launch, and sets the time again for as long as the container may run.
+    #[serde(default)]
+    pub fenced: bool,
     /// Path of the static init on the host.
     pub init: PathBuf,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_control::{MachineReport, PeerMessage, Receipt, ReportSender, ServerMessage, UpdateReceiver};
-use gantry_model::{AllocationId, MachinePlan};
+use gantry_model::{AllocationId, Generation, MachinePlan, Moment};
 
 use crate::containers::SimulatedContainer;
 use crate::events::{Event, Life, LinkId, Peer};
@@ -22,6 +22,10 @@ pub(crate) struct SimulatedAgent {
     pub(crate) plans: UpdateReceiver<MachinePlan>,
     reports: ReportSender<MachineReport>,
     pub(crate) containers: BTreeMap<AllocationId, SimulatedContainer>,
+    /// The lease that the process knows, with the revision of its plan.
+    lease: (Moment, Generation),
+    /// The lease of the single copies that run.
+    pub(crate) fence: Moment,
     /// The number of addresses given out so far.
     pub(crate) addresses: u32,
 }
@@ -36,8 +40,20 @@ impl SimulatedAgent {
             plans: UpdateReceiver::new(None),
             reports: report_sender(),
             containers: BTreeMap::new(),
+            lease: (Moment(0), Generation(0)),
+            fence: Moment(0),
             addresses: 0,
         }
+    }
+
+    /// Reports whether a single copy may start now.
+    pub(crate) fn has_lease(&self, now: Moment) -> bool {
+        let (end, revision) = self.lease;
+        now < end && self.plans.part().is_some_and(|plan| plan.generation >= revision)
+    }
+
+    fn has_single_copy(&self) -> bool {
+        self.plans.part().is_some_and(|plan| plan.instances.values().any(|assigned| assigned.spec.role.single))
     }
 
     fn report(&self) -> MachineReport {
@@ -66,6 +82,7 @@ impl Simulation {
         (agent.is_up, agent.life) = (false, agent.life + 1);
         let known = agent.plans.part().map(|plan| (plan.generation.0, plan.clone()));
         agent.plans = UpdateReceiver::new(known);
+        agent.lease = (Moment(0), Generation(0));
         if let Some(link) = agent.link.take() {
             self.break_link(link, 1_000);
         }
@@ -108,6 +125,12 @@ impl Simulation {
                     }
                 }
             },
+            ServerMessage::Lease { asked, millis, revision } => {
+                let end = Moment(asked + millis);
+                agent.lease = (agent.lease.0.max(end), agent.lease.1.max(Generation(*revision)));
+                agent.fence = agent.fence.max(end);
+                self.timeline.after(end.since(self.timeline.now), Event::Fence(machine));
+            }
             ServerMessage::Resend => {
                 agent.reports.resend();
                 self.report_agent(machine);
@@ -127,6 +150,9 @@ impl Simulation {
         }
         if !is_news {
             self.send_up(link, PeerMessage::Alive);
+        }
+        if matches!(peer, Peer::Agent(machine) if self.agents[machine].has_single_copy()) {
+            self.send_up(link, PeerMessage::Lease { asked: self.timeline.now.0 });
         }
         self.timeline.after(HEARTBEAT, Event::Heartbeat { peer, link });
     }

@@ -18,11 +18,21 @@ pub(crate) struct SimulatedContainer {
     step: u64,
     behaviour: Behaviour,
     runs_once: bool,
-    /// Present if the container is the only writer of a volume.
+    /// Present if the container is the only copy of its role.
     is_single_writer: bool,
+    /// A lease fences the container.
+    is_fenced: bool,
+    /// The application's process runs.
+    runs: bool,
 }
 
 impl SimulatedContainer {
+    /// Reports whether the container is ready and stays so.
+    pub(crate) fn is_steady(&self) -> bool {
+        let will_exit = self.behaviour == Behaviour::ExitsLater && self.status.restarts < LATER_EXITS;
+        self.status.phase == InstancePhase::Ready && !will_exit
+    }
+
     fn enter(&mut self, phase: InstancePhase, now: gantry_model::Moment) {
         self.status.phase = phase;
         self.status.since = now;
@@ -56,13 +66,17 @@ impl Simulation {
     /// Creates a container.
     fn create(&mut self, machine: usize, id: &AllocationId, assignment: &Assignment) {
         let role = &assignment.spec.role;
-        self.assert_single_writer(machine, id, role);
+        if !role.single {
+            self.assert_single_writer(machine, id, role.stop_first());
+        }
         let container = SimulatedContainer {
             status: ObservedInstance::new(InstancePhase::Preparing, self.timeline.now),
             step: 0,
             behaviour: Behaviour::of(role),
             runs_once: !role.is_service(),
             is_single_writer: role.stop_first(),
+            is_fenced: role.single,
+            runs: false,
         };
         self.agents[machine].containers.insert(id.clone(), container);
         self.enter(machine, id, InstancePhase::Preparing, (50, 2_000));
@@ -82,6 +96,7 @@ impl Simulation {
     pub(crate) fn container_step(&mut self, machine: usize, id: &AllocationId, step: u64) {
         let now = self.timeline.now;
         let agent = &mut self.agents[machine];
+        let has_lease = agent.has_lease(now);
         let Some(container) = agent.containers.get_mut(id).filter(|container| container.step == step) else { return };
         if !agent.is_up {
             self.timeline.after(300, Event::Container { machine, id: id.clone(), step });
@@ -93,13 +108,19 @@ impl Simulation {
                 agent.containers.remove(id);
                 self.reconcile(machine);
             }
+            InstancePhase::Preparing if container.is_fenced && !has_lease => {
+                self.timeline.after(100, Event::Container { machine, id: id.clone(), step });
+                return;
+            }
             InstancePhase::Preparing => {
+                container.runs = true;
                 container.status.started = Some(now);
                 if container.status.address.is_none() {
                     agent.addresses += 1;
                     let host = u32::try_from(machine).expect("small") << 12 | agent.addresses;
                     container.status.address = Some(Ipv4Addr::from(0x0a00_0000 | host));
                 }
+                self.assert_single_writer(machine, id, self.agents[machine].containers[id].is_single_writer);
                 let slow = if behaviour == Behaviour::Slow { 9_000 } else { 0 };
                 self.enter(machine, id, InstancePhase::Starting, (200 + slow, 3_000 + slow));
             }
@@ -115,7 +136,8 @@ impl Simulation {
             }
             InstancePhase::Exited if !runs_once => {
                 container.status.restarts += 1;
-                self.enter(machine, id, InstancePhase::Starting, (200, 3_000));
+                let next = if container.is_fenced { InstancePhase::Preparing } else { InstancePhase::Starting };
+                self.enter(machine, id, next, (200, 3_000));
             }
             _ => return,
         }
@@ -126,6 +148,7 @@ impl Simulation {
         let at = self.timeline.now;
         self.enter(machine, id, InstancePhase::Exited, (1_000, 2_000));
         if let Some(container) = self.agents[machine].containers.get_mut(id) {
+            container.runs = false;
             container.status.exit = Some(ExitStatus { code: Some(code), at, ..ExitStatus::default() });
         }
     }
@@ -152,10 +175,34 @@ impl Simulation {
     pub(crate) fn lose_containers(&mut self, machine: usize) {
         let ids: Vec<AllocationId> = self.agents[machine].containers.keys().cloned().collect();
         for id in ids {
+            self.kill(machine, &id);
             match self.agents[machine].containers[&id].status.phase {
                 InstancePhase::Stopping => drop(self.agents[machine].containers.remove(&id)),
                 _ => self.enter(machine, &id, InstancePhase::Preparing, (50, 2_000)),
             }
+        }
+    }
+
+    fn kill(&mut self, machine: usize, id: &AllocationId) {
+        self.agents[machine].containers.get_mut(id).into_iter().for_each(|container| container.runs = false);
+    }
+
+    /// Ends a machine's single copies once their lease is over, whether or not the agent runs.
+    pub(crate) fn fence(&mut self, machine: usize) {
+        let agent = &self.agents[machine];
+        if self.timeline.now < agent.fence {
+            return;
+        }
+        let is_over = |(_, container): &(&AllocationId, &SimulatedContainer)| container.is_fenced && container.runs;
+        let ids: Vec<AllocationId> = agent.containers.iter().filter(is_over).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.kill(machine, &id);
+            if self.agents[machine].containers[&id].status.phase != InstancePhase::Stopping {
+                self.enter(machine, &id, InstancePhase::Preparing, (50, 2_000));
+            }
+        }
+        if self.agents[machine].is_up {
+            self.report_agent(machine);
         }
     }
 
@@ -171,7 +218,9 @@ impl Simulation {
         };
         let of_machine = |(machine, agent): (usize, &crate::agents::SimulatedAgent)| {
             let mut others = agent.containers.iter();
-            let found = others.find(|(other, container)| container.is_single_writer && is_other(other));
+            let found = others.find(|(other, container)| {
+                container.is_single_writer && (container.runs || !container.is_fenced) && is_other(other)
+            });
             found.map(|(other, _)| (machine, other.clone()))
         };
         self.agents.iter().enumerate().find_map(of_machine)

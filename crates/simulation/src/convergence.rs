@@ -1,7 +1,8 @@
 //! The state at the end of a run: what users asked for, everywhere.
 
-use gantry_model::{App, InstanceGoal, InstancePhase, Release, Role, RoleName, RoutingTable, Slot};
+use gantry_model::{App, InstanceGoal, Release, Role, RoleName, RoutingTable, Slot};
 
+use crate::containers::SimulatedContainer;
 use crate::shapes::{machine_name, role_name};
 use crate::simulation::Simulation;
 
@@ -83,7 +84,7 @@ impl Simulation {
             if let Some(id) = agent.containers.keys().find(|id| !is_planned(id)) {
                 return Some(format!("machine {machine} has {id}, which is not planned"));
             }
-            let is_ready = |id| agent.containers.get(id).is_some_and(|c| c.status.phase == InstancePhase::Ready);
+            let is_ready = |id| agent.containers.get(id).is_some_and(SimulatedContainer::is_steady);
             let missing = part.into_iter().flat_map(|part| part.instances.keys()).find(|id| !is_ready(id))?;
             Some(format!("{missing} is not ready on machine {machine}"))
         })

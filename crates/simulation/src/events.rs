@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Broken(LinkId),
     /// A container takes its next step.
     Container { machine: usize, id: AllocationId, step: u64 },
+    /// The lease of a machine's single copies may be over.
+    Fence(usize),
     /// A client sends a long request through a router.
     RequestBegins { machine: usize },
     /// The response is complete.

@@ -94,7 +94,7 @@ impl Simulation {
         let draining = (0..self.settings.machines).filter(|machine| is_draining(*machine));
         draining.map(machine_name).find_map(|name| {
             let part = self.store.records.plan.machines.get(&name)?;
-            let (id, _) = part.instances.iter().find(|(_, assignment)| !assignment.spec.role.stop_first())?;
+            let (id, _) = part.instances.iter().find(|(_, assignment)| assignment.spec.role.volumes.is_empty())?;
             Some(format!("{id} is still on {name}, which is being drained"))
         })
     }

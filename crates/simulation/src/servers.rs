@@ -336,6 +336,10 @@ impl Simulation {
                 simulation.give(leader, link);
                 return Ok(());
             }
+            let asked = match message {
+                PeerMessage::Lease { asked } => Some(asked),
+                _ => None,
+            };
             match peer_link.receive(&message) {
                 Received::Nothing => Ok(()),
                 Received::Gap => {
@@ -347,6 +351,13 @@ impl Simulation {
                         simulation.checks.heard(peer, now);
                     }
                     let trail = leader.apply(event, now);
+                    if let Some(asked) = asked.filter(|_| simulation.store.leads(leader.term, now)) {
+                        let records = leader.core.view().records;
+                        let part = records.plan.machines.get(&machine_name(peer.machine()));
+                        let revision = part.map(|part| part.generation.0).unwrap_or_default();
+                        let millis = records.policy.single_lease();
+                        simulation.send_down(link, ServerMessage::Lease { asked, millis, revision });
+                    }
                     if !std::mem::replace(&mut leader.is_unsettled, true) {
                         simulation.timeline.after(WORK, Event::Settle { server, life });
                     }

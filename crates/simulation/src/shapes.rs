@@ -68,6 +68,8 @@ pub(crate) struct SimulatedApp {
     later_names: Vec<AppName>,
     copies: u32,
     has_worker: bool,
+    /// The worker is a single role.
+    is_fenced: bool,
     has_volume: bool,
     has_release_step: bool,
     reserves: bool,
@@ -81,6 +83,7 @@ impl SimulatedApp {
             later_names: Vec::new(),
             copies: u32::try_from(random.between(1, 4)).expect("small"),
             has_worker: random.chance(500),
+            is_fenced: random.chance(500),
             has_volume: random.chance(300),
             has_release_step: random.chance(200),
             reserves: random.chance(500),
@@ -119,7 +122,7 @@ impl SimulatedApp {
         web.placement.reserve_memory = self.reserves.then_some(Bytes::mebi(64));
         let mut roles = BTreeMap::from([(role_name("web"), web)]);
         if self.has_worker {
-            roles.insert(role_name("worker"), role(Behaviour::Good));
+            roles.insert(role_name("worker"), Role { single: self.is_fenced, ..role(Behaviour::Good) });
         }
         if self.has_volume {
             let mut database = role(Behaviour::Good);

@@ -207,6 +207,7 @@ impl Simulation {
             Event::ToPeer { peer, life, message } => self.deliver_to_peer(peer, life, &message),
             Event::Broken(link) => self.broken(link),
             Event::Container { machine, id, step } => self.container_step(machine, &id, step),
+            Event::Fence(machine) => self.fence(machine),
             Event::RequestBegins { machine } => self.request_begins(machine),
             Event::RequestEnds { router, life, id } => self.request_ends(router, life, &id),
             Event::RouterEnds { router, life } => self.router_ends(router, life),

@@ -369,7 +369,7 @@ fn holds_its_volume(world: &World) {
     says(
         world,
         &["volume"],
-        "web has a volume, so its old copy volume.v1.web-1 must be gone before the new one starts",
+        "web runs one copy at a time, so its old copy volume.v1.web-1 must be gone before the new one starts",
     );
     let line = first(world, &["volume"]);
     assert!(line.starts_with("deploy #2 of volume: "), "{line}");

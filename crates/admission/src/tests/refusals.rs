@@ -43,6 +43,7 @@ fn samples() -> Vec<Refusal> {
         Refusal::NoDeployInProgress { app: app.clone() },
         Refusal::RoleNotFound { app: app.clone(), role: role.clone(), known: vec![role.clone()] },
         Refusal::SingleWriter { role: role.clone() },
+        Refusal::GlobalRole { role: role.clone() },
         Refusal::TooManyCopies { role, count: 2, most: 1 },
         Refusal::TooManyRoles { count: 2, most: 1 },
         Refusal::InvalidMaintenanceMessage { bytes: 2, most: 1 },

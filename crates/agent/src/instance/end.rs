@@ -164,6 +164,7 @@ impl Instance {
         let Self { agent, id, wanted, .. } = self;
         drop(wanted);
         agent.disk.begin(&id);
+        agent.fence.leave(&id);
         agent.status.remove(&id);
     }
 }

@@ -190,6 +190,9 @@ impl Instance {
     async fn take_over(&mut self) -> Option<Container> {
         let mut container = self.left_running();
         if let Some(container) = &container {
+            if self.record.spec.role.single {
+                self.agent.fence.enter(&self.id, self.workload.paths().exit());
+            }
             self.used = [container.usage(); 2];
             self.looked = container.usage();
         }

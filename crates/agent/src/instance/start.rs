@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gantry_error::ErrorChain;
 use gantry_model::{AllocationId, InstanceGoal, InstancePhase};
-use gantry_sandbox::Container;
+use gantry_sandbox::{Container, ContainerSpec};
 
 use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
@@ -15,7 +15,7 @@ use crate::images::LocalImage;
 use crate::status::now;
 use crate::{images, records, volumes};
 
-/// Poll interval while another copy still exists.
+/// Poll interval while another copy still exists, or a lease is missing.
 const SOLE_COPY_POLL: Duration = Duration::from_millis(100);
 
 /// Interval between two reports while the image is being unpacked.
@@ -53,6 +53,7 @@ impl Instance {
         self.status.unpacked = 0;
         self.enter_phase(InstancePhase::Preparing);
         self.wait_until_sole_copy().await?;
+        self.wait_for_lease().await?;
         // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
         // them.
         let _held = self.agent.layers.hold()?;
@@ -84,6 +85,10 @@ impl Instance {
         .map_err(InstanceError::Prepare)?;
         gantry_failpoint::failpoint!("instance.prepared");
         let _ = std::fs::remove_file(&spec.exit);
+        let spec = ContainerSpec { fenced: self.record.spec.role.single, ..spec };
+        if spec.fenced {
+            self.agent.fence.open(&spec.exit).map_err(InstanceError::Prepare)?;
+        }
         self.agent.disk.begin(&self.id);
         self.record.started = true;
         // The previous container may have ended with the machine, without an exit on record.
@@ -117,6 +122,29 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// Waits until this machine has a lease for a copy of a role with `single: true`. Without a server, no such copy
+    /// starts: another machine may run one.
+    async fn wait_for_lease(&mut self) -> Result<(), InstanceError> {
+        if !self.record.spec.role.single {
+            return Ok(());
+        }
+        let agent = Arc::clone(&self.agent);
+        agent.fence.enter(&self.id, self.workload.paths().exit());
+        while !agent.fence.allows(agent.status.generation()) {
+            if self.status.failure.is_none() {
+                self.status.failure =
+                    Some("waits for a lease: a single copy starts only while its machine reaches a server".to_owned());
+                self.enter_phase(InstancePhase::Preparing);
+            }
+            if tokio::time::timeout(SOLE_COPY_POLL, stop_wanted(&mut self.wanted)).await.is_ok() {
+                return Err(InstanceError::Unwanted);
+            }
+        }
+        self.status.failure = None;
+        // The plan that came with the lease may no longer want this copy.
+        if self.goal() == InstanceGoal::Stop { Err(InstanceError::Unwanted) } else { Ok(()) }
     }
 
     /// Waits until every other copy of the role has left this machine, and every one-off that has its volumes for

@@ -168,7 +168,8 @@ impl Workload {
             }),
             binds,
             log: LogFiles { segments: gantry_relay::segments(&paths.logs), limit: policy.segment },
-            exit: paths.folder.join("exit"),
+            exit: paths.exit(),
+            fenced: false,
             init: agent.init.clone(),
         })
     }

@@ -57,7 +57,8 @@ endpoints! {
          FormerNameInUse, TooManyHosts];
     /// Change the number of copies of roles
     SetScale { app: AppName }: PUT "/v1/apps/{app}/scale", Deploy, Json<ChangeScale> => Nothing,
-        [AppNotFound, AppBeingDestroyed, RenameInProgress, RoleNotFound, SingleWriter, TooManyCopies, TooManyRoles];
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, RoleNotFound, SingleWriter, GlobalRole, TooManyCopies,
+         TooManyRoles];
     /// Pause and resume requests, refuse or limit them
     SetTraffic { app: AppName }: POST "/v1/apps/{app}/traffic", Deploy, Json<ChangeTraffic> => Nothing,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidMaintenanceMessage, ZeroLimit, TooManyProxies];

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Error, Visitor};
 
 use super::SettingError;
 
-pub(super) const ROLE_KEYS: [&str; 19] = [
+pub(super) const ROLE_KEYS: [&str; 20] = [
     "command",
     "port",
     "protocol",
@@ -26,6 +26,7 @@ pub(super) const ROLE_KEYS: [&str; 19] = [
     "request_buffer",
     "env",
     "volumes",
+    "single",
     "schedule",
 ];
 pub(super) const HEALTH_KEYS: [&str; 8] =

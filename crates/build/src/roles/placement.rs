@@ -12,8 +12,8 @@ use super::keys::{Key, Text};
 use super::values::{processors, size};
 
 pub(super) const RESERVE_KEYS: [&str; 2] = ["memory", "cpu"];
-pub(super) const PLACEMENT_KEYS: [&str; 7] =
-    ["labels", "with", "apart_from", "one_per_machine", "machine", "spread", "architecture"];
+pub(super) const PLACEMENT_KEYS: [&str; 8] =
+    ["labels", "with", "apart_from", "one_per_machine", "global", "machine", "spread", "architecture"];
 
 /// Most values in one list.
 const LIST_MAX: usize = 32;
@@ -67,6 +67,7 @@ impl<'de> Visitor<'de> for Placement<'_> {
                 "with" => rules.with = map.next_value_seed(Words(parsed(RolePattern::parse)))?,
                 "apart_from" => rules.apart_from = map.next_value_seed(Words(parsed(RolePattern::parse)))?,
                 "one_per_machine" => rules.one_per_machine = map.next_value()?,
+                "global" => rules.global = map.next_value()?,
                 "machine" => rules.machine = Some(map.next_value_seed(Word(parsed(MachineName::parse)))?),
                 "spread" => rules.spread = Some(map.next_value_seed(Word(parsed(LabelKey::parse)))?),
                 _ => rules.architecture = Some(map.next_value_seed(Word(architecture))?),

@@ -54,6 +54,7 @@ pub(crate) struct CoreHandle {
     notifier: Arc<Notifier>,
     table: Arc<RoutingTableCache>,
     store: Arc<dyn Store>,
+    leadership: Leadership,
 }
 
 impl CoreHandle {
@@ -126,6 +127,19 @@ impl CoreHandle {
         let _ = self.messages.send(CoreMessage::Machine(machine, report)).await;
     }
 
+    /// Passes the report of an agent that asks for a lease to the core, and returns once the report counts. The plan that
+    /// the machine gets from then on is at least as new.
+    pub(crate) async fn lease(&self, machine: MachineName, report: MachineReport) {
+        let (reply, replied) = oneshot::channel();
+        let _ = self.messages.send(CoreMessage::Lease(machine, report, reply)).await;
+        let _ = replied.await;
+    }
+
+    /// Reports whether this server may grant a lease.
+    pub(crate) fn may_grant(&self) -> bool {
+        self.leadership.is_certain()
+    }
+
     /// Passes the report of a router to the core.
     pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
         let _ = self.messages.send(CoreMessage::Router(machine, report)).await;
@@ -139,10 +153,10 @@ pub(crate) async fn start(
     settings: &ServerSettings,
 ) -> Result<(CoreHandle, JoinHandle<ServerError>), ServerError> {
     let (messages, inbox) = mpsc::channel(INBOX_MAX);
-    let mut task = CoreTask::load(Arc::clone(&store), leadership).await?;
+    let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await?;
     task.adopt_policy(&settings.policy).await?;
-    let handle =
-        CoreHandle { messages, published: task.published(), notifier: task.notifier(), table: Arc::default(), store };
+    let (published, notifier, table) = (task.published(), task.notifier(), Arc::default());
+    let handle = CoreHandle { messages, published, notifier, table, store, leadership };
     Ok((handle, tokio::spawn(task.run(inbox))))
 }
 

@@ -38,6 +38,8 @@ pub(super) type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<Re
 pub(super) enum CoreMessage {
     Mutate(Mutation, oneshot::Sender<Result<(), ChangeError>>),
     Machine(MachineName, MachineReport),
+    /// A report of an agent that asks for a lease. The answer means that the report counts.
+    Lease(MachineName, MachineReport, oneshot::Sender<()>),
     Router(MachineName, RouterReport),
 }
 
@@ -158,6 +160,11 @@ impl CoreTask {
                 return Ok(());
             }
             CoreMessage::Machine(machine, report) => self.apply(CoreEvent::Machine(machine, report)),
+            CoreMessage::Lease(machine, report, reply) => {
+                let trail = self.apply(CoreEvent::Machine(machine, report));
+                let _ = reply.send(());
+                trail
+            }
             CoreMessage::Router(machine, report) => self.apply(CoreEvent::Router(machine, report)),
         };
         self.record(trail).await

@@ -96,6 +96,7 @@ pub(crate) fn a_box(script: &str) -> TestBox {
         binds: Vec::new(),
         log: LogFiles { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
         exit: folder.path().join("exit"),
+        fenced: false,
         init: INIT.clone(),
     };
     TestBox { folder, spec }
