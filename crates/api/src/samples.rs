@@ -23,11 +23,12 @@ use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseCode, CauseInfo, CauseObject,
     ChangeAvailability, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic,
-    ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployProgress, DeploySource, Explanation,
-    FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine, MachineInfo,
-    MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind, PhaseInfo, PullImage, ReleaseInfo, RenameApp,
-    RequestCountsInfo, RouterStatus, ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo,
-    TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
+    ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployPlan, DeployProgress, DeploySource,
+    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine,
+    MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind, PhaseInfo, PlanDeploy,
+    PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RoleChange, RouterStatus,
+    ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo, TokenScope, TrafficInfo,
+    UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -142,6 +143,8 @@ samples! {
     AcceptedDeploy = AcceptedDeploy { deploy: DeployNumber(7) };
     DeployInfo = deploy();
     StartDeploy = start_deploy();
+    PlanDeploy = PlanDeploy { source: Some(start_deploy().source) };
+    DeployPlan = plan();
     DeployProgress = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
     LogItem = LogItem::Line(LogLine { at: NOW, instance: instance_id(), error: false, text: "GET / 200".to_owned() });
     StartExec = StartExec { instance: Some("web-1".to_owned()), command: vec!["/bin/sh".to_owned()], terminal: true };
@@ -184,7 +187,31 @@ fn start_deploy() -> StartDeploy {
     let volumes = BTreeMap::from([("data".to_owned(), "/var/lib/storefront".to_owned())]);
     let settings = ImageChange { volumes, port: Some(80) };
     let source = DeploySource::Image { reference: "storefront:1.2".to_owned(), origin: None, settings };
-    StartDeploy { source, hold: false }
+    StartDeploy { source, hold: false, plan: None }
+}
+
+fn plan() -> DeployPlan {
+    let copy = |release, machine: &str| PlannedCopy {
+        slot: Slot { app: name("storefront"), release: ReleaseNumber(release), role: name("web"), index: 1 },
+        machine: Some(name(machine)),
+    };
+    let role = PlannedRole {
+        role: name("web"),
+        change: RoleChange::Changed,
+        settings: vec!["limits".to_owned()],
+        stop_first: false,
+        starts: vec![copy(7, "m2")],
+        stops: vec![copy(6, "m1")],
+    };
+    DeployPlan {
+        app: name("storefront"),
+        id: "3fa9c1d27b04".to_owned(),
+        release: ReleaseNumber(7),
+        previous: Some(ReleaseNumber(6)),
+        image: digest(),
+        roles: vec![role],
+        waits: Vec::new(),
+    }
 }
 
 fn app() -> AppInfo {

@@ -415,7 +415,8 @@ mod tests {
         let single = role("{ worker: { command: 'x', single: true } }");
         assert!(single.single && single.stop_first() && single.moves_fenced());
         for text in ["instances: 2", "schedule: '@daily'"] {
-            let error = parse(&format!("{{ worker: {{ command: 'x', single: true, {text} }} }}")).expect_err(text).to_string();
+            let error =
+                parse(&format!("{{ worker: {{ command: 'x', single: true, {text} }} }}")).expect_err(text).to_string();
             assert!(error.contains("has one copy"), "{text}: {error}");
         }
     }

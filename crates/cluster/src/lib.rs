@@ -20,6 +20,7 @@ mod changed;
 mod dirty;
 mod liveness;
 mod machines;
+mod preview;
 mod state;
 mod step;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod transactions;
 
 pub use changed::ChangedParts;
 pub use dirty::DirtySet;
+pub use preview::{DeployPreview, preview};
 pub use state::{ClusterView, CoreEvent, CoreState, EventEffects, PublishedView};
 pub use step::PlannedStep;
 pub use transactions::{ChangeGroup, transactions};

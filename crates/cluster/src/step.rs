@@ -154,7 +154,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
 
 /// Returns the planner's input: the record of each app, the releases that run or may come back, and the deploys under
 /// way.
-fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
+pub(crate) fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
     let apps = apps.iter().filter_map(|name| records.apps.get(name)).map(|app| {
         let deploys: Vec<Deploy> = records.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
         let wanted = deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten();

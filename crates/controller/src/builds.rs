@@ -13,7 +13,7 @@ use gantry_api::types::SessionKind;
 use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
     AppName, BaseName, BuildPhase, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
-    ImageSettings, Moment, Reason, Role, RoleName, execve,
+    ImageSettings, Moment, Reason, Release, Role, RoleName, execve,
 };
 use gantry_records::{BuildRecord, RecordIndex};
 use tokio::sync::Semaphore;
@@ -220,17 +220,8 @@ async fn image_release(
     output: &Output,
 ) -> Result<BuiltRelease, BuildError> {
     output.step(&format!("Deploying image {reference}"));
-    let (_, config) =
-        server.images.image(image).await.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
+    let (config, recipe) = image_recipe(server, &deploy.app, image, change).await?;
     let foreign = gantry_build::is_foreign(&config.config);
-    if !foreign && !change.is_empty() {
-        let why =
-            "the image was built by Gantry and brings its roles: set `volumes` and `port` in its container/roles.json";
-        return Err(fail(BuildPhase::Roles, why));
-    }
-    let mut settings = image_settings(server, &deploy.app)?;
-    settings.apply(change);
-    let recipe = Recipe::of_image(&config.config, &settings)?;
     let reference = foreign.then_some(reference);
     let lost = gantry_build::lost(&config.config, &recipe.roles, &deploy.app, reference);
     recipe.notes.iter().chain(&lost).for_each(|note| output.note(note));
@@ -245,6 +236,48 @@ async fn image_release(
         base: None,
         build: None,
     })
+}
+
+/// The configuration of an image, and its recipe with the app's image settings.
+async fn image_recipe(
+    server: &Server,
+    app: &AppName,
+    image: &Digest,
+    change: &ImageSettings,
+) -> Result<(gantry_image::Config, Recipe), BuildError> {
+    let (_, config) =
+        server.images.image(image).await.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
+    if !gantry_build::is_foreign(&config.config) && !change.is_empty() {
+        let why =
+            "the image was built by Gantry and brings its roles: set `volumes` and `port` in its container/roles.json";
+        return Err(fail(BuildPhase::Roles, why));
+    }
+    let mut settings = image_settings(server, app)?;
+    settings.apply(change);
+    let recipe = Recipe::of_image(&config.config, &settings)?;
+    Ok((config, recipe))
+}
+
+/// Returns the image and the roles that a deploy of an image, or a rollback, would release.
+pub(crate) async fn contents(
+    server: &Server,
+    app: &AppName,
+    cause: &DeployCause,
+) -> Result<(Digest, BTreeMap<RoleName, Role>), BuildError> {
+    match cause {
+        DeployCause::Image { image, change, .. } => {
+            let (_, recipe) = image_recipe(server, app, image, change).await?;
+            Ok((image.clone(), recipe.roles))
+        }
+        DeployCause::Rollback { to } => {
+            let view = server.core.view();
+            let release = view.records.release(app, *to);
+            let release = release.ok_or_else(|| fail(BuildPhase::Image, &format!("release {to} no longer exists")))?;
+            let (roles, _) = repeated_roles(server, app, release).await?;
+            Ok((release.image.clone(), roles))
+        }
+        _ => Err(fail(BuildPhase::Source, "a plan needs an image or a release")),
+    }
 }
 
 /// Returns the app's settings for images that bring no roles.
@@ -301,20 +334,10 @@ async fn repeat_release(
         Some(number) => output.step(&format!("Taking {number} again: {}", release.cause)),
         None => output.step(&format!("Releasing the image of {} with the new configuration", release.number)),
     }
-    let mut roles = release.roles.clone();
-    let settings = image_settings(server, &deploy.app)?;
-    let web = roles.values_mut().find(|role| role.serves_http() && role.volumes != settings.volumes);
-    if let Some(web) = web {
-        let image = server.images.image(&release.image).await;
-        let (_, config) = image.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
-        if gantry_build::is_foreign(&config.config) {
-            web.volumes = settings.volumes;
-            let names: Vec<&str> = web.volumes.keys().map(String::as_str).collect();
-            output.note(&format!(
-                "Volumes of web: {}",
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-            ));
-        }
+    let (roles, volumes) = repeated_roles(server, &deploy.app, release).await?;
+    if let Some(names) = volumes {
+        output
+            .note(&format!("Volumes of web: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }));
     }
     Ok(BuiltRelease {
         image: release.image.clone(),
@@ -325,6 +348,27 @@ async fn repeat_release(
         base: None,
         build: None,
     })
+}
+
+/// The roles of an earlier release. If the image brings no roles, the app's present volumes replace older ones; then also
+/// their names.
+async fn repeated_roles(
+    server: &Server,
+    app: &AppName,
+    release: &Release,
+) -> Result<(BTreeMap<RoleName, Role>, Option<Vec<String>>), BuildError> {
+    let mut roles = release.roles.clone();
+    let settings = image_settings(server, app)?;
+    let web = roles.values_mut().find(|role| role.serves_http() && role.volumes != settings.volumes);
+    let Some(web) = web else { return Ok((roles, None)) };
+    let image = server.images.image(&release.image).await;
+    let (_, config) = image.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
+    if !gantry_build::is_foreign(&config.config) {
+        return Ok((roles, None));
+    }
+    web.volumes = settings.volumes;
+    let names = web.volumes.keys().cloned().collect();
+    Ok((roles, Some(names)))
 }
 
 /// Makes a release under an app's new name: a copy of the current release.

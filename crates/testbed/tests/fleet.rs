@@ -209,3 +209,93 @@ fn the_power_comes_back_and_everything_runs_as_before() {
         assert!(page.starts_with("one"), "{machine}: {page}");
     }
 }
+
+/// The times, in milliseconds, at which an instance wrote the lines in its log on a machine's disk.
+fn ticks(fleet: &Fleet, machine: &str, app: &str, id: &str) -> Vec<u64> {
+    let folder = fleet.path(machine, "data").join("logs").join(app).join(id);
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    let text: String = texts.collect();
+    let lines = text.lines().filter(|line| line.ends_with(" tick"));
+    let mut times: Vec<u64> = lines.filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn a_single_copy_ends_on_a_machine_that_is_cut_off_before_another_one_starts() {
+    let fleet = Fleet::start(3);
+    // The server stays reachable, so no copy is on its machine.
+    let _ = fleet.gantry(&["machine", "cordon", "m1"]).good();
+    let clock = app(&fleet, "clock", 1);
+    let roles = "{ web: { command: 'python3 server.py', health: { path: '/up' } }, \
+                 worker: { command: 'while :; do echo tick; sleep 0.05; done', single: true } }";
+    clock.write("container/roles.json", roles);
+    push_site(&clock, "one");
+    let worker = |fleet: &Fleet| {
+        let mut workers = ready(fleet, "clock").into_iter().filter(|(id, _)| id.contains("worker"));
+        workers.next().filter(|_| workers.next().is_none())
+    };
+    let (old, machine) = fleet.wait("the worker runs", worker);
+    let refused = fleet.gantry(&["scale", "clock", "worker=2"]);
+    assert!(refused.status != 0 && refused.err.contains("E_SINGLE_WRITER"), "{refused:?}");
+
+    // The agent stands still, too: the copy ends without it.
+    fleet.signal(&machine, "agent", "STOP");
+    fleet.unplug(&machine);
+    let (new, elsewhere) = fleet.wait("the worker runs elsewhere", |fleet| {
+        worker(fleet).filter(|(id, machine)| *id != old && !ticks(fleet, machine, "clock", id).is_empty())
+    });
+    assert_ne!(elsewhere, machine);
+    let old_ticks = ticks(&fleet, &machine, "clock", &old);
+    let last = old_ticks.last().copied().expect("the old copy ran");
+    let first = ticks(&fleet, &elsewhere, "clock", &new)[0];
+    assert!(last < first, "the old copy ran {} ms beside the new one", last - first);
+
+    // The machine comes back, and learns that its copy has moved.
+    fleet.signal(&machine, "agent", "CONT");
+    fleet.plug(&machine);
+    fleet.wait_until_ready(&fleet.names());
+    fleet.wait("the old copy is gone", |fleet| {
+        let listed = fleet.gantry(&["ps", "clock", "--json"]).good().out;
+        (!listed.contains(&format!("{old}\""))).then_some(())
+    });
+    let again = ticks(&fleet, &machine, "clock", &old);
+    assert!(again.is_empty() || again.len() == old_ticks.len(), "the old copy ran again");
+    assert_eq!(worker(&fleet).map(|(id, _)| id), Some(new));
+}
+
+#[test]
+fn a_plan_says_what_a_deploy_would_do_and_is_refused_once_it_is_stale() {
+    let fleet = Fleet::start(2);
+    let _ = fleet.gantry(&["cluster", "policy", "set", "bake-time=1s"]).good();
+    let shop = app(&fleet, "shop", 2);
+    push_site(&shop, "one");
+    push_site(&shop, "two");
+    let plan = |fleet: &Fleet| -> Value {
+        let planned = fleet.gantry(&["rollback", "shop", "v1", "--plan", "--json"]).good().out;
+        serde_json::from_str(&planned).expect("JSON")
+    };
+    let first = fleet.wait("the deploy before is over", |fleet| {
+        Some(plan(fleet)).filter(|plan| plan["waits"].as_array().is_some_and(Vec::is_empty))
+    });
+    let starts: Vec<&Value> = first["roles"][0]["starts"].as_array().expect("copies").iter().collect();
+    let planned: BTreeSet<&str> = starts.iter().filter_map(|copy| copy["machine"].as_str()).collect();
+    assert_eq!((starts.len(), planned.clone()), (2, BTreeSet::from(["m1", "m2"])), "{first}");
+    assert_eq!(plan(&fleet), first, "nothing has changed");
+    let text = fleet.gantry(&["rollback", "shop", "v1", "--plan"]).good().out;
+    assert!(text.contains("~ web: 2 to start, 2 to end"), "{text}");
+    assert!(fleet.gantry(&["deploy", "shop", "--plan"]).good().out.contains("v2 -> v3"));
+    assert_eq!(ready(&fleet, "shop").len(), 2, "a plan changes nothing");
+
+    let _ = fleet.gantry(&["machine", "cordon", "m2"]).good();
+    let id = first["id"].as_str().expect("an id");
+    let stale = fleet.gantry(&["rollback", "shop", "v1", "--plan-id", id]);
+    assert!(stale.status != 0 && stale.err.contains("E_PLAN_STALE"), "{stale:?}");
+    let second = plan(&fleet);
+    let id = second["id"].as_str().expect("an id");
+    let _ = fleet.gantry(&["rollback", "shop", "v1", "--plan-id", id]).good();
+    let instances = ready(&fleet, "shop");
+    let released: Vec<_> = instances.into_iter().filter(|(id, _)| id.contains(".v3.")).collect();
+    assert_eq!(machines_of(&released), BTreeSet::from(["m1"]), "{released:?}");
+}

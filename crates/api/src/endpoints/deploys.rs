@@ -4,7 +4,9 @@ use gantry_model::{AppName, DeployNumber};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Lines, Nothing, QueryParameters, endpoints};
-use crate::types::{AcceptedDeploy, DeployInfo, DeployProgress, ImageProgress, PullImage, StartDeploy};
+use crate::types::{
+    AcceptedDeploy, DeployInfo, DeployPlan, DeployProgress, ImageProgress, PlanDeploy, PullImage, StartDeploy,
+};
 
 /// Query of a followed deploy.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -39,6 +41,11 @@ endpoints! {
         [AppNotFound, AppBeingDestroyed];
     /// Deploy an image, or go back
     Start { app: AppName }: POST "/v1/apps/{app}/deploys", Deploy, Json<StartDeploy> => Json<AcceptedDeploy>,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidImageReference, ImageElsewhere, ImageNotFound,
+         ImageUnusable, PlatformMissing, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
+         VolumePathTaken, PlanStale];
+    /// What a deploy would do
+    Plan { app: AppName }: POST "/v1/apps/{app}/plan", Deploy, Json<PlanDeploy> => Json<DeployPlan>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidImageReference, ImageElsewhere, ImageNotFound,
          ImageUnusable, PlatformMissing, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
          VolumePathTaken];

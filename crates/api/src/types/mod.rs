@@ -11,6 +11,7 @@ mod events;
 mod explanation;
 mod images;
 mod machines;
+mod plan;
 mod sessions;
 mod tokens;
 
@@ -30,5 +31,6 @@ pub use events::{AuditEvent, EventDetails, EventSubject, SubjectKind};
 pub use explanation::{CauseCode, CauseObject, Explanation, ObjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
 pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
+pub use plan::{DeployPlan, PlanDeploy, PlannedCopy, PlannedRole, RoleChange};
 pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

@@ -98,8 +98,8 @@ pub(crate) enum Command {
         app: AppName,
         /// `app:tag`, `app@sha256:…`, or `registry.example/team/app:tag`. The variables GANTRY_REGISTRY_USER and
         /// GANTRY_REGISTRY_PASSWORD hold the login for another registry
-        #[arg(long, value_name = "REF")]
-        image: String,
+        #[arg(long, value_name = "REF", required_unless_present = "plan")]
+        image: Option<String>,
         /// Keep the files that a foreign image writes at PATH in a volume of the app. The app then has one copy,
         /// replaced stop-first. The setting stays for later images, config changes and rollbacks; `NAME:` removes the
         /// setting and keeps the data
@@ -112,6 +112,8 @@ pub(crate) enum Command {
         #[arg(long)]
         hold: bool,
         #[command(flatten)]
+        planned: Planned,
+        #[command(flatten)]
         follow: Follow,
     },
     /// List an app's releases
@@ -121,6 +123,8 @@ pub(crate) enum Command {
         app: AppName,
         /// Release, such as v12
         release: Option<ReleaseNumber>,
+        #[command(flatten)]
+        planned: Planned,
         #[command(flatten)]
         follow: Follow,
     },
@@ -304,6 +308,17 @@ pub(crate) enum Command {
         /// Folder to write into; it is created if it does not exist
         folder: PathBuf,
     },
+}
+
+/// Options for the plan of a deploy.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Planned {
+    /// Show what would happen, and change nothing. Without an image, the plan is that of the current release
+    #[arg(long, conflicts_with_all = ["plan_id", "wait"])]
+    pub(crate) plan: bool,
+    /// Deploy only if exactly this plan would happen; `--plan` shows its ID
+    #[arg(long, value_name = "ID")]
+    pub(crate) plan_id: Option<String>,
 }
 
 /// Options for following a deploy.

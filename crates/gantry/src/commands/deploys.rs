@@ -1,53 +1,102 @@
 //! `gantry deploy`, `releases`, `rollback`, `promote`, `abort`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use gantry_api::endpoints::deploys::{FollowQuery, FollowUntil};
 use gantry_api::endpoints::{apps, deploys};
-use gantry_api::types::{DeployProgress, DeploySource, ImageChange, StartDeploy};
+use gantry_api::types::{
+    DeployPlan, DeployProgress, DeploySource, ImageChange, PlanDeploy, PlannedCopy, RoleChange, StartDeploy,
+};
 use gantry_api::{Client, ClientError, ErrorCode, ReceivedCode};
-use gantry_model::{AppName, DeployNumber, ReleaseNumber};
+use gantry_model::{AppName, DeployNumber, MachineName};
 
 use super::pulls;
-use crate::args::Follow;
+use crate::args::{Follow, Planned};
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, out, table, tell, told};
 
-pub(crate) async fn image(
+/// A deploy that a person asks for.
+pub(crate) struct DeployRequest {
+    /// The source; none for the current release, which can only be planned.
+    pub(crate) source: Option<DeploySource>,
+    pub(crate) hold: bool,
+    pub(crate) planned: Planned,
+    pub(crate) follow: Follow,
+}
+
+/// The source of a deploy of an image. An image of another registry is pulled first.
+pub(crate) async fn image_source(
     client: &Client,
     app: &AppName,
     reference: String,
     settings: ImageChange,
-    hold: bool,
-    wait: Follow,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<DeploySource> {
     // Same rule as in the server: the name of another registry has a dot or a port in its first part.
     let foreign =
         reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
-    let source = if foreign {
-        let local = pulls::image(client, app, &reference).await?;
-        DeploySource::Image { reference: local, origin: Some(reference), settings }
-    } else {
-        DeploySource::Image { reference, origin: None, settings }
+    if !foreign {
+        return Ok(DeploySource::Image { reference, origin: None, settings });
+    }
+    let local = pulls::image(client, app, &reference).await?;
+    Ok(DeploySource::Image { reference: local, origin: Some(reference), settings })
+}
+
+/// Starts a deploy and follows it, or shows what it would do.
+pub(crate) async fn run(client: &Client, app: &AppName, request: DeployRequest, json: bool) -> anyhow::Result<Exit> {
+    let DeployRequest { source, hold, planned, follow: wait } = request;
+    let source = match source {
+        Some(source) if !planned.plan => source,
+        source => {
+            let plan = client.submit(&deploys::Plan { app: app.clone() }, &PlanDeploy { source }).await?;
+            return show_plan(&plan, json);
+        }
     };
-    start(client, app, StartDeploy { source, hold }, wait).await
-}
-
-pub(crate) async fn rollback(
-    client: &Client,
-    app: &AppName,
-    to: Option<ReleaseNumber>,
-    wait: Follow,
-) -> anyhow::Result<Exit> {
-    start(client, app, StartDeploy { source: DeploySource::Rollback { to }, hold: false }, wait).await
-}
-
-async fn start(client: &Client, app: &AppName, request: StartDeploy, wait: Follow) -> anyhow::Result<Exit> {
+    let request = StartDeploy { source, hold, plan: planned.plan_id };
     let accepted = client.submit(&deploys::Start { app: app.clone() }, &request).await?;
     follow(client, app, accepted.deploy, wait).await
+}
+
+/// Prints a plan: a line for each role, and below it the copies that start and end.
+fn show_plan(plan: &DeployPlan, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(plan)?;
+    } else {
+        out!("{}", plan_text(plan));
+    }
+    Ok(DONE)
+}
+
+fn plan_text(plan: &DeployPlan) -> String {
+    let DeployPlan { app, id, release, previous, image, roles, waits } = plan;
+    let before = previous.map_or("no release".to_owned(), |previous| previous.to_string());
+    let mut lines = vec![format!("{app}: {before} -> {release}, image {}", image.short())];
+    let place = |copy: &PlannedCopy| {
+        let machine = copy.machine.as_ref().map_or("a machine to be chosen".to_owned(), ToString::to_string);
+        format!("{} on {machine}", copy.slot.short())
+    };
+    for role in roles {
+        let (mark, said) = match role.change {
+            RoleChange::Added => ('+', "new role".to_owned()),
+            RoleChange::Removed => ('-', "role removed".to_owned()),
+            _ if role.settings.is_empty() => ('~', "same settings".to_owned()),
+            _ => ('~', format!("changes: {}", role.settings.join(", "))),
+        };
+        let order = if role.stop_first { "; the old copy ends first" } else { "" };
+        let (starts, stops) = (role.starts.len(), role.stops.len());
+        lines.push(format!("{mark} {}: {starts} to start, {stops} to end; {said}{order}", role.role));
+        lines.extend(role.starts.iter().map(|copy| format!("    + {}", place(copy))));
+        lines.extend(role.stops.iter().map(|copy| format!("    - {}", place(copy))));
+    }
+    lines.extend(waits.iter().map(|wait| format!("! {wait}")));
+    let starts = roles.iter().flat_map(|role| &role.starts);
+    let machines: BTreeSet<&MachineName> = starts.clone().filter_map(|copy| copy.machine.as_ref()).collect();
+    let stops: usize = roles.iter().map(|role| role.stops.len()).sum();
+    let count = starts.count();
+    lines.push(format!("{count} to start on {} machines, {stops} to end; plan {id}", machines.len()));
+    lines.join("\n")
 }
 
 pub(crate) async fn promote(client: &Client, app: &AppName, wait: Follow) -> anyhow::Result<Exit> {
@@ -165,4 +214,22 @@ pub(crate) async fn releases(client: &Client, app: &AppName, json: bool) -> anyh
     });
     table(&["release", "state", "image", "why", "by", "when"], rows);
     Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::samples::Sample;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_names_each_copy_and_counts_them() {
+        let text = plan_text(&DeployPlan::sample());
+        let expected = "storefront: v6 -> v7, image 000000000000
+~ web: 1 to start, 1 to end; changes: limits
+    + web-1 on m2
+    - web-1 on m1
+1 to start on 1 machines, 1 to end; plan 3fa9c1d27b04";
+        assert_eq!(text, expected);
+    }
 }

@@ -20,7 +20,9 @@ mod session;
 mod system;
 mod volumes;
 
-use gantry_api::types::{ChangeTraffic, ImageChange};
+use gantry_api::types::{ChangeTraffic, DeploySource, ImageChange};
+
+use deploys::DeployRequest;
 
 use crate::args::{Args, Cluster, Command, JoinTokenCommand, Maintenance, ServerArgs, ServerCommand, Store};
 use crate::coded::require;
@@ -86,7 +88,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
         Command::Machines(command) => machines::run(&client()?, command, json).await,
-        Command::Deploy { app, image, volumes, port, hold, follow } => {
+        Command::Deploy { app, image, volumes, port, hold, planned, follow } => {
             let count = volumes.len();
             let settings = ImageChange { volumes: volumes.into_iter().collect(), port };
             require!(
@@ -94,10 +96,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
                 InvalidArguments,
                 "a volume is named twice; give each --volume a name of its own"
             );
-            deploys::image(&client()?, &app, image, settings, hold, follow).await
+            let client = client()?;
+            let source = match image {
+                Some(reference) => Some(deploys::image_source(&client, &app, reference, settings).await?),
+                None => None,
+            };
+            deploys::run(&client, &app, DeployRequest { source, hold, planned, follow }, json).await
         }
         Command::Releases { app } => deploys::releases(&client()?, &app, json).await,
-        Command::Rollback { app, release, follow } => deploys::rollback(&client()?, &app, release, follow).await,
+        Command::Rollback { app, release, planned, follow } => {
+            let source = Some(DeploySource::Rollback { to: release });
+            deploys::run(&client()?, &app, DeployRequest { source, hold: false, planned, follow }, json).await
+        }
         Command::Promote { app, follow } => deploys::promote(&client()?, &app, follow).await,
         Command::Abort { app } => deploys::abort(&client()?, &app).await,
         Command::Logs { app, follow, lines, since, role, grep } => {

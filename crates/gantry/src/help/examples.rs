@@ -51,6 +51,8 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("deploy", &[
         "gantry deploy shop --image registry.example/team/shop:1.2 --port 3000",
         "gantry deploy shop --image shop:1.2 --hold",
+        "gantry deploy shop --image shop:1.2 --plan",
+        "gantry deploy shop --image shop:1.2 --plan-id 3fa9c1d27b04",
         "gantry deploy db --image docker.io/library/postgres:16 --volume data:/var/lib/postgresql/data --port 5432",
     ]),
     ("releases", &["gantry releases shop"]),
