@@ -90,6 +90,10 @@ impl AsyncWrite for Session {
     }
 }
 
+/// Longest time that a connection to one of several servers waits for the next request. A request on a connection to a machine
+/// that has lost its power gets no response, and no other server is tried.
+const IDLE: Duration = Duration::from_secs(2);
+
 /// Timeout of the next piece of a blob.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -112,7 +116,9 @@ impl Client {
         let url = format!("https://{}", servers.addresses().join(","));
         // The connector adds TLS, and ignores the host.
         let base = "http://server.gantry.internal".to_owned();
-        Self { pool: Pool::builder(TokioExecutor::new()).build(Connector::Tls(servers)), url, base, token }
+        let mut pool = Pool::builder(TokioExecutor::new());
+        let pool = pool.pool_idle_timeout(IDLE).build(Connector::Tls(servers));
+        Self { pool, url, base, token }
     }
 
     /// URL of the server.
