@@ -34,6 +34,8 @@ pub(crate) enum InvalidValue {
     Host(String),
     #[error("{0:?} is no address of a server; write for example m1:7000")]
     ServerAddress(String),
+    #[error("{0:?} is no machine for ssh; write for example root@m5")]
+    SshTarget(String),
     #[error("{0:?} is not a network; write for example 10.83.0.1/16")]
     Network(String),
     #[error("the prefix length is between 8 and 28")]
@@ -186,11 +188,11 @@ pub(crate) struct SshTarget {
 }
 
 /// Parses a machine for ssh. Never returns a text that ssh would take as an option.
-pub(super) fn ssh_target(text: &str) -> Result<SshTarget, String> {
+pub(super) fn ssh_target(text: &str) -> Result<SshTarget, InvalidValue> {
     let (user, name) = text.split_once('@').unwrap_or(("", text));
     match host(name) {
         Ok(host) if !user.starts_with('-') && !text.starts_with('-') => Ok(SshTarget { text: text.to_owned(), host }),
-        _ => Err(format!("{text:?} is no machine for ssh; write for example root@m5")),
+        _ => Err(InvalidValue::SshTarget(text.to_owned())),
     }
 }
 
