@@ -4,7 +4,9 @@
 //! target is empty, or has the mark of this source ─► mark ─► records, some at a time ─► no mark ─► identity
 //! ```
 //! The mark names the source. A copy that was killed continues: it writes the same records again. A target without a mark
-//! and with records is refused. The source stays as it was.
+//! is complete if its records are those of the source, and is refused if it has others. The source stays as it was.
+
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use gantry_error_codes::ErrorCode;
@@ -44,14 +46,10 @@ pub(crate) async fn run(machine: &Machine, to: &StoreAddress) -> anyhow::Result<
     let records: Vec<StoreEntry> = entries.into_iter().filter(|entry| entry.key != "leader").collect();
     let target = gantry_store::open(to).await?;
     let name = source.to_string();
-    prepare(&*target, to, &name).await?;
-    failpoint!("migrate.marked");
-    for part in parts(&records) {
-        let txn = part.iter().fold(Txn::default(), |txn, entry| txn.put(&entry.key, entry.value.clone()));
-        write(&*target, txn).await?;
-        failpoint!("migrate.part");
+    if !is_copied(&*target, &records).await? {
+        prepare(&*target, to, &name).await?;
+        copy(&*target, &records).await?;
     }
-    write(&*target, Txn::default().delete(MARK)).await?;
     failpoint!("migrate.copied");
     if let Some(mut identity) = identity {
         identity.store = Some(to.to_string());
@@ -62,6 +60,26 @@ pub(crate) async fn run(machine: &Machine, to: &StoreAddress) -> anyhow::Result<
     }
     out!("{} records are in {to}; the store {source} is unchanged", records.len());
     Ok(DONE)
+}
+
+/// Copies the records into a marked target, and removes the mark.
+async fn copy(target: &dyn Store, records: &[StoreEntry]) -> anyhow::Result<()> {
+    failpoint!("migrate.marked");
+    for part in parts(records) {
+        let txn = part.iter().fold(Txn::default(), |txn, entry| txn.put(&entry.key, entry.value.clone()));
+        write(target, txn).await?;
+        failpoint!("migrate.part");
+    }
+    write(target, Txn::default().delete(MARK)).await
+}
+
+/// True if the target has these records and no others: an earlier copy was killed after its last write.
+async fn is_copied(target: &dyn Store, records: &[StoreEntry]) -> anyhow::Result<bool> {
+    let contents = |entries: &[StoreEntry]| {
+        let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
+        pairs.collect::<BTreeMap<_, _>>()
+    };
+    Ok(!records.is_empty() && contents(&target.list("").await?.entries) == contents(records))
 }
 
 /// Marks an empty target. Continues a copy of the same source.
