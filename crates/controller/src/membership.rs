@@ -78,8 +78,11 @@ impl ServerTrust {
     }
 
     /// Renews the server's own certificate, for ever.
-    pub(crate) async fn renew(&self) -> Infallible {
-        let pass = move || async move { self.renew_if_due() };
+    pub(crate) async fn renew(self: Arc<Self>) -> Infallible {
+        let pass = move || {
+            let trust = Arc::clone(&self);
+            async move { trust.renew_if_due() }
+        };
         let renewal = ReconcileLoop::new("renewal of the certificate", RENEWAL_POLL, Backoff::constant(RENEWAL_POLL));
         renewal.delayed().run(pass).await
     }
@@ -98,7 +101,7 @@ impl ServerTrust {
 
 /// The server's means to admit machines.
 pub(crate) struct Membership {
-    pub(crate) trust: ServerTrust,
+    pub(crate) trust: Arc<ServerTrust>,
     joins: Mutex<JoinBudget>,
 }
 
@@ -111,7 +114,7 @@ struct JoinBudget {
 impl Membership {
     fn new(record: &AuthorityRecord, settings: &ServerSettings) -> Result<Self, ServerError> {
         let joins = Mutex::new(JoinBudget { left: JOINS_BURST, at: Instant::now() });
-        Ok(Self { trust: ServerTrust::of(record, settings)?, joins })
+        Ok(Self { trust: Arc::new(ServerTrust::of(record, settings)?), joins })
     }
 
     /// Takes one request to join from the budget. Returns false if too many came.
@@ -167,7 +170,7 @@ pub(crate) async fn serve(
         let Some(membership) = &server.membership else { return };
         match tokio::select! {
             never = serving => never,
-            never = membership.trust.renew() => never,
+            never = Arc::clone(&membership.trust).renew() => never,
         } {}
     }))
 }

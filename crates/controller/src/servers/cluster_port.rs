@@ -2,6 +2,7 @@
 //!
 //! A follower has no records in memory. It reads the authority from the store, and makes a certificate of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -28,7 +29,7 @@ pub(super) async fn serve(node: &Node, router: Router) -> ServerError {
     match begun.await {
         Ok((trust, Some(serving))) => match tokio::select! {
             never = serving => never,
-            never = trust.renew() => never,
+            never = Arc::new(trust).renew() => never,
         } {},
         Ok((_, None)) => std::future::pending().await,
         Err(error) => error,
