@@ -294,7 +294,7 @@ codes! {
     DeployTimeout "deploy_timeout" 0
         "The deploy made no progress in time."
         "A check of the new release keeps failing, a router does not report, or a wait does not end. The message names the condition."
-        "Correct the condition and deploy again. A role that needs longer says so with `health.deadline`; `gantry cluster policy set deadline=TIME` sets the time for all."
+        "Correct the condition and deploy again. A role that needs longer says so with `health.start`; `gantry cluster policy set deadline=TIME` sets the time for all."
     DeployAborted "deploy_aborted" 0
         "The deploy was aborted."
         "Somebody ran `gantry abort`; `gantry events APP` names the token."
@@ -747,7 +747,7 @@ codes! {
         "Set the clock (`timedatectl set-ntp true`), and try again."
     SshFailed "ssh_failed" 0
         "The machine cannot be reached over ssh."
-        "ssh is not installed here, the machine does not answer, its host key is not known, or it refuses the user's key. The message has ssh's own words."
+        "`ssh` is not installed here, the machine does not answer, its host key is not known, or it refuses the user's key. The message has ssh's own words."
         "Make `ssh root@HOST true` work without a question, then try again. `-o KEY=VALUE` passes an option to ssh."
     WrongArchitecture "wrong_architecture" 0
         "The program is not for the architecture of the machine."
