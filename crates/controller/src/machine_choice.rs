@@ -99,7 +99,7 @@ mod tests {
                 availability: MachineAvailability::Schedulable,
             };
             change(&mut machine);
-            records.apply(StoreRecord::Registered(machine.into()).into());
+            records.apply(StoreRecord::Registered(machine).into());
             observed.machines.insert(name, ObservedMachine { seen: now, ..Default::default() }.into());
         }
         ClusterView {

@@ -143,6 +143,9 @@ pub(crate) fn refused(
     }
 }
 
+/// Copies of each role of a release.
+type RoleCopies<'a> = BTreeMap<(&'a AppName, ReleaseNumber, &'a RoleName), Vec<(&'a Slot, &'a Role)>>;
+
 /// The copies that move because their machine has too many of their role: at most one of each role, and only of roles whose
 /// copies are all ready and stay.
 pub(crate) fn crowded(
@@ -151,7 +154,7 @@ pub(crate) fn crowded(
     index: &mut PlacementIndex,
     input: &PlanningInput<'_>,
 ) -> BTreeSet<Slot> {
-    let mut roles: BTreeMap<(&AppName, ReleaseNumber, &RoleName), Vec<(&Slot, &Role)>> = BTreeMap::new();
+    let mut roles = RoleCopies::new();
     let settled: BTreeSet<&AppName> =
         desired.apps.iter().filter(|(_, app)| is_settled(app)).map(|(name, _)| name).collect();
     for (slot, spec) in wanted.iter().filter(|(slot, _)| settled.contains(&slot.app)) {

@@ -48,7 +48,7 @@ fn a_machine_is_added_over_ssh_and_runs_apps() {
 
     let shop = create_app(&fleet, "shop", &format!("{CHECKED}, placement: {{ labels: {{ disk: 'ssd' }} }}"));
     push_site(&shop, "one");
-    assert_eq!(ready_copies(&fleet, "shop").into_values().collect::<Vec<_>>(), [name.clone()]);
+    assert_eq!(ready_copies(&fleet, "shop").into_values().collect::<Vec<_>>(), std::slice::from_ref(&name));
     for machine in fleet.names() {
         let page = fleet.curl(&machine, "shop").good().out;
         assert!(page.starts_with("one"), "{machine}: {page}");
