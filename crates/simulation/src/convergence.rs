@@ -58,12 +58,18 @@ impl Simulation {
         if found != wanted {
             return Some(format!("{name} has {found} instances instead of {wanted}"));
         }
-        let routed = records.plan.routes.get(name).map_or(0, |routes| routes.endpoints().count());
         let web = role_name("web");
         let settings = release.and_then(|release| release.roles.get(&web));
         let missing = missing.iter().filter(|(slot, _)| slot.role == web).count();
         let web = settings.map_or(0, |settings| copies(app, &web, settings) as usize - missing);
-        (routed != web).then(|| format!("{name} has routes to {routed} of {web} instances"))
+        // A renamed app keeps its former host name, which leads to the same instances.
+        let hosts = records.plan.routes.get(name).into_iter().flat_map(|routes| &routes.routes);
+        let mut counts: Vec<usize> = hosts.map(|(_, route)| route.endpoints.len()).collect();
+        if counts.is_empty() {
+            counts.push(0);
+        }
+        let wrong = counts.into_iter().find(|routed| *routed != web)?;
+        Some(format!("{name} has routes to {wrong} of {web} instances"))
     }
 
     /// Number of requested copies that no machine takes. The cluster is at rest.

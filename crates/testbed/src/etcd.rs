@@ -77,6 +77,15 @@ impl Etcd {
         }
     }
 
+    /// Reports whether a member answers, and knows a leader.
+    #[must_use]
+    pub fn is_healthy(&self, member: usize) -> bool {
+        let [client, _] = self.members[member].urls();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "2", &format!("{client}/health")]);
+        crate::run(curl).out.contains("true")
+    }
+
     /// Returns the address in the form that `--store` expects.
     #[must_use]
     pub fn address(&self) -> String {

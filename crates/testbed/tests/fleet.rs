@@ -276,6 +276,10 @@ fn a_plan_says_what_a_deploy_would_do_and_is_refused_once_it_is_stale() {
         let planned = fleet.gantry(&["rollback", "shop", "v1", "--plan", "--json"]).good().out;
         serde_json::from_str(&planned).expect("JSON")
     };
+    fleet.wait("the copies before are gone", |fleet| {
+        let copies: Value = serde_json::from_str(&fleet.gantry(&["ps", "shop", "--json"]).good().out).ok()?;
+        (copies.as_array()?.len() == 2).then_some(())
+    });
     let first = fleet.wait("the deploy before is over", |fleet| {
         Some(plan(fleet)).filter(|plan| plan["waits"].as_array().is_some_and(Vec::is_empty))
     });

@@ -185,6 +185,7 @@ fn any_server_serves_and_any_may_end() {
         let took = cloud.next_change(ports[member], begun, &format!("without-member-{member}"));
         assert!(took < Duration::from_secs(10), "{took:?}");
         cloud.etcd.restart(member);
+        cloud.world.wait("the member is back", |_| cloud.etcd.is_healthy(member).then_some(()));
         cloud.next_change(ports[0], Instant::now(), &format!("with-member-{member}"));
     }
     changes.end(&cloud);

@@ -189,9 +189,13 @@ pub(crate) struct SshTarget {
 
 /// Parses a machine for ssh. Never returns a text that ssh would take as an option.
 pub(super) fn ssh_target(text: &str) -> Result<SshTarget, InvalidValue> {
-    let (user, name) = text.split_once('@').unwrap_or(("", text));
+    let (user, name) = text.split_once('@').map_or((None, text), |(user, name)| (Some(user), name));
+    let is_user = |user: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && user.chars().all(plain)
+    };
     match host(name) {
-        Ok(host) if !user.starts_with('-') && !text.starts_with('-') => Ok(SshTarget { text: text.to_owned(), host }),
+        Ok(host) if user.is_none_or(is_user) && !text.starts_with('-') => Ok(SshTarget { text: text.to_owned(), host }),
         _ => Err(InvalidValue::SshTarget(text.to_owned())),
     }
 }

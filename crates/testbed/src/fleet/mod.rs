@@ -127,6 +127,9 @@ impl Fleet {
         let _ = run(machine.gantry(network, &words)).good();
         machine.up(network);
         self.wait("the server answers", |fleet| (fleet.gantry(&["app", "ls"]).status == 0).then_some(()));
+        // One of several servers serves machines once the first term has written the authority.
+        let port = format!("{}:7000", self.address(&first));
+        self.wait("machines can join", |_| std::net::TcpStream::connect(&port).ok());
     }
 
     /// Adds a machine that is on and has not joined. Returns its name: `m1`, `m2` and so on.
