@@ -175,7 +175,7 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
         world.curl("storefront.localhost", &[]).out.contains("1 orders done").then_some(())
     });
     let refused = world.gantry(&["scale", "redis", "redis=2"]);
-    assert!(refused.status == 1 && refused.err.contains("a volume has a single writer"), "{refused:?}");
+    assert!(refused.status == 1 && refused.err.contains("E_SINGLE_WRITER"), "{refused:?}");
 }
 
 #[test]
