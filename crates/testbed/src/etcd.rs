@@ -2,11 +2,14 @@
 
 use std::process::{Child, Command, Stdio};
 
+use crate::command::{Output, command, run};
 use crate::number::Number;
 
 /// An etcd cluster on this machine with its own data folders.
 pub struct Etcd {
     members: Vec<EtcdMember>,
+    /// Arguments of every member, beside those for its place in the cluster.
+    extra: Vec<String>,
     folder: tempfile::TempDir,
 }
 
@@ -42,9 +45,19 @@ impl Etcd {
     /// If etcd cannot be started.
     #[must_use]
     pub fn cluster(members: usize) -> Self {
+        Self::cluster_with(members, &[])
+    }
+
+    /// Starts etcd with several members, and more arguments for each of them.
+    ///
+    /// # Panics
+    /// If etcd cannot be started.
+    #[must_use]
+    pub fn cluster_with(members: usize, extra: &[&str]) -> Self {
+        let extra = extra.iter().copied().map(str::to_owned).collect();
         let folder = tempfile::tempdir().expect("a folder");
         let members = (0..members).map(|_| EtcdMember { child: None, number: Number::claim() }).collect();
-        let mut etcd = Self { members, folder };
+        let mut etcd = Self { members, extra, folder };
         (0..etcd.members.len()).for_each(|member| etcd.restart(member));
         etcd
     }
@@ -62,6 +75,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &all.join(","), "--data-dir"])
             .arg(self.folder.path().join(&name))
+            .args(&self.extra)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -83,14 +97,27 @@ impl Etcd {
         let [client, _] = self.members[member].urls();
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "2", &format!("{client}/health")]);
-        crate::run(curl).out.contains("true")
+        run(curl).out.contains("true")
+    }
+
+    /// Returns the address of a member, as errors and warnings name it.
+    #[must_use]
+    pub fn member(&self, member: usize) -> String {
+        format!("127.0.0.1:{}", self.members[member].number.ports()[0])
+    }
+
+    /// Calls a member's JSON API, with a body. Returns the response.
+    #[must_use]
+    pub fn call(&self, member: usize, path: &str, body: &str) -> Output {
+        let url = format!("http://{}/v3/{path}", self.member(member));
+        run(command("curl", &["-sS", "--max-time", "20", "-d", body, &url]))
     }
 
     /// Returns the address in the form that `--store` expects.
     #[must_use]
     pub fn address(&self) -> String {
-        let hosts = self.members.iter().map(|member| format!("127.0.0.1:{}", member.number.ports()[0]));
-        format!("etcd://{}/test", hosts.collect::<Vec<_>>().join(","))
+        let hosts: Vec<String> = (0..self.members.len()).map(|member| self.member(member)).collect();
+        format!("etcd://{}/test", hosts.join(","))
     }
 }
 

@@ -26,7 +26,7 @@ impl SpareServer {
         let folder = tempfile::Builder::new().prefix("gantry-server-").tempdir().expect("a folder");
         let (number, store) = (Number::claim(), etcd.address());
         let mut server = Self { name: name.to_owned(), number, folder, store, child: None };
-        for folder in ["data", "run"] {
+        for folder in ["data", "run", "failpoints"] {
             std::fs::DirBuilder::new().mode(0o700).create(server.path(folder)).expect("made");
         }
         server.restart();
@@ -70,6 +70,17 @@ impl SpareServer {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+
+    /// Starts the server again if it has ended: a failpoint killed it.
+    ///
+    /// # Panics
+    /// If the server cannot be started.
+    pub fn restart_if_ended(&mut self) {
+        let has_ended = |child: &mut Child| child.try_wait().expect("asked").is_some();
+        if self.child.as_mut().is_none_or(has_ended) {
+            self.restart();
         }
     }
 

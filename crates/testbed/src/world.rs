@@ -205,6 +205,17 @@ impl World {
         self.up();
     }
 
+    /// Starts `gantry up` again on another store, or on the default one. Later starts use this store, too.
+    ///
+    /// # Panics
+    /// If the daemons do not report in time.
+    pub fn up_on_store(&mut self, store: Option<&str>) {
+        if let Some(place) = self.extra.iter().position(|argument| argument == "--store") {
+            self.extra.drain(place..place + 2);
+        }
+        self.up_with(&store.map_or(Vec::new(), |store| vec!["--store", store]));
+    }
+
     /// Starts `gantry up` again on another network: the upper half of the previous network. Later starts use the new
     /// network too.
     ///

@@ -305,3 +305,38 @@ fn a_client_of_etcd_sees_what_etcd_answers() {
     assert_eq!(own.lines().count(), wanted.lines().count(), "{own}\n{wanted}");
     assert!(own.contains("resign"), "{own}");
 }
+
+#[test]
+fn a_removal_of_many_keys_outlives_a_kill() {
+    let world = World::start(&[]);
+    world.make_failpoints();
+    push_app(&world, "shop", IDLE);
+    let token = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
+    let api = format!("http://127.0.0.1:{}/internal/v1/machines/m/as/shop", world.api_port());
+    let curl = |words: &[&str]| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sS", "--max-time", "20", "-H", &format!("Authorization: Bearer {}", token.trim())]).args(words);
+        gantry_testbed::run(curl)
+    };
+    // More keys than a transaction takes.
+    let keys = format!("{api}/v1/kv/key[1-300]");
+    let put = curl(&["-o", "/dev/null", "-w", "%{http_code}\\n", "-X", "PUT", "-d", "value", &keys]).good();
+    assert_eq!(put.out.lines().filter(|code| *code == "200").count(), 300, "{}", put.out);
+    let _ = curl(&["-X", "PUT", "-d", "value", &format!("{api}/v1/kv/other")]).good();
+    std::fs::write(world.path("failpoints/kill"), "coordination.cleared\n").expect("armed");
+    // From "key" up to "kez".
+    let range = r#"{"key":"a2V5","range_end":"a2V6"}"#;
+    let lost = curl(&["-d", range, &format!("{api}/v3/kv/deleterange")]);
+    assert_ne!(lost.status, 0, "acknowledged by a killed server: {}", lost.out);
+    let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+    assert!(killed.trim_end().ends_with("coordination.cleared"), "{killed}");
+    let left = world.wait("the server is back", |_| {
+        let listed = curl(&["-f", &format!("{api}/v1/kv")]);
+        (listed.status == 0).then_some(listed.out)
+    });
+    let left: Value = serde_json::from_str(&left).expect("JSON");
+    let text = left.to_string();
+    assert!(text.contains("other") && !text.contains("key1"), "{text}");
+    // The keys can be written anew.
+    let _ = curl(&["-f", "-X", "PUT", "-d", "again", &format!("{api}/v1/kv/key1")]).good();
+}
