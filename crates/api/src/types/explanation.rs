@@ -121,7 +121,7 @@ codes! {
     DataStays "data_stays" "A copy stays on a machine that is being drained, with the data of its volume.";
     ReleaseStepRuns "release_step_runs" "The release step of a deploy runs.";
     ReleaseStepFailed "release_step_failed" "The release step of a deploy failed.";
-    StopFirst "stop_first" "A new copy waits until the old copy with the same volume is gone.";
+    StopFirst "stop_first" "A new copy waits until the old copy of a role that runs one copy at a time is gone.";
     PreparesImage "prepares_image" "A machine fetches and unpacks the image of an instance.";
     NoProgress "no_progress" "A deploy made no progress for too long.";
     HeldForPromotion "held_for_promotion" "A deploy waits for `gantry promote`.";
