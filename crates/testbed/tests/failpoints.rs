@@ -451,7 +451,9 @@ impl Sweep {
         let _ = std::fs::remove_file(self.world.path("failpoints/kill"));
         self.converge(&what);
         let took = killed.elapsed();
-        assert!(took < CONVERGED, "{what}: it took {took:?}");
+        // The later of three pushes is built once the build before has ended, and is deployed then.
+        let builds = if matches!(operation, Operation::Superseded) { 2 } else { 1 };
+        assert!(took < CONVERGED * builds, "{what}: it took {took:?}");
         self.slowest = self.slowest.max(took);
         self.second_kills += usize::from(self.noted("killed").len() > 1);
         assert!(page(&self.world, "shop").starts_with('v'), "{what}");
