@@ -53,6 +53,14 @@ enum Operation {
     AgentStart,
 }
 
+impl Operation {
+    /// Time limit from a kill to the wanted state. The last of three pushes is built and deployed after the first, so
+    /// these take the time of two deploys.
+    fn time_limit(self) -> Duration {
+        if self == Self::Superseded { CONVERGED * 2 } else { CONVERGED }
+    }
+}
+
 const OPERATIONS: [Operation; 15] = [
     Operation::Push,
     Operation::Volume,
@@ -193,7 +201,7 @@ impl Sweep {
     fn prepare(&self, operation: Operation) {
         let scale = |copies: u32| {
             let _ = self.world.gantry(&["scale", "shop", &format!("web={copies}")]).good();
-            self.converge("what comes before");
+            self.converge("what comes before", CONVERGED);
         };
         match operation {
             Operation::Destroy | Operation::Rename => {
@@ -424,7 +432,7 @@ impl Sweep {
             self.noted("passed")
         });
         self.end(operation, true);
-        self.converge(&format!("{operation:?}"));
+        self.converge(&format!("{operation:?}"), operation.time_limit());
         assert!(good != matches!(operation, Operation::BadPush | Operation::Superseded), "{operation:?}: {good}");
         if good {
             self.check(operation, &before);
@@ -449,11 +457,9 @@ impl Sweep {
         let acknowledged = good.last().copied().unwrap_or(false);
         self.end(operation, acknowledged);
         let _ = std::fs::remove_file(self.world.path("failpoints/kill"));
-        self.converge(&what);
+        self.converge(&what, operation.time_limit());
         let took = killed.elapsed();
-        // The later of three pushes is built once the build before has ended, and is deployed then.
-        let builds = if matches!(operation, Operation::Superseded) { 2 } else { 1 };
-        assert!(took < CONVERGED * builds, "{what}: it took {took:?}");
+        assert!(took < operation.time_limit(), "{what}: it took {took:?}");
         self.slowest = self.slowest.max(took);
         self.second_kills += usize::from(self.noted("killed").len() > 1);
         assert!(page(&self.world, "shop").starts_with('v'), "{what}");
@@ -476,10 +482,10 @@ impl Sweep {
     }
 
     /// Waits for exactly the wanted state.
-    fn converge(&self, what: &str) {
+    fn converge(&self, what: &str, limit: Duration) {
         let mut last = String::new();
         let begun = Instant::now();
-        while begun.elapsed() < CONVERGED {
+        while begun.elapsed() < limit {
             let mut apps = vec![("shop", 2), ("books", 1)];
             apps.extend(told(&self.world, "heir")["name"].is_string().then_some(("heir", 2)));
             let apps = apps.into_iter().map(|(app, copies)| settled(&self.world, app, copies));
