@@ -1,4 +1,4 @@
-//! What a deploy would do: the planner's own decision about a deploy that does not exist. Nothing is written.
+//! Preview of a deploy: the planner's own decision about a deploy that does not exist. Nothing is written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::machines::ClusterMachines;
 use crate::state::ClusterView;
 use crate::step::desired;
 
-/// What a deploy would do.
+/// Effect of a deploy that does not exist.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeployPreview {
     /// The copies that start at once, each with its machine.

@@ -1,4 +1,4 @@
-//! What a deploy would do, for `gantry deploy --plan`: the planner's decision about a deploy that does not exist.
+//! Preview of a deploy, for `gantry deploy --plan`: the planner's decision about a deploy that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 

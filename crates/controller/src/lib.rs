@@ -17,7 +17,7 @@
 //! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
 //! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
-//! - `deploy_plans`: what a deploy would do.
+//! - `deploy_plans`: previews of deploys.
 //! - `machine_choice`: which machines the server asks for builds, one-offs, logs and volumes; pure.
 //! - `jobs`: container jobs: the queue, leases, orders to agents. `scheduler`: jobs at fixed times.
 //! - `coordination`: keys, leases and locks of the apps.

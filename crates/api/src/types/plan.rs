@@ -1,4 +1,4 @@
-//! What a deploy would do.
+//! Effect of a deploy that has not begun.
 
 use gantry_model::{AppName, Digest, MachineName, ReleaseNumber, RoleName, Slot};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ pub struct PlanDeploy {
     pub source: Option<DeploySource>,
 }
 
-/// What a deploy would do, if it began now.
+/// Effect of a deploy that would begin now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployPlan {
     /// The app.
@@ -32,7 +32,7 @@ pub struct DeployPlan {
     pub waits: Vec<String>,
 }
 
-/// What a deploy would do to a role.
+/// Effect of a deploy on a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedRole {
     /// The role.

@@ -1,4 +1,4 @@
-//! What a machine is before it joins, and whether it can join. Pure.
+//! State of a machine before the machine joins, and the check that the machine can join. Pure.
 
 use gantry_error_codes::ErrorCode;
 
