@@ -78,10 +78,17 @@ impl SpareServer {
     /// # Panics
     /// If the server cannot be started.
     pub fn restart_if_ended(&mut self) {
-        let has_ended = |child: &mut Child| child.try_wait().expect("asked").is_some();
-        if self.child.as_mut().is_none_or(has_ended) {
+        if self.has_ended() {
             self.restart();
         }
+    }
+
+    /// Reports whether the server's process has ended.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("asked").is_some())
     }
 
     /// Returns the server's name.

@@ -281,10 +281,25 @@ impl Cloud {
 
     /// Reports whether a server was killed at the failpoint.
     fn was_killed_at(&self, failpoint: &str) -> bool {
-        let killed = |folder: &std::path::PathBuf| std::fs::read_to_string(folder.join("killed")).unwrap_or_default();
-        let is_there = |text: String| text.lines().any(|line| line.split(' ').next_back() == Some(failpoint));
-        self.failpoint_folders().iter().map(killed).any(is_there)
+        self.failpoint_folders().iter().any(|folder| has_killed(folder, failpoint))
     }
+
+    /// Starts the spare servers that have ended. One that the failpoint killed may still be ending: it notes the kill
+    /// first.
+    fn restart_after(&mut self, failpoint: &str) {
+        for spare in &mut self.spares {
+            if has_killed(&spare.path("failpoints"), failpoint) {
+                self.world.wait("the killed server has ended", |_| spare.has_ended().then_some(()));
+            }
+            spare.restart_if_ended();
+        }
+    }
+}
+
+/// Reports whether a process with this folder for failpoints was killed at the failpoint.
+fn has_killed(folder: &std::path::Path, failpoint: &str) -> bool {
+    let killed = std::fs::read_to_string(folder.join("killed")).unwrap_or_default();
+    killed.lines().any(|line| line == failpoint)
 }
 
 #[test]
@@ -318,7 +333,7 @@ fn a_server_killed_at_any_failpoint_loses_nothing() {
             let _ = std::fs::remove_file(folder.join("kill"));
         }
         let was_accepted = push.is_some_and(|mut push| push.wait().expect("ended").success());
-        cloud.spares.iter_mut().for_each(SpareServer::restart_if_ended);
+        cloud.restart_after(failpoint);
         cloud.world.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
         // The branch has the last acknowledged push, whichever server leads.
         let port = cloud.ports()[0];
