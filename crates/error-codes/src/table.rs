@@ -66,7 +66,7 @@ codes! {
     TokenMissing "token_missing" 0
         "The command line found no token to send."
         "GANTRY_TOKEN is not set, and none of the token files exists."
-        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, `--token-file DATA/admin-token` works as root."
+        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, as root: set GANTRY_DATA to the data folder, or write `--token-file DATA/admin-token`."
     TokenFileUnreadable "token_file_unreadable" 0
         "The command line cannot read the token file."
         "The file that `--token-file` or GANTRY_TOKEN_FILE names is missing or not readable for you."

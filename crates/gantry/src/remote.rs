@@ -93,7 +93,8 @@ enum Source {
     File(PathBuf),
 }
 
-/// The first source that exists; the machine's own token is only sent to the server on this machine.
+/// The first source that exists. The machine's own token is in the data folder that GANTRY_DATA or the settings name, and
+/// is only sent to the server on this machine.
 fn source(remote: &Remote) -> Option<Source> {
     if let Ok(token) = std::env::var("GANTRY_TOKEN") {
         return Some(Source::Variable(token));
@@ -102,7 +103,8 @@ fn source(remote: &Remote) -> Option<Source> {
         return Some(Source::File(path.clone()));
     }
     let own = own_file("token");
-    let data = remote.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
+    let data = std::env::var_os("GANTRY_DATA").map(PathBuf::from).or_else(|| remote.data.clone());
+    let data = data.unwrap_or_else(|| PathBuf::from(DATA));
     let of_machine = is_here(&remote.url).then(|| data.join("admin-token"));
     let is_missing =
         |path: &PathBuf| std::fs::metadata(path).is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound));
@@ -119,8 +121,8 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
         }
         None => {
             let message = "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into \
-                           ~/.config/gantry/token; on the server's machine `--token-file DATA/admin-token` is the \
-                           administrator's";
+                           ~/.config/gantry/token; on the server's machine the administrator's is admin-token in the \
+                           data folder: set GANTRY_DATA to this folder, or name the file with --token-file";
             return Err(coded(ErrorCode::TokenMissing, message));
         }
     };

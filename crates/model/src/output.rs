@@ -68,6 +68,10 @@ const FRAMES: [&str; 11] = [
     "tasks: top",
 ];
 
+/// Parts of lines that runners print after the program's own last words, in lower case.
+const RUNNER_PARTS: [&str; 4] =
+    ["a complete log of this run", "worker failed to boot", "worker (pid:", "shutting down: master"];
+
 /// Relevance of a line to a failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum LineValue {
@@ -82,7 +86,7 @@ fn worth(line: &str) -> LineValue {
     let begins = |words: &[&str]| words.iter().any(|word| lower.starts_with(word));
     if !lower.chars().any(char::is_alphanumeric) || begins(&FRAMES) {
         LineValue::Nothing
-    } else if begins(&RUNNER_WORDS) || lower.contains("a complete log of this run") {
+    } else if begins(&RUNNER_WORDS) || RUNNER_PARTS.iter().any(|part| lower.contains(part)) {
         LineValue::Runner
     } else if FAILURE_WORDS.iter().any(|word| lower.contains(word)) {
         LineValue::Failure
@@ -110,9 +114,16 @@ pub fn telling_line(lines: &[String]) -> Option<String> {
 pub const LINE_SHOWN: usize = 160;
 
 /// Makes a text fit to stand inside another line: trims it, removes control characters, and cuts it to [`LINE_SHOWN`].
+/// The last character of a text that was cut is `…`.
 #[must_use]
 pub fn within_a_line(text: &str) -> String {
-    text.trim().chars().filter(|c| !c.is_control()).take(LINE_SHOWN).collect()
+    let mut rest = text.trim().chars().filter(|c| !c.is_control());
+    let mut shown: String = rest.by_ref().take(LINE_SHOWN).collect();
+    if rest.next().is_some() {
+        shown.pop();
+        shown.push('…');
+    }
+    shown
 }
 
 /// Returns the first line of a response body that holds text; for an HTML page, its title or first heading.
@@ -168,6 +179,19 @@ mod tests {
                 "KeyError: 'DATABASE_URL'",
             ),
             (
+                &[
+                    "[2026-11-30 10:00:00 +0000] [8] [ERROR] Exception in worker process",
+                    "Traceback (most recent call last):",
+                    "  File \"/app/shop.py\", line 1, in <module>",
+                    "ModuleNotFoundError: No module named 'psycopg'",
+                    "[2026-11-30 10:00:00 +0000] [8] [INFO] Worker exiting (pid: 8)",
+                    "[2026-11-30 10:00:00 +0000] [1] [ERROR] Worker (pid:8) exited with code 3",
+                    "[2026-11-30 10:00:00 +0000] [1] [ERROR] Shutting down: Master",
+                    "[2026-11-30 10:00:00 +0000] [1] [ERROR] Reason: Worker failed to boot.",
+                ],
+                "ModuleNotFoundError: No module named 'psycopg'",
+            ),
+            (
                 &["s.rb:3:in `<main>': undefined method `x' for nil (NoMethodError)", "\tfrom s.rb:9:in `main'"],
                 "s.rb:3:in `<main>': undefined method `x' for nil (NoMethodError)",
             ),
@@ -217,6 +241,13 @@ mod tests {
         ] {
             assert_eq!(first_words(body), wanted);
         }
-        assert_eq!(first_words(&"x".repeat(1000)).len(), LINE_SHOWN);
+        assert_eq!(first_words(&"x".repeat(1000)).chars().count(), LINE_SHOWN);
+    }
+
+    #[test]
+    fn marks_a_text_that_was_cut() {
+        let whole = "x".repeat(LINE_SHOWN);
+        assert_eq!(within_a_line(&format!(" {whole}\r\n")), whole);
+        assert_eq!(within_a_line(&format!("{whole}y")), format!("{}…", &whole[1..]));
     }
 }

@@ -26,7 +26,9 @@ mod session;
 mod slots;
 mod turns;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use gantry_api::Session;
@@ -37,7 +39,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 
 pub(crate) use self::cache::{apply_order as apply_cache_order, collect as collect_caches, sweep as sweep_caches};
 use self::order_blobs::OrderBlobs;
-use self::slots::BuildSlots;
+use self::slots::{BuildSlot, BuildSlots};
 use self::turns::Turns;
 use crate::AgentContext;
 use crate::workload::{TransientWorkload, WorkloadKind};
@@ -77,7 +79,7 @@ pub(crate) async fn run_build(
         // waits for its app takes no slot.
         let turn = agent.builds.turns.take(&order.app);
         let _turn = unless_cancelled(&output, turn).await?;
-        let slot = unless_cancelled(&output, Arc::clone(&agent.builds.slots).take()).await?;
+        let slot = free_slot(&agent, &output).await?;
         let blobs = OrderBlobs::new(&agent.client, &id);
         let name = format!("build-{}-{}-{:08x}", order.app, order.number.0, rand::random::<u32>());
         let workload = TransientWorkload::begin(&agent, WorkloadKind::Build, &name).map_err(builder::on_machine)?;
@@ -98,7 +100,7 @@ pub(crate) async fn run_base(
     writer: WriteHalf<Session>,
 ) {
     let make = |output: Arc<Output>| async move {
-        let _slot = unless_cancelled(&output, Arc::clone(&agent.builds.slots).take()).await?;
+        let _slot = free_slot(&agent, &output).await?;
         let blobs = OrderBlobs::new(&agent.client, &id);
         let name = format!("base-{:08x}", rand::random::<u32>());
         let workload = TransientWorkload::begin(&agent, WorkloadKind::Base, &name).map_err(builder::on_machine)?;
@@ -144,6 +146,16 @@ async fn within(
     let _ = build.await;
     let message = format!("the build did not end in {} s and was stopped", deadline.as_secs());
     Err(BuildError::new(BuildPhase::Machine, message))
+}
+
+/// Waits for a free build slot. The output says so if there is none now.
+async fn free_slot(agent: &AgentContext, output: &Output) -> Result<BuildSlot, BuildError> {
+    let mut taking = pin!(Arc::clone(&agent.builds.slots).take());
+    if let Poll::Ready(slot) = futures_util::poll!(&mut taking) {
+        return Ok(slot);
+    }
+    output.note("Waiting until another build of this machine ends");
+    unless_cancelled(output, taking).await
 }
 
 /// Runs `work` unless the build is cancelled first.

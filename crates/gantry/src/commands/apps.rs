@@ -78,7 +78,11 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
 
 /// Destroys an app, and waits until its copies have stopped and its name is free.
 async fn destroy(client: &Client, name: &AppName) -> anyhow::Result<Exit> {
-    client.fetch(&apps::Destroy { app: name.clone() }).await?;
+    match client.fetch(&apps::Destroy { app: name.clone() }).await {
+        // An earlier command has begun it; this one waits for the end, too.
+        Err(ClientError::Problem(problem)) if problem.code == ErrorCode::AppBeingDestroyed.into() => {}
+        begun => begun?,
+    }
     let begun = Instant::now();
     loop {
         match client.fetch(&apps::Show { app: name.clone() }).await {

@@ -12,7 +12,7 @@ use gantry_model::execve::{is_shell_name, is_variable_name};
 use super::deploys;
 use crate::args::{Config, Follow};
 use crate::coded::{WithCode, fail};
-use crate::exit::{DONE, Exit};
+use crate::exit::{DONE, Exit, FAILED};
 use crate::printer::{json as print_json, out, told};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
@@ -80,7 +80,15 @@ async fn change(
 ) -> anyhow::Result<Exit> {
     let accepted = client.submit(&apps::SetConfig { app: app.clone() }, &ChangeConfig { changes }).await?;
     match accepted {
-        Some(accepted) => deploys::follow(client, app, accepted.deploy, wait).await,
+        Some(accepted) => {
+            let exit = deploys::follow(client, app, accepted.deploy, wait).await?;
+            if exit == FAILED {
+                told!(
+                    "The configuration keeps the change, and the next release has it; set or unset the value to take it back"
+                );
+            }
+            Ok(exit)
+        }
         None => {
             told!("Nothing runs that this changes; the next release has it");
             Ok(DONE)

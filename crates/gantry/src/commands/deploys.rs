@@ -201,7 +201,7 @@ pub(crate) async fn releases(client: &Client, app: &AppName, json: bool) -> anyh
         let mark = match (release.current, release.good) {
             (true, _) => "serves",
             (false, true) => "good",
-            (false, false) => "-",
+            (false, false) => "not good",
         };
         vec![
             release.number.to_string(),

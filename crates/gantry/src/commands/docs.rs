@@ -29,18 +29,53 @@ const TOPICS: &[(&str, &str)] = &[
     ("howto-company-ca", include_str!("../../../../docs/howto/company-ca.md")),
 ];
 
+/// Pages that are a section of a longer document: name, document, heading.
+const SECTIONS: &[(&str, &str, &str)] = &[
+    ("tutorial", include_str!("../../../../docs/README.md"), "## Tutorial"),
+    ("first-app", include_str!("../../../../README.md"), "## Your first app"),
+];
+
 pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
+    let pages: Vec<(&str, &str)> = pages().collect();
     let Some(topic) = topic else {
-        for (name, text) in TOPICS {
-            let title = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-            out!("{name:<16} {title}");
+        let width = pages.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        for (name, text) in pages {
+            let title = text.lines().next().unwrap_or_default().trim_start_matches('#').trim_start();
+            out!("{name:<width$} {title}");
         }
         return Ok(DONE);
     };
-    let Some((_, text)) = TOPICS.iter().find(|(name, _)| *name == topic) else {
-        let names: Vec<&str> = TOPICS.iter().map(|(name, _)| *name).collect();
+    let Some((_, text)) = pages.iter().find(|(name, _)| *name == topic) else {
+        let names: Vec<&str> = pages.iter().map(|(name, _)| *name).collect();
         fail!(PageNotFound, "there is no page {topic:?}; there are {}", names.join(", "));
     };
     out!("{}", text.trim_end());
     Ok(DONE)
+}
+
+/// Name and text of each page, the tutorial first.
+fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let sections = SECTIONS.iter().map(|(name, text, heading)| (*name, section(text, heading)));
+    sections.chain(TOPICS.iter().copied())
+}
+
+/// The part of a document from a heading of the second level to the next one.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let begin = text.find(&format!("{heading}\n")).unwrap_or_default();
+    let end = text[begin + heading.len()..].find("\n## ").map_or(text.len(), |at| begin + heading.len() + at);
+    &text[begin..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_section_is_in_its_document() {
+        for (name, text, heading) in SECTIONS {
+            let page = section(text, heading);
+            assert!(page.starts_with(heading) && page.lines().count() > 5, "{name}");
+            assert_eq!(page.lines().filter(|line| line.starts_with("## ")).count(), 1, "{name}");
+        }
+    }
 }
