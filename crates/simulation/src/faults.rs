@@ -12,6 +12,8 @@ pub(crate) enum Fault {
     ServerDies { pause: u64 },
     /// The leading server stands still, perhaps for longer than its lease.
     ServerPauses { length: u64 },
+    /// The wall clocks of all servers' machines jump, by milliseconds.
+    ClocksJump { by: i64 },
     /// No server reaches the store.
     StoreAway { length: u64 },
     /// An agent's process dies, and starts again later.
@@ -41,7 +43,7 @@ impl Simulation {
     fn random_fault(&mut self) -> Fault {
         let random = &mut self.random;
         let machine = random.index(self.settings.machines);
-        match random.between(0, 19) {
+        match random.between(0, 20) {
             0..2 => Fault::ServerDies { pause: random.between(100, 12_000) },
             2..4 => Fault::ServerPauses { length: random.between(500, 25_000) },
             4 => Fault::StoreAway { length: random.between(500, 5_000) },
@@ -51,6 +53,7 @@ impl Simulation {
             9 => Fault::RouterDies { machine, pause: random.between(60_000, 90_000) },
             10..12 => Fault::MachineReboots { machine, pause: random.between(2_000, 15_000) },
             12..16 => Fault::MachineCutOff { machine, length: random.between(500, 25_000) },
+            19 => Fault::ClocksJump { by: i64::try_from(random.between(0, 7_200_000)).expect("small") - 3_600_000 },
             other => Fault::Container { machine, crashes: other < 18 },
         }
     }
@@ -67,6 +70,7 @@ impl Simulation {
                     self.timeline.after(length, Event::ResumeServer(server));
                 }
             }
+            Fault::ClocksJump { by } => (0..self.servers.len()).for_each(|server| self.move_clock(server, by)),
             Fault::StoreAway { length } => self.store.away_until = Moment(now.0 + length),
             Fault::AgentDies { machine, pause } => self.stop_agent(machine, pause),
             Fault::RouterReplaced { machine, drain } => self.replace_router(machine, drain),

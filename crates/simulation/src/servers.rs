@@ -4,19 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gantry_admission::clock_jumped;
 use gantry_cluster::{ChangedParts, CoreEvent, CoreState, DirtySet};
 use gantry_control::{
     MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, Update, UpdateReceiver,
     UpdateSender,
 };
-use gantry_model::clock::ClockJumps;
+use gantry_model::clock::{ClockJumps, ClockReading, SteadyClock};
 use gantry_model::{MachinePlan, Moment, RoutingTable};
 use gantry_records::RecordChange;
 
 use crate::events::{Event, Life, LinkId, Peer};
 use crate::shapes::machine_name;
 use crate::simulation::Simulation;
-use crate::writes::WriteError;
+use crate::writes::{TRANSACTION_MAX, WriteError};
 
 /// Interval of a server's timer, in milliseconds.
 const TICK: u64 = 500;
@@ -41,6 +42,8 @@ pub(crate) struct SimulatedServer {
     backlog: Vec<Event>,
     /// Present if the server believes that it leads.
     pub(crate) leader: Option<Box<Leader>>,
+    /// Lead of the wall clock of the server's machine over the virtual time, in milliseconds.
+    wall_lead: i64,
 }
 
 impl SimulatedServer {
@@ -53,6 +56,7 @@ impl SimulatedServer {
 /// A server's state while it leads.
 pub(crate) struct Leader {
     pub(crate) core: CoreState,
+    clock: SteadyClock,
     pub(crate) term: u64,
     pub(crate) dirty: DirtySet,
     pub(crate) changed: ChangedParts,
@@ -207,7 +211,8 @@ impl Simulation {
     /// Ends a server's process, which starts again after `pause` milliseconds.
     pub(crate) fn stop_server(&mut self, server: usize, pause: u64) {
         let process = &mut self.servers[server];
-        *process = SimulatedServer { life: process.life + 1, ..SimulatedServer::default() };
+        let (life, wall_lead) = (process.life + 1, process.wall_lead);
+        *process = SimulatedServer { life, wall_lead, ..SimulatedServer::default() };
         self.break_links(1_000, |link| link.server == server);
         self.timeline.after(pause, Event::StartServer(server));
     }
@@ -219,6 +224,36 @@ impl Simulation {
             process.is_up = true;
             self.timeline.after(0, Event::Tick { server, life: process.life });
         }
+    }
+
+    /// The wall clock of a server's machine jumps.
+    pub(crate) fn move_clock(&mut self, server: usize, by: i64) {
+        self.servers[server].wall_lead += by;
+    }
+
+    /// The clocks of a server's machine.
+    fn reading(&self, server: usize) -> ClockReading {
+        let awake = self.timeline.now.0;
+        ClockReading { wall: self.timeline.now.moved(self.servers[server].wall_lead), awake, booted: awake }
+    }
+
+    /// The time by a leader's own clock.
+    pub(crate) fn now_of(&self, leader: &Leader) -> Moment {
+        let awake = self.timeline.now.0;
+        // The clock that does not jump is the one that counts.
+        leader.clock.now(ClockReading { wall: self.timeline.now, awake, booted: awake })
+    }
+
+    /// Follows a jump of the wall clock, as the server's core does.
+    fn follow_clock(&mut self, server: usize, leader: &mut Leader) -> Result<(), WriteError> {
+        let reading = self.reading(server);
+        let Some(jump) = leader.clock.jump(reading) else { return Ok(()) };
+        let changes = clock_jumped(&leader.core.view().records, jump, reading.wall);
+        self.commit(leader, vec![changes], TRANSACTION_MAX)?;
+        leader.clock.follow(reading);
+        self.clock_jumps += 1;
+        let _ = leader.apply(CoreEvent::ClockJumped { jump, awake: reading.awake }, reading.wall);
+        Ok(())
     }
 
     /// A server that stood still goes on with what has arrived meanwhile.
@@ -252,7 +287,9 @@ impl Simulation {
                 let renewed = simulation.store.renew(leader.term, now);
                 renewed.then_some(()).ok_or(WriteError::Deposed)?;
             }
-            let trail = leader.apply(CoreEvent::Tick, now);
+            simulation.refresh(leader)?;
+            simulation.follow_clock(server, leader)?;
+            let trail = leader.apply(CoreEvent::Tick, simulation.now_of(leader));
             simulation.commit_trail(leader, trail)?;
             if leader.ticks.is_multiple_of(FULL_PLAN_TICKS) {
                 leader.dirty = DirtySet::everything();
@@ -274,8 +311,10 @@ impl Simulation {
         let Some(term) = self.store.take(server, now) else { return };
         let records = self.store.load();
         self.assert_nothing_lost(&records);
+        let reading = self.reading(server);
         let leader = Leader {
-            core: CoreState::new(records, ClockJumps::default(), now),
+            core: CoreState::new(records, ClockJumps::default(), reading.wall),
+            clock: SteadyClock::new(reading),
             term,
             dirty: DirtySet::everything(),
             changed: ChangedParts::default(),
@@ -350,7 +389,7 @@ impl Simulation {
                     if simulation.store.leads(leader.term, now) {
                         simulation.checks.heard(peer, now);
                     }
-                    let trail = leader.apply(event, now);
+                    let trail = leader.apply(event, simulation.now_of(leader));
                     if let Some(asked) = asked.filter(|_| simulation.store.leads(leader.term, now)) {
                         let records = leader.core.view().records;
                         let part = records.plan.machines.get(&machine_name(peer.machine()));

@@ -44,6 +44,8 @@ pub struct SimulationOutcome {
     pub rest_after: u64,
     /// Number of requested copies that no machine takes at the end.
     pub waiting: usize,
+    /// Number of jumps of the wall clock that a leader followed.
+    pub clock_jumps: u64,
     /// Number of apps that got another name.
     pub renames: u64,
     /// Number of routers that another router replaced.
@@ -67,6 +69,8 @@ pub(crate) struct Simulation {
     pub(crate) serving_places: Vec<usize>,
     /// Number of replacements of routers so far.
     pub(crate) replaced_routers: u64,
+    /// Number of jumps of the wall clock that a leader followed.
+    pub(crate) clock_jumps: u64,
     /// Number of good renames so far.
     pub(crate) renames: u64,
     pub(crate) apps: Vec<SimulatedApp>,
@@ -97,6 +101,7 @@ pub fn simulate(settings: SimulationSettings) -> SimulationOutcome {
         deploys: simulation.store.records.deploys.values().map(|deploys| deploys.len()).sum(),
         rest_after,
         waiting: simulation.waiting_copies(),
+        clock_jumps: simulation.clock_jumps,
         renames: simulation.renames,
         replaced_routers: simulation.replaced_routers,
         checksum: simulation.checksum ^ simulation.store.checksum(),
@@ -123,6 +128,7 @@ impl Simulation {
             routers: (0..settings.machines * ROUTERS_PER_MACHINE).map(|_| SimulatedRouter::new()).collect(),
             serving_places: vec![0; settings.machines],
             replaced_routers: 0,
+            clock_jumps: 0,
             renames: 0,
             apps,
             checks: Checks::default(),

@@ -149,7 +149,7 @@ impl Simulation {
 
     /// Ends the builds whose time has come.
     pub(crate) fn finish_builds(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
-        let now = self.timeline.now;
+        let now = self.now_of(leader);
         let records = leader.core.view().records;
         let is_built = |deploy: &&Deploy| {
             let waits = deploy.state == DeployState::Building && deploy.release.is_none();

@@ -10,7 +10,7 @@ use crate::simulation::Simulation;
 use crate::timeline::BEGIN;
 
 /// Most changes of a user's command in one transaction, as in the server.
-const TRANSACTION_MAX: usize = 127;
+pub(crate) const TRANSACTION_MAX: usize = 127;
 
 /// Most planning rounds in a row, as in the server.
 const ROUNDS_MAX: usize = 64;
@@ -30,7 +30,12 @@ pub(crate) enum WriteError {
 
 impl Simulation {
     /// Writes changes in order, and applies each transaction once it is written.
-    fn commit(&mut self, leader: &mut Leader, groups: Vec<ChangeGroup>, most: usize) -> Result<(), WriteError> {
+    pub(crate) fn commit(
+        &mut self,
+        leader: &mut Leader,
+        groups: Vec<ChangeGroup>,
+        most: usize,
+    ) -> Result<(), WriteError> {
         for transaction in transactions(groups, most) {
             match self.write(leader.term, &transaction) {
                 Err(WriteError::Unknown) => {
@@ -39,7 +44,7 @@ impl Simulation {
                 }
                 written => written?,
             }
-            leader.apply(CoreEvent::Committed(transaction), self.timeline.now);
+            leader.apply(CoreEvent::Committed(transaction), self.now_of(leader));
         }
         Ok(())
     }
@@ -90,7 +95,7 @@ impl Simulation {
         decide: impl FnOnce(&RecordIndex, Moment) -> Admitted<T>,
     ) -> Result<Option<T>, WriteError> {
         self.refresh(leader)?;
-        let decided = decide(&leader.core.view().records, self.timeline.now);
+        let decided = decide(&leader.core.view().records, self.now_of(leader));
         let Ok((changes, value)) = decided else { return Ok(None) };
         self.commit(leader, vec![changes], TRANSACTION_MAX)?;
         self.settle(leader)?;
@@ -117,21 +122,21 @@ impl Simulation {
     fn plan_once(&mut self, leader: &mut Leader) -> Result<bool, WriteError> {
         self.refresh(leader)?;
         let dirty = std::mem::take(&mut leader.dirty);
-        let Some(step) = leader.core.plan(&dirty, self.timeline.now) else { return Ok(false) };
+        let Some(step) = leader.core.plan(&dirty, self.now_of(leader)) else { return Ok(false) };
         let is_change = !step.groups.is_empty();
         self.commit(leader, step.groups, self.transaction_size)?;
-        leader.apply(CoreEvent::Planned { apps: step.apps, report: step.report }, self.timeline.now);
+        leader.apply(CoreEvent::Planned { apps: step.apps, report: step.report }, self.now_of(leader));
         Ok(is_change)
     }
 
     /// Reads the records again if the outcome of a write is unknown.
-    fn refresh(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
+    pub(crate) fn refresh(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
         if leader.is_stale {
             if self.store.is_away(self.timeline.now) {
                 return Err(WriteError::Refused);
             }
             let records = self.store.load();
-            leader.apply(CoreEvent::Loaded(Box::new(records)), self.timeline.now);
+            leader.apply(CoreEvent::Loaded(Box::new(records)), self.now_of(leader));
             leader.is_stale = false;
         }
         Ok(())
