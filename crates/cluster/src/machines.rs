@@ -34,13 +34,18 @@ impl ClusterMachines {
         }
     }
 
-    /// Takes over a change of a machine's record or liveness.
-    pub(crate) fn follow(&mut self, name: &MachineName, records: &RecordIndex, index: &mut ClusterIndex) {
+    /// Takes over a change of a machine's record or liveness. Returns whether a machine with a tunnel was lost, or
+    /// returned: the routes of all apps share the list of these machines.
+    pub(crate) fn follow(&mut self, name: &MachineName, records: &RecordIndex, index: &mut ClusterIndex) -> bool {
         let machine = self.placement_machine(name, records);
         self.opened |= machine.readiness == MachineReadiness::Ready;
+        let is_lost = |readiness| readiness == MachineReadiness::Lost;
+        let has_tunnel = records.tunnels.machines().contains_key(name);
+        let is_changed = has_tunnel && is_lost(index.readiness(name)) != is_lost(machine.readiness);
         index.machine_is(name, machine.readiness);
         index.machine_is_fenced(name, self.liveness.is_fenced(name));
         self.loads.put_machine(machine);
+        is_changed
     }
 
     fn readiness(&self, name: &MachineName) -> MachineReadiness {

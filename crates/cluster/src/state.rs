@@ -221,7 +221,9 @@ fn tick(state: &mut StateParts<'_>) -> EventEffects {
     let changed = machines.liveness.judge(known, |machine| !runs(machine), &view.observed, &records.policy, now);
     let mut lost = Vec::new();
     for machine in &changed {
-        machines.follow(machine, records, index);
+        if machines.follow(machine, records, index) {
+            dirty.machines.insert(machine.clone());
+        }
         let state = machines.liveness.state(machine).unwrap_or(MachineState::Joining);
         let before = Arc::make_mut(&mut view.states).insert(machine.clone(), state);
         match state {
@@ -325,7 +327,9 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
             machines.load(records, index);
         }
         if let Some(machine) = registered {
-            machines.follow(&machine, records, index);
+            if machines.follow(&machine, records, index) {
+                dirty.machines.insert(machine.clone());
+            }
             dirty.apps.extend(apps_on(&records.plan, &machine).cloned());
             dirty.apps.extend(apps_for_open_machine(records, report));
         }
@@ -366,7 +370,9 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
     let dirty = &mut effects.dirty;
     let known = machines.liveness.state(&machine);
     if machines.liveness.heard(&machine) {
-        machines.follow(&machine, &view.records, index);
+        if machines.follow(&machine, &view.records, index) {
+            dirty.machines.insert(machine.clone());
+        }
         Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
         dirty.apps.extend(apps_for_open_machine(&view.records, &view.report));
         if known == Some(MachineState::Lost) {

@@ -339,6 +339,7 @@ impl Replicated for RoutingTable {
         difference(update, "closed", &old.closed, &self.closed, |new, _, _| to_value(new));
         difference(update, "names", &old.names, &self.names, |new, _, _| to_value(new));
         difference(update, "tunnel", old.tunnels.machines(), self.tunnels.machines(), |new, _, _| to_value(new));
+        single(update, "lost", &old.lost, &self.lost);
         single(update, "trusted_proxies", &old.trusted_proxies, &self.trusted_proxies);
     }
 
@@ -354,6 +355,7 @@ impl Replicated for RoutingTable {
                     let addresses: Vec<TunnelAddress> = known_ones(value)?;
                     part.tunnels.set(&parse_key(name)?, &addresses);
                 }
+                "lost" => part.lost = serde_json::from_value(value)?,
                 "trusted_proxies" => part.trusted_proxies = serde_json::from_value(value)?,
                 _ => {}
             }
@@ -380,6 +382,7 @@ impl Replicated for RoutingTable {
                     self.tunnels.set(&machine, addresses);
                 }
             }
+            _ if key == "lost" => self.lost.clone_from(&before.lost),
             _ if key == "trusted_proxies" => self.trusted_proxies = before.trusted_proxies.clone(),
             _ => {}
         }

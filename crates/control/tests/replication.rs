@@ -65,6 +65,10 @@ fn plan(kinds: &BTreeMap<u32, u32>, generation: u64) -> MachinePlan {
     MachinePlan { generation: Generation(generation), instances }
 }
 
+fn machine_name(index: u32) -> MachineName {
+    MachineName::parse(&format!("m{index}")).expect("a name")
+}
+
 fn table(kinds: &BTreeMap<u32, u32>, generation: u64) -> RoutingTable {
     let route = |(index, kind): (&u32, &u32)| {
         let endpoint = Endpoint {
@@ -85,13 +89,14 @@ fn table(kinds: &BTreeMap<u32, u32>, generation: u64) -> RoutingTable {
     };
     let tunnel = |(index, _): (&u32, &u32)| {
         let address = format!("10.0.0.7:{}", 7000 + index).parse().expect("an address");
-        (MachineName::parse(&format!("m{index}")).expect("a name"), vec![address])
+        (machine_name(*index), vec![address])
     };
     RoutingTable {
         generation: Generation(generation),
         routes: kinds.iter().map(route).collect(),
         names: kinds.keys().map(|index| (app(*index), AppNames::default())).collect(),
         tunnels: kinds.iter().map(tunnel).collect::<BTreeMap<_, _>>().into(),
+        lost: kinds.iter().filter(|(_, kind)| **kind == 1).map(|(index, _)| machine_name(*index)).collect(),
         ..RoutingTable::default()
     }
 }

@@ -1,7 +1,7 @@
 //! The planner's decision: the complete, numbered next state of every machine and router. The plan leaves no choice to
 //! the executors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,9 @@ pub struct RoutingHead {
     /// Tunnel addresses of the machines.
     #[serde(default, skip_serializing_if = "MachineTunnels::is_empty")]
     pub tunnels: MachineTunnels,
+    /// The machines with tunnels that are lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<MachineName>,
 }
 
 /// Routes of one app, and the app's names for the resolver.
@@ -252,6 +255,10 @@ pub struct RoutingTable {
     /// The machines whose routers may send requests through tunnels, and their tunnel addresses.
     #[serde(default, skip_serializing_if = "MachineTunnels::is_empty")]
     pub tunnels: MachineTunnels,
+    /// The machines with tunnels that are lost. A router that gets no answer from a lost machine gives up the requests
+    /// that are under way there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<MachineName>,
 }
 
 impl RoutingTable {
@@ -262,6 +269,7 @@ impl RoutingTable {
             generation: plan.routing.revision,
             trusted_proxies: plan.routing.trusted_proxies.clone(),
             tunnels: plan.routing.tunnels.clone(),
+            lost: plan.routing.lost.clone(),
             ..Self::default()
         };
         for (app, routes) in &plan.routes {

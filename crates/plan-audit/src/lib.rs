@@ -235,8 +235,8 @@ fn numbers_are_new(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
 fn generations_rise(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
     let (previous, plan) = (input.previous, input.plan);
     let (before, after) = (&previous.routing, &plan.routing);
-    let is_changed = (&before.trusted_proxies, &before.tunnels, before.floor)
-        != (&after.trusted_proxies, &after.tunnels, after.floor);
+    let is_changed = (&before.trusted_proxies, &before.tunnels, &before.lost, before.floor)
+        != (&after.trusted_proxies, &after.tunnels, &after.lost, after.floor);
     if after.revision < before.revision || (is_changed && after.revision == before.revision) {
         found.push(Violation::RoutesNotRenumbered);
     }

@@ -295,6 +295,10 @@ fn what_all_routes_share_needs_a_new_revision() {
         case.plan.routing.tunnels.set(&machine("m"), &["10.0.0.7:7001".parse().expect("an address")]);
         case.plan.routing.revision = Generation(revision);
         assert_eq!(case.audit().is_empty(), allowed, "{revision}");
+        let mut case = Case::new();
+        case.plan.routing.lost.insert(machine("far"));
+        case.plan.routing.revision = Generation(revision);
+        assert_eq!(case.audit().is_empty(), allowed, "{revision}");
     }
 }
 

@@ -80,6 +80,12 @@ impl ClusterIndex {
         self.unready.get(machine).copied().unwrap_or_default()
     }
 
+    /// The lost machines.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = &MachineName> {
+        let is_lost = |(_, readiness): &(&MachineName, &MachineReadiness)| **readiness == MachineReadiness::Lost;
+        self.unready.iter().filter(is_lost).map(|(machine, _)| machine)
+    }
+
     /// The machines with assigned instances of an app.
     pub(crate) fn assigned_to(&self, app: &AppName) -> impl Iterator<Item = &MachineName> {
         self.assigned.get(app).into_iter().flatten()

@@ -45,7 +45,8 @@ impl Revisions {
     pub(crate) fn new(desired: &DesiredCluster, input: &PlanningInput<'_>) -> Self {
         let before = &input.previous.routing;
         let (trusted_proxies, tunnels) = (desired.trusted_proxies.clone(), desired.tunnels.clone());
-        let mut head = RoutingHead { trusted_proxies, tunnels, ..before.clone() };
+        let lost = input.index.lost().filter(|machine| tunnels.machines().contains_key(machine)).cloned().collect();
+        let mut head = RoutingHead { trusted_proxies, tunnels, lost, ..before.clone() };
         // After a restore, the records are older than the last routes that a router received. Routers accept only newer
         // revisions, and none of their acknowledgements counts before they have the restored routes.
         let heard = input.highest_acknowledged();

@@ -10,6 +10,7 @@ use fixtures::{app_named, loads, machine_named, release_with, reported, role_nam
 use gantry_model::{
     AllocationId, App, Bytes, Deploy, DeployNumber, DeployState, HostName, InstanceGoal, InstancePhase, LabelKey,
     LabelValue, Moment, ObservedCluster, ObservedRouter, Plan, Reason, ReleaseNumber, Role, RoleCommand, RouterId,
+    RoutingTable,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, audit};
@@ -237,7 +238,11 @@ fn copies_of_a_lost_machine_are_placed_elsewhere_at_once() {
 #[test]
 fn a_machine_that_returns_is_told_what_has_moved() {
     let mut world = World::new(&["a", "b"], &[web(2)]);
+    let address = "10.0.0.7:7001".parse().expect("an address");
+    world.desired.tunnels.set(&machine_named("b"), &[address]);
+    let lost = |world: &World| RoutingTable::assemble(&world.plan).lost;
     world.make("b", MachineReadiness::Lost);
+    assert_eq!(lost(&world), [machine_named("b")].into(), "routers give up what is under way there");
     world.rest();
     let left: Vec<&str> = vec!["web-2"];
     let part = |world: &World| -> Vec<String> {
@@ -246,6 +251,7 @@ fn a_machine_that_returns_is_told_what_has_moved() {
     assert_eq!(part(&world), left, "it can only be told once it is back");
     assert!(world.running().iter().all(|copy| copy.ends_with(" a")));
     world.make("b", MachineReadiness::Ready);
+    assert_eq!(lost(&world), [].into());
     world.rest();
     assert_eq!(world.running().len(), 2);
     let ids: Vec<String> = world.plan.assignments().map(|(_, id, _)| id.short()).collect();

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
-use gantry_model::{AllocationId, Endpoint, MachineAddress, MachineName, Moment, RoutingTable};
+use gantry_model::{AllocationId, Endpoint, Generation, MachineAddress, MachineName, Moment, RoutingTable};
 use gantry_trust::{CertificateAuthority, Credentials, MachineKey};
 use harness::{Member, NOWHERE, RunningRouter, TableServer, app, ask, full, get, router_of, text};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -514,4 +514,74 @@ async fn joins_tcp_connections_with_a_copy_of_the_named_role_alone() {
         let (answer, ..) = open(service.clone()).await;
         assert_eq!(answer.headers()["gantry-tunnel-refused"], "unreachable", "{service}");
     }
+}
+
+/// A machine that takes one request, and then neither answers nor closes anything. It says first that it takes no more
+/// requests, if it `leaves`.
+async fn falls_silent(cluster: &Cluster, leaves: bool) -> tokio::sync::oneshot::Receiver<()> {
+    let listener = cluster.tunnels["far"].try_clone().expect("a socket");
+    listener.set_nonblocking(true).expect("set");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+    let config = credentials(&cluster.authority, "far").server_config(&[b"h2"]).expect("a configuration");
+    let (silent, fell_silent) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await.expect("a handshake");
+        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let request = connection.accept().await.expect("a request").expect("whole");
+        if leaves {
+            connection.graceful_shutdown();
+            // The GOAWAY goes out, and the stream stays open.
+            let _ = tokio::time::timeout(Duration::from_millis(200), connection.accept()).await;
+        }
+        let _ = silent.send(());
+        std::future::pending::<()>().await;
+        drop((request, connection));
+    });
+    fell_silent
+}
+
+#[tokio::test]
+async fn gives_up_a_lost_machine_before_the_pings_do() {
+    for (method, status) in [(Method::GET, StatusCode::OK), (Method::POST, StatusCode::BAD_GATEWAY)] {
+        let cluster = Cluster::new();
+        let silent = falls_silent(&cluster, false).await;
+        let near = names("near").await;
+        let server = TableServer::default();
+        let table = cluster.table(1, vec![endpoint("far", 1, near)]);
+        let entry = router_of(cluster.member("m"), table, &server.start().await).await;
+        let request = Request::builder().method(method.clone()).uri("/").header("host", "shop.localhost");
+        let asked = tokio::spawn(ask(entry.address, request.body(full("")).expect("built")));
+        silent.await.expect("silent");
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_millis(1600)).await;
+        // The copy runs elsewhere now. A machine that merely left the table would keep its request.
+        let mut table = cluster.table(2, vec![endpoint("m", 2, near)]);
+        server.changes(table.clone()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!asked.is_finished(), "{method}: the machine may live");
+        (table.generation, table.lost) = (Generation(3), [machine("far")].into());
+        server.changes(table).await;
+        let answer = asked.await.expect("asked");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{method}: {:?}", begun.elapsed());
+        assert_eq!(answer.status(), status, "{method}");
+        let said = text(answer).await;
+        let expected = if status == StatusCode::OK { "near" } else { "the machine is lost" };
+        assert!(said.contains(expected), "{method}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_request_of_a_closing_connection_does_not_wait_for_a_silent_machine() {
+    let cluster = Cluster::new();
+    let silent = falls_silent(&cluster, true).await;
+    let near = names("near").await;
+    let entry = cluster.router("m", cluster.table(1, vec![endpoint("far", 1, near)])).await;
+    let asked = tokio::spawn(ask(entry.address, get("/")));
+    silent.await.expect("silent");
+    // The connection takes no more requests, so the next one makes a new connection, which is not answered.
+    let next = tokio::spawn(ask(entry.address, get("/")));
+    let answer = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("given up").expect("asked");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(next.await.expect("asked").status(), StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -213,6 +213,7 @@ impl RouteStore {
             }
             if let Some(peer) = peers.get(machine) {
                 peer.set_addresses(addresses);
+                peer.set_lost(table.lost.contains(machine));
             }
         }
         peers.clone()

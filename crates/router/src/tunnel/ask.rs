@@ -99,7 +99,10 @@ impl PeerConnection {
                 self.retire_if(error.is_go_away() || error.is_io());
                 return Err(match whole(upload) {
                     Some(body) if unprocessed => SendFailure::Unsent(body),
-                    _ => SendFailure::Sent(format!("the connection to the other machine's router broke: {error}")),
+                    _ => {
+                        let why = self.given_up().map_or_else(|| error.to_string(), |silence| silence.to_string());
+                        SendFailure::Sent(format!("the connection to the other machine's router broke: {why}"))
+                    }
                 });
             }
         };

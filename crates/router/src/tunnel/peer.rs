@@ -7,10 +7,11 @@
 //!    └──────────────────────── a new connection answers ◄──────┘ tried again and again, without any request
 //! ```
 //! Only targets of a router that is `up` get requests, so a machine that is gone costs the requests that were under way
-//! and no others.
+//! and no others. They end as soon as the router is suspected and the routing table names its machine as lost: neither
+//! the servers nor this router get an answer. Without the servers' word they wait until the router counts as gone.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use gantry_trust::PeerName;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -86,6 +88,8 @@ pub(crate) struct PeerRouter {
     tls: Arc<ClientConfig>,
     addresses: Mutex<Vec<TunnelAddress>>,
     state: AtomicU8,
+    /// The routing table names the machine as lost.
+    lost: watch::Sender<bool>,
     /// Connections, separate for each thread of the router: the thread that made a connection serves it.
     pools: Box<[PeerPool]>,
 }
@@ -103,18 +107,39 @@ pub(crate) struct PeerConnection {
     pub(super) sender: SendRequest<Bytes>,
     /// Counts the requests under way. The pool and the task of the connection hold one count each.
     pub(super) user: SharedUse,
+    state: Arc<ConnectionState>,
+}
+
+#[derive(Default)]
+struct ConnectionState {
     /// The connection takes no more requests.
-    closed: Arc<AtomicBool>,
+    closed: AtomicBool,
+    /// Reason why this router gave up the connection.
+    given_up: OnceLock<Silence>,
+}
+
+/// A machine whose router does not answer.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(super) enum Silence {
+    #[error("no answer to a ping for {s} s", s = DEAD.as_secs())]
+    Gone,
+    #[error("the machine is lost, and its router does not answer")]
+    Lost,
 }
 
 impl PeerConnection {
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.state.closed.load(Ordering::Relaxed)
+    }
+
+    /// Returns why this router gave up the connection; none if it did not.
+    pub(super) fn given_up(&self) -> Option<Silence> {
+        self.state.given_up.get().copied()
     }
 
     /// Stops new requests from using the connection.
     pub(super) fn retire(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.state.closed.store(true, Ordering::Relaxed);
     }
 
     fn has_room(&self) -> bool {
@@ -131,6 +156,7 @@ impl PeerRouter {
             tls: Arc::clone(tls),
             addresses: Mutex::default(),
             state: AtomicU8::new(UP),
+            lost: watch::Sender::new(false),
             pools: std::iter::repeat_with(PeerPool::default).take(threads::count()).collect(),
         }
     }
@@ -143,6 +169,11 @@ impl PeerRouter {
         }
     }
 
+    /// Takes over whether the routing table names the machine as lost.
+    pub(crate) fn set_lost(&self, lost: bool) {
+        self.lost.send_if_modified(|known| std::mem::replace(known, lost) != lost);
+    }
+
     /// Returns whether the router may get requests.
     pub(crate) fn is_up(&self) -> bool {
         self.state.load(Ordering::Relaxed) == UP
@@ -152,9 +183,15 @@ impl PeerRouter {
         &self.pools[threads::own() % self.pools.len()]
     }
 
-    fn open(&self) -> Option<PeerConnection> {
+    /// Removes the connections that take no more requests from the pool of this thread.
+    fn forget_closed(&self) {
         let mut open = self.own().open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|connection| !connection.is_closed());
+    }
+
+    fn open(&self) -> Option<PeerConnection> {
+        self.forget_closed();
+        let open = self.own().open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().find(|connection| connection.has_room()).cloned()
     }
 
@@ -217,9 +254,9 @@ impl PeerRouter {
                 pong.map_err(malformed)?;
             }
         }
-        let connection_handle = PeerConnection { sender, user: SharedUse::default(), closed: Arc::default() };
-        let (user, closed) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.closed));
-        tokio::spawn(drive(Arc::downgrade(self), connection, pings, user, closed));
+        let connection_handle = PeerConnection { sender, user: SharedUse::default(), state: Arc::default() };
+        let (user, state) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.state));
+        tokio::spawn(drive(Arc::downgrade(self), connection, pings, user, state));
         self.own().open.lock().unwrap_or_else(PoisonError::into_inner).push(connection_handle.clone());
         Ok(connection_handle)
     }
@@ -264,16 +301,19 @@ async fn drive(
     mut connection: h2::client::Connection<TlsStream<TcpStream>, Bytes>,
     pings: PingPong,
     user: SharedUse,
-    closed: Arc<AtomicBool>,
+    state: Arc<ConnectionState>,
 ) {
     let broken = tokio::select! {
         ended = &mut connection => ended.err().map(|error| error.to_string()),
-        watched = watch(&peer, pings, &user, &closed) => match watched {
-            Watched::Silent => Some(format!("no answer to a ping for {} s", DEAD.as_secs())),
+        watched = watch(&peer, pings, &user, &state.closed) => match watched {
+            Watched::Silent(silence) => {
+                let _ = state.given_up.set(silence);
+                Some(silence.to_string())
+            }
             Watched::Idle => None,
         },
     };
-    closed.store(true, Ordering::Relaxed);
+    state.closed.store(true, Ordering::Relaxed);
     if let (Some(cause), Some(peer)) = (broken, peer.upgrade()) {
         peer.eject(&cause);
     }
@@ -281,7 +321,7 @@ async fn drive(
 
 /// Reason to close a connection.
 enum Watched {
-    Silent,
+    Silent(Silence),
     Idle,
 }
 
@@ -290,13 +330,12 @@ async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, c
     let mut idle = Duration::ZERO;
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
-        // The pool holds one count, and the task of the connection another.
-        if Arc::strong_count(user) <= 2 {
+        if !is_used(peer, user, closed) {
             idle += PING_INTERVAL;
             if idle >= IDLE {
                 // A request that found the connection a moment ago still gets its response.
                 closed.store(true, Ordering::Relaxed);
-                if Arc::strong_count(user) <= 2 {
+                if !is_used(peer, user, closed) {
                     return Watched::Idle;
                 }
             }
@@ -310,9 +349,33 @@ async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, c
         if let Some(peer) = peer.upgrade() {
             peer.suspect();
         }
-        match tokio::time::timeout(DEAD - SUSPECT, ping).await {
-            Ok(_) => peer.upgrade().iter().for_each(|peer| peer.clear()),
-            Err(_) => return Watched::Silent,
+        tokio::select! {
+            answered = tokio::time::timeout(DEAD - SUSPECT, ping) => match answered {
+                Ok(_) => peer.upgrade().iter().for_each(|peer| peer.clear()),
+                Err(_) => return Watched::Silent(Silence::Gone),
+            },
+            () = lost(peer) => return Watched::Silent(Silence::Lost),
         }
     }
+}
+
+/// Returns whether a request uses the connection. The task of the connection holds one count, and the pool another while
+/// the connection takes requests.
+fn is_used(peer: &Weak<PeerRouter>, user: &SharedUse, closed: &AtomicBool) -> bool {
+    if closed.load(Ordering::Relaxed) {
+        peer.upgrade().iter().for_each(|peer| peer.forget_closed());
+        return Arc::strong_count(user) > 1;
+    }
+    Arc::strong_count(user) > 2
+}
+
+/// Resolves when the routing table names the machine as lost.
+async fn lost(peer: &Weak<PeerRouter>) {
+    if let Some(mut lost) = peer.upgrade().map(|peer| peer.lost.subscribe())
+        && lost.wait_for(|lost| *lost).await.is_ok()
+    {
+        return;
+    }
+    // The table names the machine no more.
+    std::future::pending().await
 }
