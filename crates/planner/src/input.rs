@@ -175,7 +175,7 @@ impl<'a> PlanningInput<'a> {
         let is_other = |other: &AllocationId| other.slot.role == slot.role && Some(other) != own;
         let blocks = |placed: &&PlacedAllocation<'_>| {
             let stop_first = role.stop_first() || placed.assignment.spec.role.stop_first();
-            is_other(placed.id) && stop_first && !self.has_ended_by_fence(placed)
+            is_other(placed.id) && stop_first && !self.has_ended_by_fence(placed) && !self.has_ended(placed)
         };
         let apps = || {
             let names = [Some(&slot.app), self.renamed(&slot.app)].into_iter().flatten();
@@ -197,6 +197,14 @@ impl<'a> PlanningInput<'a> {
     fn has_ended_by_fence(&self, placed: &PlacedAllocation<'_>) -> bool {
         let is_told = placed.assignment.goal == InstanceGoal::Stop;
         is_told && placed.assignment.spec.role.moves_fenced() && self.index.is_fenced(placed.machine)
+    }
+
+    /// Reports whether a single copy is told to stop, and its machine reports that the copy is gone. Its assignment is still
+    /// there, so the next copy can avoid the machine.
+    pub(crate) fn has_ended(&self, placed: &PlacedAllocation<'_>) -> bool {
+        let is_told = placed.assignment.goal == InstanceGoal::Stop;
+        let is_absent = || matches!(self.seen_on(placed.machine, placed.id), ReportedState::Absent);
+        is_told && placed.assignment.spec.role.moves_fenced() && is_absent()
     }
 
     /// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.

@@ -170,6 +170,7 @@ impl SlotPlanning<'_, '_, '_> {
         let Some(current) = current else {
             let mut demand = self.demand(slot, &spec.role);
             demand.pinned.extend(self.data_of_pass(slot, &spec.role));
+            self.avoid_left_machines(slot, &mut demand);
             match self.draft.place(slot, spec, demand) {
                 Ok(id) => drop(self.assigned.chosen.insert(id)),
                 Err(refusal) => self.wait(slot, Reason::NoRoom { instance: slot.clone(), refusal }),
@@ -197,6 +198,19 @@ impl SlotPlanning<'_, '_, '_> {
         let mut demand = demand(slot, role);
         demand.pinned.extend(self.draft.loads.data(role, self.apps_with_data(slot)));
         demand
+    }
+
+    /// Keeps a single copy from a machine that it had to leave, unless no other machine takes the copy.
+    fn avoid_left_machines(&self, slot: &Slot, demand: &mut PlacementDemand) {
+        let left = self.input.allocations(slot).iter().filter(|placed| self.input.has_ended(placed));
+        let avoided: BTreeSet<MachineName> = left.map(|left| left.machine.clone()).collect();
+        if avoided.is_empty() {
+            return;
+        }
+        let elsewhere = PlacementDemand { avoided, ..demand.clone() };
+        if self.draft.loads.refusal(&elsewhere).is_none() {
+            *demand = elsewhere;
+        }
     }
 
     /// The machines of the copies of this pass that share a volume with a role.

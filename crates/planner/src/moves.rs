@@ -9,14 +9,15 @@
 //! - **Crowding**: once there is room on other machines again, copies of a role that share a machine spread, one at a time,
 //!   while all copies of the role are ready. No copy moves for the balance of load between machines.
 //!
-//! A copy with a volume never moves: its data is on its machine. A single copy without a volume moves stop-first, and from a
-//! lost machine only once the machine is fenced. While a deploy of the app is under way, only copies on lost machines move:
+//! A copy with a volume never moves: its data is on its machine. A single copy without a volume moves stop-first: its agent
+//! has ended the copy before another one is placed. From a lost machine such a copy moves only once the machine is fenced. While a deploy of the app is under way, only copies on lost machines move:
 //! the deploy places its own copies elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AppName, DeployState, InstanceGoal, InstancePhase, Kind, Reason, ReleaseNumber, Role, RoleName, Slot,
+    AppName, DeployState, InstanceGoal, InstancePhase, Kind, ObservedInstance, Reason, ReleaseNumber, Role, RoleName,
+    Slot,
 };
 use gantry_placement::{MachineReadiness, PlacementDemand, PlacementIndex};
 
@@ -63,23 +64,32 @@ pub(crate) fn cause(placed: PlacedAllocation<'_>, is_settled: bool, input: &Plan
         MachineReadiness::Draining => Some(MoveCause::Drained),
         _ => {
             let ReportedState::Here(instance) = seen else { return None };
-            let fails = matches!(instance.phase, InstancePhase::Exited | InstancePhase::Failed);
-            let bound = FAILURES.saturating_mul(id.number);
-            let ran = instance.started.zip(instance.exit.as_ref()).map_or(0, |(started, exit)| exit.at.since(started));
-            (fails && ran < LONG_RUN_MILLIS && instance.restarts >= bound).then_some(MoveCause::Failed)
+            fails_again_and_again(instance, id.number).then_some(MoveCause::Failed)
         }
     }
 }
 
+/// Reports whether a copy has failed too often on its machine. `number` is that of its allocation.
+fn fails_again_and_again(instance: &ObservedInstance, number: u32) -> bool {
+    let fails = matches!(instance.phase, InstancePhase::Exited | InstancePhase::Failed);
+    let ran = instance.started.zip(instance.exit.as_ref()).map_or(0, |(started, exit)| exit.at.since(started));
+    fails && ran < LONG_RUN_MILLIS && instance.restarts >= FAILURES.saturating_mul(number)
+}
+
 /// Returns why the only copy of a role should leave its machine; none if it stays.
 fn cause_of_single(placed: PlacedAllocation<'_>, is_settled: bool, input: &PlanningInput<'_>) -> Option<MoveCause> {
-    if !placed.assignment.spec.role.moves_fenced() {
+    let PlacedAllocation { id, machine, assignment } = placed;
+    if !assignment.spec.role.moves_fenced() {
         return None;
     }
-    match input.index.readiness(placed.machine) {
-        MachineReadiness::Lost => input.index.is_fenced(placed.machine).then_some(MoveCause::Lost),
-        MachineReadiness::Draining => is_settled.then_some(MoveCause::Drained),
-        _ => None,
+    match input.index.readiness(machine) {
+        MachineReadiness::Lost => input.index.is_fenced(machine).then_some(MoveCause::Lost),
+        _ if !is_settled => None,
+        MachineReadiness::Draining => Some(MoveCause::Drained),
+        _ => {
+            let ReportedState::Here(instance) = input.seen_on(machine, id) else { return None };
+            fails_again_and_again(instance, id.number).then_some(MoveCause::Failed)
+        }
     }
 }
 

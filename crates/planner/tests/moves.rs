@@ -484,11 +484,40 @@ fn a_copy_that_fails_again_and_again_is_tried_on_another_machine() {
 }
 
 #[test]
+fn a_single_copy_that_fails_again_and_again_has_ended_before_another_machine_tries() {
+    let mut world = World::new(&["a", "b"], &[single()]);
+    world.fails("worker-1", 2);
+    assert_eq!(world.running(), ["worker-1 a"]);
+    world.fails("worker-1", 3);
+    assert!(world.running().is_empty(), "its agent ends it first: {:?}", world.running());
+    assert!(matches!(world.waits().as_slice(), [Reason::StopFirst { .. }]), "{:?}", world.waits());
+    let is_reported = |world: &World| {
+        world.observed.machines.values().any(|report| report.instances.keys().any(|id| id.short() == "worker-1"))
+    };
+    for _ in 0..10 {
+        assert!(!is_reported(&world) || world.plan.assignments().count() == 1, "{:?}", world.plan);
+        world.agents_act(InstancePhase::Ready);
+    }
+    assert_eq!(world.running(), ["worker-1.2 b"]);
+    assert_eq!(world.plan.assignments().count(), 1);
+    world.fails("worker-1.2", 5);
+    assert_eq!(world.running(), ["worker-1.2 b"], "a copy that fails everywhere moves more and more seldom");
+    world.fails("worker-1.2", 6);
+    world.rest();
+    assert_eq!(world.running(), ["worker-1.3 a"]);
+    // Back on the machine that it left, where there is no other.
+    world.make("b", MachineReadiness::Cordoned);
+    world.fails("worker-1.3", 9);
+    assert_eq!(world.running(), ["worker-1.3 a"]);
+}
+
+#[test]
 fn on_one_machine_nothing_moves() {
     for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Silent] {
-        let mut world = World::new(&["a"], &[web(3), database()]);
+        let mut world = World::new(&["a"], &[web(3), database(), single()]);
         let before = world.running();
         world.fails("web-1", 30);
+        world.fails("worker-1", 30);
         world.make("a", readiness);
         assert_eq!(world.running(), before, "{readiness:?}");
     }
