@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AllocationId, App, AppName, Machine, MachineAvailability, MachineCapacity, MachineName, MachinePlan, MachineState,
-    Plan, Reason, Slot,
+    AllocationId, App, AppName, ClusterPolicy, Machine, MachineAvailability, MachineCapacity, MachineName, MachinePlan,
+    MachineState, Moment, Plan, Reason, Slot,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::AuditedMachine;
@@ -20,7 +20,12 @@ pub(crate) struct ClusterMachines {
     pub(crate) loads: MachineLoads,
     /// A machine began to take copies since the last tick.
     pub(crate) opened: bool,
+    /// When the apps with crowded copies were last planned for their `rebalance-interval`.
+    pub(crate) crowded: Moment,
 }
+
+/// Shortest and longest time between two passes over the apps with crowded copies, in milliseconds.
+const CROWDED_PAUSE: (u64, u64) = (5_000, 60_000);
 
 impl ClusterMachines {
     /// Builds the loads anew from all records. The liveness stays.
@@ -46,6 +51,25 @@ impl ClusterMachines {
         index.machine_is_fenced(name, self.liveness.is_fenced(name));
         self.loads.put_machine(machine);
         is_changed
+    }
+
+    /// Reports whether the apps with crowded copies are to be planned: a machine began to take copies, or copies may have
+    /// been ready for long enough to move. Without a `rebalance-interval`, each move follows the report that ends the one
+    /// before.
+    pub(crate) fn may_spread(&mut self, policy: &ClusterPolicy, now: Moment) -> bool {
+        let interval = policy.rebalance_interval().millis();
+        let pause = interval.clamp(CROWDED_PAUSE.0, CROWDED_PAUSE.1);
+        let is_due = interval > 0 && now.since(self.crowded) >= pause;
+        if is_due {
+            self.crowded = now;
+        }
+        std::mem::take(&mut self.opened) || is_due
+    }
+
+    /// Takes over that the wall clock jumped by `by` milliseconds.
+    pub(crate) fn move_stamps(&mut self, by: i64) {
+        self.liveness.move_stamps(by);
+        self.crowded = self.crowded.moved(by);
     }
 
     fn readiness(&self, name: &MachineName) -> MachineReadiness {

@@ -185,7 +185,7 @@ impl CoreState {
             CoreEvent::Router(machine, report) => router_reported(&mut state, machine, report),
             CoreEvent::ClockJumped { jump, awake } => {
                 Arc::make_mut(&mut state.view.observed).move_stamps(jump.by);
-                state.machines.liveness.move_stamps(jump.by);
+                state.machines.move_stamps(jump.by);
                 Arc::make_mut(&mut state.view.jumps).push(awake, jump);
                 EventEffects { dirty: DirtySet::everything(), ..EventEffects::default() }
             }
@@ -236,7 +236,7 @@ fn tick(state: &mut StateParts<'_>) -> EventEffects {
             _ => {}
         }
     }
-    if std::mem::take(&mut machines.opened) {
+    if machines.may_spread(&records.policy, now) {
         dirty.apps.extend(crowded_apps(&records.plan));
     }
     let trail = events_of_machines(records, now, lost);

@@ -127,6 +127,10 @@ rules! {
         "silence of agent and router after which a machine is lost and its copies move", Seconds(3), (2, 7 * DAY);
     SystemMemory system_memory: Bytes, "system-memory",
         "memory of each machine that reservations leave to the system", Bytes::mebi(256), (0, 1 << 50);
+    RebalanceCopies rebalance_copies: u16, "rebalance-copies",
+        "most copies of a role that move at the same time to spread over machines; 0 for none", 1, (0, 1000);
+    RebalanceInterval rebalance_interval: Seconds, "rebalance-interval",
+        "how long all copies of a role must be ready before one of them moves to spread", Seconds(0), (0, 30 * DAY);
     TrustedProxies trusted_proxies: TrustedProxies, "trusted-proxies",
         "proxies that every app trusts, as address ranges", TrustedProxies::default(), (0, PROXIES_MAX as u64);
     EventRetention event_retention: u32, "event-retention",

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use gantry_model::{
     AllocationNumbers, App, AppName, AppRoutes, ClusterPolicy, Deploy, HostName, MachineName, MachinePlan,
     MachineTunnels, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds,
-    TrustedProxies, defaults,
+    TrustedProxies,
 };
 use gantry_placement::MachineReadiness;
 use serde::{Deserialize, Serialize};
@@ -82,19 +82,42 @@ pub struct PlannerPolicy {
     pub progress: Seconds,
     /// Domain of all apps: each app is reached as `<app>.<domain>`.
     pub domain: HostName,
+    /// Budget of moves that spread the copies of a role.
+    pub rebalance: RebalanceBudget,
+}
+
+/// Budget of moves that spread the copies of a role over machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RebalanceBudget {
+    /// Most copies of a role that move at the same time.
+    pub copies: u16,
+    /// How long all copies of a role must be ready before one of them moves.
+    pub interval: Seconds,
+}
+
+impl From<&ClusterPolicy> for RebalanceBudget {
+    fn from(policy: &ClusterPolicy) -> Self {
+        Self { copies: policy.rebalance_copies(), interval: policy.rebalance_interval() }
+    }
 }
 
 impl PlannerPolicy {
     /// Creates the default policy for `domain`.
     #[must_use]
     pub fn new(domain: HostName) -> Self {
-        Self { drain: defaults::DRAIN_TIME, watch: defaults::BAKE_TIME, progress: defaults::DEPLOY_DEADLINE, domain }
+        Self { domain, ..Self::from(&ClusterPolicy::default()) }
     }
 }
 
 impl From<&ClusterPolicy> for PlannerPolicy {
     fn from(policy: &ClusterPolicy) -> Self {
-        Self { drain: policy.drain(), watch: policy.bake_time(), progress: policy.deadline(), domain: policy.domain() }
+        Self {
+            drain: policy.drain(),
+            watch: policy.bake_time(),
+            progress: policy.deadline(),
+            domain: policy.domain(),
+            rebalance: RebalanceBudget::from(policy),
+        }
     }
 }
 

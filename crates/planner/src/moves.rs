@@ -6,8 +6,9 @@
 //! - **Lost machine**: its copies are placed elsewhere at once.
 //! - **Draining machine**: its copies leave, one copy of a role at a time.
 //! - **Failures**: a copy that fails again and again on one machine is tried on another one.
-//! - **Crowding**: once there is room on other machines again, copies of a role that share a machine spread, one at a time,
-//!   while all copies of the role are ready. No copy moves for the balance of load between machines.
+//! - **Crowding**: once there is room on other machines again, copies of a role that share a machine spread, one at a time
+//!   unless the policy allows more (`rebalance-copies`, `rebalance-interval`), while all other copies of the role are ready.
+//!   No copy moves for the balance of load between machines.
 //!
 //! A copy with a volume never moves: its data is on its machine. A single copy without a volume moves stop-first: its agent
 //! has ended the copy before another one is placed. From a lost machine such a copy moves only once the machine is fenced. While a deploy of the app is under way, only copies on lost machines move:
@@ -16,8 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AppName, DeployState, InstanceGoal, InstancePhase, Kind, ObservedInstance, Reason, ReleaseNumber, Role, RoleName,
-    Slot,
+    AppName, DeployState, InstanceGoal, InstancePhase, Kind, MachineName, ObservedInstance, Reason, ReleaseNumber,
+    Role, RoleName, Slot,
 };
 use gantry_placement::{MachineReadiness, PlacementDemand, PlacementIndex};
 
@@ -156,8 +157,8 @@ pub(crate) fn refused(
 /// Copies of each role of a release.
 type RoleCopies<'a> = BTreeMap<(&'a AppName, ReleaseNumber, &'a RoleName), Vec<(&'a Slot, &'a Role)>>;
 
-/// The copies that move because their machine has too many of their role: at most one of each role, and only of roles whose
-/// copies are all ready and stay.
+/// The copies that move because their machine has too many of their role: as many of each role as the budget allows, and
+/// only of roles whose other copies are all ready and stay.
 pub(crate) fn crowded(
     desired: &DesiredCluster,
     wanted: &WantedSlots,
@@ -173,18 +174,78 @@ pub(crate) fn crowded(
             roles.entry((&slot.app, slot.release, &slot.role)).or_default().push((slot, role));
         }
     }
-    let rests = |slot: &Slot| match input.allocations(slot) {
-        [only] => only.assignment.goal == InstanceGoal::Run && is_ready(*only, input),
-        _ => false,
+    let several = roles.into_values().filter(|copies| copies.len() > 1);
+    several.flat_map(|copies| crowded_of_role(&copies, index, input)).collect()
+}
+
+/// The copies of one role that move now.
+fn crowded_of_role(copies: &[(&Slot, &Role)], index: &mut PlacementIndex, input: &PlanningInput<'_>) -> Vec<Slot> {
+    let (Some((first, role)), Some(SpreadCopies { mut resting, leaving })) =
+        (copies.first(), SpreadCopies::of(copies, input))
+    else {
+        return Vec::new();
     };
-    let mut crowded = BTreeSet::new();
-    for slots in roles.into_values().filter(|slots| slots.len() > 1) {
-        let Some((first, role)) = slots.first().filter(|_| slots.iter().all(|(slot, _)| rests(slot))) else { continue };
-        let Some(machine) = index.crowded(&demand(first, role)) else { continue };
-        let is_there = |slot: &Slot| input.allocations(slot).iter().all(|placed| *placed.machine == machine);
-        crowded.extend(slots.iter().map(|(slot, _)| *slot).find(|slot| is_there(slot)).cloned());
+    let demand = demand(first, role);
+    let room = usize::from(input.policy.rebalance.copies).saturating_sub(leaving.len());
+    // The index as it will be after the moves that have begun, and after each move that begins now.
+    leaving.iter().for_each(|machine| index.vacate(machine, &demand));
+    let (mut chosen, mut moved) = (Vec::new(), Vec::new());
+    while chosen.len() < room {
+        let Some(from) = index.crowded(&demand) else { break };
+        let Some(at) = resting.iter().position(|(_, machine)| **machine == from) else { break };
+        let (slot, _) = resting.remove(at);
+        index.vacate(&from, &demand);
+        let to = index.place(&demand).ok();
+        chosen.push(slot.clone());
+        moved.push((from, to));
     }
-    crowded
+    for (from, to) in moved {
+        to.iter().for_each(|to| index.vacate(to, &demand));
+        index.occupy(&from, &demand);
+    }
+    leaving.iter().for_each(|machine| index.occupy(machine, &demand));
+    chosen
+}
+
+/// The copies of a role that may spread.
+struct SpreadCopies<'a> {
+    /// Copies that are ready and stay, with their machines.
+    resting: Vec<(&'a Slot, &'a MachineName)>,
+    /// The machines that copies leave: each copy has begun to move.
+    leaving: Vec<&'a MachineName>,
+}
+
+impl<'a> SpreadCopies<'a> {
+    /// None while a copy is not ready, or has not been for long enough.
+    fn of(copies: &[(&'a Slot, &Role)], input: &PlanningInput<'a>) -> Option<Self> {
+        let (mut resting, mut leaving) = (Vec::new(), Vec::new());
+        for (slot, _) in copies {
+            let allocations = input.allocations(slot);
+            let (newest, older) = allocations.split_last()?;
+            if newest.assignment.goal != InstanceGoal::Run {
+                return None;
+            }
+            match older {
+                [] => {
+                    let ReportedState::Here(instance) = input.seen_on(newest.machine, newest.id) else { return None };
+                    let has_rested = input.now.since(instance.since) >= input.policy.rebalance.interval.millis();
+                    if instance.phase != InstancePhase::Ready || !has_rested {
+                        return None;
+                    }
+                    resting.push((*slot, newest.machine));
+                }
+                older => {
+                    let fails =
+                        matches!(input.seen_on(newest.machine, newest.id), ReportedState::Here(i) if i.restarts > 0);
+                    if fails {
+                        return None;
+                    }
+                    leaving.extend(older.iter().map(|old| old.machine));
+                }
+            }
+        }
+        Some(Self { resting, leaving })
+    }
 }
 
 /// Copies of a role of a release.

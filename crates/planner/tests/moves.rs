@@ -10,12 +10,13 @@ use fixtures::{app_named, loads, machine_named, release_with, reported, role_nam
 use gantry_model::{
     AllocationId, App, Bytes, Deploy, DeployNumber, DeployState, HostName, InstanceGoal, InstancePhase, LabelKey,
     LabelValue, Moment, ObservedCluster, ObservedRouter, Plan, Reason, ReleaseNumber, Role, RoleCommand, RouterId,
-    RoutingTable,
+    RoutingTable, Seconds,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
 use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, audit};
 use gantry_planner::{
-    ClusterIndex, DesiredApp, DesiredCluster, PlanReport, PlanScope, PlannerInput, PlannerPolicy, plan, unregistered,
+    ClusterIndex, DesiredApp, DesiredCluster, PlanReport, PlanScope, PlannerInput, PlannerPolicy, RebalanceBudget,
+    plan, unregistered,
 };
 
 /// An app with a release that serves, on machines that do what the plan says once [`World::agents_act`] is called.
@@ -27,6 +28,8 @@ struct World {
     /// Lost machines whose leases are over.
     fenced: BTreeSet<String>,
     report: PlanReport,
+    /// The budget of the policy, if it is not the default.
+    rebalance: Option<RebalanceBudget>,
     now: Moment,
     /// The next address. No two instances have the same.
     address: u32,
@@ -47,6 +50,7 @@ impl World {
             machines: BTreeMap::new(),
             fenced: BTreeSet::new(),
             report: PlanReport::default(),
+            rebalance: None,
             now,
             address: 0x0a53_0001,
         };
@@ -84,7 +88,8 @@ impl World {
                 apps: self.desired.apps.keys().cloned().collect(),
                 machines: self.observed.machines.keys().cloned().collect(),
             };
-            let policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
+            let mut policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
+            policy.rebalance = self.rebalance.unwrap_or(policy.rebalance);
             let Self { desired, observed, plan: previous, now, .. } = &*self;
             let input =
                 PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy: &policy, now: *now };
@@ -394,6 +399,40 @@ fn crowded_copies_spread_one_by_one_once_there_is_room() {
     let before = world.running();
     world.rest();
     assert_eq!(world.running(), before, "no copy moves for its own sake");
+}
+
+#[test]
+fn the_policy_bounds_the_copies_that_spread_at_once() {
+    for (copies, most) in [(0, 6), (1, 7), (2, 8), (9, 9)] {
+        let mut world = World::new(&["a"], &[web(6)]);
+        world.rebalance = Some(RebalanceBudget { copies, interval: Seconds(0) });
+        world.add("b");
+        world.settle();
+        let mut running = world.running().len();
+        for _ in 0..100 {
+            world.agents_act(InstancePhase::Ready);
+            running = running.max(world.running().len());
+            assert!(world.routed().len() >= 6, "{copies}: no fewer copies serve");
+        }
+        assert_eq!(running, most, "{copies} at a time");
+        let on_b = world.running().iter().filter(|copy| copy.ends_with(" b")).count();
+        assert_eq!(on_b, if copies == 0 { 0 } else { 3 }, "no copy moves and comes back: {:?}", world.running());
+        assert!(!world.running().iter().any(|copy| copy.contains(".3 ")), "{:?}", world.running());
+    }
+}
+
+#[test]
+fn copies_spread_once_all_have_been_ready_for_the_interval() {
+    let mut world = World::new(&["a"], &[web(4)]);
+    // The copies became ready at 0.
+    let interval = Seconds(u32::try_from(world.now.0 / 1000).expect("a time") + 600);
+    world.rebalance = Some(RebalanceBudget { copies: 1, interval });
+    world.add("b");
+    world.settle();
+    assert!(world.running().iter().all(|copy| copy.ends_with(" a")), "{:?}", world.running());
+    world.now = Moment(interval.millis());
+    world.settle();
+    assert_eq!(world.running().len(), 5, "{:?}", world.running());
 }
 
 #[test]
