@@ -230,13 +230,13 @@ pub enum QueueStoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The disk is full. Nothing was changed.
-    #[error("the disk of the queue's file {path} is full; free space")]
+    #[error("the disk of the queue {path} is full; free space")]
     Full {
         /// The file.
         path: String,
     },
-    /// The file is of a newer version.
-    #[error("the queue's file {path} has format {found}, and this program knows {known}; use a newer gantry")]
+    /// The file or database is of a newer version.
+    #[error("the queue {path} has format {found}, and this program knows {known}; use a newer gantry")]
     Newer {
         /// The file.
         path: String,
@@ -245,14 +245,49 @@ pub enum QueueStoreError {
         /// The newest known format.
         known: i64,
     },
-    /// A row of the file makes no sense.
-    #[error("the queue's file {path} is damaged: {detail}")]
+    /// A row makes no sense.
+    #[error("the queue {path} is damaged: {detail}")]
     Damaged {
         /// The file.
         path: String,
         /// Description of the damage.
         detail: String,
     },
+    /// The database cannot be used now. Nothing was changed.
+    #[error("cannot {action} the queue {place}")]
+    Away {
+        /// The attempted action.
+        action: &'static str,
+        /// The database.
+        place: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The connection broke during a commit, and the database stayed away. The commands were carried out, or not; all of
+    /// them or none.
+    #[error(
+        "the connection to the queue {place} broke during a commit, which may have succeeded; look before you repeat"
+    )]
+    Unsettled {
+        /// The database.
+        place: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another server writes the queue. Nothing was changed.
+    #[error("another server has taken over the queue {place}; ask the server that leads")]
+    Superseded {
+        /// The database.
+        place: String,
+    },
+}
+
+impl QueueStoreError {
+    /// Reports whether the same storage may carry out later commands.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Away { .. } | Self::Unsettled { .. } | Self::Superseded { .. })
+    }
 }
 
 /// Storage of jobs.
@@ -261,6 +296,6 @@ pub trait QueueStore: Send {
     /// the disk.
     ///
     /// # Errors
-    /// [`QueueStoreError`]: nothing was changed.
+    /// [`QueueStoreError`]: nothing was changed; see [`QueueStoreError::Unsettled`].
     fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError>;
 }

@@ -1,10 +1,13 @@
 //! The rules that every storage of jobs keeps. Each test runs on each storage.
 
+mod cluster;
 mod suite;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
-use gantry_queue_store::{QueueStore, SqliteQueue};
+use cluster::Cluster;
+use gantry_queue_store::{PostgresQueue, QueueStore, SqliteQueue};
 use suite::Opened;
 
 /// A storage in a file, which can be opened again.
@@ -14,13 +17,41 @@ fn sqlite(folder: &Path) -> Opened {
     (Box::new(store) as Box<dyn QueueStore>, reader)
 }
 
+/// A storage in a database, which can be opened again. The parts are small, so that tests use several.
+fn postgres(folder: &Path) -> Opened {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    let cluster = CLUSTER.get_or_init(|| Cluster::start(&[]));
+    let known = folder.join("address");
+    let address = match std::fs::read_to_string(&known) {
+        Ok(text) => text.parse().expect("an address"),
+        Err(_) => {
+            let name = folder.file_name().expect("a name").to_string_lossy().replace('.', "t").to_lowercase();
+            let address = cluster.database(&name);
+            std::fs::write(&known, address.to_string()).expect("written");
+            address
+        }
+    };
+    let store = PostgresQueue::new(address).with_part(200);
+    let reader = store.reader();
+    (Box::new(store), reader)
+}
+
 macro_rules! on_each_store {
     ($($name:ident)*) => {
-        $(#[test]
-        fn $name() {
-            let folder = tempfile::tempdir().expect("a folder");
-            suite::$name(&mut suite::World::new(folder.path(), sqlite));
-        })*
+        mod in_sqlite {
+            $(#[test]
+            fn $name() {
+                let folder = tempfile::tempdir().expect("a folder");
+                super::suite::$name(&mut super::suite::World::new(folder.path(), super::sqlite));
+            })*
+        }
+        mod in_postgres {
+            $(#[test]
+            fn $name() {
+                let folder = tempfile::tempdir().expect("a folder");
+                super::suite::$name(&mut super::suite::World::new(folder.path(), super::postgres));
+            })*
+        }
     };
 }
 

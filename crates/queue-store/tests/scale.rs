@@ -1,14 +1,18 @@
 //! Speed with many jobs. By hand: `cargo test -p gantry-queue-store --release --test scale -- --ignored --nocapture`.
 
+mod cluster;
+
 use std::time::{Duration, Instant};
 
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Jitter, JobSettings};
-use gantry_queue_store::{JobFilter, JobReport, NewJob, QueueCommand, QueueReply, QueueStore, SqliteQueue};
+use gantry_queue_store::{
+    JobFilter, JobReport, NewJob, PostgresQueue, QueueCommand, QueueReader, QueueReply, QueueStore, SqliteQueue,
+};
 
 const NOW: Moment = Moment(1_000_000);
 
-fn submit(store: &mut SqliteQueue, count: usize) {
+fn submit(store: &mut dyn QueueStore, count: usize) {
     let job = |number: usize| NewJob {
         queue: format!("project-{}/code", number % 10).parse().expect("a queue"),
         settings: JobSettings::default(),
@@ -23,7 +27,7 @@ fn submit(store: &mut SqliteQueue, count: usize) {
 }
 
 /// Mean time of a claim of `most` jobs and of their completion.
-fn lifecycles(store: &mut SqliteQueue, rounds: u32, most: usize) -> (Duration, Duration) {
+fn lifecycles(store: &mut dyn QueueStore, rounds: u32, most: usize) -> (Duration, Duration) {
     let machine = MachineName::parse("m").expect("a name");
     let (mut claims, mut completions) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..rounds {
@@ -49,26 +53,44 @@ fn lifecycles(store: &mut SqliteQueue, rounds: u32, most: usize) -> (Duration, D
     (claims / rounds, completions / rounds)
 }
 
+/// Fills a queue step by step, and prints how long a claim takes.
+fn measure(store: &mut dyn QueueStore, reader: &QueueReader, counts: &[usize]) {
+    for count in counts {
+        let begun = Instant::now();
+        submit(store, *count);
+        let submitted = begun.elapsed();
+        for most in [1, 100] {
+            let (claim, complete) = lifecycles(store, 50, most);
+            println!("{count} waiting: submitted in {submitted:?}; claim of {most} {claim:?}, completion {complete:?}");
+        }
+        let begun = Instant::now();
+        let page = reader.page(&JobFilter::default(), 100).expect("a page");
+        println!("{count} waiting: page of {} in {:?}", page.jobs.len(), begun.elapsed());
+    }
+}
+
 #[test]
 #[ignore = "a measurement, of minutes"]
 fn claims_stay_fast_with_a_million_jobs() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut store = SqliteQueue::open(&folder.path().join("jobs.db")).expect("opened");
-    for count in [10_000, 1_000_000] {
-        let begun = Instant::now();
-        submit(&mut store, count);
-        let submitted = begun.elapsed();
-        for most in [1, 100] {
-            let (claim, complete) = lifecycles(&mut store, 50, most);
-            println!("{count} waiting: submitted in {submitted:?}; claim of {most} {claim:?}, completion {complete:?}");
-        }
-        let reader = store.reader().expect("a reader");
-        let begun = Instant::now();
-        let page = reader.page(&JobFilter::default(), 100).expect("a page");
-        println!("{count} waiting: page of {} in {:?}", page.jobs.len(), begun.elapsed());
-    }
+    let reader = store.reader().expect("a reader");
+    measure(&mut store, &reader, &[10_000, 1_000_000]);
     let begun = Instant::now();
     drop(store);
     let _ = SqliteQueue::open(&folder.path().join("jobs.db")).expect("opened");
+    println!("opened again in {:?}", begun.elapsed());
+}
+
+#[test]
+#[ignore = "a measurement, of minutes"]
+fn claims_stay_fast_in_postgres() {
+    let cluster = cluster::Cluster::start(&[]);
+    let address = cluster.database("scale");
+    let mut store = PostgresQueue::new(address.clone());
+    let reader = store.reader();
+    measure(&mut store, &reader, &[1_000, 100_000]);
+    let begun = Instant::now();
+    let _ = PostgresQueue::new(address).commit(Vec::new(), NOW).expect("opened");
     println!("opened again in {:?}", begun.elapsed());
 }

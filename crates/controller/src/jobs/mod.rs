@@ -28,7 +28,7 @@ use gantry_model::{MachineName, Moment};
 use gantry_queue::{Jitter, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
     CancelEffect, Completed, Fired, JobProgress, JobReport, MessageCommand, MessageQueueName, MessageReply, NewJob,
-    QueueCommand, QueueReply, QueueSetting, QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue, SqliteReader,
+    QueueCommand, QueueReader, QueueReply, QueueSetting, QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue,
     SubmitRefusal,
 };
 use tokio::sync::Notify;
@@ -61,7 +61,7 @@ pub(crate) enum JobsError {
 pub(crate) struct JobService {
     writer: JobWriter,
     /// None while the disk is read-only.
-    reader: Option<Arc<Mutex<SqliteReader>>>,
+    reader: Option<Arc<Mutex<QueueReader>>>,
     state: Mutex<JobsState>,
     /// Notified when an agent may have new orders.
     changed: Notify,
@@ -193,7 +193,7 @@ impl JobService {
     /// Reads from the queue, beside the writer.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&SqliteReader) -> Result<T, QueueStoreError> + Send + 'static,
+        read: impl FnOnce(&QueueReader) -> Result<T, QueueStoreError> + Send + 'static,
     ) -> Result<T, JobsError> {
         let reader = self.reader.clone().ok_or(JobsError::ReadOnly)?;
         let reading = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));

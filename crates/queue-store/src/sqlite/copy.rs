@@ -4,15 +4,16 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Fault, schema};
+use super::{fault, schema};
 use crate::QueueStoreError;
+use crate::sql::{Fault, row};
 
 /// Opens an existing file for reading.
 fn open(path: &Path) -> Result<Connection, QueueStoreError> {
     // A reader of a log also writes: the file's index of the log.
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
-    let connection = connection.map_err(|error| Fault::from(error).of("open", path))?;
-    connection.busy_timeout(schema::BUSY_TIMEOUT).map_err(|error| Fault::from(error).of("open", path))?;
+    let connection = connection.map_err(|error| fault(error.into(), "open", path))?;
+    connection.busy_timeout(schema::BUSY_TIMEOUT).map_err(|error| fault(error.into(), "open", path))?;
     Ok(connection)
 }
 
@@ -23,7 +24,7 @@ fn open(path: &Path) -> Result<Connection, QueueStoreError> {
 pub fn copy_queue(from: &Path, to: &Path) -> Result<(), QueueStoreError> {
     let connection = open(from)?;
     let name = to.to_string_lossy();
-    connection.execute("VACUUM INTO ?1", [&*name]).map_err(|error| Fault::from(error).of("copy", from))?;
+    connection.execute("VACUUM INTO ?1", [&*name]).map_err(|error| fault(error.into(), "copy", from))?;
     Ok(())
 }
 
@@ -39,12 +40,12 @@ pub fn check_queue(path: &Path) -> Result<u64, QueueStoreError> {
             return Err(Fault::Row(found));
         }
         let jobs: i64 = connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
-        Ok(super::row::natural(jobs))
+        Ok(row::natural(jobs))
     };
-    check().map_err(|fault| match fault {
+    check().map_err(|error| match error {
         Fault::Sqlite(error) => {
             QueueStoreError::Damaged { path: path.display().to_string(), detail: error.to_string() }
         }
-        fault @ Fault::Row(_) => fault.of("check", path),
+        error => fault(error, "check", path),
     })
 }

@@ -3,16 +3,9 @@
 //! The row of a job is small and changes often; `bodies` and `results` have what does not. Partial indexes hold the order
 //! of each state, so that no command depends on the number of waiting jobs. Counts of each queue are in memory.
 
-mod claim;
 mod copy;
-mod load;
-mod messages;
-mod read;
-mod row;
-mod schedules;
+mod database;
 mod schema;
-mod upkeep;
-mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +13,11 @@ use gantry_model::Moment;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 pub use self::copy::{check_queue, copy_queue};
-use self::load::Loads;
-pub use self::read::{JobDetails, JobFilter, JobPage, OpenWork, QueueInfo, SqliteReader};
+use self::database::SqliteDatabase;
+use crate::sql::load::Loads;
+use crate::sql::read::QueueReader;
+use crate::sql::write::Writer;
+use crate::sql::{Database, Fault};
 use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError, WAITING_MAX};
 
 /// The embedded storage of jobs.
@@ -34,31 +30,24 @@ pub struct SqliteQueue {
     most_open: u64,
 }
 
-/// A command failed.
-#[derive(Debug)]
-enum Fault {
-    Sqlite(rusqlite::Error),
-    /// A row makes no sense.
-    Row(String),
-}
-
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)
     }
 }
 
-impl Fault {
-    fn of(self, action: &'static str, path: &Path) -> QueueStoreError {
-        let name = path.display().to_string();
-        match self {
-            Self::Row(detail) => QueueStoreError::Damaged { path: name, detail },
-            Self::Sqlite(error) => match error.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => QueueStoreError::Full { path: name },
-                _ => QueueStoreError::File { action, path: name, source: error.into() },
-            },
-        }
-    }
+/// The error of a fault in the file at `path`.
+fn fault(fault: Fault, action: &'static str, path: &Path) -> QueueStoreError {
+    let name = path.display().to_string();
+    let source: Box<dyn std::error::Error + Send + Sync> = match fault {
+        Fault::Row(detail) => return QueueStoreError::Damaged { path: name, detail },
+        Fault::Sqlite(error) => match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => return QueueStoreError::Full { path: name },
+            _ => error.into(),
+        },
+        Fault::Postgres(error) => error.into(),
+    };
+    QueueStoreError::File { action, path: name, source }
 }
 
 impl SqliteQueue {
@@ -68,7 +57,7 @@ impl SqliteQueue {
     /// [`QueueStoreError`].
     pub fn open(path: &Path) -> Result<Self, QueueStoreError> {
         let connection = schema::open(path)?;
-        let loads = Loads::read(&connection).map_err(|fault| fault.of("read", path))?;
+        let loads = read_loads(&connection).map_err(|error| fault(error, "read", path))?;
         Ok(Self { connection, path: path.to_owned(), loads, most_open: WAITING_MAX })
     }
 
@@ -76,14 +65,16 @@ impl SqliteQueue {
     ///
     /// # Errors
     /// [`QueueStoreError`].
-    pub fn reader(&self) -> Result<SqliteReader, QueueStoreError> {
-        SqliteReader::open(&self.path)
+    pub fn reader(&self) -> Result<QueueReader, QueueStoreError> {
+        let connection = schema::connect(&self.path)?;
+        Ok(QueueReader::of_file(Beside { connection, path: self.path.clone() }))
     }
 
     fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Fault> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let database = SqliteDatabase(&transaction);
         let (loads, most_open) = (&mut self.loads, &mut self.most_open);
-        let mut writer = write::Writer { transaction: &transaction, loads, most_open, now };
+        let mut writer = Writer { database: &database, loads, most_open, now };
         let replies: Result<Vec<_>, Fault> = commands.into_iter().map(|command| writer.apply(command)).collect();
         let replies = replies?;
         transaction.commit()?;
@@ -91,15 +82,32 @@ impl SqliteQueue {
     }
 }
 
+fn read_loads(connection: &Connection) -> Result<Loads, Fault> {
+    Loads::read(&SqliteDatabase(connection))
+}
+
 impl QueueStore for SqliteQueue {
     fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError> {
-        self.carry_out(commands, now).map_err(|fault| {
-            let error = fault.of("write", &self.path);
+        self.carry_out(commands, now).map_err(|error| {
+            let error = fault(error, "write", &self.path);
             // The counts may include commands that were taken back.
-            if let Ok(loads) = Loads::read(&self.connection) {
+            if let Ok(loads) = read_loads(&self.connection) {
                 self.loads = loads;
             }
             error
         })
+    }
+}
+
+/// The file, beside its writer.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Beside {
+    pub(crate) fn read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, QueueStoreError> {
+        read(&SqliteDatabase(&self.connection)).map_err(|error| fault(error, "read", &self.path))
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Fault, messages, schedules};
+use super::fault;
 use crate::QueueStoreError;
+use crate::sql::Fault;
 
 /// Longest wait for another connection's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +40,37 @@ const SCHEMA: &str = "
     CREATE TABLE results (job INTEGER PRIMARY KEY, details BLOB NOT NULL, output BLOB NOT NULL);
 ";
 
+/// The changes from format 1: schedules, the progress of jobs, and the number of extra runs of each queue.
+const SCHEDULES: &str = "
+    ALTER TABLE queues ADD COLUMN extra INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN percent INTEGER;
+    ALTER TABLE jobs ADD COLUMN message TEXT;
+    CREATE TABLE schedules (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, name TEXT NOT NULL,
+                            schedule TEXT NOT NULL, template BLOB NOT NULL, of_release INTEGER NOT NULL, creator TEXT NOT NULL,
+                            paused INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL, handled INTEGER NOT NULL,
+                            runs INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0, last_run INTEGER,
+                            last_job INTEGER, note TEXT, next INTEGER, UNIQUE (project, name));
+    CREATE INDEX schedules_next ON schedules (next) WHERE next IS NOT NULL AND paused = 0;
+";
+
+/// The changes from format 2.
+const MESSAGES: &str = "
+    CREATE TABLE message_queues (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, name TEXT NOT NULL,
+                                 settings TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
+                                 UNIQUE (project, name));
+    CREATE TABLE messages (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, body TEXT NOT NULL,
+                           waiting INTEGER NOT NULL, due INTEGER NOT NULL, reserved INTEGER NOT NULL,
+                           reservation INTEGER NOT NULL, reservations INTEGER NOT NULL, expires INTEGER NOT NULL);
+    CREATE INDEX messages_waiting ON messages (queue, id) WHERE waiting = 1;
+    CREATE INDEX messages_due ON messages (queue, due) WHERE waiting = 0;
+    CREATE INDEX messages_of_queue ON messages (queue, id);
+    CREATE INDEX messages_expiry ON messages (expires);
+    CREATE TRIGGER message_added AFTER INSERT ON messages
+        BEGIN UPDATE message_queues SET size = size + 1, total = total + 1 WHERE id = NEW.queue; END;
+    CREATE TRIGGER message_removed AFTER DELETE ON messages
+        BEGIN UPDATE message_queues SET size = size - 1 WHERE id = OLD.queue; END;
+";
+
 /// Opens the file for writing.
 pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
     let mut connection = connect(path)?;
@@ -51,10 +83,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         }
         if found <= 1 {
-            transaction.execute_batch(schedules::SCHEMA)?;
+            transaction.execute_batch(SCHEDULES)?;
         }
         if found <= 2 {
-            transaction.execute_batch(messages::SCHEMA)?;
+            transaction.execute_batch(MESSAGES)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             found = FORMAT;
         }
@@ -64,7 +96,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
         transaction.commit()?;
         Ok(found)
     };
-    match prepare().map_err(|fault| fault.of("open", path))? {
+    match prepare().map_err(|error| fault(error, "open", path))? {
         FORMAT => Ok(connection),
         found => Err(QueueStoreError::Newer { path: path.display().to_string(), found, known: FORMAT }),
     }
@@ -80,5 +112,5 @@ pub(super) fn connect(path: &Path) -> Result<Connection, QueueStoreError> {
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
-    open().map_err(|fault| fault.of("open", path))
+    open().map_err(|error| fault(error, "open", path))
 }

@@ -8,8 +8,8 @@ use gantry_queue::{
     RetryPolicy,
 };
 use gantry_queue_store::{
-    CancelEffect, ClaimedJob, Completed, JobFilter, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
-    QueueStore, SqliteReader, SubmitRefusal, Upkeep, WAITING_MAX,
+    CancelEffect, ClaimedJob, Completed, JobFilter, JobReport, NewJob, QueueCommand, QueueReader, QueueReply,
+    QueueSetting, QueueStore, SubmitRefusal, Upkeep, WAITING_MAX,
 };
 
 mod history;
@@ -23,14 +23,14 @@ pub(crate) use schedules::{
 };
 
 /// A storage and its reader.
-pub(crate) type Opened = (Box<dyn QueueStore>, SqliteReader);
+pub(crate) type Opened = (Box<dyn QueueStore>, QueueReader);
 
 /// A storage under test, with its own clock.
 pub(crate) struct World {
     folder: PathBuf,
     open: fn(&Path) -> Opened,
     store: Box<dyn QueueStore>,
-    pub(crate) reader: SqliteReader,
+    pub(crate) reader: QueueReader,
     pub(crate) now: Moment,
 }
 

@@ -3,11 +3,11 @@
 use gantry_model::{AppName, Moment};
 use gantry_queue::{JobId, ScheduleName};
 use gantry_schedule::{Overlap, Progress};
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
-use super::Fault;
 use super::row::{StoredJob, natural, whole};
+use super::value::bound;
 use super::write::Writer;
+use super::{Bound, Database, Fault, Numbered, Row};
 use crate::{
     CancelEffect, Fire, Fired, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleId, ScheduleOrigin,
     ScheduleRefusal, ScheduleReply, StoredSchedule,
@@ -17,20 +17,7 @@ use crate::{
 const COLUMNS: &str = "id, project, name, schedule, template, of_release, creator, paused, created, handled, runs, \
                        skipped, last_run, last_job, note";
 
-/// The changes from format 1: schedules, the progress of jobs, and the number of extra runs of each queue.
-pub(super) const SCHEMA: &str = "
-    ALTER TABLE queues ADD COLUMN extra INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE jobs ADD COLUMN percent INTEGER;
-    ALTER TABLE jobs ADD COLUMN message TEXT;
-    CREATE TABLE schedules (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, name TEXT NOT NULL,
-                            schedule TEXT NOT NULL, template BLOB NOT NULL, of_release INTEGER NOT NULL, creator TEXT NOT NULL,
-                            paused INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL, handled INTEGER NOT NULL,
-                            runs INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0, last_run INTEGER,
-                            last_job INTEGER, note TEXT, next INTEGER, UNIQUE (project, name));
-    CREATE INDEX schedules_next ON schedules (next) WHERE next IS NOT NULL AND paused = 0;
-";
-
-fn read(row: &Row<'_>) -> Result<StoredSchedule, Fault> {
+fn read(mut row: Row) -> Result<StoredSchedule, Fault> {
     let (project, name): (String, String) = (row.get(1)?, row.get(2)?);
     let strange = |what: &str| Fault::Row(format!("{what} of schedule {project}/{name}"));
     let schedule: String = row.get(3)?;
@@ -57,48 +44,42 @@ fn read(row: &Row<'_>) -> Result<StoredSchedule, Fault> {
         progress,
         skipped: natural(row.get(11)?),
         last_run: moment(row.get(12)?),
-        last_job: row.get::<_, Option<i64>>(13)?.map(|number| JobId(natural(number))),
+        last_job: row.get::<Option<i64>>(13)?.map(|number| JobId(natural(number))),
         note: row.get(14)?,
     })
 }
 
 /// Reads the schedules that meet a condition.
-pub(super) fn select(
-    connection: &Connection,
+pub(crate) fn select(
+    database: &dyn Database,
     condition: &str,
-    values: &[&dyn ToSql],
+    values: &[Bound<'_>],
 ) -> Result<Vec<StoredSchedule>, Fault> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM schedules WHERE {condition}"))?;
-    let mut rows = statement.query(values)?;
-    let mut schedules = Vec::new();
-    while let Some(row) = rows.next()? {
-        schedules.push(read(row)?);
-    }
-    Ok(schedules)
+    let sql = format!("SELECT {COLUMNS} FROM schedules WHERE {condition}");
+    database.query(&sql, values)?.into_iter().map(read).collect()
 }
 
 /// Finds a schedule by its name.
-pub(super) fn find(connection: &Connection, name: &ScheduleName) -> Result<Option<StoredSchedule>, Fault> {
-    let values: [&dyn ToSql; 2] = [&name.project.as_str(), &name.name.as_str()];
-    Ok(select(connection, "project = ?1 AND name = ?2", &values)?.pop())
+pub(crate) fn find(database: &dyn Database, name: &ScheduleName) -> Result<Option<StoredSchedule>, Fault> {
+    let values = bound![name.project.as_str(), name.name.as_str()];
+    Ok(select(database, "project = ?1 AND name = ?2", values)?.pop())
 }
 
-/// The next due time, as the file has it.
+/// The next due time, as the storage has it.
 fn next(schedule: &StoredSchedule) -> Option<i64> {
     schedule.progress.next(&schedule.new.schedule).map(|next| whole(next.0))
 }
 
 impl Writer<'_> {
     /// Carries out a command on schedules.
-    pub(super) fn schedule(&mut self, command: ScheduleCommand) -> Result<ScheduleReply, Fault> {
+    pub(crate) fn schedule(&mut self, command: ScheduleCommand) -> Result<ScheduleReply, Fault> {
         Ok(match command {
             ScheduleCommand::Create(new) => ScheduleReply::Created(self.create(*new)?),
             ScheduleCommand::Pause(name, paused) => ScheduleReply::Changed(self.pause(&name, paused)?),
             ScheduleCommand::Remove(name) => {
-                let removed = self
-                    .transaction
-                    .prepare_cached("DELETE FROM schedules WHERE project = ?1 AND name = ?2")?
-                    .execute([name.project.as_str(), name.name.as_str()])?;
+                let values = bound![name.project.as_str(), name.name.as_str()];
+                let sql = "DELETE FROM schedules WHERE project = ?1 AND name = ?2";
+                let removed = self.database.execute(sql, values)?;
                 ScheduleReply::Changed(removed > 0)
             }
             ScheduleCommand::Fire(fire) => ScheduleReply::Fired(self.fire(*fire)?),
@@ -106,7 +87,7 @@ impl Writer<'_> {
     }
 
     fn create(&mut self, new: NewSchedule) -> Result<Result<(), ScheduleRefusal>, Fault> {
-        let known = find(self.transaction, &new.name)?;
+        let known = find(self.database, &new.name)?;
         let progress = Progress::requested(self.now, &new.schedule);
         let next = progress.next(&new.schedule).map(|next| whole(next.0));
         let text = serde_json::to_string(&new.schedule).map_err(|error| Fault::Row(error.to_string()))?;
@@ -115,42 +96,27 @@ impl Writer<'_> {
             if !of_release || known.new.origin != ScheduleOrigin::Release {
                 return Ok(Err(ScheduleRefusal::Exists(new.name)));
             }
-            let values = params![
-                whole(known.id.0),
-                text,
-                new.template,
-                new.by,
-                whole(progress.created.0),
-                whole(progress.handled.0),
-                next
-            ];
+            let (created, handled) = (whole(progress.created.0), whole(progress.handled.0));
+            let values = bound![whole(known.id.0), &text, &new.template, &new.by, created, handled, next];
             let sql = "UPDATE schedules SET schedule = ?2, template = ?3, creator = ?4, created = ?5, handled = ?6, \
                        next = ?7, note = NULL WHERE id = ?1";
-            self.transaction.prepare_cached(sql)?.execute(values)?;
+            self.database.write(sql, values)?;
             return Ok(Ok(()));
         }
-        let count: i64 = self.transaction.query_row("SELECT count(*) FROM schedules", [], |row| row.get(0))?;
-        if natural(count) >= SCHEDULES_MAX {
+        if self.database.number("SELECT count(*) FROM schedules", &[])? >= SCHEDULES_MAX {
             return Ok(Err(ScheduleRefusal::TooMany));
         }
-        let sql = "INSERT INTO schedules (project, name, schedule, template, of_release, creator, created, handled, next) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        self.transaction.prepare_cached(sql)?.execute(params![
-            new.name.project.as_str(),
-            new.name.name.as_str(),
-            text,
-            new.template,
-            of_release,
-            new.by,
-            whole(progress.created.0),
-            whole(progress.handled.0),
-            next
-        ])?;
+        let sql = "INSERT INTO schedules (id, project, name, schedule, template, of_release, creator, created, handled, next) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let (project, name) = (new.name.project.as_str(), new.name.name.as_str());
+        let (created, handled) = (whole(progress.created.0), whole(progress.handled.0));
+        let values = bound![project, name, &text, &new.template, of_release, &new.by, created, handled, next];
+        self.database.insert(Numbered::Schedules, sql, values)?;
         Ok(Ok(()))
     }
 
     fn pause(&mut self, name: &ScheduleName, paused: bool) -> Result<bool, Fault> {
-        let Some(mut schedule) = find(self.transaction, name)? else { return Ok(false) };
+        let Some(mut schedule) = find(self.database, name)? else { return Ok(false) };
         // Times of the pause are neither missed nor due later.
         if schedule.paused && !paused {
             schedule.progress.handled = schedule.progress.handled.max(self.now);
@@ -161,7 +127,7 @@ impl Writer<'_> {
     }
 
     fn fire(&mut self, fire: Fire) -> Result<Fired, Fault> {
-        let found = select(self.transaction, "id = ?1", &[&whole(fire.id.0)])?.pop();
+        let found = select(self.database, "id = ?1", bound![whole(fire.id.0)])?.pop();
         let Some(mut schedule) = found.filter(|found| !found.paused && found.progress == fire.after) else {
             return Ok(Fired::Stale);
         };
@@ -174,7 +140,7 @@ impl Writer<'_> {
         for (at, job) in fire.runs {
             schedule.progress.runs += 1;
             let open = match schedule.last_job {
-                Some(last) => StoredJob::find(self.transaction, last)?.filter(|last| !last.job.is_over()),
+                Some(last) => StoredJob::find(self.database, last)?.filter(|last| !last.job.is_over()),
                 None => None,
             };
             match Overlap::decide(schedule.new.schedule.overlap, open.is_some()) {
@@ -214,24 +180,27 @@ impl Writer<'_> {
     fn update(&self, schedule: &StoredSchedule) -> Result<(), Fault> {
         let sql = "UPDATE schedules SET paused = ?2, handled = ?3, runs = ?4, skipped = ?5, last_run = ?6, last_job = ?7, \
                    note = ?8, next = ?9 WHERE id = ?1";
-        self.transaction.prepare_cached(sql)?.execute(params![
-            whole(schedule.id.0),
-            schedule.paused,
-            whole(schedule.progress.handled.0),
-            whole(schedule.progress.runs),
-            whole(schedule.skipped),
-            schedule.last_run.map(|moment| whole(moment.0)),
-            schedule.last_job.map(|job| whole(job.0)),
-            schedule.note,
-            next(schedule)
-        ])?;
-        Ok(())
+        let progress = &schedule.progress;
+        self.database.write(
+            sql,
+            bound![
+                whole(schedule.id.0),
+                schedule.paused,
+                whole(progress.handled.0),
+                whole(progress.runs),
+                whole(schedule.skipped),
+                schedule.last_run.map(|moment| whole(moment.0)),
+                schedule.last_job.map(|job| whole(job.0)),
+                schedule.note.as_deref(),
+                next(schedule)
+            ],
+        )
     }
 }
 
 /// The moment at which the next schedule is due.
-pub(super) fn next_due(connection: &Connection) -> Result<Option<Moment>, Fault> {
+pub(crate) fn next_due(database: &dyn Database) -> Result<Option<Moment>, Fault> {
     let sql = "SELECT next FROM schedules WHERE next IS NOT NULL AND paused = 0 ORDER BY next LIMIT 1";
-    let next = connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+    let next = database.one(sql, &[])?.map(|mut row| row.get(0)).transpose()?;
     Ok(next.map(|next| Moment(natural(next))))
 }

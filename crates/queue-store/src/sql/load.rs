@@ -4,37 +4,35 @@ use std::collections::BTreeMap;
 
 use gantry_model::AppName;
 use gantry_queue::{JobState, QueueLoad, QueueName, Rank};
-use rusqlite::{Connection, OptionalExtension};
 
-use super::Fault;
 use super::row::{READY, natural, state_columns};
+use super::value::bound;
+use super::{Database, Fault};
 
 /// A queue with its counts by state.
 #[derive(Debug, Clone)]
-pub(super) struct Load {
-    pub(super) name: QueueName,
-    pub(super) paused: bool,
-    pub(super) limit: Option<u32>,
+pub(crate) struct Load {
+    pub(crate) name: QueueName,
+    pub(crate) paused: bool,
+    pub(crate) limit: Option<u32>,
     /// Jobs by state: delayed, held, ready, leased, ended.
-    pub(super) counts: [u64; 5],
+    pub(crate) counts: [u64; 5],
     /// Rank of the first ready job, unless it has to be looked up.
     head: Option<Option<Rank>>,
 }
 
-/// All queues, by their numbers in the file.
+/// All queues, by their numbers in the storage.
 #[derive(Debug, Default)]
-pub(super) struct Loads {
-    pub(super) queues: BTreeMap<i64, Load>,
-    pub(super) by_name: BTreeMap<QueueName, i64>,
+pub(crate) struct Loads {
+    pub(crate) queues: BTreeMap<i64, Load>,
+    pub(crate) by_name: BTreeMap<QueueName, i64>,
 }
 
 impl Loads {
-    /// Reads the queues of a file without counting their jobs.
-    pub(super) fn names(connection: &Connection) -> Result<Self, Fault> {
+    /// Reads the queues of a storage without counting their jobs.
+    pub(crate) fn names(database: &dyn Database) -> Result<Self, Fault> {
         let mut loads = Self::default();
-        let mut statement = connection.prepare("SELECT id, project, code, paused, most FROM queues")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
+        for mut row in database.query("SELECT id, project, code, paused, most FROM queues", &[])? {
             let (project, code): (String, String) = (row.get(1)?, row.get(2)?);
             let strange = || Fault::Row(format!("the name of queue {project}/{code}"));
             let name = QueueName {
@@ -46,12 +44,10 @@ impl Loads {
         Ok(loads)
     }
 
-    /// Reads the queues of a file, and counts their jobs.
-    pub(super) fn read(connection: &Connection) -> Result<Self, Fault> {
-        let mut loads = Self::names(connection)?;
-        let mut statement = connection.prepare("SELECT queue, state, count(*) FROM jobs GROUP BY queue, state")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
+    /// Reads the queues of a storage, and counts their jobs.
+    pub(crate) fn read(database: &dyn Database) -> Result<Self, Fault> {
+        let mut loads = Self::names(database)?;
+        for mut row in database.query("SELECT queue, state, count(*) FROM jobs GROUP BY queue, state", &[])? {
             let (queue, state, count): (i64, u8, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let load = loads.queues.get_mut(&queue).and_then(|load| load.counts.get_mut(usize::from(state)));
             *load.ok_or_else(|| Fault::Row(format!("jobs of an unknown queue or state: {queue}, {state}")))? =
@@ -60,18 +56,18 @@ impl Loads {
         Ok(loads)
     }
 
-    pub(super) fn insert(&mut self, id: i64, name: QueueName, paused: bool, limit: Option<u32>) {
+    pub(crate) fn insert(&mut self, id: i64, name: QueueName, paused: bool, limit: Option<u32>) {
         self.by_name.insert(name.clone(), id);
         self.queues.insert(id, Load { name, paused, limit, counts: [0; 5], head: None });
     }
 
     /// Number of jobs that wait or run.
-    pub(super) fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         self.queues.values().map(|load| load.counts[..4].iter().sum::<u64>()).sum()
     }
 
     /// Counts a job that changed its state. A new job has no state before, a removed one none after.
-    pub(super) fn changed(&mut self, queue: i64, before: Option<&JobState>, after: Option<&JobState>) {
+    pub(crate) fn changed(&mut self, queue: i64, before: Option<&JobState>, after: Option<&JobState>) {
         let Some(load) = self.queues.get_mut(&queue) else { return };
         for (state, by) in [(before, -1), (after, 1)] {
             let Some(state) = state else { continue };
@@ -88,13 +84,13 @@ impl Loads {
     }
 
     /// The queues with ready or leased jobs, with their numbers.
-    pub(super) fn shares(&mut self, connection: &Connection) -> Result<(Vec<i64>, Vec<QueueLoad>), Fault> {
+    pub(crate) fn shares(&mut self, database: &dyn Database) -> Result<(Vec<i64>, Vec<QueueLoad>), Fault> {
         let mut numbers = Vec::new();
         let mut shares = Vec::new();
         for (number, load) in self.queues.iter_mut().filter(|(_, load)| load.counts[2] + load.counts[3] > 0) {
             let head = match load.head {
                 Some(head) => head,
-                None => first_rank(connection, *number)?,
+                None => first_rank(database, *number)?,
             };
             load.head = Some(head);
             numbers.push(*number);
@@ -110,9 +106,7 @@ impl Loads {
     }
 }
 
-fn first_rank(connection: &Connection, queue: i64) -> Result<Option<Rank>, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT place FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT 1"
-    ))?;
-    Ok(statement.query_row([queue], |row| row.get(0).map(Rank)).optional()?)
+fn first_rank(database: &dyn Database, queue: i64) -> Result<Option<Rank>, Fault> {
+    let sql = format!("SELECT place FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT 1");
+    database.one(&sql, bound![queue])?.map(|mut row| row.get(0).map(Rank)).transpose()
 }

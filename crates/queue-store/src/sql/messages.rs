@@ -2,11 +2,11 @@
 
 use gantry_model::Moment;
 use gantry_queue::{Message, MessageEvent, MessageQueueSettings, Reservation};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::Fault;
 use super::row::{natural, whole};
+use super::value::bound;
 use super::write::Writer;
+use super::{Database, Fault, Numbered, Row};
 use crate::{
     MESSAGE_QUEUES_MAX, MESSAGES_MAX, MessageCommand, MessageFault, MessageId, MessageQueueInfo, MessageQueueName,
     MessageReply, StoredMessage,
@@ -14,24 +14,6 @@ use crate::{
 
 /// Messages whose moment is over that one command makes waiting, and expired ones that it removes.
 const SLICE: u32 = 1000;
-
-/// The changes from format 2.
-pub(super) const SCHEMA: &str = "
-    CREATE TABLE message_queues (id INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, name TEXT NOT NULL,
-                                 settings TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
-                                 UNIQUE (project, name));
-    CREATE TABLE messages (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, body TEXT NOT NULL,
-                           waiting INTEGER NOT NULL, due INTEGER NOT NULL, reserved INTEGER NOT NULL,
-                           reservation INTEGER NOT NULL, reservations INTEGER NOT NULL, expires INTEGER NOT NULL);
-    CREATE INDEX messages_waiting ON messages (queue, id) WHERE waiting = 1;
-    CREATE INDEX messages_due ON messages (queue, due) WHERE waiting = 0;
-    CREATE INDEX messages_of_queue ON messages (queue, id);
-    CREATE INDEX messages_expiry ON messages (expires);
-    CREATE TRIGGER message_added AFTER INSERT ON messages
-        BEGIN UPDATE message_queues SET size = size + 1, total = total + 1 WHERE id = NEW.queue; END;
-    CREATE TRIGGER message_removed AFTER DELETE ON messages
-        BEGIN UPDATE message_queues SET size = size - 1 WHERE id = OLD.queue; END;
-";
 
 const COLUMNS: &str = "id, body, due, reserved, reservation, reservations, expires";
 
@@ -41,7 +23,7 @@ struct Queue {
     settings: MessageQueueSettings,
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<(MessageId, String, Message)> {
+fn read(mut row: Row) -> Result<(MessageId, String, Message), Fault> {
     let message = Message {
         due: Moment(natural(row.get(2)?)),
         reserved: row.get(3)?,
@@ -57,28 +39,26 @@ fn shown(id: MessageId, body: String, message: &Message, now: Moment) -> StoredM
     StoredMessage { id, body, count: message.count, reservation }
 }
 
-fn queue(connection: &Connection, name: &MessageQueueName) -> Result<Option<Queue>, Fault> {
+fn queue(database: &dyn Database, name: &MessageQueueName) -> Result<Option<Queue>, Fault> {
     let sql = "SELECT id, settings FROM message_queues WHERE project = ?1 AND name = ?2";
-    let found: Option<(i64, String)> = connection
-        .prepare_cached(sql)?
-        .query_row([name.project.as_str(), &name.name], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((id, text)) = found else { return Ok(None) };
+    let found = database.one(sql, bound![name.project.as_str(), &name.name])?;
+    let Some(mut row) = found else { return Ok(None) };
+    let (id, text): (i64, String) = (row.get(0)?, row.get(1)?);
     let settings =
         serde_json::from_str(&text).map_err(|_| Fault::Row(format!("the queue of messages {}", name.name)))?;
     Ok(Some(Queue { id, settings }))
 }
 
-fn find(connection: &Connection, queue: i64, id: MessageId) -> Result<Option<(String, Message)>, Fault> {
+fn find(database: &dyn Database, queue: i64, id: MessageId) -> Result<Option<(String, Message)>, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1 AND queue = ?2");
-    let found = connection.prepare_cached(&sql)?.query_row([whole(id.0), queue], read).optional()?;
+    let found = database.one(&sql, bound![whole(id.0), queue])?.map(read).transpose()?;
     Ok(found.map(|(_, body, message)| (body, message)))
 }
 
 impl Writer<'_> {
     /// Carries out a command on the messages of a queue.
-    pub(super) fn message(&mut self, name: &MessageQueueName, command: MessageCommand) -> Result<MessageReply, Fault> {
-        let known = queue(self.transaction, name)?;
+    pub(crate) fn message(&mut self, name: &MessageQueueName, command: MessageCommand) -> Result<MessageReply, Fault> {
+        let known = queue(self.database, name)?;
         let queue = match (&command, known) {
             (MessageCommand::SetQueue(settings), known) => {
                 return self.set_message_queue(name, settings, known.as_ref());
@@ -94,7 +74,7 @@ impl Writer<'_> {
             MessageCommand::SetQueue(_) => Ok(MessageReply::Done),
             MessageCommand::RemoveQueue => {
                 self.clear(queue.id)?;
-                self.transaction.execute("DELETE FROM message_queues WHERE id = ?1", [queue.id])?;
+                self.database.write("DELETE FROM message_queues WHERE id = ?1", bound![queue.id])?;
                 Ok(MessageReply::Done)
             }
             MessageCommand::Clear => {
@@ -125,7 +105,7 @@ impl Writer<'_> {
             return Ok(made.map_or(MessageReply::Refused(MessageFault::Full), |_| MessageReply::Done));
         };
         let text = serde_json::to_string(settings).map_err(|error| Fault::Row(error.to_string()))?;
-        self.transaction.execute("UPDATE message_queues SET settings = ?2 WHERE id = ?1", params![known.id, text])?;
+        self.database.write("UPDATE message_queues SET settings = ?2 WHERE id = ?1", bound![known.id, &text])?;
         Ok(MessageReply::Done)
     }
 
@@ -135,25 +115,23 @@ impl Writer<'_> {
         name: &MessageQueueName,
         settings: &MessageQueueSettings,
     ) -> Result<Option<Queue>, Fault> {
-        let count: i64 = self.transaction.query_row("SELECT count(*) FROM message_queues", [], |row| row.get(0))?;
-        if natural(count) >= MESSAGE_QUEUES_MAX {
+        if self.database.number("SELECT count(*) FROM message_queues", &[])? >= MESSAGE_QUEUES_MAX {
             return Ok(None);
         }
         let text = serde_json::to_string(settings).map_err(|error| Fault::Row(error.to_string()))?;
-        let sql = "INSERT INTO message_queues (project, name, settings) VALUES (?1, ?2, ?3)";
-        self.transaction.execute(sql, params![name.project.as_str(), name.name, text])?;
-        Ok(Some(Queue { id: self.transaction.last_insert_rowid(), settings: settings.clone() }))
+        let sql = "INSERT INTO message_queues (id, project, name, settings) VALUES (?1, ?2, ?3, ?4)";
+        let values = bound![name.project.as_str(), &name.name, &text];
+        let id = self.database.insert(Numbered::MessageQueues, sql, values)?;
+        Ok(Some(Queue { id, settings: settings.clone() }))
     }
 
     fn clear(&self, queue: i64) -> Result<(), Fault> {
-        self.transaction.prepare_cached("DELETE FROM messages WHERE queue = ?1")?.execute([queue])?;
-        Ok(())
+        self.database.write("DELETE FROM messages WHERE queue = ?1", bound![queue])
     }
 
     fn post(&self, queue: &Queue, messages: Vec<(String, u64)>) -> Result<MessageReply, Fault> {
-        let sql = "SELECT coalesce(sum(size), 0) FROM message_queues";
-        let count: i64 = self.transaction.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        if natural(count) + messages.len() as u64 > MESSAGES_MAX {
+        let sql = "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM message_queues";
+        if self.database.number(sql, &[])? + messages.len() as u64 > MESSAGES_MAX {
             return Ok(MessageReply::Refused(MessageFault::Full));
         }
         let mut ids = Vec::new();
@@ -165,38 +143,24 @@ impl Writer<'_> {
     }
 
     fn insert_message(&self, queue: i64, body: &str, message: &Message) -> Result<MessageId, Fault> {
-        let sql = "INSERT INTO messages (queue, body, waiting, due, reserved, reservation, reservations, expires) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        self.transaction.prepare_cached(sql)?.execute(params![
-            queue,
-            body,
-            message.due <= self.now,
-            whole(message.due.0),
-            message.reserved,
-            whole(message.reservation.0),
-            message.count,
-            whole(message.expires.0)
-        ])?;
-        Ok(MessageId(natural(self.transaction.last_insert_rowid())))
+        let sql = "INSERT INTO messages (id, queue, body, waiting, due, reserved, reservation, reservations, expires) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        let (waiting, due) = (message.due <= self.now, whole(message.due.0));
+        let (reservation, expires) = (whole(message.reservation.0), whole(message.expires.0));
+        let values = bound![queue, body, waiting, due, message.reserved, reservation, message.count, expires];
+        Ok(MessageId(natural(self.database.insert(Numbered::Messages, sql, values)?)))
     }
 
     fn update_message(&self, id: MessageId, message: &Message) -> Result<(), Fault> {
         let sql = "UPDATE messages SET waiting = ?2, due = ?3, reserved = ?4, reservation = ?5, reservations = ?6 \
                    WHERE id = ?1";
-        self.transaction.prepare_cached(sql)?.execute(params![
-            whole(id.0),
-            message.due <= self.now,
-            whole(message.due.0),
-            message.reserved,
-            whole(message.reservation.0),
-            message.count
-        ])?;
-        Ok(())
+        let (waiting, due) = (message.due <= self.now, whole(message.due.0));
+        let reservation = whole(message.reservation.0);
+        self.database.write(sql, bound![whole(id.0), waiting, due, message.reserved, reservation, message.count])
     }
 
     fn delete_message(&self, id: MessageId) -> Result<(), Fault> {
-        self.transaction.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([whole(id.0)])?;
-        Ok(())
+        self.database.write("DELETE FROM messages WHERE id = ?1", bound![whole(id.0)])
     }
 
     fn reserve(
@@ -210,21 +174,18 @@ impl Writer<'_> {
         // Delays and reservations that are over.
         let sql = "UPDATE messages SET waiting = 1 WHERE id IN \
                    (SELECT id FROM messages WHERE waiting = 0 AND queue = ?1 AND due <= ?2 LIMIT ?3)";
-        self.transaction.prepare_cached(sql)?.execute(params![queue.id, whole(self.now.0), SLICE])?;
+        self.database.write(sql, bound![queue.id, whole(self.now.0), SLICE])?;
         let sql = format!(
             "SELECT {COLUMNS} FROM messages WHERE waiting = 1 AND queue = ?1 AND expires > ?2 ORDER BY id LIMIT ?3"
         );
-        let found: Vec<(MessageId, String, Message)> = {
-            let mut statement = self.transaction.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![queue.id, whole(self.now.0), SLICE.max(most)], read)?;
-            rows.take(SLICE.max(most) as usize).collect::<Result<_, _>>()?
-        };
+        let found = self.database.query(&sql, bound![queue.id, whole(self.now.0), SLICE.max(most)])?;
         let seconds = timeout.unwrap_or(queue.settings.timeout);
         let mut reserved = Vec::new();
-        for (id, body, message) in found {
+        for row in found {
             if reserved.len() == most as usize {
                 break;
             }
+            let (id, body, message) = read(row)?;
             if message.is_dead(&queue.settings) {
                 self.bury(name, &queue.settings, id, &body)?;
                 continue;
@@ -250,7 +211,7 @@ impl Writer<'_> {
     ) -> Result<(), Fault> {
         let Some(policy) = &settings.dead_letter else { return Ok(()) };
         let target = MessageQueueName { project: name.project.clone(), name: policy.queue.clone() };
-        let dead = match queue(self.transaction, &target)? {
+        let dead = match queue(self.database, &target)? {
             Some(dead) => Some(dead),
             None => self.make_message_queue(&target, &MessageQueueSettings::default())?,
         };
@@ -264,7 +225,7 @@ impl Writer<'_> {
     }
 
     fn change_message(&self, queue: &Queue, id: MessageId, event: MessageEvent) -> Result<MessageReply, Fault> {
-        let Some((_, message)) = find(self.transaction, queue.id, id)? else {
+        let Some((_, message)) = find(self.database, queue.id, id)? else {
             return Ok(MessageReply::Refused(MessageFault::UnknownMessage(id)));
         };
         match message.after(event, self.now) {
@@ -284,7 +245,7 @@ impl Writer<'_> {
     ) -> Result<MessageReply, Fault> {
         let mut refused = None;
         for (id, reservation) in messages {
-            let fault = match find(self.transaction, queue.id, id)? {
+            let fault = match find(self.database, queue.id, id)? {
                 None => Some(MessageFault::UnknownMessage(id)),
                 Some((_, message)) => {
                     message.check_delete(reservation, self.now).err().map(|refusal| MessageFault::Refused(id, refusal))
@@ -299,62 +260,64 @@ impl Writer<'_> {
     }
 
     /// Removes expired messages; returns their number.
-    pub(super) fn expire_messages(&self) -> Result<usize, Fault> {
+    pub(crate) fn expire_messages(&self) -> Result<usize, Fault> {
         let sql = "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE expires <= ?1 LIMIT ?2)";
-        Ok(self.transaction.prepare_cached(sql)?.execute(params![whole(self.now.0), SLICE])?)
+        let removed = self.database.execute(sql, bound![whole(self.now.0), SLICE])?;
+        Ok(usize::try_from(removed).unwrap_or(usize::MAX))
     }
 }
 
 /// The queues of a project whose names begin with `prefix`, after the name `after`.
-pub(super) fn list(
-    connection: &Connection,
+pub(crate) fn list(
+    database: &dyn Database,
     project: &str,
     prefix: &str,
     after: &str,
     most: u32,
 ) -> Result<Vec<String>, Fault> {
-    let sql = "SELECT name FROM message_queues WHERE project = ?1 AND name > ?2 AND substr(name, 1, length(?3)) = ?3 \
-               ORDER BY name LIMIT ?4";
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![project, after, prefix, most], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    // Names with the prefix follow on each other, from the prefix on.
+    let sql = "SELECT name FROM message_queues WHERE project = ?1 AND name > ?2 AND name >= ?3 ORDER BY name LIMIT ?4";
+    let mut names = Vec::new();
+    for mut row in database.query(sql, bound![project, after, prefix, most])? {
+        let name: String = row.get(0)?;
+        if !name.starts_with(prefix) {
+            break;
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 /// A queue with its counts.
-pub(super) fn info(connection: &Connection, name: &MessageQueueName) -> Result<Option<MessageQueueInfo>, Fault> {
-    let Some(Queue { id, settings }) = queue(connection, name)? else { return Ok(None) };
-    let count = |sql: &str| -> Result<u64, Fault> {
-        let count: i64 = connection.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
-        Ok(natural(count))
-    };
-    let size = count("SELECT size FROM message_queues WHERE id = ?1")?;
-    let total = count("SELECT total FROM message_queues WHERE id = ?1")?;
+pub(crate) fn info(database: &dyn Database, name: &MessageQueueName) -> Result<Option<MessageQueueInfo>, Fault> {
+    let Some(Queue { id, settings }) = queue(database, name)? else { return Ok(None) };
+    let size = database.number("SELECT size FROM message_queues WHERE id = ?1", bound![id])?;
+    let total = database.number("SELECT total FROM message_queues WHERE id = ?1", bound![id])?;
     Ok(Some(MessageQueueInfo { name: name.name.clone(), settings, size, total }))
 }
 
 /// The first messages that are available; no reservation.
-pub(super) fn peek(
-    connection: &Connection,
+pub(crate) fn peek(
+    database: &dyn Database,
     name: &MessageQueueName,
     most: u32,
     now: Moment,
 ) -> Result<Option<Vec<StoredMessage>>, Fault> {
-    let Some(Queue { id, .. }) = queue(connection, name)? else { return Ok(None) };
+    let Some(Queue { id, .. }) = queue(database, name)? else { return Ok(None) };
     let sql =
         format!("SELECT {COLUMNS} FROM messages WHERE queue = ?1 AND due <= ?2 AND expires > ?2 ORDER BY id LIMIT ?3");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params![id, whole(now.0), most], read)?;
-    let found: Vec<(MessageId, String, Message)> = rows.collect::<Result<_, _>>()?;
+    let found = database.query(&sql, bound![id, whole(now.0), most])?;
+    let found: Vec<(MessageId, String, Message)> = found.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(Some(found.into_iter().map(|(id, body, message)| shown(id, body, &message, now)).collect()))
 }
 
 /// A message.
-pub(super) fn message(
-    connection: &Connection,
+pub(crate) fn message(
+    database: &dyn Database,
     name: &MessageQueueName,
     id: MessageId,
     now: Moment,
 ) -> Result<Option<StoredMessage>, Fault> {
-    let Some(queue) = queue(connection, name)? else { return Ok(None) };
-    Ok(find(connection, queue.id, id)?.map(|(body, message)| shown(id, body, &message, now)))
+    let Some(queue) = queue(database, name)? else { return Ok(None) };
+    Ok(find(database, queue.id, id)?.map(|(body, message)| shown(id, body, &message, now)))
 }

@@ -7,6 +7,7 @@ use gantry_queue::{FairShare, JobEvent, JobState, Rank};
 
 use super::Fault;
 use super::row::{COLUMNS, READY, StoredJob, whole};
+use super::value::bound;
 use super::write::Writer;
 use crate::ClaimedJob;
 
@@ -14,13 +15,13 @@ use crate::ClaimedJob;
 const LOOKED_AT: usize = 1000;
 
 impl Writer<'_> {
-    pub(super) fn claim(
+    pub(crate) fn claim(
         &mut self,
         machine: &MachineName,
         most: usize,
         limit: Option<u32>,
     ) -> Result<Vec<ClaimedJob>, Fault> {
-        let (numbers, loads) = self.loads.shares(self.transaction)?;
+        let (numbers, loads) = self.loads.shares(self.database)?;
         let mut share = FairShare::new(loads, limit);
         let mut buffers: BTreeMap<usize, VecDeque<StoredJob>> = BTreeMap::new();
         let mut claimed = Vec::new();
@@ -53,20 +54,15 @@ impl Writer<'_> {
 
     /// The first ready jobs of a queue.
     fn first(&self, queue: i64, most: usize) -> Result<VecDeque<StoredJob>, Fault> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT ?2");
-        let mut statement = self.transaction.prepare_cached(&sql)?;
-        let mut rows = statement.query([queue, whole(most as u64)])?;
-        let mut jobs = VecDeque::new();
-        while let Some(row) = rows.next()? {
-            jobs.push_back(StoredJob::read(row)?);
-        }
-        Ok(jobs)
+        let sql = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT ?2{}",
+            self.database.skip_locked()
+        );
+        self.database.query(&sql, bound![queue, whole(most as u64)])?.into_iter().map(StoredJob::read).collect()
     }
 
     fn claimed(&self, stored: StoredJob) -> Result<ClaimedJob, Fault> {
-        let mut statement = self.transaction.prepare_cached("SELECT work, payload FROM bodies WHERE job = ?1")?;
-        let (work, payload) = statement.query_row([whole(stored.id.0)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (work, payload) = self.body(stored.id)?;
         let load = self.loads.queues.get(&stored.queue);
         let queue = load.map(|load| load.name.clone()).ok_or_else(|| Fault::Row("a job without a queue".to_owned()))?;
         Ok(ClaimedJob {

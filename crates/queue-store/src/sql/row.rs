@@ -2,32 +2,32 @@
 
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{Fence, Job, JobEnd, JobId, JobState, Rank};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::Fault;
+use super::value::bound;
+use super::{Database, Fault, Row};
 
 /// Columns of a row, in the order in which [`StoredJob::read`] expects them.
-pub(super) const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "id, queue, state, place, fence, failures, lost, submitted, machine, cancelling, ended, settings";
 
 /// Numbers of the states in the file.
-pub(super) const DELAYED: i64 = 0;
-pub(super) const HELD: i64 = 1;
-pub(super) const READY: i64 = 2;
-pub(super) const LEASED: i64 = 3;
-pub(super) const ENDED: i64 = 4;
+pub(crate) const DELAYED: i64 = 0;
+pub(crate) const HELD: i64 = 1;
+pub(crate) const READY: i64 = 2;
+pub(crate) const LEASED: i64 = 3;
+pub(crate) const ENDED: i64 = 4;
 
 /// A job with its number and the number of its queue.
 #[derive(Debug, Clone)]
-pub(super) struct StoredJob {
-    pub(super) id: JobId,
-    pub(super) queue: i64,
-    pub(super) job: Job,
+pub(crate) struct StoredJob {
+    pub(crate) id: JobId,
+    pub(crate) queue: i64,
+    pub(crate) job: Job,
 }
 
 impl StoredJob {
     /// Reads a row with the columns [`COLUMNS`].
-    pub(super) fn read(row: &Row<'_>) -> Result<Self, Fault> {
+    pub(crate) fn read(mut row: Row) -> Result<Self, Fault> {
         let id = JobId(natural(row.get(0)?));
         let strange = |what: &str| Fault::Row(format!("{what} of job {id}"));
         let settings: String = row.get(11)?;
@@ -60,13 +60,13 @@ impl StoredJob {
     }
 
     /// Finds a job.
-    pub(super) fn find(connection: &Connection, id: JobId) -> Result<Option<Self>, Fault> {
-        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
-        statement.query_row([whole(id.0)], |row| Ok(Self::read(row))).optional()?.transpose()
+    pub(crate) fn find(database: &dyn Database, id: JobId) -> Result<Option<Self>, Fault> {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1");
+        database.one(&sql, bound![whole(id.0)])?.map(Self::read).transpose()
     }
 
     /// Writes the parts of a job that the rules change.
-    pub(super) fn update(&self, connection: &Connection) -> Result<(), Fault> {
+    pub(crate) fn update(&self, database: &dyn Database) -> Result<(), Fault> {
         let (state, place) = state_columns(&self.job.state);
         let (machine, cancelling, ended) = match &self.job.state {
             JobState::Leased { machine, cancelling, .. } => (Some(machine.as_str()), *cancelling, None),
@@ -74,23 +74,11 @@ impl StoredJob {
             _ => (None, false, None),
         };
         let job = &self.job;
-        connection
-            .prepare_cached(
-                "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, cancelling = ?8, \
-                 ended = ?9, percent = NULL, message = NULL WHERE id = ?1",
-            )?
-            .execute(params![
-                whole(self.id.0),
-                state,
-                place,
-                whole(job.fence.0),
-                job.failures,
-                job.lost,
-                machine,
-                cancelling,
-                ended
-            ])?;
-        Ok(())
+        let sql = "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, \
+                   cancelling = ?8, ended = ?9, percent = NULL, message = NULL WHERE id = ?1";
+        let fence = whole(job.fence.0);
+        let values = bound![whole(self.id.0), state, place, fence, job.failures, job.lost, machine, cancelling, ended];
+        database.write(sql, values)
     }
 }
 
@@ -100,7 +88,7 @@ fn end_number(end: JobEnd) -> Option<i64> {
 }
 
 /// Number of a state, and the column `place`.
-pub(super) fn state_columns(state: &JobState) -> (i64, i64) {
+pub(crate) fn state_columns(state: &JobState) -> (i64, i64) {
     match state {
         JobState::Delayed { due } => (DELAYED, whole(due.0)),
         JobState::Held { rank } => (HELD, rank.0),
@@ -111,11 +99,11 @@ pub(super) fn state_columns(state: &JobState) -> (i64, i64) {
 }
 
 /// A number for the file. Larger numbers do not occur before the year 292,000,000.
-pub(super) fn whole(number: u64) -> i64 {
+pub(crate) fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A number of the file.
-pub(super) fn natural(number: i64) -> u64 {
+pub(crate) fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }

@@ -2,11 +2,11 @@
 
 use gantry_model::Moment;
 use gantry_queue::{JobEvent, QueueName};
-use rusqlite::{OptionalExtension, ToSql};
 
-use super::Fault;
 use super::row::{COLUMNS, DELAYED, ENDED, StoredJob, natural, whole};
+use super::value::bound;
 use super::write::Writer;
+use super::{Bound, Fault};
 use crate::Upkeep;
 
 /// Most jobs of a slice.
@@ -14,7 +14,7 @@ const SLICE: usize = 500;
 
 impl Writer<'_> {
     /// Cancels waiting jobs of a queue; returns their number.
-    pub(super) fn purge(&mut self, queue: &QueueName) -> Result<u64, Fault> {
+    pub(crate) fn purge(&mut self, queue: &QueueName) -> Result<u64, Fault> {
         let Some(number) = self.loads.by_name.get(queue).copied() else { return Ok(0) };
         let mut purged = 0;
         // The order of these states matters: a cancelled ready job would admit a held one.
@@ -24,7 +24,7 @@ impl Writer<'_> {
             ("state = 2 AND queue", "place, id"),
         ] {
             let sql = format!("{condition} = ?1 ORDER BY {order} LIMIT {SLICE}");
-            for job in self.select(&sql, &[&number])? {
+            for job in self.select(&sql, bound![number])? {
                 purged += u64::from(self.change_stored(&job, JobEvent::Cancel)?.is_ok());
             }
             if purged > 0 {
@@ -35,16 +35,19 @@ impl Writer<'_> {
     }
 
     /// Ends delays, expires waiting jobs, and removes jobs that ended before `keep_since`.
-    pub(super) fn upkeep(&mut self, keep_since: Moment) -> Result<Upkeep, Fault> {
+    pub(crate) fn upkeep(&mut self, keep_since: Moment) -> Result<Upkeep, Fault> {
         let now = whole(self.now.0);
-        let due = self.select(&format!("state = {DELAYED} AND place <= ?1 ORDER BY place LIMIT {SLICE}"), &[&now])?;
+        let due =
+            self.select(&format!("state = {DELAYED} AND place <= ?1 ORDER BY place LIMIT {SLICE}"), bound![now])?;
         for job in &due {
             let key = job.job.settings.key.as_ref();
             let room = key.map_or(Ok(true), |key| self.has_room(job.queue, &key.name, key.limit))?;
             let _ = self.change_stored(job, JobEvent::Due { room })?;
         }
-        let expiring = self
-            .select(&format!("state < 3 AND expiry <= ?1 AND failures = 0 ORDER BY expiry LIMIT {SLICE}"), &[&now])?;
+        let expiring = self.select(
+            &format!("state < 3 AND expiry <= ?1 AND failures = 0 ORDER BY expiry LIMIT {SLICE}"),
+            bound![now],
+        )?;
         for job in &expiring {
             // Any start of an expired job ends it.
             let _ = self.change_stored(job, JobEvent::Admit)?;
@@ -52,7 +55,7 @@ impl Writer<'_> {
         let messages = self.expire_messages()?;
         let removed = self.remove_before(keep_since)?;
         let first = format!("SELECT place FROM jobs WHERE state = {DELAYED} ORDER BY place LIMIT 1");
-        let next = self.transaction.prepare_cached(&first)?.query_row([], |row| row.get(0)).optional()?;
+        let next = self.database.one(&first, &[])?.map(|mut row| row.get(0)).transpose()?;
         let more = [due.len(), expiring.len(), removed].contains(&SLICE) || messages >= SLICE;
         let changed = !due.is_empty() || !expiring.is_empty();
         Ok(Upkeep { more, changed, next: next.map(|place| Moment(natural(place))) })
@@ -60,28 +63,22 @@ impl Writer<'_> {
 
     fn remove_before(&mut self, moment: Moment) -> Result<usize, Fault> {
         let condition = format!("state = {ENDED} AND place < ?1 ORDER BY place LIMIT {SLICE}");
-        let old = self.select(&condition, &[&whole(moment.0)])?;
+        let old = self.select(&condition, bound![whole(moment.0)])?;
         for job in &old {
             for sql in [
                 "DELETE FROM results WHERE job = ?1",
                 "DELETE FROM bodies WHERE job = ?1",
                 "DELETE FROM jobs WHERE id = ?1",
             ] {
-                self.transaction.prepare_cached(sql)?.execute([whole(job.id.0)])?;
+                self.database.write(sql, bound![whole(job.id.0)])?;
             }
             self.loads.changed(job.queue, Some(&job.job.state), None);
         }
         Ok(old.len())
     }
 
-    fn select(&self, condition: &str, values: &[&dyn ToSql]) -> Result<Vec<StoredJob>, Fault> {
-        let mut statement =
-            self.transaction.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE {condition}"))?;
-        let mut rows = statement.query(values)?;
-        let mut jobs = Vec::new();
-        while let Some(row) = rows.next()? {
-            jobs.push(StoredJob::read(row)?);
-        }
-        Ok(jobs)
+    fn select(&self, condition: &str, values: &[Bound<'_>]) -> Result<Vec<StoredJob>, Fault> {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {condition}");
+        self.database.query(&sql, values)?.into_iter().map(StoredJob::read).collect()
     }
 }

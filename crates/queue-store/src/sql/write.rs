@@ -2,28 +2,28 @@
 
 use gantry_model::Moment;
 use gantry_queue::{AttemptOutcome, Fence, Jitter, Job, JobEvent, JobId, JobState, QueueName, Refusal};
-use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::load::Loads;
 use super::row::{HELD, StoredJob, state_columns, whole};
-use super::{Fault, row};
+use super::value::bound;
+use super::{Database, Fault, Numbered, row};
 use crate::{
     CODES_MAX, CancelEffect, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
     SubmitRefusal,
 };
 
 /// A transaction under way.
-pub(super) struct Writer<'a> {
-    pub(super) transaction: &'a Transaction<'a>,
-    pub(super) loads: &'a mut Loads,
+pub(crate) struct Writer<'a> {
+    pub(crate) database: &'a dyn Database,
+    pub(crate) loads: &'a mut Loads,
     /// Most jobs of all queues that may wait or run.
-    pub(super) most_open: &'a mut u64,
-    pub(super) now: Moment,
+    pub(crate) most_open: &'a mut u64,
+    pub(crate) now: Moment,
 }
 
 impl Writer<'_> {
     /// Carries out a command.
-    pub(super) fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
+    pub(crate) fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
         Ok(match command {
             QueueCommand::Submit(jobs) => QueueReply::Submitted(self.submit(jobs)?),
             QueueCommand::Claim { machine, most, limit } => QueueReply::Claimed(self.claim(&machine, most, limit)?),
@@ -45,7 +45,7 @@ impl Writer<'_> {
         })
     }
 
-    pub(super) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
+    pub(crate) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
         if self.loads.open() + jobs.len() as u64 > *self.most_open {
             return Ok(Err(SubmitRefusal::Full { most: *self.most_open }));
         }
@@ -72,16 +72,13 @@ impl Writer<'_> {
         let job = Job::submitted(new.settings, self.now, room);
         let (state, place) = state_columns(&job.state);
         let expiry = job.expiry().map(|expiry| whole(expiry.0));
-        self.transaction
-            .prepare_cached(
-                "INSERT INTO jobs (queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, settings) \
-                 VALUES (?1, ?2, ?3, 0, 0, 0, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![queue, state, place, whole(self.now.0), expiry, key, idempotency, settings])?;
-        let id = self.transaction.last_insert_rowid();
-        self.transaction
-            .prepare_cached("INSERT INTO bodies (job, work, payload, submitter) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![id, new.work, new.payload, new.by])?;
+        let sql = "INSERT INTO jobs (id, queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, \
+                   settings) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, ?7, ?8, ?9)";
+        let (key, idempotency) = (key.as_deref(), idempotency.as_deref());
+        let values = bound![queue, state, place, whole(self.now.0), expiry, key, idempotency, &settings];
+        let id = self.database.insert(Numbered::Jobs, sql, values)?;
+        let sql = "INSERT INTO bodies (job, work, payload, submitter) VALUES (?1, ?2, ?3, ?4)";
+        self.database.write(sql, bound![id, &new.work, &new.payload, &new.by])?;
         self.loads.changed(queue, None, Some(&job.state));
         Ok(JobId(row::natural(id)))
     }
@@ -91,39 +88,36 @@ impl Writer<'_> {
         if let Some(number) = self.loads.by_name.get(name) {
             return Ok(*number);
         }
-        let names = [name.project.as_str(), name.code.as_str()];
-        self.transaction.execute("INSERT INTO queues (project, code) VALUES (?1, ?2)", names)?;
-        let number = self.transaction.last_insert_rowid();
+        let sql = "INSERT INTO queues (id, project, code) VALUES (?1, ?2, ?3)";
+        let names = bound![name.project.as_str(), name.code.as_str()];
+        let number = self.database.insert(Numbered::Queues, sql, names)?;
         self.loads.insert(number, name.clone(), false, None);
         Ok(number)
     }
 
     fn find_idempotent(&self, queue: i64, key: &str) -> Result<Option<JobId>, Fault> {
-        let mut statement =
-            self.transaction.prepare_cached("SELECT id FROM jobs WHERE queue = ?1 AND idempotency = ?2")?;
-        let found = statement.query_row(params![queue, key], |row| row.get(0)).optional()?;
+        let sql = "SELECT id FROM jobs WHERE queue = ?1 AND idempotency = ?2";
+        let found = self.database.one(sql, bound![queue, key])?.map(|mut row| row.get(0)).transpose()?;
         Ok(found.map(|id| JobId(row::natural(id))))
     }
 
     /// Reports whether a key has room for one more job.
-    pub(super) fn has_room(&self, queue: i64, key: &str, limit: u32) -> Result<bool, Fault> {
-        let mut statement = self.transaction.prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ?1 AND key = ?2 AND state IN (2, 3) LIMIT ?3)",
-        )?;
-        let taken: u32 = statement.query_row(params![queue, key, limit], |row| row.get(0))?;
-        Ok(taken < limit)
+    pub(crate) fn has_room(&self, queue: i64, key: &str, limit: u32) -> Result<bool, Fault> {
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ?1 AND key = ?2 AND state IN (2, 3) LIMIT ?3) \
+                   AS taken";
+        Ok(self.database.number(sql, bound![queue, key, limit])? < limit.into())
     }
 
     /// Applies an event to a job, and writes the job. Returns the job after the event.
     fn change(&mut self, id: JobId, event: JobEvent) -> Result<Result<StoredJob, Refusal>, Fault> {
-        match StoredJob::find(self.transaction, id)? {
+        match StoredJob::find(self.database, id)? {
             Some(stored) => self.change_stored(&stored, event),
             None => Ok(Err(Refusal::Superseded)),
         }
     }
 
     /// Same as [`Self::change`], for a job that is already read.
-    pub(super) fn change_stored(
+    pub(crate) fn change_stored(
         &mut self,
         stored: &StoredJob,
         event: JobEvent,
@@ -133,7 +127,7 @@ impl Writer<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let next = StoredJob { job, ..stored.clone() };
-        next.update(self.transaction)?;
+        next.update(self.database)?;
         self.loads.changed(next.queue, Some(&stored.job.state), Some(&next.job.state));
         if stored.job.takes_room() && !next.job.takes_room() {
             self.admit_held(&next)?;
@@ -149,9 +143,8 @@ impl Writer<'_> {
                 "SELECT {} FROM jobs WHERE state = {HELD} AND queue = ?1 AND key = ?2 ORDER BY place, id LIMIT 1",
                 row::COLUMNS
             );
-            let mut statement = self.transaction.prepare_cached(&sql)?;
-            let found = statement.query_row(params![left.queue, key.name], |row| Ok(StoredJob::read(row)));
-            let Some(held) = found.optional()?.transpose()? else { return Ok(()) };
+            let found = self.database.one(&sql, bound![left.queue, &key.name])?;
+            let Some(held) = found.map(StoredJob::read).transpose()? else { return Ok(()) };
             let limit = held.job.settings.key.as_ref().map_or(1, |key| key.limit);
             if !self.has_room(left.queue, &key.name, limit)? {
                 return Ok(());
@@ -174,27 +167,25 @@ impl Writer<'_> {
                 return Ok(Completed::Refused(refusal));
             }
         };
-        self.transaction
-            .prepare_cached("INSERT OR REPLACE INTO results (job, details, output) VALUES (?1, ?2, ?3)")?
-            .execute(params![whole(id.0), report.details, report.output])?;
+        let sql = "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output";
+        self.database.write(sql, bound![whole(id.0), &report.details, &report.output])?;
         Ok(Completed::Recorded(job.job.state))
     }
 
     fn note(&self, id: JobId, progress: &JobProgress) -> Result<bool, Fault> {
         let sql = "UPDATE jobs SET percent = ?2, message = ?3 WHERE id = ?1 AND state = 3";
-        let values = params![whole(id.0), progress.percent, progress.message];
-        Ok(self.transaction.prepare_cached(sql)?.execute(values)? > 0)
+        Ok(self.database.execute(sql, bound![whole(id.0), progress.percent, &progress.message])? > 0)
     }
 
     /// Counts an attempt that ended after its lease was lost.
     fn count_extra_run(&self, id: JobId) -> Result<(), Fault> {
         let sql = "UPDATE queues SET extra = extra + 1 WHERE id = (SELECT queue FROM jobs WHERE id = ?1)";
-        self.transaction.prepare_cached(sql)?.execute([whole(id.0)])?;
-        Ok(())
+        self.database.write(sql, bound![whole(id.0)])
     }
 
-    pub(super) fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
-        let Some(stored) = StoredJob::find(self.transaction, id)? else { return Ok(CancelEffect::Unknown) };
+    pub(crate) fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
+        let Some(stored) = StoredJob::find(self.database, id)? else { return Ok(CancelEffect::Unknown) };
         Ok(match self.change_stored(&stored, JobEvent::Cancel)? {
             Ok(StoredJob { job: Job { state: JobState::Leased { machine, .. }, fence, .. }, .. }) => {
                 CancelEffect::Stopping(machine, fence)
@@ -205,13 +196,12 @@ impl Writer<'_> {
     }
 
     fn replay(&mut self, id: JobId, delay: u64, by: String) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
-        let Some(stored) = StoredJob::find(self.transaction, id)? else { return Ok(Err(SubmitRefusal::Unknown(id))) };
+        let Some(stored) = StoredJob::find(self.database, id)? else { return Ok(Err(SubmitRefusal::Unknown(id))) };
         let Some(load) = self.loads.queues.get(&stored.queue).filter(|_| stored.job.is_over()) else {
             return Ok(Err(SubmitRefusal::NotEnded(id)));
         };
         let queue = load.name.clone();
-        let body = "SELECT work, payload FROM bodies WHERE job = ?1";
-        let (work, payload) = self.transaction.query_row(body, [whole(id.0)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (work, payload) = self.body(id)?;
         // The new job is another job: the idempotency key stays with the old one.
         let settings = gantry_queue::JobSettings { delay, idempotency: None, ..stored.job.settings };
         self.submit(vec![NewJob { queue, settings, work, payload, by }])
@@ -224,8 +214,15 @@ impl Writer<'_> {
             QueueSetting::Paused(paused) => load.paused = paused,
             QueueSetting::Limit(limit) => load.limit = limit,
         }
-        let values = params![number, load.paused, load.limit];
-        self.transaction.execute("UPDATE queues SET paused = ?2, most = ?3 WHERE id = ?1", values)?;
+        let values = bound![number, load.paused, load.limit];
+        self.database.write("UPDATE queues SET paused = ?2, most = ?3 WHERE id = ?1", values)?;
         Ok(true)
+    }
+
+    /// The work and the payload of a job.
+    pub(crate) fn body(&self, id: JobId) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+        let found = self.database.one("SELECT work, payload FROM bodies WHERE job = ?1", bound![whole(id.0)])?;
+        let mut row = found.ok_or_else(|| Fault::Row(format!("job {id} without work")))?;
+        Ok((row.get(0)?, row.get(1)?))
     }
 }

@@ -1,0 +1,373 @@
+//! The storage in PostgreSQL, for clouds of several servers.
+//!
+//! The server that leads writes; the next leader goes on with the same queue. All tables are in the schema `gantry_queue`.
+//!
+//! # One writer
+//! The row of the table `owner` has the epoch of the current writer and the number of its last transaction (`batch`).
+//! - A server that opens the queue raises the epoch.
+//! - Every transaction begins with `SELECT … FOR UPDATE` of that row. A server that finds another epoch writes nothing: the
+//!   epoch is the fencing token of the queue. So counts in memory are those of the database, as with SQLite.
+//! - Every transaction ends with the number of its batch. After a connection that broke during `COMMIT`, the server
+//!   connects again, waits for the row, and reads the number: either the batch is committed and its replies are true, or
+//!   the batch is carried out again. No batch is carried out twice.
+//! - If PostgreSQL stays away meanwhile, the caller gets [`QueueStoreError::Unsettled`]. Each command is safe to repeat:
+//!   completions carry the fencing token of their lease, submissions an idempotency key, due times their progress.
+//!
+//! Claims pass over rows that another session has locked (`FOR UPDATE SKIP LOCKED`), such as a person's repair.
+//!
+//! # No bloat
+//! A job is written about four times, so a queue leaves four dead rows behind each live one.
+//! - `jobs`, `bodies`, `results` and `messages` are divided by number (`PARTITION BY RANGE`) into parts of a million. New
+//!   rows go to the last part. Once all jobs of a part are removed, the part is dropped with all its dead rows and index
+//!   pages. No index outlives its part.
+//! - Autovacuum looks at parts early (2 % instead of 20 %) and does not pause. A dead entry at the beginning of the index
+//!   of ready jobs costs one look: the index marks the entry.
+//! - `owner` leaves nine tenths of its page free, so an update stays in the page, and the next one clears it.
+//! - No transaction is long, which would keep dead rows alive: each statement, lock and idle transaction has a timeout.
+//!
+//! # Speed
+//! A statement whose result does not matter waits until the next query, and goes with it ([`session`]): the round trips of
+//! a transaction are its reads.
+
+mod address;
+mod failure;
+mod schema;
+mod session;
+mod tls;
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use gantry_model::Moment;
+
+pub use self::address::{PostgresAddress, PostgresAddressError};
+pub(crate) use self::failure::Failure;
+use self::failure::{causes, error};
+use self::session::Session;
+use crate::sql::load::Loads;
+use crate::sql::read::QueueReader;
+use crate::sql::write::Writer;
+use crate::sql::{Database, Fault, Numbered};
+use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError, WAITING_MAX};
+
+/// Attempts of a transaction on connections that break.
+const ATTEMPTS: u32 = 3;
+
+/// Pauses between attempts to connect, the first and the longest. While one lasts, commands fail at once.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Time in which a broken commit is settled.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time until a server that leads takes the queue back from a server that took it. A deposed leader notices within 4 s.
+const TAKE_BACK: Duration = Duration::from_secs(10);
+
+/// Interval of the search for an empty part.
+const TIDY_EVERY: Duration = Duration::from_secs(20);
+
+/// The storage of jobs in PostgreSQL. It connects with the first command, and again after a lost connection.
+#[derive(Debug)]
+pub struct PostgresQueue {
+    address: PostgresAddress,
+    /// Numbers in a part, for a database without tables.
+    part: i64,
+    /// The epoch of this server's writes; none before the first connection.
+    epoch: Option<i64>,
+    /// Number of the last batch.
+    batch: i64,
+    open: Option<Open>,
+    /// The last attempt to connect failed: the next moment to try, the pause, and the cause.
+    away: Option<(Instant, Duration, String)>,
+    /// Moment at which another server had taken the queue.
+    superseded: Option<Instant>,
+    /// Most jobs of all queues that may wait or run.
+    most_open: u64,
+    tidy_every: Duration,
+    tidied: Instant,
+}
+
+/// A connection, and the counts in the database.
+#[derive(Debug)]
+struct Open {
+    session: Session,
+    loads: Loads,
+}
+
+/// A batch failed.
+enum Broken {
+    /// Before its commit: nothing was changed.
+    Before(Fault),
+    /// During its commit: the replies are true if the batch is committed.
+    Commit(Fault, Vec<QueueReply>),
+}
+
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Self::Before(fault)
+    }
+}
+
+impl PostgresQueue {
+    /// The queue at an address. Nothing is connected yet.
+    #[must_use]
+    pub fn new(address: PostgresAddress) -> Self {
+        Self {
+            address,
+            part: schema::PART,
+            epoch: None,
+            batch: 0,
+            open: None,
+            away: None,
+            superseded: None,
+            most_open: WAITING_MAX,
+            tidy_every: TIDY_EVERY,
+            tidied: Instant::now(),
+        }
+    }
+
+    /// The same queue with smaller parts, if this server makes the tables, and a look for empty ones before each batch. For
+    /// tests.
+    #[must_use]
+    pub fn with_part(mut self, part: u32) -> Self {
+        (self.part, self.tidy_every) = (i64::from(part).max(100), Duration::ZERO);
+        self
+    }
+
+    /// A reader of the same database.
+    #[must_use]
+    pub fn reader(&self) -> QueueReader {
+        QueueReader::of_database(Beside {
+            address: self.address.clone(),
+            part: self.part,
+            session: RefCell::new(None),
+            away: RefCell::new(None),
+        })
+    }
+
+    fn error(&self, fault: Fault, action: &'static str) -> QueueStoreError {
+        error(fault, action, &self.address.to_string())
+    }
+
+    /// Connects if there is no connection. A failure is remembered for a moment.
+    fn connect(&mut self) -> Result<(), Fault> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        if let Some((until, _, cause)) = &self.away
+            && Instant::now() < *until
+        {
+            return Err(Failure::Earlier(cause.clone()).into());
+        }
+        if self.superseded.is_some_and(|since| since.elapsed() < TAKE_BACK) {
+            return Err(Failure::Superseded.into());
+        }
+        match self.open_session() {
+            Ok(open) => {
+                (self.open, self.away, self.superseded) = (Some(open), None, None);
+                Ok(())
+            }
+            Err(fault) => {
+                if let Fault::Postgres(Failure::Superseded) = &fault {
+                    self.give_up();
+                } else if let Fault::Postgres(failure) = &fault {
+                    let pause = self.away.as_ref().map_or(PAUSE, |(_, pause, _)| (*pause * 2).min(LONGEST_PAUSE));
+                    self.away = Some((Instant::now() + pause, pause, causes(failure)));
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Another server has the queue.
+    fn give_up(&mut self) {
+        (self.open, self.epoch, self.superseded) = (None, None, Some(Instant::now()));
+    }
+
+    fn open_session(&mut self) -> Result<Open, Fault> {
+        let session = Session::connect(&self.address)?;
+        if self.epoch.is_none() {
+            schema::prepare(&session, self.part)?;
+        }
+        session.write("BEGIN", &[])?;
+        let owner = session.lock_owner()?;
+        let (epoch, batch) = match self.epoch {
+            None => (owner.epoch + 1, 0),
+            Some(epoch) if epoch == owner.epoch => (epoch, owner.batch),
+            Some(_) => return Err(Failure::Superseded.into()),
+        };
+        session.note_owner(epoch, batch)?;
+        let loads = Loads::read(&session)?;
+        let parts = schema::Parts::read(&session, owner.part)?;
+        session.parts.replace(parts);
+        session.batch("COMMIT")?;
+        session.write_only()?;
+        (self.epoch, self.batch) = (Some(epoch), batch);
+        Ok(Open { session, loads })
+    }
+
+    /// Carries out a batch on the current connection.
+    fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Broken> {
+        self.connect()?;
+        let Some(Open { session, loads }) = &mut self.open else {
+            return Err(Fault::from(Failure::Superseded).into());
+        };
+        session.write("BEGIN", &[])?;
+        let owner = session.lock_owner()?;
+        if Some(owner.epoch) != self.epoch {
+            return Err(Fault::from(Failure::Superseded).into());
+        }
+        let mut writer = Writer { database: session, loads, most_open: &mut self.most_open, now };
+        let replies = commands.into_iter().map(|command| writer.apply(command)).collect::<Result<Vec<_>, Fault>>()?;
+        session.note_owner(owner.epoch, owner.batch + 1)?;
+        // Answers before the commit: a refused statement is no doubtful commit.
+        session.number("SELECT count(*) FROM owner", &[])?;
+        match session.batch("COMMIT") {
+            Ok(()) => {
+                self.batch = owner.batch + 1;
+                Ok(replies)
+            }
+            Err(fault) => Err(Broken::Commit(fault, replies)),
+        }
+    }
+
+    /// Finds out whether the batch after the last one is committed.
+    fn settle(&mut self) -> Option<bool> {
+        let (before, deadline) = (self.batch, Instant::now() + SETTLE_TIMEOUT);
+        loop {
+            match self.connect() {
+                Ok(()) => return Some(self.batch > before),
+                Err(Fault::Postgres(Failure::Superseded)) => return None,
+                Err(_) if Instant::now() >= deadline => return None,
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Drops a part without rows, seldom and one at a time.
+    fn tidy(&mut self) -> Result<(), Fault> {
+        let Some(Open { session, .. }) = &self.open else { return Ok(()) };
+        for of in [Numbered::Jobs, Numbered::Messages] {
+            let Some(lowest) = session.lowest_number(of) else { continue };
+            let places = session.parts.borrow().below(of, lowest);
+            for place in places {
+                let tables = session.parts.borrow().tables(of, place);
+                session.batch("BEGIN")?;
+                if Some(session.lock_owner()?.epoch) != self.epoch {
+                    return Err(Failure::Superseded.into());
+                }
+                let filled = tables.iter().try_fold(false, |filled, table| {
+                    let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT 1) AS found");
+                    Ok::<_, Fault>(filled || session.number(&sql, &[])? > 0)
+                })?;
+                if filled {
+                    session.batch("ROLLBACK")?;
+                    continue;
+                }
+                session.batch(&format!("DROP TABLE {}; COMMIT", tables.join(", ")))?;
+                session.parts.borrow_mut().forget(of, place);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl QueueStore for PostgresQueue {
+    fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError> {
+        if self.tidied.elapsed() >= self.tidy_every {
+            self.tidied = Instant::now();
+            if self.tidy().is_err() {
+                self.open = None;
+            }
+        }
+        let mut attempt = 1;
+        loop {
+            let fault = match self.carry_out(commands.clone(), now) {
+                Ok(replies) => return Ok(replies),
+                Err(Broken::Before(fault)) => {
+                    self.open = None;
+                    fault
+                }
+                Err(Broken::Commit(fault, replies)) => {
+                    self.open = None;
+                    match self.settle() {
+                        Some(true) => return Ok(replies),
+                        Some(false) => fault,
+                        None => {
+                            let Fault::Postgres(source) = fault else { return Err(self.error(fault, "write")) };
+                            let place = self.address.to_string();
+                            return Err(QueueStoreError::Unsettled { place, source: source.into() });
+                        }
+                    }
+                }
+            };
+            match &fault {
+                Fault::Postgres(Failure::Superseded) if self.superseded.is_none() => self.give_up(),
+                Fault::Postgres(failure) if failure.is_passing() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    if self.away.is_some() {
+                        std::thread::sleep(PAUSE * 2);
+                    }
+                    continue;
+                }
+                _ => {}
+            }
+            return Err(self.error(fault, "write"));
+        }
+    }
+}
+
+/// The database, beside its writer.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    address: PostgresAddress,
+    part: i64,
+    session: RefCell<Option<Session>>,
+    /// The last attempt to connect failed: the next moment to try, and the cause. Reads that wait fail at once.
+    away: RefCell<Option<(Instant, String)>>,
+}
+
+impl Beside {
+    pub(crate) fn read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, QueueStoreError> {
+        let mut attempt = 1;
+        loop {
+            let fault = match self.try_read(&read) {
+                Ok(found) => return Ok(found),
+                Err(fault) => fault,
+            };
+            self.session.replace(None);
+            match &fault {
+                Fault::Postgres(failure) if failure.is_passing() && attempt < 2 => attempt += 1,
+                _ => return Err(error(fault, "read", &self.address.to_string())),
+            }
+        }
+    }
+
+    fn try_read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut session = self.session.borrow_mut();
+        let session = match &mut *session {
+            Some(session) => session,
+            none => none.insert(self.connect()?),
+        };
+        read(session)
+    }
+
+    fn connect(&self) -> Result<Session, Fault> {
+        if let Some((until, cause)) = &*self.away.borrow()
+            && Instant::now() < *until
+        {
+            return Err(Failure::Earlier(cause.clone()).into());
+        }
+        let connected = Session::connect(&self.address).and_then(|session| {
+            // Before the first write there are no tables.
+            schema::prepare(&session, self.part)?;
+            Ok(session)
+        });
+        let cause = match &connected {
+            Err(Fault::Postgres(failure)) => Some((Instant::now() + PAUSE, causes(failure))),
+            _ => None,
+        };
+        self.away.replace(cause);
+        connected
+    }
+}

@@ -1,0 +1,318 @@
+//! One connection, and the statements on it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use futures_util::future::{join, maybe_done};
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, NoTls, Statement};
+
+use super::address::PostgresAddress;
+use super::failure::Failure;
+use super::schema::Parts;
+use super::tls::Tls;
+use crate::sql::value::bound;
+use crate::sql::{Bound, Database, Fault, Numbered, Row, Value};
+
+/// Timeout of a new connection to one host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Timeout of an answer. PostgreSQL gives up before: see [`SETTINGS`].
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Settings of every connection. A commit is on the disk when it is acknowledged. No statement is worth a compilation.
+const SETTINGS: &str = "
+    SET search_path = gantry_queue; SET statement_timeout = '20s'; SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = 'warning'; SET jit = off;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local');
+";
+
+/// For short commands: an index serves each of them. The statistics of a table that grows fast mislead the planner, and
+/// plans of that time would be kept.
+const WRITER_SETTINGS: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET plan_cache_mode = force_custom_plan";
+
+/// A connection with its own small runtime, which runs while a statement is awaited.
+pub(super) struct Session {
+    /// None once dropped.
+    runtime: Option<Runtime>,
+    client: Client,
+    statements: RefCell<HashMap<String, Statement>>,
+    /// Statements that go to PostgreSQL with the next query.
+    pending: RefCell<Vec<(Statement, Vec<Value>)>>,
+    /// Numbers that this session may give to new rows.
+    numbers: RefCell<BTreeMap<Numbered, Range<i64>>>,
+    pub(super) parts: RefCell<Parts>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The drop of a runtime waits for its threads, which a task of another runtime may not do.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Session {
+    /// Connects.
+    pub(super) fn connect(address: &PostgresAddress) -> Result<Self, Fault> {
+        let unreadable = |path: &std::path::Path, source| Failure::File { path: path.to_owned(), source };
+        let mut config = Config::new();
+        config.user(&address.user).dbname(&address.database).application_name("gantry");
+        for (host, port) in &address.hosts {
+            config.host(host).port(*port);
+        }
+        config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(ANSWER_TIMEOUT);
+        config.keepalives_idle(Duration::from_secs(10)).target_session_attrs(TargetSessionAttrs::ReadWrite);
+        if let Some(path) = &address.password {
+            let password = std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+            config.password(password.trim_end_matches(['\r', '\n']));
+        }
+        let tls = address.ca.as_ref().map(|ca| Tls::of(ca).map_err(|source| unreadable(ca, source))).transpose()?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(Failure::Runtime)?;
+        let connected = runtime.block_on(async {
+            let timeout = CONNECT_TIMEOUT * (1 + u32::try_from(address.hosts.len()).unwrap_or(1));
+            let connecting = async {
+                match tls {
+                    None => {
+                        let (client, connection) =
+                            config.ssl_mode(tokio_postgres::config::SslMode::Disable).connect(NoTls).await?;
+                        tokio::spawn(connection);
+                        Ok::<_, tokio_postgres::Error>(client)
+                    }
+                    Some(tls) => {
+                        let (client, connection) =
+                            config.ssl_mode(tokio_postgres::config::SslMode::Require).connect(tls).await?;
+                        tokio::spawn(connection);
+                        Ok(client)
+                    }
+                }
+            };
+            match tokio::time::timeout(timeout, connecting).await {
+                Ok(connected) => connected.map_err(Failure::from),
+                Err(_) => Err(Failure::Timeout { seconds: timeout.as_secs() }),
+            }
+        });
+        let session = Self {
+            runtime: Some(runtime),
+            client: connected?,
+            statements: RefCell::default(),
+            pending: RefCell::default(),
+            numbers: RefCell::default(),
+            parts: RefCell::default(),
+        };
+        session.batch(SETTINGS)?;
+        Ok(session)
+    }
+
+    /// From now on, the session carries out short commands.
+    pub(super) fn write_only(&self) -> Result<(), Fault> {
+        self.batch(WRITER_SETTINGS)
+    }
+
+    /// Waits for PostgreSQL.
+    fn wait<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
+        let Some(runtime) = &self.runtime else { return Err(Failure::Earlier("closed".to_owned()).into()) };
+        match runtime.block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, answer).await }) {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::Timeout { seconds: ANSWER_TIMEOUT.as_secs() }.into()),
+        }
+    }
+
+    /// Carries out plain statements.
+    pub(super) fn batch(&self, sql: &str) -> Result<(), Fault> {
+        self.after_pending(self.client.batch_execute(sql))
+    }
+
+    /// Sends the pending statements and then `last`, all at once, and waits for every answer.
+    fn after_pending<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
+        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        let written = async {
+            let mut answers: Vec<_> = pending
+                .iter()
+                .map(|(statement, values)| Box::pin(maybe_done(self.client.execute_raw(statement, values))))
+                .collect();
+            // The first look at each future sends its statement, in this order, and before `last`.
+            for answer in &mut answers {
+                let _ = futures_util::poll!(answer.as_mut());
+            }
+            for mut answer in answers {
+                answer.as_mut().await;
+                answer.as_mut().take_output().transpose()?;
+            }
+            Ok(())
+        };
+        self.wait(async {
+            let (written, last) = join(written, last).await;
+            // The first error is the cause of the others.
+            written.and(last)
+        })
+    }
+
+    fn statement(&self, sql: &str) -> Result<Statement, Fault> {
+        if let Some(known) = self.statements.borrow().get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.wait(self.client.prepare(&sql.replace('?', "$")))?;
+        self.statements.borrow_mut().insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    /// The next number of a table. Numbers come in blocks; those that a session leaves are never given.
+    fn next_number(&self, table: Numbered) -> Result<i64, Fault> {
+        if let Some(number) = self.numbers.borrow_mut().get_mut(&table).and_then(Iterator::next) {
+            return Ok(number);
+        }
+        let (sequence, block) = match table {
+            Numbered::Jobs => ("jobs_numbers", 100),
+            Numbered::Messages => ("messages_numbers", 100),
+            Numbered::Queues => ("queues_numbers", 1),
+            Numbered::Schedules => ("schedules_numbers", 1),
+            Numbered::MessageQueues => ("message_queues_numbers", 1),
+        };
+        let row = self.one(&format!("SELECT nextval('{sequence}')"), &[])?;
+        let first: i64 = row.ok_or_else(|| Fault::Row("a sequence without a number".to_owned()))?.get(0)?;
+        for number in [first, first + block - 1] {
+            let missing = self.parts.borrow_mut().make(table, number);
+            for statement in missing {
+                self.batch(&statement)?;
+            }
+        }
+        let mut numbers = first..first + block;
+        let number = numbers.next().unwrap_or(first);
+        self.numbers.borrow_mut().insert(table, numbers);
+        Ok(number)
+    }
+
+    /// The lowest number that this session may still give to a new row; none if it has none.
+    pub(super) fn lowest_number(&self, table: Numbered) -> Option<i64> {
+        self.numbers.borrow().get(&table).map(|numbers| numbers.start)
+    }
+}
+
+impl Database for Session {
+    fn query(&self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+        let statement = self.statement(sql)?;
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let found = self.after_pending(self.client.query(&statement, &values))?;
+        let row =
+            |row: &tokio_postgres::Row| (0..row.len()).map(|column| row.try_get(column)).collect::<Result<_, _>>();
+        Ok(found.iter().map(|found| row(found).map(Row)).collect::<Result<_, tokio_postgres::Error>>()?)
+    }
+
+    fn execute(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault> {
+        let statement = self.statement(sql)?;
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        self.after_pending(self.client.execute(&statement, &values))
+    }
+
+    fn write(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), Fault> {
+        let statement = self.statement(sql)?;
+        self.pending.borrow_mut().push((statement, values.iter().map(|value| value.owned()).collect()));
+        Ok(())
+    }
+
+    fn insert(&self, table: Numbered, sql: &str, values: &[Bound<'_>]) -> Result<i64, Fault> {
+        let number = self.next_number(table)?;
+        let values: Vec<Bound<'_>> = [Bound::Whole(number)].into_iter().chain(values.iter().copied()).collect();
+        self.write(sql, &values)?;
+        Ok(number)
+    }
+
+    fn skip_locked(&self) -> &'static str {
+        " FOR UPDATE SKIP LOCKED"
+    }
+}
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Whole(number) if *kind == Type::INT8 => out.put_i64(*number),
+            Self::Whole(number) if *kind == Type::INT4 => out.put_i32(i32::try_from(*number)?),
+            Self::Whole(_) => return Err(format!("a number for the type {kind}").into()),
+            // Texts and bytes have the same form.
+            Self::Text(text) => out.put_slice(text.as_bytes()),
+            Self::Bytes(bytes) => out.put_slice(bytes),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => Bound::Null,
+            Self::Whole(number) => Bound::Whole(*number),
+            Self::Text(text) => Bound::Text(text),
+            Self::Bytes(bytes) => Bound::Bytes(bytes),
+        }
+        .to_sql(kind, out)
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(match *kind {
+            Type::INT8 => Self::Whole(i64::from_sql(kind, raw)?),
+            Type::TEXT => Self::Text(String::from_sql(kind, raw)?),
+            Type::BYTEA => Self::Bytes(raw.to_vec()),
+            _ => return Err(format!("a column of the type {kind}").into()),
+        })
+    }
+
+    fn from_sql_null(_kind: &Type) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+}
+
+/// The row of the table `owner`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) part: i64,
+    pub(super) epoch: i64,
+    pub(super) batch: i64,
+}
+
+impl Session {
+    /// Reads the row of the table `owner`, and keeps other writers out until the end of the transaction.
+    pub(super) fn lock_owner(&self) -> Result<Owner, Fault> {
+        let row = self.one("SELECT part, epoch, batch FROM owner FOR UPDATE", &[])?;
+        let mut row = row.ok_or_else(|| Fault::Row("the table owner has no row".to_owned()))?;
+        Ok(Owner { part: row.get(0)?, epoch: row.get(1)?, batch: row.get(2)? })
+    }
+
+    /// Notes the writer and its transaction.
+    pub(super) fn note_owner(&self, epoch: i64, batch: i64) -> Result<(), Fault> {
+        self.write("UPDATE owner SET epoch = ?1, batch = ?2", bound![epoch, batch])
+    }
+}

@@ -1,0 +1,69 @@
+//! Statements of the storage, in SQLite.
+
+use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
+use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+
+use crate::sql::{Bound, Database, Fault, Numbered, Row, Value};
+
+/// A connection, within a transaction or without one.
+pub(super) struct SqliteDatabase<'a>(pub(super) &'a Connection);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Owned::Null),
+            Self::Whole(number) => ToSqlOutput::Owned(Owned::Integer(*number)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+fn value(value: ValueRef<'_>) -> Result<Value, Fault> {
+    Ok(match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Whole(number),
+        ValueRef::Text(text) => {
+            let text = std::str::from_utf8(text).map_err(|_| Fault::Row("a text is no UTF-8".to_owned()))?;
+            Value::Text(text.to_owned())
+        }
+        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+        ValueRef::Real(_) => return Err(Fault::Row("a fraction where there is none".to_owned())),
+    })
+}
+
+fn rows(statement: &mut Statement<'_>, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+    let columns = statement.column_count();
+    let mut found = statement.query(params_from_iter(values))?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        let values = (0..columns).map(|column| value(row.get_ref(column)?)).collect::<Result<_, Fault>>()?;
+        rows.push(Row(values));
+    }
+    Ok(rows)
+}
+
+impl Database for SqliteDatabase<'_> {
+    fn query(&self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+        rows(&mut *self.0.prepare_cached(sql)?, values)
+    }
+
+    fn execute(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault> {
+        Ok(self.0.prepare_cached(sql)?.execute(params_from_iter(values))? as u64)
+    }
+
+    fn write(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), Fault> {
+        self.execute(sql, values).map(drop)
+    }
+
+    fn insert(&self, _table: Numbered, sql: &str, values: &[Bound<'_>]) -> Result<i64, Fault> {
+        // SQLite gives the number to a row without one.
+        let values = [Bound::Null].into_iter().chain(values.iter().copied());
+        self.0.prepare_cached(sql)?.execute(params_from_iter(values))?;
+        Ok(self.0.last_insert_rowid())
+    }
+
+    fn skip_locked(&self) -> &'static str {
+        ""
+    }
+}
