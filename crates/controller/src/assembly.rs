@@ -42,7 +42,7 @@ pub(crate) struct Server {
     pub(crate) registry_id: String,
 }
 
-/// Opens repositories and the queue in the data folder.
+/// Opens repositories and the queue.
 pub(crate) fn assemble(
     settings: ServerSettings,
     core: CoreHandle,
@@ -68,7 +68,7 @@ pub(crate) fn assemble(
         // Another server has led meanwhile. The logs of ended builds are in the blobs.
         sweep(&logs);
     }
-    let jobs = if writes { JobService::open(&settings.data)? } else { JobService::closed() };
+    let jobs = if writes { JobService::open(&settings)? } else { JobService::closed() };
     let images = ImageReader::new(blobs.clone(), scratch);
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gantry_model::{ClusterPolicy, MachineName};
+use gantry_queue_store::PostgresAddress;
 use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// Address of the store.
     pub store: StoreAddress,
+    /// PostgreSQL database of the container jobs; none for a file in the data folder.
+    pub job_store: Option<PostgresAddress>,
     /// Folder of blobs, repositories and build logs.
     pub data: PathBuf,
     /// Folder of sockets; empty after a reboot.

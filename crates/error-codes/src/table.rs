@@ -610,9 +610,9 @@ codes! {
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."
         "`gantry queue ls` lists the queues."
     JobsNeedOneServer "jobs_need_one_server" 409
-        "The cluster has several servers, and its queue of container jobs needs one."
-        "The queue is a file of one server. Another leader would not know the jobs, and they would never run."
-        "Run container jobs in a cluster with one server."
+        "The cluster has several servers, and its queue of container jobs is a file of one server."
+        "Another leader would not know the jobs, and they would never run."
+        "Start every server with `--job-store`, which puts the queue into PostgreSQL (`gantry docs jobs`). Or run container jobs in a cluster with one server."
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
         "The limit of 2,000,000 jobs that wait or run, or of 10,000 queues, is reached."

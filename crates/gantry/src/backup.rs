@@ -3,7 +3,8 @@
 //! A backup is a tar file with these parts, in this order:
 //! - `records.jsonl`: the store's records, one line of JSON each. The format is the same for every kind of store.
 //! - the server's tokens and folders, as they are on disk.
-//! - `jobs.db`: the queue of container jobs with its schedules, as of one moment before the records.
+//! - `jobs.db`: the queue of container jobs with its schedules, as of one moment before the records. A queue in PostgreSQL is
+//!   not in the archive.
 //! - with `--volumes`: `volumes/<app>/<name>/…`, each volume with owners, modes, times and extended attributes.
 //! - `sums`: a line with digest and path for each file before it.
 //!
@@ -81,7 +82,15 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     let files = ServerFiles::of(machine)?;
     let address = machine.store();
     // Before the records: what a job of the copy runs is in the records.
-    let jobs = JobsCopy::write(&files)?;
+    let jobs = match &machine.job_store {
+        None => JobsCopy::write(&files)?,
+        Some(store) => {
+            told!(
+                "note: the container jobs are in {store} and not in this backup; copy them with pg_dump before you back up"
+            );
+            None
+        }
+    };
     let listing = files.act_async(async || {
         if let StoreAddress::File(path) = &address {
             require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());

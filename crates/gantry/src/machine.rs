@@ -87,6 +87,7 @@ impl Machine {
             name: machine.to_string(),
             listen: self.listen,
             store: self.store(),
+            job_store: self.job_store.clone(),
             data: self.server_data(),
             run: self.run.clone(),
             program: program()?,

@@ -44,8 +44,8 @@ pub(crate) struct ServerProcess {
     own: [PathBuf; 2],
     /// The folder of a store that is not in the server's data folder.
     store: Option<PathBuf>,
-    /// Files for TLS to etcd.
-    tls: Vec<PathBuf>,
+    /// Files that the addresses of the stores name: for TLS, and the password of the jobs' database.
+    named: Vec<PathBuf>,
     listen: SocketAddr,
 }
 
@@ -70,12 +70,15 @@ impl ServerProcess {
             }
             _ => None,
         };
-        let tls = match &machine.store {
+        let mut named: Vec<PathBuf> = match &machine.store {
             Some(StoreAddress::Etcd { tls: Some(tls), .. }) => tls.files().map(Path::to_owned).collect(),
             _ => Vec::new(),
         };
+        if let Some(jobs) = &machine.job_store {
+            named.extend(jobs.password.iter().chain(&jobs.ca).cloned());
+        }
         let (data, listen) = (machine.data.clone(), machine.listen);
-        let process = Self { user, data, own: [own(&machine.data)?, own(&machine.run)?], store, tls, listen };
+        let process = Self { user, data, own: [own(&machine.data)?, own(&machine.run)?], store, named, listen };
         process.check_store(machine)?;
         Ok(process)
     }
@@ -126,13 +129,14 @@ impl ServerProcess {
     }
 
     fn confinement(&self, program: Option<&Path>) -> Result<Confinement, gantry_linux::LinuxError> {
-        let folders = self.own.iter().chain(&self.store).chain(&self.tls).map(PathBuf::as_path);
+        let folders = self.own.iter().chain(&self.store).chain(&self.named).map(PathBuf::as_path);
         Confinement::new(self.user, &folders.chain(program).collect::<Vec<_>>())
     }
 
-    /// Fails unless the user may write a store that is not in the server's data folder, and may read the files for TLS.
+    /// Fails unless the user may write a store that is not in the server's data folder, and may read the files that the
+    /// addresses name.
     fn check_store(&self, machine: &Machine) -> anyhow::Result<()> {
-        for file in &self.tls {
+        for file in &self.named {
             require!(
                 file.is_file(),
                 StoreUnavailable,
@@ -205,7 +209,7 @@ mod tests {
             data: folder.path().to_owned(),
             own: [own.clone(), own.clone()],
             store: None,
-            tls: Vec::new(),
+            named: Vec::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
         };
         let known = server.folder();

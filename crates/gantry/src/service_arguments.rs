@@ -37,6 +37,9 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
     if let Some(store) = &machine.store {
         add("store", store.to_string());
     }
+    if let Some(store) = &machine.job_store {
+        add("job-store", store.to_string());
+    }
     if let (Some(address), Some(certificate), Some(key)) = (machine.https, &machine.tls_cert, &machine.tls_key) {
         add("https", address.to_string());
         add("tls-cert", path(certificate));
@@ -66,7 +69,8 @@ mod tests {
     #[test]
     fn a_service_gets_every_setting_of_up() {
         let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
-                     --tls-key /k --domain example --server-user u --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
+                     --tls-key /k --domain example --server-user u --store etcd://h:2379/p \
+                     --job-store postgres://u@h/d?password=/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
                      --metadata 169.254.169.254 --cluster-listen 127.0.0.1:4 --tunnel 127.0.0.1:5 --advertise m --cgroup g --bake-time 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
                      --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --jobs 9 --compile-memory 8M --compile-disk 9M";
         let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());

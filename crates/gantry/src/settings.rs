@@ -232,6 +232,10 @@ fn refusal(known: &Command, name: &str, value: &str) -> Option<String> {
     let first = text.lines().next().unwrap_or_default();
     // clap's message first names the flag; the reason follows.
     let why = first.rsplit_once(">': ").map_or(first, |(_, why)| why);
+    if name == "job-store" {
+        // The value may contain a password.
+        return Some(why.trim_start_matches("error: --").to_owned());
+    }
     Some(format!("{name} cannot be {value:?}: {why}"))
 }
 
@@ -326,6 +330,11 @@ mod tests {
             ("compile_time = 3", "line 1, column 1", "did you mean compile-time?"),
             ("Listen = \"127.0.0.1:1\"", "line 1, column 1", "did you mean listen?"),
             ("colour = 1", "line 1, column 1", "`gantry up --help` lists them"),
+            (
+                "job-store = 'postgres://g:geheim@db/jobs'",
+                "line 1, column 13",
+                "job-store: the address contains a password",
+            ),
             ("token = 'x'", "line 1, column 1", "token is a secret and does not belong here; token-file names"),
             ("watch = 'soon'", "line 1, column 9", "bake-time cannot be \"soon\": \"soon\" is not a time"),
             ("watch = -1", "line 1, column 9", "bake-time cannot be \"-1\""),

@@ -7,6 +7,7 @@
 //! - [`SpareServer`]: one more server of a cluster on etcd.
 //! - [`Etcd`]: a real etcd, of one member or several. With `GANTRY_TEST_ETCD` set, each [`World`] without its own
 //!   `--store` gets its own etcd.
+//! - [`Postgres`]: a real PostgreSQL, for container jobs.
 //! - [`namespace`]: a machine made of a network namespace.
 //! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
@@ -19,6 +20,7 @@ mod leftovers;
 pub mod load;
 pub mod namespace;
 mod number;
+mod postgres;
 mod repository;
 mod spare_server;
 mod world;
@@ -27,6 +29,7 @@ pub use clock::ShiftedClock;
 pub use command::{Output, program, run};
 pub use etcd::Etcd;
 pub use fleet::{Fleet, FleetLoad};
+pub use postgres::Postgres;
 pub use repository::Repository;
 pub use spare_server::SpareServer;
 pub use world::World;

@@ -13,6 +13,7 @@ pub struct SpareServer {
     number: Number,
     folder: tempfile::TempDir,
     store: String,
+    extra: Vec<String>,
     child: Option<Child>,
 }
 
@@ -23,9 +24,19 @@ impl SpareServer {
     /// If the server cannot be started.
     #[must_use]
     pub fn start(name: &str, etcd: &Etcd) -> Self {
+        Self::start_with(name, etcd, &[])
+    }
+
+    /// Starts a server on this etcd with more arguments.
+    ///
+    /// # Panics
+    /// If the server cannot be started.
+    #[must_use]
+    pub fn start_with(name: &str, etcd: &Etcd, extra: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("gantry-server-").tempdir().expect("a folder");
         let (number, store) = (Number::claim(), etcd.address());
-        let mut server = Self { name: name.to_owned(), number, folder, store, child: None };
+        let extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { name: name.to_owned(), number, folder, store, extra, child: None };
         for folder in ["data", "run", "failpoints"] {
             std::fs::DirBuilder::new().mode(0o700).create(server.path(folder)).expect("made");
         }
@@ -56,6 +67,7 @@ impl SpareServer {
                 "--reserve",
                 "50M",
             ])
+            .args(&self.extra)
             .env("GANTRY_FAILPOINTS", self.path("failpoints"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

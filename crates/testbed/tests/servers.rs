@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gantry_testbed::load::{Kind, Load, Target};
-use gantry_testbed::{Etcd, Output, Repository, SpareServer, World};
+use gantry_testbed::{Etcd, Output, Postgres, Repository, SpareServer, World};
 use serde_json::Value;
 use site::{page, push_site, site};
 
@@ -29,8 +29,13 @@ impl Cloud {
     }
 
     fn start_on(etcd: Etcd) -> Self {
-        let world = World::start(&["--store", &etcd.address()]);
-        let spares = ["s2", "s3"].map(|name| SpareServer::start(name, &etcd)).into();
+        Self::start_with(etcd, &[])
+    }
+
+    /// Starts all servers with more arguments.
+    fn start_with(etcd: Etcd, extra: &[&str]) -> Self {
+        let world = World::start(&[&["--store", &etcd.address()], extra].concat());
+        let spares = ["s2", "s3"].map(|name| SpareServer::start_with(name, &etcd, extra)).into();
         let cloud = Self { world, spares, etcd };
         cloud.world.wait("all servers live", |_| (cloud.living() == ["m", "s2", "s3"]).then_some(()));
         cloud
@@ -253,6 +258,69 @@ fn leaders_are_replaced_in_time() {
     println!("leader killed → next accepted change, {kills} kills: median {:?}, p99 {:?}", of(50), of(99));
     assert!(times.iter().all(|took| *took < TAKEOVER_MAX), "{times:?}");
     changes.end(&cloud);
+}
+
+impl Cloud {
+    /// Queues a job through the server at a port, and again after an error, under the same idempotency key.
+    fn queue(&self, port: u16, name: &str, script: &str) -> String {
+        self.world.wait(&format!("job {name} is queued"), |_| {
+            let words = ["job", "run", "shop/web", "--idempotency", name, "--", "/bin/sh", "-c", script];
+            let queued = self.through(port, &words);
+            (queued.status == 0).then(|| queued.out.trim().to_owned())
+        })
+    }
+
+    fn job(&self, port: u16, job: &str) -> Value {
+        serde_json::from_str(&self.through(port, &["job", "show", job, "--json"]).out).unwrap_or_default()
+    }
+
+    /// Waits until a job has succeeded at its first attempt.
+    fn succeeds(&self, port: u16, job: &str) {
+        let told = self.world.wait(&format!("job {job} has succeeded"), |_| {
+            Some(self.job(port, job)).filter(|told| told["status"] == "succeeded")
+        });
+        assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+        assert_eq!(self.through(port, &["job", "logs", job]).good().out, "done\n");
+    }
+}
+
+#[test]
+fn jobs_in_postgres_go_on_under_the_next_leader() {
+    let mut postgres = Postgres::start();
+    let mut cloud = Cloud::start_with(Etcd::cluster(3), &["--job-store", &postgres.database("jobs")]);
+    let repository = site(&cloud.world, "shop", 1);
+    push_site(&repository, "one");
+    let leader = cloud.spare_that_leads();
+    let follower = cloud.ports()[2 - leader];
+    let queue = |cloud: &Cloud, name: &str| cloud.queue(follower, name, "sleep 4; echo done");
+    let mut jobs: Vec<String> = (0..12).map(|number| queue(&cloud, &format!("before-{number}"))).collect();
+    let is_running = |cloud: &Cloud, job: &str| cloud.job(follower, job)["status"] == "running";
+    cloud.world.wait("a job runs", |_| is_running(&cloud, &jobs[0]).then_some(()));
+    cloud.spares[leader].kill();
+    jobs.push(queue(&cloud, "without-leader"));
+    cloud.spares[leader].restart();
+    jobs.iter().for_each(|job| cloud.succeeds(follower, job));
+
+    // PostgreSQL dies while jobs run: they finish, and their ends are recorded later. The cloud goes on.
+    let late: Vec<String> = (0..3).map(|number| queue(&cloud, &format!("late-{number}"))).collect();
+    cloud.world.wait("the jobs run", |_| late.iter().all(|job| is_running(&cloud, job)).then_some(()));
+    postgres.kill();
+    let refused = cloud.through(follower, &["job", "run", "shop/web"]);
+    assert!(refused.status != 0 && refused.err.contains("E_STORE_UNAVAILABLE"), "{}", refused.all());
+    assert!(refused.err.contains("postgres://gantry@127.0.0.1"), "{}", refused.all());
+    assert_eq!(cloud.through(follower, &["app", "ls"]).status, 0);
+    std::thread::sleep(Duration::from_secs(5));
+    postgres.restart();
+    late.iter().for_each(|job| cloud.succeeds(follower, job));
+    jobs.extend(late);
+
+    // The record: every job once, none lost, none run without need.
+    let record = postgres
+        .psql("jobs", "SELECT count(*), sum(CASE WHEN state = 4 AND ended = 0 THEN 1 END) FROM gantry_queue.jobs");
+    assert_eq!(record, format!("{0}|{0}", jobs.len()));
+    let unique: BTreeSet<&String> = jobs.iter().collect();
+    assert_eq!(unique.len(), jobs.len());
+    assert_eq!(postgres.psql("jobs", "SELECT sum(extra) FROM gantry_queue.queues"), "0");
 }
 
 /// The request or event after which a server passes a failpoint.

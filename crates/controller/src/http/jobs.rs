@@ -80,20 +80,23 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
     Ok(SubmittedJobs { ids })
 }
 
-/// Refuses jobs where several servers lead in turn. The queue is a file of one server: the next leader would not know the
+/// Refuses jobs where several servers lead in turn and the queue is a file of one server: the next leader would not know the
 /// jobs, and nobody would learn that they never ran.
-pub(super) fn only_server(server: &Server) -> HttpResult<()> {
+pub(super) fn require_shared_queue(server: &Server) -> HttpResult<()> {
     let names = server.servers.as_ref().map(OtherServers::names).unwrap_or_default();
-    if names.len() < 2 {
+    if names.len() < 2 || server.settings.job_store.is_some() {
         return Ok(());
     }
     let message = format!(
-        "container jobs need a cluster with one server, and this one has {}: {}",
+        "the queue of container jobs is a file of one server, and this cluster has {}: {}",
         names.len(),
         names.join(", ")
     );
     Err(Problem::new(ErrorCode::JobsNeedOneServer, message)
-        .hint("the queue is a file of one server; run the jobs in a cluster of its own")
+        .hint(
+            "start every server with --job-store postgres://USER@HOST/DATABASE?password=FILE (see `gantry docs jobs`), or \
+             run the jobs in a cluster with one server",
+        )
         .into())
 }
 
@@ -116,7 +119,7 @@ fn repository(reference: &str) -> &str {
 
 /// Checks a job, and finds what it runs.
 pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> HttpResult<NewJob> {
-    only_server(server)?;
+    require_shared_queue(server)?;
     let invalid = |message: String| ErrorResponse(Problem::new(ErrorCode::InvalidJob, message));
     job.settings.check().map_err(|error| invalid(error.to_string()))?;
     if job.payload.len() > PAYLOAD_MAX {
@@ -230,7 +233,7 @@ async fn retry(Call { server, caller, at, body, .. }: Call<endpoints::Retry>) ->
     caller.deploy(job.queue.project.as_str())?;
     let settings = gantry_queue::JobSettings { delay: body.delay, ..job.job.settings };
     settings.check().map_err(|error| Problem::new(ErrorCode::InvalidJob, error.to_string()))?;
-    only_server(&server)?;
+    require_shared_queue(&server)?;
     let ids = server.jobs.replay(job.id, body.delay, caller.name.clone()).await??;
     Ok(SubmittedJobs { ids })
 }

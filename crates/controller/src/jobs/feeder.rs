@@ -63,7 +63,7 @@ async fn feed(server: Arc<Server>, machine: MachineName, sender: mpsc::Sender<Jo
         changed.as_mut().enable();
         let mut orders = server.jobs.state().take_orders(&machine);
         let is_open = server.core.view().takes_work(&machine);
-        if is_open && !sender.is_closed() {
+        if is_open && server.jobs.has_adopted() && !sender.is_closed() {
             orders.run = claim(&server, &machine).await;
         }
         if orders.is_empty() {

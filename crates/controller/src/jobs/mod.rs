@@ -1,7 +1,7 @@
 //! Container jobs: the queue, the leases of machines, and the orders to agents.
 //!
 //! ```text
-//! API ── submit, cancel ─► writer (one thread, group commit) ─► queue's file
+//! API ── submit, cancel ─► writer (one thread, group commit) ─► queue's file, or PostgreSQL
 //!                             ▲        ▲
 //! agent ── report ─► renewals │        │ claims
 //!       ◄─ orders ── feeder ──┴────────┘
@@ -10,6 +10,9 @@
 //! - `writer`: the one thread that writes. `feeder`: orders for one agent's connection. `upkeep`: the clock's part.
 //! - `state`: leases and outgoing orders in memory; plain functions.
 //! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
+//!
+//! With PostgreSQL, the queue may be away at any time, and is opened with the first command. The leases of the server before
+//! are adopted once the database answers; until then no machine is told to stop a job, and no job is given away.
 //!
 //! The rules are in the crate `queue`, their storage in `queue-store`.
 
@@ -20,16 +23,16 @@ mod upkeep;
 mod work;
 mod writer;
 
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
 use gantry_model::{MachineName, Moment};
-use gantry_queue::{Jitter, JobId, JobState, QueueName, Refusal};
+use gantry_queue::{Jitter, Job, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
     CancelEffect, Completed, Fired, JobProgress, JobReport, MessageCommand, MessageQueueName, MessageReply, NewJob,
-    QueueCommand, QueueReader, QueueReply, QueueSetting, QueueStoreError, ScheduleCommand, ScheduleReply, SqliteQueue,
-    SubmitRefusal,
+    PostgresQueue, QueueCommand, QueueReader, QueueReply, QueueSetting, QueueStoreError, ScheduleCommand,
+    ScheduleReply, SqliteQueue, SubmitRefusal,
 };
 use tokio::sync::Notify;
 
@@ -39,6 +42,7 @@ pub(crate) use self::template::StoredTemplate;
 pub(crate) use self::upkeep::run;
 pub(crate) use self::work::{StoredWork, WorkSource};
 use self::writer::JobWriter;
+use crate::ServerSettings;
 
 /// Name of the queue's file in the data folder.
 const FILE: &str = "jobs.db";
@@ -46,7 +50,7 @@ const FILE: &str = "jobs.db";
 /// Failure of a command on jobs.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobsError {
-    /// The storage refused the command.
+    /// The storage refused the command, or is away.
     #[error(transparent)]
     Store(#[from] Arc<QueueStoreError>),
     /// The disk takes no writes.
@@ -63,6 +67,8 @@ pub(crate) struct JobService {
     /// None while the disk is read-only.
     reader: Option<Arc<Mutex<QueueReader>>>,
     state: Mutex<JobsState>,
+    /// True once the leases of the server before are known.
+    adopted: AtomicBool,
     /// Notified when an agent may have new orders.
     changed: Notify,
     /// Notified when messages were posted or given back.
@@ -70,30 +76,60 @@ pub(crate) struct JobService {
 }
 
 impl JobService {
-    /// Opens the queue in the data folder. Leases of the server before begin anew.
-    pub(crate) fn open(data: &Path) -> Result<Self, QueueStoreError> {
-        let store = SqliteQueue::open(&data.join(FILE))?;
-        let reader = store.reader()?;
-        let mut state = JobsState::default();
-        for (id, job) in reader.leased()? {
-            if let JobState::Leased { machine, cancelling, .. } = job.state {
-                state.adopt(JobRef { job: id, fence: job.fence }, machine, cancelling);
-            }
+    /// The queue of the settings: a file in the data folder, or PostgreSQL. Leases of the server before begin anew.
+    pub(crate) fn open(settings: &ServerSettings) -> Result<Self, QueueStoreError> {
+        if let Some(address) = &settings.job_store {
+            let store = PostgresQueue::new(address.clone());
+            let reader = store.reader();
+            return Ok(Self::new(JobWriter::start(store), Some(reader)));
         }
-        let reader = Some(Arc::new(Mutex::new(reader)));
-        Ok(Self {
-            writer: JobWriter::start(store),
-            reader,
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            posted: Notify::new(),
-        })
+        let store = SqliteQueue::open(&settings.data.join(FILE))?;
+        let reader = store.reader()?;
+        let leased = reader.leased()?;
+        let service = Self::new(JobWriter::start(store), Some(reader));
+        service.adopt_leases(leased);
+        service.writer.take_doubt();
+        Ok(service)
     }
 
     /// A queue that refuses every command, for a server on a read-only disk.
     pub(crate) fn closed() -> Self {
-        let (writer, state) = (JobWriter::closed(), Mutex::default());
-        Self { writer, reader: None, state, changed: Notify::new(), posted: Notify::new() }
+        Self::new(JobWriter::closed(), None)
+    }
+
+    fn new(writer: JobWriter, reader: Option<QueueReader>) -> Self {
+        Self {
+            writer,
+            reader: reader.map(|reader| Arc::new(Mutex::new(reader))),
+            state: Mutex::default(),
+            adopted: AtomicBool::new(false),
+            changed: Notify::new(),
+            posted: Notify::new(),
+        }
+    }
+
+    /// Takes over leases: those of the server before, and those of claims whose reply was lost.
+    async fn adopt(&self) -> Result<(), JobsError> {
+        // A write first: after it, no other server grants leases.
+        self.writer.all(Vec::new()).await?;
+        let leased = self.read(QueueReader::leased).await?;
+        self.adopt_leases(leased);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn adopt_leases(&self, leased: Vec<(JobId, Job)>) {
+        for (id, job) in leased {
+            if let JobState::Leased { machine, cancelling, .. } = job.state {
+                self.state().adopt(JobRef { job: id, fence: job.fence }, machine, cancelling);
+            }
+        }
+        self.adopted.store(true, Ordering::Release);
+    }
+
+    /// Reports whether the leases of the server before are known.
+    fn has_adopted(&self) -> bool {
+        self.adopted.load(Ordering::Acquire)
     }
 
     fn state(&self) -> MutexGuard<'_, JobsState> {
@@ -210,6 +246,10 @@ impl JobService {
     fn take_report(&self, machine: &MachineName, report: JobsReport, first: bool) -> Vec<EndedJob> {
         let mut ended = report.ended;
         ended.truncate(BATCH_MAX);
+        if !self.has_adopted() {
+            // Jobs of unknown leases are no strange ones.
+            return ended;
+        }
         if first {
             self.state().first_report(machine, &report.held);
         }

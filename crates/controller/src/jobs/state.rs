@@ -24,8 +24,11 @@ struct MachineJobs {
 }
 
 impl JobsState {
-    /// Takes over a lease that the server before granted.
+    /// Takes over a lease that the server before granted, unless the job has a lease already.
     pub(super) fn adopt(&mut self, lease: JobRef, machine: MachineName, cancelling: bool) {
+        if self.leases.of(lease.job).is_some() {
+            return;
+        }
         if cancelling {
             self.cancelling.insert(lease.job);
         }

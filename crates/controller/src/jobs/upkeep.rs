@@ -39,6 +39,12 @@ pub(crate) async fn run(server: Arc<Server>) {
 
 /// One pass; returns the time until the next delay ends.
 async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> Result<Duration, JobsError> {
+    if jobs.writer.take_doubt()
+        && let Err(error) = jobs.adopt().await
+    {
+        jobs.writer.doubt();
+        return Err(error);
+    }
     let lost = jobs.state().tick(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     for lease in lost {
         jobs.writer.one(QueueCommand::Lose { job: lease.job, fence: lease.fence }).await?;

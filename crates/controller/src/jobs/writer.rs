@@ -2,6 +2,7 @@
 //! the time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gantry_queue_store::{QueueCommand, QueueReply, QueueStore, QueueStoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -20,27 +21,45 @@ struct Request {
 }
 
 /// Handle of the thread, which ends with it.
-pub(super) struct JobWriter(Option<mpsc::Sender<Request>>);
+pub(super) struct JobWriter {
+    /// None if the disk is read-only.
+    requests: Option<mpsc::Sender<Request>>,
+    /// True if the storage may have leases that memory does not.
+    doubt: Arc<AtomicBool>,
+}
 
 impl JobWriter {
     pub(super) fn start(store: impl QueueStore + 'static) -> Self {
         let (sender, requests) = mpsc::channel(GROUP_MAX);
+        let doubt = Arc::new(AtomicBool::new(true));
         let thread = std::thread::Builder::new().name("jobs".to_owned());
-        if let Err(error) = thread.spawn(move || run(store, requests)) {
+        let doubts = Arc::clone(&doubt);
+        if let Err(error) = thread.spawn(move || run(store, requests, &doubts)) {
             tracing::error!(%error, "cannot start the thread that writes the queue");
         }
-        Self(Some(sender))
+        Self { requests: Some(sender), doubt }
     }
 
     /// A writer that refuses every command: the disk is read-only.
     pub(super) fn closed() -> Self {
-        Self(None)
+        Self { requests: None, doubt: Arc::default() }
+    }
+
+    /// Reports whether the storage may have leases that memory does not, as at first and after a failed write. The doubt
+    /// is the caller's from now on.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubt.swap(false, Ordering::AcqRel)
+    }
+
+    /// The doubt remains.
+    pub(super) fn doubt(&self) {
+        self.doubt.store(true, Ordering::Release);
     }
 
     /// Carries out commands in one transaction. On return their effects are durable.
     pub(super) async fn all(&self, commands: Vec<QueueCommand>) -> Result<Vec<QueueReply>, JobsError> {
         let (reply, replies) = oneshot::channel();
-        let requests = self.0.as_ref().ok_or(JobsError::ReadOnly)?;
+        let requests = self.requests.as_ref().ok_or(JobsError::ReadOnly)?;
         requests.send(Request { commands, reply }).await.map_err(|_| JobsError::Stopping)?;
         Ok(replies.await.map_err(|_| JobsError::Stopping)??)
     }
@@ -51,7 +70,7 @@ impl JobWriter {
     }
 }
 
-fn run(mut store: impl QueueStore, mut requests: mpsc::Receiver<Request>) {
+fn run(mut store: impl QueueStore, mut requests: mpsc::Receiver<Request>, doubt: &AtomicBool) {
     while let Some(first) = requests.blocking_recv() {
         let mut group = vec![first];
         let mut size = group[0].commands.len();
@@ -61,16 +80,16 @@ fn run(mut store: impl QueueStore, mut requests: mpsc::Receiver<Request>) {
             size += request.commands.len();
             group.push(request);
         }
-        if let Err(error) = commit(&mut store, group) {
+        if let Err(error) = commit(&mut store, group, doubt) {
             // After a failed write nothing says what the disk has. The next server reads the file again.
-            tracing::error!(error = crate::causes(&*error), "the queue's file cannot be written; the server ends");
+            tracing::error!(error = crate::causes(&*error), "the queue cannot be written; the server ends");
             return;
         }
     }
 }
 
 /// Commits a group, and replies to each of its requests. An error means that the file can no longer be trusted.
-fn commit(store: &mut impl QueueStore, group: Vec<Request>) -> Result<(), Arc<QueueStoreError>> {
+fn commit(store: &mut impl QueueStore, group: Vec<Request>, doubt: &AtomicBool) -> Result<(), Arc<QueueStoreError>> {
     let mut commands = Vec::new();
     let mut waiting = Vec::new();
     for request in group {
@@ -86,11 +105,12 @@ fn commit(store: &mut impl QueueStore, group: Vec<Request>) -> Result<(), Arc<Qu
             Ok(())
         }
         Err(error) => {
+            doubt.store(true, Ordering::Release);
             let error = Arc::new(error);
             for (_, reply) in waiting {
                 let _ = reply.send(Err(Arc::clone(&error)));
             }
-            if matches!(*error, QueueStoreError::Full { .. }) { Ok(()) } else { Err(error) }
+            if error.is_passing() { Ok(()) } else { Err(error) }
         }
     }
 }

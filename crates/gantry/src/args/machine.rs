@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{MachineName, PolicyKey};
+use gantry_queue_store::PostgresAddress;
 use gantry_store::StoreAddress;
 
-use super::values::{host, network, rule_value};
+use super::values::{JobStoreParser, host, network, rule_value};
 use crate::server_user::UserName;
 
 /// This machine's settings.
@@ -40,6 +41,10 @@ pub(crate) struct Machine {
     /// Store: a file, or etcd://host:2379[,host:2379][/prefix]; by default a file in the data folder
     #[arg(long, env = "GANTRY_STORE")]
     pub(crate) store: Option<StoreAddress>,
+    /// PostgreSQL database of the container jobs, which several servers need:
+    /// postgres://user@host[:port][,host[:port]]/database[?password=FILE][&ca=FILE]; by default a file in the data folder
+    #[arg(long, env = "GANTRY_JOB_STORE", value_name = "ADDRESS", value_parser = JobStoreParser)]
+    pub(crate) job_store: Option<PostgresAddress>,
     /// System user that runs the server; `gantry up` makes a missing one
     #[arg(long, env = "GANTRY_SERVER_USER", default_value = "gantry", value_name = "NAME")]
     pub(crate) server_user: UserName,

@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use gantry_model::{
     ClusterPolicy, LabelKey, LabelValue, Moment, NameError, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName,
 };
 use gantry_queue::ConcurrencyKey;
+use gantry_queue_store::{PostgresAddress, PostgresAddressError};
 
 /// Reason why a text is no value of an argument.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,26 @@ pub(crate) enum InvalidValue {
     NoLockName,
     #[error(transparent)]
     Name(#[from] NameError),
+}
+
+/// Parser of the address of the jobs' database. Its errors do not repeat the value, which may contain a password.
+#[derive(Debug, Clone)]
+pub(crate) struct JobStoreParser;
+
+impl TypedValueParser for JobStoreParser {
+    type Value = PostgresAddress;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<PostgresAddress, clap::Error> {
+        let parsed = value.to_str().ok_or(PostgresAddressError::Form).and_then(str::parse);
+        parsed.map_err(|error| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("--job-store: {error}\n")).with_cmd(command)
+        })
+    }
 }
 
 /// Parses a concurrency key: `KEY` or `KEY=LIMIT`.

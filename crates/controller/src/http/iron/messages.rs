@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::super::jobs::only_server;
+use super::super::jobs::require_shared_queue;
 use super::super::{ErrorResponse, HttpResult};
 use super::{IronCall, answer, respond};
 use crate::Server;
@@ -63,7 +63,7 @@ async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request)
     let method = call.parts.method.clone();
     if method != Method::GET {
         call.may_change()?;
-        only_server(&call.server)?;
+        require_shared_queue(&call.server)?;
         find_app(&call.server.core.view().records, &call.project)?;
     }
     call.may_read()?;
