@@ -3,7 +3,6 @@
 //! The audit trail is bounded, and people's changes must stay in it. If an instance exits again and again, only its
 //! first, second, fourth, eighth … exit becomes an event.
 
-use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::observed::InstanceChange;
 use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{
@@ -12,17 +11,11 @@ use gantry_model::{
 };
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 
-use crate::Actor;
-
 /// Actor of Gantry's own events.
-const GANTRY: &str = "gantry";
+pub(crate) const GANTRY: &str = "gantry";
 
 /// Most events from one report.
 const EVENTS_OF_REPORT: usize = 20;
-
-/// Age up to which a finished deploy's stamps follow a jump of the wall clock, in milliseconds. Decisions right after a
-/// deploy read its stamps.
-const RECENT: u64 = 60_000;
 
 /// Numbers the events of Gantry's own actions.
 fn numbered(
@@ -104,35 +97,4 @@ fn phase_change<'a>(before: Option<&ObservedInstance>, seen: &'a ObservedInstanc
     let ended = ended.filter(|exit| exit.stopped != Some(StopReason::Planned) && (seen.restarts + 1).is_power_of_two());
     let hit = seen.limit_hits.iter().find(|hit| before.limit_hits.iter().all(|known| known.limit != hit.limit));
     ended.map(InstanceNews::Exited).or_else(|| hit.map(|hit| InstanceNews::ReachedLimit(hit.limit)))
-}
-
-/// Moves all stamps from which durations are counted by a jump of the wall clock, so that no duration changes. Also
-/// adds an event about the jump. `now` is the wall clock's time after the jump.
-#[must_use]
-pub fn clock_jumped(records: &RecordIndex, jump: ClockJump, now: Moment) -> Vec<RecordChange> {
-    let before = now.moved(jump.by.saturating_neg());
-    let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < RECENT;
-    let deploys = records.deploys.values().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).filter(counts);
-    let deploys = deploys.map(|deploy| {
-        let mut moved = deploy.clone();
-        moved.move_stamps(jump.by);
-        StoreRecord::Deploy(moved).into()
-    });
-    let machines = records.plan.machines.iter().filter_map(|(machine, part)| {
-        let mut moved = (**part).clone();
-        moved.move_stamps(jump.by);
-        (moved != **part).then(|| StoreRecord::Machine(machine.clone(), moved.into()).into())
-    });
-    let action = AuditAction::ClockJumped { jump: jump.to_string(), by: Some(jump.by) };
-    let event = Actor::new(records, now, GANTRY).event(None, action);
-    deploys.chain(machines).chain([event]).collect()
-}
-
-/// Detects that the clock went back while no server ran: the newest event lies in the future.
-#[must_use]
-pub fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
-    let newest = records.events.values().next_back()?.at;
-    let ahead = newest.since(now);
-    let by = i64::try_from(ahead).ok()?.saturating_neg();
-    (ahead >= TOLERANCE).then_some(ClockJump { at: now, by, suspended: 0 })
 }

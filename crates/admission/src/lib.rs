@@ -12,6 +12,7 @@
 mod apps;
 mod bases;
 mod builds;
+mod clock;
 mod config;
 mod deploys;
 mod events;
@@ -35,9 +36,10 @@ use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 
 pub use apps::{HostChange, NewApp};
 pub use builds::{BuiltRelease, build_failed, release_built};
+pub use clock::{JumpedRecords, clock_went_back};
 pub use config::{RequestedConfig, RequestedConfigError, RequestedValue, requested_config};
 pub use deploys::rollback_target;
-pub use events::{clock_jumped, clock_went_back, events_of_deploys, events_of_report};
+pub use events::{events_of_deploys, events_of_report};
 pub use images::{NewManifest, app_of_repository_is_missing};
 pub use machines::events_of_machines;
 pub use members::{Founding, JOIN_LIFETIME_MILLIS, JoinRequest};

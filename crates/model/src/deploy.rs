@@ -257,12 +257,6 @@ impl Deploy {
         }
     }
 
-    /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
-    pub fn move_stamps(&mut self, by: i64) {
-        self.entered = self.entered.moved(by);
-        self.progressed = self.progressed.moved(by);
-    }
-
     /// Reports whether this deploy has already changed the release that receives requests.
     #[must_use]
     pub fn has_promoted(&self) -> bool {

@@ -94,13 +94,20 @@ impl MachinePlan {
         instances_of(&self.instances, app)
     }
 
-    /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
-    pub fn move_stamps(&mut self, by: i64) {
-        for assignment in self.instances.values_mut() {
-            if let InstanceGoal::Retire { since, .. } = &mut assignment.goal {
-                *since = since.moved(by);
-            }
-        }
+    /// The instances that retire, with the time since which they do.
+    pub fn retires(&self) -> impl Iterator<Item = (&AllocationId, Moment)> {
+        self.instances.iter().filter_map(|(id, assignment)| match assignment.goal {
+            InstanceGoal::Retire { since, .. } => Some((id, since)),
+            _ => None,
+        })
+    }
+
+    /// As [`MachinePlan::retires`], to move the times after a jump of the wall clock.
+    pub fn retires_mut(&mut self) -> impl Iterator<Item = (&AllocationId, &mut Moment)> {
+        self.instances.iter_mut().filter_map(|(id, assignment)| match &mut assignment.goal {
+            InstanceGoal::Retire { since, .. } => Some((id, since)),
+            _ => None,
+        })
     }
 }
 

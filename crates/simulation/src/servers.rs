@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_admission::clock_jumped;
+use gantry_admission::JumpedRecords;
 use gantry_cluster::{ChangedParts, CoreEvent, CoreState, DirtySet};
 use gantry_control::{
     MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, Update, UpdateReceiver,
@@ -17,7 +17,7 @@ use gantry_records::RecordChange;
 use crate::events::{Event, Life, LinkId, Peer};
 use crate::shapes::machine_name;
 use crate::simulation::Simulation;
-use crate::writes::{TRANSACTION_MAX, WriteError};
+use crate::writes::WriteError;
 
 /// Interval of a server's timer, in milliseconds.
 const TICK: u64 = 500;
@@ -57,6 +57,8 @@ impl SimulatedServer {
 pub(crate) struct Leader {
     pub(crate) core: CoreState,
     clock: SteadyClock,
+    /// The records after a jump of the wall clock, until they are known to be written.
+    jumped: Option<JumpedRecords>,
     pub(crate) term: u64,
     pub(crate) dirty: DirtySet,
     pub(crate) changed: ChangedParts,
@@ -248,8 +250,12 @@ impl Simulation {
     fn follow_clock(&mut self, server: usize, leader: &mut Leader) -> Result<(), WriteError> {
         let reading = self.reading(server);
         let Some(jump) = leader.clock.jump(reading) else { return Ok(()) };
-        let changes = clock_jumped(&leader.core.view().records, jump, reading.wall);
-        self.commit(leader, vec![changes], TRANSACTION_MAX)?;
+        let records = leader.core.view().records;
+        let jumped = JumpedRecords::new(&records, jump, reading.wall, leader.jumped.as_ref());
+        let changes = jumped.changes(&records);
+        leader.jumped = Some(jumped);
+        self.commit(leader, vec![changes], self.transaction_size)?;
+        leader.jumped = None;
         leader.clock.follow(reading);
         self.clock_jumps += 1;
         let _ = leader.apply(CoreEvent::ClockJumped { jump, awake: reading.awake }, reading.wall);
@@ -315,6 +321,7 @@ impl Simulation {
         let leader = Leader {
             core: CoreState::new(records, ClockJumps::default(), reading.wall),
             clock: SteadyClock::new(reading),
+            jumped: None,
             term,
             dirty: DirtySet::everything(),
             changed: ChangedParts::default(),

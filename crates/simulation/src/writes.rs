@@ -10,7 +10,7 @@ use crate::simulation::Simulation;
 use crate::timeline::BEGIN;
 
 /// Most changes of a user's command in one transaction, as in the server.
-pub(crate) const TRANSACTION_MAX: usize = 127;
+const TRANSACTION_MAX: usize = 127;
 
 /// Most planning rounds in a row, as in the server.
 const ROUNDS_MAX: usize = 64;

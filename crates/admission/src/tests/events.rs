@@ -1,11 +1,10 @@
-use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{
     AllocationId, Assignment, ExitStatus, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName,
     MachinePlan, ObservedInstance, ObservedMachine, Reason, ReleaseConfig, RoleLimit, Slot, StopReason,
 };
 
 use super::*;
-use crate::{clock_jumped, clock_went_back, events_of_deploys, events_of_report};
+use crate::{events_of_deploys, events_of_report};
 
 fn texts(changes: &[RecordChange]) -> Vec<String> {
     let event = |change: &RecordChange| match change {
@@ -66,7 +65,7 @@ fn machine() -> MachineName {
 }
 
 /// Returns records with instances of `shop` that are to run on machine `m`.
-fn assigned(count: u32, goal: &InstanceGoal, kind: Kind) -> RecordIndex {
+pub(super) fn assigned(count: u32, goal: &InstanceGoal, kind: Kind) -> RecordIndex {
     let mut records = released(&[push_of("a")]);
     let spec = std::sync::Arc::new(InstanceSpec {
         image: digest("ab"),
@@ -146,42 +145,4 @@ fn one_report_makes_few_events() {
     let before: Vec<_> = (0..50).map(|_| seen(None, 0)).collect();
     let now: Vec<_> = (0..50).map(|_| seen(Some(exited(1, 2)), 0)).collect();
     assert_eq!(report(&records, &before, &now).len(), 20);
-}
-
-#[test]
-fn a_clock_that_jumps_takes_the_stamps_with_it() {
-    let mut records = released(&[push_of("a")]);
-    let started = Actor::new(&records, Moment(10_000_000), "alice").start_deploy(&shop(), push_of("b"), false);
-    let open = apply(&mut records, started);
-    let done = *records.deploys[&shop()].keys().next().expect("the first");
-    for by in [-3_600_000i64, 3_600_000] {
-        let now = Moment(10_005_000).moved(by);
-        let jump = ClockJump { at: now, by, suspended: 0 };
-        let mut jumped = records.clone();
-        clock_jumped(&records, jump, now).into_iter().for_each(|change| jumped.apply(change));
-        let stamps = |records: &RecordIndex, number| {
-            let deploy = &records.deploys[&shop()][&number];
-            (deploy.entered, deploy.progressed, deploy.created)
-        };
-        let moved = Moment(10_000_000).moved(by);
-        assert_eq!(stamps(&jumped, open), (moved, moved, Moment(10_000_000)), "{by}");
-        assert_eq!(stamps(&jumped, done), stamps(&records, done), "history stays");
-        let told = jumped.events.values().next_back().expect("an event");
-        assert!(told.at == now && told.what.starts_with("the clock of the machine went "), "{told:?}");
-        assert!(matches!(told.action, Some(AuditAction::ClockJumped { .. })));
-        let numbers: Vec<u64> = jumped.events.keys().copied().collect();
-        assert!(numbers.is_sorted(), "the trail keeps its order");
-    }
-}
-
-#[test]
-fn a_clock_that_went_back_while_no_server_ran_is_noticed() {
-    let mut records = with_app();
-    assert_eq!(clock_went_back(&records, NOW), None, "there is no event");
-    run(&mut records, |actor| actor.change_branch(&shop(), "main".to_owned())).expect("changed");
-    assert_eq!(clock_went_back(&records, NOW), None);
-    assert_eq!(clock_went_back(&records, Moment(NOW.0 - TOLERANCE + 1)), None, "within the tolerance");
-    let now = Moment(NOW.0 - 10_000);
-    let jump = clock_went_back(&records, now).expect("10 s");
-    assert_eq!((jump.by, jump.at), (-10_000, now));
 }

@@ -2,6 +2,7 @@
 
 mod apps;
 mod builds;
+mod clock;
 mod config;
 mod deploys;
 mod events;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_admission as admission;
-use gantry_admission::Refusal;
+use gantry_admission::{JumpedRecords, Refusal};
 use gantry_cluster::{
     ChangeGroup, ChangedParts, CoreEvent, CoreState, DirtySet, PlannedStep, PublishedView, transactions,
 };
@@ -60,6 +60,8 @@ pub(super) struct CoreTask {
     term: Revision,
     /// The last plan could not be written, and the log already says so.
     refused: bool,
+    /// The records after a jump of the wall clock, until they are known to be written.
+    jumped: Option<JumpedRecords>,
 }
 
 impl CoreTask {
@@ -85,6 +87,7 @@ impl CoreTask {
             stale: refused.is_some(),
             term,
             refused: false,
+            jumped: None,
         })
     }
 
@@ -312,13 +315,18 @@ impl CoreTask {
     }
 
     /// Follows a jump of the wall clock: moves by the same amount all stamps from which durations are counted, and only
-    /// then lets the core's clock show the wall clock again. If the write fails, stamps and clock stay as they were,
-    /// and the next call tries again.
+    /// then lets the core's clock show the wall clock again. If the write fails, the clock stays as it was, and the next
+    /// call tries again, without the stamps that have moved.
     async fn follow_clock(&mut self) -> Result<(), ServerError> {
         let reading = reading();
         let Some(jump) = self.clock.jump(reading) else { return Ok(()) };
-        let changes = admission::clock_jumped(&self.state.view().records, jump, reading.wall);
+        let records = self.state.view().records;
+        let jumped = JumpedRecords::new(&records, jump, reading.wall, self.jumped.as_ref());
+        let changes = jumped.changes(&records);
+        drop(records);
+        self.jumped = Some(jumped);
         self.commit(vec![changes]).await?;
+        self.jumped = None;
         tracing::warn!("{jump}; durations of deploys and leases are not affected");
         self.clock.follow(reading);
         self.apply(CoreEvent::ClockJumped { jump, awake: reading.awake });

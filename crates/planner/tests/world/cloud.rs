@@ -207,8 +207,12 @@ impl TestCluster {
                 let by = i64::from(seconds) * 1000;
                 self.now = self.now.moved(by);
                 self.observed.move_stamps(by);
-                self.plan.machines.values_mut().for_each(|part| Arc::make_mut(part).move_stamps(by));
-                self.app().deploys.iter_mut().for_each(|deploy| deploy.move_stamps(by));
+                for part in self.plan.machines.values_mut() {
+                    Arc::make_mut(part).retires_mut().for_each(|(_, since)| *since = since.moved(by));
+                }
+                for deploy in &mut self.app().deploys {
+                    (deploy.entered, deploy.progressed) = (deploy.entered.moved(by), deploy.progressed.moved(by));
+                }
             }
             ClusterEvent::ClockJumpsUnseen(seconds) => {
                 self.now = self.now.moved(i64::from(seconds) * 1000);

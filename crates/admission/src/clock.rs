@@ -1,0 +1,91 @@
+//! What a jump of the wall clock does to the records. Durations are counted from stamps in records; a jump moves these
+//! stamps with the clock, so that no duration changes.
+
+use std::collections::BTreeMap;
+
+use gantry_model::clock::{ClockJump, TOLERANCE};
+use gantry_model::{AppName, AuditAction, Deploy, DeployNumber, MachineName, MachinePlan, Moment};
+use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
+
+use crate::events::GANTRY;
+
+/// Age up to which a finished deploy's stamps follow a jump of the wall clock, in milliseconds. Decisions right after a
+/// deploy read its stamps.
+const RECENT: u64 = 60_000;
+
+/// The records as a jump is to leave them. If the outcome of the write is unknown, or a part of it was written, the next
+/// attempt tells by these records which stamps have moved already.
+#[derive(Debug, Clone)]
+pub struct JumpedRecords {
+    by: i64,
+    deploys: BTreeMap<(AppName, DeployNumber), Deploy>,
+    machines: BTreeMap<MachineName, MachinePlan>,
+    event: EventRecord,
+}
+
+impl JumpedRecords {
+    /// Moves all stamps from which durations are counted by a jump of the wall clock, but for those that an earlier
+    /// attempt has moved. Also adds an event about the jump. `now` is the wall clock's time after the jump.
+    #[must_use]
+    pub fn new(records: &RecordIndex, jump: ClockJump, now: Moment, earlier: Option<&Self>) -> Self {
+        let before = now.moved(jump.by.saturating_neg());
+        let rest = |is_moved: bool| match earlier {
+            Some(earlier) if is_moved => jump.by.saturating_sub(earlier.by),
+            _ => jump.by,
+        };
+        let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < RECENT;
+        let deploys = records.deploys.values().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).filter(counts);
+        let deploys = deploys.map(|deploy| {
+            let key = (deploy.app.clone(), deploy.number);
+            let target = earlier.and_then(|earlier| earlier.deploys.get(&key));
+            let mut moved = deploy.clone();
+            let is_moved = |stamp: fn(&Deploy) -> Moment| target.is_some_and(|target| stamp(target) == stamp(deploy));
+            moved.entered = deploy.entered.moved(rest(is_moved(|deploy| deploy.entered)));
+            moved.progressed = deploy.progressed.moved(rest(is_moved(|deploy| deploy.progressed)));
+            (key, moved)
+        });
+        let machines = records.plan.machines.iter().filter(|(_, part)| part.retires().next().is_some());
+        let machines = machines.map(|(machine, part)| {
+            let target = earlier.and_then(|earlier| earlier.machines.get(machine));
+            let mut moved = (**part).clone();
+            for (id, since) in moved.retires_mut() {
+                let known = target.and_then(|target| target.retires().find(|(other, _)| *other == id));
+                *since = since.moved(rest(known.is_some_and(|(_, target)| target == *since)));
+            }
+            (machine.clone(), moved)
+        });
+        let action = AuditAction::ClockJumped { jump: jump.to_string(), by: Some(jump.by) };
+        let is_told =
+            |earlier: &&Self| records.events.get(&earlier.event.number).is_some_and(|event| **event == earlier.event);
+        let event = match earlier.filter(is_told) {
+            Some(earlier) => earlier.event.clone(),
+            None => EventRecord::new(records.next_event(), now, GANTRY, None, action),
+        };
+        Self { by: jump.by, deploys: deploys.collect(), machines: machines.collect(), event }
+    }
+
+    /// What is still to be written.
+    #[must_use]
+    pub fn changes(&self, records: &RecordIndex) -> Vec<RecordChange> {
+        let known = |deploy: &Deploy| records.deploys.get(&deploy.app)?.get(&deploy.number).cloned();
+        let deploys = self.deploys.values().filter(|deploy| known(deploy).as_deref() != Some(deploy));
+        let deploys = deploys.map(|deploy| StoreRecord::Deploy(deploy.clone()).into());
+        let machines = self.machines.iter().filter(|(name, part)| {
+            let known = records.plan.machines.get(*name);
+            known.is_none_or(|known| **known != **part)
+        });
+        let machines = machines.map(|(name, part)| StoreRecord::Machine(name.clone(), part.clone().into()).into());
+        let is_told = records.events.contains_key(&self.event.number);
+        let event = (!is_told).then(|| StoreRecord::Event(self.event.clone()).into());
+        deploys.chain(machines).chain(event).collect()
+    }
+}
+
+/// Detects that the clock went back while no server ran: the newest event lies in the future.
+#[must_use]
+pub fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
+    let newest = records.events.values().next_back()?.at;
+    let ahead = newest.since(now);
+    let by = i64::try_from(ahead).ok()?.saturating_neg();
+    (ahead >= TOLERANCE).then_some(ClockJump { at: now, by, suspended: 0 })
+}
