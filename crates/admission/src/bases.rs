@@ -1,7 +1,7 @@
 //! Commands on bases.
 
 use gantry_model::{App, AppName, AuditAction, BaseName, BaseSource, DeployState, Digest};
-use gantry_records::{BaseRecord, RecordChange, StoreRecord, base_key};
+use gantry_records::{BaseRecord, RecordChange, RecordIndex, StoreRecord, base_key};
 
 use crate::{Actor, Admitted, Refusal};
 
@@ -9,10 +9,14 @@ impl Actor<'_> {
     /// Names an image in this registry as a base. `from` describes the image's origin.
     ///
     /// # Errors
-    /// Never; the result has the form of a command.
+    /// When a stack would replace a base that an operator made.
     pub fn store_base(&self, name: BaseName, image: Digest, from: String, source: BaseSource) -> Admitted<BaseRecord> {
+        let stack = source == BaseSource::Stack;
+        if stack {
+            check_stack(self.records, &name)?;
+        }
         let event = self.event(None, AuditAction::BaseStored { base: name.clone(), source });
-        let base = BaseRecord { name, image, from, created: self.now };
+        let base = BaseRecord { name, image, from, created: self.now, stack };
         Ok((vec![event, StoreRecord::Base(base.clone()).into()], base))
     }
 
@@ -43,4 +47,13 @@ impl Actor<'_> {
         let known = self.records.bases.contains_key(base);
         known.then_some(()).ok_or_else(|| Refusal::BaseNotFound { base: base.clone() })
     }
+}
+
+/// Refuses to make a stack whose name a base of an operator has.
+///
+/// # Errors
+/// [`Refusal::StackNameTaken`].
+pub fn check_stack(records: &RecordIndex, name: &BaseName) -> Result<(), Refusal> {
+    let taken = records.bases.get(name).is_some_and(|base| !base.stack);
+    if taken { Err(Refusal::StackNameTaken { base: name.clone() }) } else { Ok(()) }
 }

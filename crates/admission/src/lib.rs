@@ -13,6 +13,7 @@ mod apps;
 mod bases;
 mod builds;
 mod clock;
+mod codes;
 mod config;
 mod deploys;
 mod events;
@@ -35,8 +36,10 @@ use gantry_model::{App, AppName, AuditAction, Moment};
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 
 pub use apps::{HostChange, NewApp};
+pub use bases::check_stack;
 pub use builds::{BuiltRelease, build_failed, release_built};
 pub use clock::{JumpedRecords, clock_went_back};
+pub use codes::{CODES_MAX, REVISIONS_KEPT, UploadedCode, check_upload};
 pub use config::{RequestedConfig, RequestedConfigError, RequestedValue, requested_config};
 pub use deploys::rollback_target;
 pub use events::{events_of_deploys, events_of_report};

@@ -74,6 +74,16 @@ pub enum Refusal {
     BaseNotFound { base: BaseName },
     #[error("base {base} is what {} is built on", join_names(.apps))]
     BaseInUse { base: BaseName, apps: Vec<AppName> },
+    #[error("base {base} was not made as a stack")]
+    StackNameTaken { base: BaseName },
+    #[error("base {base} was replaced or removed meanwhile")]
+    BaseChanged { base: BaseName },
+    #[error("{app} has no code {code}")]
+    CodeNotFound { app: AppName, code: RoleName },
+    #[error("{role} is a role of the current release of {app}")]
+    CodeIsRole { app: AppName, role: RoleName },
+    #[error("{app} has {most} codes, the most that an app may have")]
+    TooManyCodes { app: AppName, most: usize },
     #[error("{app} is being built")]
     BuildInProgress { app: AppName },
 
@@ -216,6 +226,11 @@ impl Refusal {
             Self::TooManyLabels { .. } => ErrorCode::TooManyLabels,
             Self::BaseNotFound { .. } => ErrorCode::BaseNotFound,
             Self::BaseInUse { .. } => ErrorCode::BaseInUse,
+            Self::StackNameTaken { .. } => ErrorCode::StackNameTaken,
+            Self::BaseChanged { .. } => ErrorCode::BaseChanged,
+            Self::CodeNotFound { .. } => ErrorCode::CodeNotFound,
+            Self::CodeIsRole { .. } => ErrorCode::CodeIsRole,
+            Self::TooManyCodes { .. } => ErrorCode::TooManyCodes,
             Self::BuildInProgress { .. } => ErrorCode::BuildInProgress,
             Self::InvalidVariableName { .. } => ErrorCode::InvalidVariableName,
             Self::ReservedVariable { .. } => ErrorCode::ReservedVariable,
@@ -281,6 +296,11 @@ impl Refusal {
                 return Some(format!("`gantry machine drain {machine}` moves them to other machines"));
             }
             Self::BaseNotFound { .. } => "`gantry base ls` lists them",
+            Self::BaseChanged { .. } => "upload the code again",
+            Self::CodeNotFound { .. } => "`gantry code ls` lists them",
+            Self::CodeIsRole { .. } => "give the code another name",
+            Self::TooManyCodes { .. } => "remove one with `gantry code rm`",
+            Self::StackNameTaken { .. } => "use the base as it is, or remove it first with `gantry base rm`",
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",
             Self::ReleaseNotFound { .. } => "`gantry releases` lists them",

@@ -11,7 +11,7 @@ use gantry_model::app::Rename;
 use gantry_model::{
     App, AppName, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, HostName, Moment, Reason, Scope,
 };
-use gantry_records::{BuildRecord, RecordChange, RecordIndex, StoreRecord};
+use gantry_records::{BuildRecord, CodeRecord, RecordChange, RecordIndex, StoreRecord};
 
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
@@ -137,6 +137,9 @@ fn moved_records(records: &RecordIndex, from: &AppName, to: &AppName) -> Vec<Sto
     let builds = records.builds.values().filter(|build| build.app == *from);
     moved.extend(builds.map(|build| StoreRecord::Build(BuildRecord { app: to.clone(), ..(**build).clone() })));
     moved.extend(records.packs.get(from).map(|packs| StoreRecord::Packs(to.clone(), packs.clone())));
+    for code in records.codes.get(from).into_iter().flat_map(|codes| codes.values()) {
+        moved.push(StoreRecord::Code(CodeRecord { app: to.clone(), ..(**code).clone() }));
+    }
     let repository = || to.to_string();
     for (tag, digest) in records.tags.get(from.as_str()).into_iter().flatten() {
         moved.push(StoreRecord::Tag { repository: repository(), tag: tag.clone(), digest: digest.clone() });

@@ -173,6 +173,22 @@ impl Client {
         self.upload(&at.path(), file).await
     }
 
+    /// Sends a file to an endpoint with a query. No timeout covers the upload, only the connection's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn send_file_with<E>(
+        &self,
+        at: &E,
+        query: &E::Query,
+        file: std::fs::File,
+    ) -> Result<<E::Response as ReceivedResponse>::Value, ClientError>
+    where
+        E: Endpoint<Request = Upload, Response: ReceivedResponse>,
+    {
+        self.upload(&self.path_of(at, query)?, file).await
+    }
+
     /// The path of a call, with its query.
     fn path_of<E: Endpoint>(&self, at: &E, query: &E::Query) -> Result<String, ClientError> {
         let query = serde_urlencoded::to_string(query).map_err(|error| self.invalid_response(error))?;

@@ -146,6 +146,9 @@ pub struct JobInfo {
     pub id: JobId,
     /// Its queue.
     pub queue: QueueName,
+    /// Revision of the uploaded code that the job runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// State.
     pub status: JobStatus,
     /// Reason why the job waits, or how it failed.

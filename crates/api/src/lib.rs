@@ -17,6 +17,7 @@
 pub mod builds;
 mod calls;
 pub mod client;
+pub mod codes;
 mod deploy_failure;
 pub mod endpoint;
 pub mod endpoints;

@@ -12,6 +12,7 @@ use gantry_schedule::{Progress, Schedule};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::codes::{CodeInfo, CodeRevision};
 use crate::jobs::{
     ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress, JobSource, JobStatus, PurgedQueue, QueueInfo,
     RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
@@ -27,8 +28,8 @@ use crate::types::{
     Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine,
     MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind, PhaseInfo, PlanDeploy,
     PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RoleChange, RouterStatus,
-    ServerInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo, TokenScope, TrafficInfo,
-    UnreachableMachine, WarningKind,
+    ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo, TokenScope,
+    TrafficInfo, UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -118,6 +119,18 @@ samples! {
         within: Some(3_600_000),
     };
     BaseInfo = base();
+    CodeInfo = CodeInfo {
+        project: name("storefront"),
+        name: name("report"),
+        current: code_revision(),
+        revisions: vec![code_revision()],
+    };
+    StackInfo = StackInfo {
+        name: name("python"),
+        about: "Python 3".to_owned(),
+        packages: vec!["python3".to_owned(), "ca-certificates".to_owned()],
+        base: Some(base()),
+    };
     PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
     AppInfo = app();
@@ -324,6 +337,19 @@ fn machine() -> MachineInfo {
     }
 }
 
+fn code_revision() -> CodeRevision {
+    CodeRevision {
+        number: 3,
+        image: digest(),
+        stack: name("python"),
+        command: vec!["python3".to_owned(), "report.py".to_owned()],
+        files: 12,
+        size: 48_213,
+        by: "ci".to_owned(),
+        created: NOW,
+    }
+}
+
 fn base() -> BaseInfo {
     BaseInfo { name: name("debian"), image: digest(), from: "bookworm with 8 packages".to_owned(), created: NOW }
 }
@@ -358,6 +384,7 @@ fn queue_name() -> QueueName {
 
 fn job() -> JobInfo {
     JobInfo {
+        revision: Some(3),
         id: JobId(1042),
         queue: queue_name(),
         status: JobStatus::Failed,

@@ -106,6 +106,16 @@ impl BaseRecipe {
     }
 }
 
+impl BaseRecipe {
+    /// Formats the recipe as the text of `base.toml`.
+    ///
+    /// # Errors
+    /// When the recipe has no form in TOML.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
 /// Makes the documents of a base image with this layer.
 ///
 /// # Errors

@@ -53,6 +53,22 @@ impl ImageDraft {
         self.runtime.env.as_deref().unwrap_or_default()
     }
 
+    /// Finishes the image of uploaded code: the user `app`, its folder and a command. The image has the label of a recipe,
+    /// an empty one, because Gantry chose its user.
+    ///
+    /// # Errors
+    /// When a document cannot be serialized.
+    pub fn finish_code(self, command: Vec<String>) -> serde_json::Result<ImageDocuments> {
+        let mut runtime = self.runtime;
+        runtime.user = Some(format!("{APP_USER}:{APP_USER}"));
+        runtime.working_dir = Some("/app".to_owned());
+        runtime.entrypoint = Some(command);
+        runtime.cmd = None;
+        runtime.labels.get_or_insert_default().insert(recipe::LABEL.to_owned(), "{}".to_owned());
+        let (layers, diff_ids) = self.layers.into_iter().unzip();
+        documents(&Config::new(diff_ids, runtime), layers)
+    }
+
     /// Finishes the image of an app: the user `app`, its folder, the commit and the recipe's texts.
     ///
     /// # Errors

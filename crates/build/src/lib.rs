@@ -13,12 +13,15 @@
 //! - [`Times`]: modification time of each source file, for the compile step and the image.
 //! - [`Output`]: the lines of a build.
 //! - [`bases`]: base images for app images, made by mmdebstrap.
+//! - [`stacks`]: bases with well-known recipes, for code that is uploaded.
+//! - [`code`]: uploaded code, which becomes one layer over a stack.
 //!
 //! This crate starts no process and no container. The agent runs compile steps and mmdebstrap.
 
 mod app_json;
 mod archive;
 pub mod bases;
+pub mod code;
 mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -30,6 +33,7 @@ mod recipe;
 mod roles;
 mod script;
 mod source;
+pub mod stacks;
 mod text;
 mod times;
 mod tree;

@@ -15,8 +15,8 @@ use crate::machines::ClusterMachines;
 use crate::state::ClusterView;
 use crate::transactions::ChangeGroup;
 use gantry_records::{
-    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, numbers_key, packs_key, release_key,
-    routes_key, tag_key, token_key,
+    RecordChange, RecordIndex, StoreRecord, build_key, code_key, deploy_key, manifest_key, numbers_key, packs_key,
+    release_key, routes_key, tag_key, token_key,
 };
 
 /// One planned step.
@@ -137,6 +137,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
     let routes = records.plan.routes.get(app).map(|_| routes_key(app));
     let numbers = records.plan.numbers.get(app).map(|_| numbers_key(app));
     let packs = records.packs.get(app).map(|_| packs_key(app));
+    let codes = records.codes.get(app).into_iter().flatten().map(|(code, _)| code_key(app, code));
     let own = [format!("apps/{app}")];
     releases
         .chain(tokens)
@@ -147,6 +148,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
         .chain(routes)
         .chain(numbers)
         .chain(packs)
+        .chain(codes)
         .chain(own)
         .map(RecordChange::Remove)
         .collect()

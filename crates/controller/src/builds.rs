@@ -491,14 +491,19 @@ fn fail(phase: BuildPhase, message: &str) -> BuildError {
     BuildError::new(phase, message)
 }
 
-/// Returns the named base, or the only base when none is named.
+/// Returns the item of an iterator that has exactly one.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    items.next().filter(|_| items.next().is_none())
+}
+
+/// Returns the named base, or the only base when none is named. A stack counts only if there is no other base: making a
+/// stack must not make the next push ambiguous.
 fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
     let bases = &records.bases;
     let names: Vec<&str> = bases.keys().map(BaseName::as_str).collect();
     let found = match &name {
         Some(name) => bases.get(name),
-        None if bases.len() == 1 => bases.values().next(),
-        None => None,
+        None => only(bases.values().filter(|base| !base.stack)).or_else(|| only(bases.values())),
     };
     if let Some(base) = found {
         return Ok((base.name.clone(), base.image.clone()));

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use gantry_blobs::{BlobError, BlobStore};
-use gantry_build::{BuildError, Recipe, Source};
-use gantry_image::{Config, Manifest, ManifestError};
+use gantry_build::{BuildError, ImageDocuments, Recipe, Source};
+use gantry_image::{Config, Layer, Manifest, ManifestError};
 use gantry_model::{BuildPhase, Digest};
 use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
 
 /// Reader of images and source archives.
 #[derive(Clone)]
@@ -60,6 +61,16 @@ impl ImageReader {
             }
         }
         Ok(true)
+    }
+
+    /// Stores an image whose only new layer is `layer`. The documents come last, so an interrupted call leaves blobs that
+    /// no manifest names.
+    pub(crate) async fn store(&self, layer: Layer, documents: ImageDocuments) -> Result<Digest, BlobError> {
+        let file = tokio::fs::File::from_std(layer.file);
+        let stream = ReaderStream::with_capacity(file, 256 << 10).boxed();
+        self.blobs.put_stream(stream, Some(&layer.digest)).await?;
+        self.blobs.put(documents.config).await?;
+        self.blobs.put(documents.manifest).await
     }
 
     /// Reads the recipe of a source archive.

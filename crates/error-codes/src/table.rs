@@ -399,6 +399,22 @@ codes! {
         "Apps are built on the base."
         "Without the base the next push of such an app would fail."
         "Put the apps on another base: `gantry app base APP OTHER`."
+    BaseChanged "base_changed" 409
+        "The base was replaced or removed meanwhile."
+        "Another administrator made, imported or removed the base while the code was uploaded onto it."
+        "Upload the code again."
+    StackNotFound "stack_not_found" 404
+        "No stack has this name."
+        "The program carries the recipes of a few stacks, and the name is none of them."
+        "`gantry stack ls` lists the stacks. For other packages, make a base with `gantry base create`."
+    StackNotMade "stack_not_made" 409
+        "The stack was not made in this cluster yet."
+        "A stack is made once, at first need. Only an administrator may make it."
+        "Run `gantry stack create STACK` as an administrator, and try again."
+    StackNameTaken "stack_name_taken" 409
+        "A base with the stack's name exists, and was not made as a stack."
+        "An operator made, imported or pulled the base. Making the stack would replace it."
+        "Use the base as it is: uploaded code may name any base. Or remove it first with `gantry base rm`."
     InvalidBaseRecipe "invalid_base_recipe" 400
         "The recipe of the base is invalid."
         "`base.toml` has a wrong or missing entry. The message names the place."
@@ -605,6 +621,26 @@ codes! {
         "The schedule belongs to a role of the current release."
         "Such a schedule comes and goes with the app's releases."
         "Deploy a release whose role has no schedule, or pause the schedule with `gantry schedule pause SCHEDULE`."
+    CodeNotFound "code_not_found" 404
+        "The app has no uploaded code of this name."
+        "The name is misspelled, or the code was removed."
+        "`gantry code ls` lists the codes; `gantry code upload` makes one."
+    InvalidCode "invalid_code" 400
+        "The upload cannot become a code."
+        "The archive is damaged, too large, or has names, links or devices that code cannot have. The message names the entry."
+        "Correct the folder and upload it again. `gantry docs jobs` lists the limits."
+    NoCodeCommand "no_code_command" 400
+        "The command of the uploaded code is not known."
+        "No file at the top has the code's name or is a usual main file, and several files, or none, could be run."
+        "Name the command: `gantry code upload NAME FOLDER --stack STACK --command 'python3 report.py'`."
+    CodeIsRole "code_is_role" 409
+        "The app's current release has a role of this name."
+        "Jobs name a code as they name a role, so that the name would mean two things."
+        "Give the code another name."
+    TooManyCodes "too_many_codes" 409
+        "The app has as many codes as it may have."
+        "The number is limited, because each code keeps its revisions."
+        "Remove a code with `gantry code rm`."
     QueueNotFound "queue_not_found" 404
         "There is no queue of this name."
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."

@@ -187,6 +187,18 @@ pub enum AuditAction {
         /// The base.
         base: BaseName,
     },
+    /// A code was uploaded.
+    CodeUploaded {
+        /// The code.
+        code: RoleName,
+        /// Number of the revision.
+        revision: u64,
+    },
+    /// A code was removed.
+    CodeRemoved {
+        /// The code.
+        code: RoleName,
+    },
     /// An image was pushed to the registry.
     ImagePushed {
         /// The repository.
@@ -342,6 +354,8 @@ impl From<&ExitStatus> for ExitFacts {
 pub enum BaseSource {
     /// A recipe (`base.toml`).
     Recipe,
+    /// The recipe of the stack of the same name.
+    Stack,
     /// An OCI archive.
     Archive,
     /// An image in another registry.
@@ -395,6 +409,7 @@ impl fmt::Display for AuditAction {
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
             }
             Self::BaseStored { base, source: BaseSource::Recipe } => write!(f, "made base {base}"),
+            Self::BaseStored { base, source: BaseSource::Stack } => write!(f, "made stack {base}"),
             Self::BaseStored { base, source: BaseSource::Archive } => write!(f, "imported base {base}"),
             Self::BaseStored { base, source: BaseSource::Registry { reference } } => {
                 write!(f, "imported base {base} from {reference}")
@@ -425,6 +440,8 @@ impl fmt::Display for AuditAction {
             Self::MachineLost { machine } => write!(f, "machine {machine} is lost; its copies move"),
             Self::MachineReturned { machine } => write!(f, "machine {machine} is back"),
             Self::BaseRemoved { base } => write!(f, "removed base {base}"),
+            Self::CodeUploaded { code, revision } => write!(f, "uploaded code {code}, revision {revision}"),
+            Self::CodeRemoved { code } => write!(f, "removed code {code}"),
             Self::ImagePushed { repository, tag, without_app } => {
                 let without = if *without_app { " (there is no app of this name)" } else { "" };
                 write!(f, "pushed image {repository}:{tag}{without}")

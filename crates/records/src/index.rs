@@ -10,8 +10,8 @@ use gantry_model::{
 
 use crate::record::{parse, read};
 use crate::{
-    AuthorityRecord, BaseRecord, BuildRecord, EVENT_KEYS, EventRecord, GitPacks, JoinTokenRecord, MemberRecord,
-    PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
+    AuthorityRecord, BaseRecord, BuildRecord, CodeRecord, EVENT_KEYS, EventRecord, GitPacks, JoinTokenRecord,
+    MemberRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
 };
 
 /// All records. Cloning is cheap, because clones share the large records.
@@ -31,6 +31,8 @@ pub struct RecordIndex {
     pub packs: BTreeMap<AppName, GitPacks>,
     /// Bases by name.
     pub bases: BTreeMap<BaseName, BaseRecord>,
+    /// Uploaded codes by app and name.
+    pub codes: BTreeMap<AppName, BTreeMap<RoleName, Arc<CodeRecord>>>,
     /// Tags by repository.
     pub tags: BTreeMap<String, BTreeMap<String, Digest>>,
     /// Manifests by repository.
@@ -113,6 +115,9 @@ impl RecordIndex {
             }
             StoreRecord::Packs(app, packs) => drop(self.packs.insert(app, packs)),
             StoreRecord::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
+            StoreRecord::Code(code) => {
+                self.codes.entry(code.app.clone()).or_default().insert(code.name.clone(), Arc::new(code));
+            }
             StoreRecord::Tag { repository, tag, digest } => {
                 self.tags.entry(repository).or_default().insert(tag, digest);
             }
@@ -188,6 +193,13 @@ impl RecordIndex {
                     self.bases.remove(&name);
                 }
             }
+            ["codes", name, code] => {
+                if let (Some(name), Ok(code)) = (app(name), RoleName::parse(code))
+                    && let Some(codes) = self.codes.get_mut(&name)
+                {
+                    codes.remove(&code);
+                }
+            }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),
             // The removal under the key of an earlier version follows the removal under today's key.
             ["events", place] if place.len() == 5 => {
@@ -243,8 +255,14 @@ impl RecordIndex {
         self.releases.get(app)?.get(&number)
     }
 
+    /// Returns an uploaded code of an app.
+    #[must_use]
+    pub fn code(&self, app: &AppName, name: &RoleName) -> Option<&Arc<CodeRecord>> {
+        self.codes.get(app)?.get(name)
+    }
+
     /// Reports whether a repository has the image of this digest. The image may have been pushed to the repository,
-    /// have a tag there, belong to a release of the app, or be the base.
+    /// have a tag there, belong to a release or to a code of the app, or be the base.
     #[must_use]
     pub fn has_image(&self, repository: &str, digest: &Digest) -> bool {
         let pushed = self.manifests.get(repository).is_some_and(|manifests| manifests.contains_key(digest));
@@ -253,7 +271,16 @@ impl RecordIndex {
             let releases = AppName::parse(repository).ok().and_then(|app| self.releases.get(&app));
             releases.is_some_and(|releases| releases.values().any(|release| release.image == *digest))
         };
-        pushed || tagged() || released() || self.base_of(repository).is_some_and(|base| base.image == *digest)
+        let uploaded = || {
+            let codes = AppName::parse(repository).ok().and_then(|app| self.codes.get(&app));
+            let mut revisions = codes.into_iter().flat_map(|codes| codes.values()).flat_map(|code| &code.revisions);
+            revisions.any(|revision| revision.image == *digest)
+        };
+        pushed
+            || tagged()
+            || released()
+            || uploaded()
+            || self.base_of(repository).is_some_and(|base| base.image == *digest)
     }
 
     /// Returns the base to which a repository belongs.

@@ -11,6 +11,7 @@
 //! | `deploys/<app>/<number>` | [`Deploy`] |
 //! | `builds/<app>/<commit>` | [`BuildRecord`] |
 //! | `bases/<name>` | [`BaseRecord`] |
+//! | `codes/<app>/<name>` | [`CodeRecord`] |
 //! | `tags/<repository>/<tag>` | a digest |
 //! | `manifests/<repository>/<digest>` | [`PushedManifest`] |
 //! | `tokens/<hash>` | [`TokenRecord`] |
@@ -29,6 +30,7 @@
 //!
 //! The keys under `coordination/` are no records of this crate: they belong to the apps.
 
+mod code;
 mod git_packs;
 mod index;
 mod migrations;
@@ -37,6 +39,7 @@ pub mod schema;
 mod stored;
 mod trust;
 
+pub use code::{CodeRecord, CodeRevision, RevisionNumber, code_key};
 pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::stored::{self, Configs};
 use crate::trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, join_token_key, member_key};
-use crate::{EARLIER_EVENT_KEYS, EVENT_KEYS, GitPacks};
+use crate::{CodeRecord, EARLIER_EVENT_KEYS, EVENT_KEYS, GitPacks, code_key};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct BaseRecord {
     pub from: String,
     /// Time of creation.
     pub created: Moment,
+    /// True if the base was made by the recipe of the stack of the same name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stack: bool,
 }
 
 /// A token. The store has the hash of the secret as the record's key, and nowhere the secret.
@@ -117,6 +120,8 @@ pub enum StoreRecord {
     Packs(AppName, GitPacks),
     /// A base.
     Base(BaseRecord),
+    /// An uploaded code.
+    Code(CodeRecord),
     /// A tag in the registry.
     Tag {
         /// Repository of the tag.
@@ -223,6 +228,7 @@ impl StoreRecord {
             Self::Build(build) => build_key(&build.app, &build.commit),
             Self::Packs(app, _) => packs_key(app),
             Self::Base(base) => base_key(&base.name),
+            Self::Code(code) => code_key(&code.app, &code.name),
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
@@ -248,6 +254,7 @@ impl StoreRecord {
             Self::Build(record) => serde_json::to_vec(record),
             Self::Packs(_, packs) => serde_json::to_vec(packs),
             Self::Base(record) => serde_json::to_vec(record),
+            Self::Code(record) => serde_json::to_vec(record),
             Self::Tag { digest, .. } => serde_json::to_vec(digest),
             Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
             Self::Token { token, .. } => serde_json::to_vec(token),
@@ -381,6 +388,7 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
             StoreRecord::Packs(name, read(key, value)?)
         }
         ["bases", _] => StoreRecord::Base(read(key, value)?),
+        ["codes", _, _] => StoreRecord::Code(read(key, value)?),
         ["tags", repository @ .., tag] => {
             StoreRecord::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(key, value)? }
         }

@@ -54,6 +54,9 @@ fn the_published_worker_client_runs_unmodified() {
     shop.write("container/roles.json", ROLES);
     shop.commit("one");
     let _ = shop.push().good();
+    // The stack of the uploaded code.
+    let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
+    let _ = world.gantry(&["base", "import", "python", &archive]).good();
     script(&world, "worker.py");
 }
 

@@ -3,6 +3,7 @@
 mod apps;
 mod builds;
 mod clock;
+mod codes;
 mod config;
 mod deploys;
 mod events;
@@ -76,7 +77,13 @@ pub(super) fn with_app() -> RecordIndex {
 }
 
 pub(super) fn base_record(name: &str) -> BaseRecord {
-    BaseRecord { name: base_name(name), image: digest("ba"), from: "a test".to_owned(), created: Moment(0) }
+    BaseRecord {
+        name: base_name(name),
+        image: digest("ba"),
+        from: "a test".to_owned(),
+        created: Moment(0),
+        stack: false,
+    }
 }
 
 pub(super) fn put(records: &mut RecordIndex, record: StoreRecord) {

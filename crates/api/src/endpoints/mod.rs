@@ -3,12 +3,14 @@
 pub mod apps;
 pub mod bases;
 pub mod cluster;
+pub mod codes;
 pub mod deploys;
 pub mod jobs;
 pub mod locks;
 pub mod machines;
 pub mod schedules;
 pub mod sessions;
+pub mod stacks;
 pub mod tokens;
 pub mod volumes;
 
@@ -22,9 +24,11 @@ pub fn all() -> Vec<EndpointDescription> {
         tokens::describe(),
         machines::describe(),
         bases::describe(),
+        stacks::describe(),
         apps::describe(),
         deploys::describe(),
         sessions::describe(),
+        codes::describe(),
         jobs::describe(),
         schedules::describe(),
         locks::describe(),

@@ -137,6 +137,18 @@ pub enum EventFields {
         /// The base.
         base: BaseName,
     },
+    /// A code was uploaded.
+    CodeUploaded {
+        /// The code.
+        code: RoleName,
+        /// Number of the revision.
+        revision: u64,
+    },
+    /// A code was removed.
+    CodeRemoved {
+        /// The code.
+        code: RoleName,
+    },
     /// A machine registered for the first time.
     MachineRegistered {
         /// The machine.
@@ -328,6 +340,8 @@ pub enum DeployOrderInfo {
 pub enum BaseSourceInfo {
     /// A recipe (`base.toml`).
     Recipe,
+    /// The recipe of the stack of the same name.
+    Stack,
     /// An OCI archive.
     Archive,
     /// An image in another registry.
@@ -390,6 +404,7 @@ impl From<BaseSource> for BaseSourceInfo {
     fn from(source: BaseSource) -> Self {
         match source {
             BaseSource::Recipe => Self::Recipe,
+            BaseSource::Stack => Self::Stack,
             BaseSource::Archive => Self::Archive,
             BaseSource::Registry { reference } => Self::Registry { reference },
         }
@@ -430,6 +445,8 @@ impl From<&AuditAction> for EventFields {
             }
             A::BaseStored { base, source } => Self::BaseStored { base, source: source.into() },
             A::BaseRemoved { base } => Self::BaseRemoved { base },
+            A::CodeUploaded { code, revision } => Self::CodeUploaded { code, revision },
+            A::CodeRemoved { code } => Self::CodeRemoved { code },
             A::MachineRegistered { machine, id } => Self::MachineRegistered { machine, id },
             A::MachineUpdated { machine, program } => Self::MachineUpdated { machine, program },
             A::MachineReplaced { machine, id, before } => Self::MachineReplaced { machine, id, before },

@@ -18,6 +18,20 @@ pub struct BaseInfo {
     pub created: Moment,
 }
 
+/// A stack: a base with a well-known recipe, for code that is uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackInfo {
+    /// Name of the stack, and of its base.
+    pub name: BaseName,
+    /// Purpose of the stack.
+    pub about: String,
+    /// Debian packages of the stack.
+    pub packages: Vec<String>,
+    /// The base of this name; none until the stack is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseInfo>,
+}
+
 /// Body of `POST /v1/apps/{app}/pull` and `/v1/bases/{name}/pull`, which copy an image of another registry into this
 /// registry.
 #[derive(Clone, Serialize, Deserialize)]

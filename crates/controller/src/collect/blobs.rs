@@ -56,6 +56,8 @@ fn roots(records: &RecordIndex) -> BTreeSet<Digest> {
         records.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
     let builds = records.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
     let bases = records.bases.values().map(|base| base.image.clone());
+    let codes = records.codes.values().flat_map(|codes| codes.values()).flat_map(|code| &code.revisions);
+    let codes = codes.map(|revision| revision.image.clone());
     let tags = records.tags.values().flat_map(|tags| tags.values()).cloned();
     let deploys =
         records.apps.keys().flat_map(|app| records.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
@@ -65,7 +67,7 @@ fn roots(records: &RecordIndex) -> BTreeSet<Digest> {
         });
     let packs = records.packs.values().flat_map(|packs| &packs.packs).map(|pack| pack.pack.clone());
     let logs = records.deploys.values().flat_map(|deploys| deploys.values()).filter_map(|deploy| deploy.log.clone());
-    releases.chain(packs).chain(logs).chain(builds).chain(bases).chain(tags).chain(deploys).collect()
+    releases.chain(packs).chain(logs).chain(builds).chain(bases).chain(codes).chain(tags).chain(deploys).collect()
 }
 
 /// Digests in use.

@@ -71,8 +71,8 @@ pub(crate) async fn store_base(
     caller.mutate(server, move |actor| actor.store_base(name, image, from, source)).await.map(base_info)
 }
 
-fn base_info(base: BaseRecord) -> BaseInfo {
-    let BaseRecord { name, image, from, created } = base;
+pub(super) fn base_info(base: BaseRecord) -> BaseInfo {
+    let BaseRecord { name, image, from, created, stack: _ } = base;
     BaseInfo { name, image, from, created }
 }
 
@@ -93,15 +93,19 @@ async fn create(
     let invalid = |why: BaseRecipeError| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
     let (text, recipe) = BaseRecipe::read(&body).map_err(invalid)?;
     Ok(pulls::run_streamed(async move |sender| {
-        Ok(ImageProgress::Base { base: build_base(&server, &caller, at.name, (text, &recipe), &sender).await? })
+        Ok(ImageProgress::Base {
+            base: build_base(&server, &caller, at.name, (text, &recipe), BaseSource::Recipe, &sender).await?,
+        })
     }))
 }
 
-async fn build_base(
+/// Makes a base of Debian packages on an agent.
+pub(super) async fn build_base(
     server: &Arc<Server>,
     caller: &Caller,
     base: BaseName,
     (text, recipe): (String, &BaseRecipe),
+    source: BaseSource,
     sender: &mpsc::Sender<ImageProgress>,
 ) -> HttpResult<BaseInfo> {
     check_reserve(server, "a base", 0)?;
@@ -127,5 +131,5 @@ async fn build_base(
         }
     };
     let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
-    store_base(server, caller, base, image, from, BaseSource::Recipe).await
+    store_base(server, caller, base, image, from, source).await
 }

@@ -7,14 +7,14 @@ use gantry_queue::{JobState, masked};
 use gantry_queue_store::JobDetails;
 
 use crate::core;
-use crate::jobs::JobService;
+use crate::jobs::{JobService, StoredWork, WorkSource};
 
 /// Longest payload that a description contains, in characters.
 const SHOWN: usize = 2000;
 
 /// Describes a job.
 pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
-    let JobDetails { id, queue, job, by, payload, details, progress, .. } = details;
+    let JobDetails { id, queue, job, by, work, payload, details, progress } = details;
     let attempt: Option<AttemptDetails> = details.and_then(|text| serde_json::from_slice(&text).ok());
     let running = jobs.started(id);
     let status = status(&job.state, running);
@@ -26,6 +26,7 @@ pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
     JobInfo {
         id,
         queue,
+        revision: revision_of(&work),
         status,
         note: note(&job.state, attempt.as_ref(), core::now()),
         settings: job.settings,
@@ -40,6 +41,14 @@ pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
         failures: job.failures,
         lost: job.lost,
         attempt: attempt.as_ref().map(job_attempt),
+    }
+}
+
+/// Revision of the uploaded code that a job runs.
+fn revision_of(work: &[u8]) -> Option<u64> {
+    match serde_json::from_slice(work) {
+        Ok(StoredWork { source: WorkSource::Code { revision }, .. }) => Some(revision),
+        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ use gantry_api::jobs::{
 };
 use gantry_api::types::SessionKind;
 use gantry_api::{ErrorCode, Problem};
+use gantry_model::{AppName, Digest, RoleName};
 use gantry_queue::{JobId, JobState, PAYLOAD_MAX, QueueName};
 use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, JobProgress, NewJob, SubmitRefusal};
 use hyper_util::rt::TokioIo;
@@ -137,18 +138,9 @@ pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> Http
     }
     let (queue, source, image) = match job.source {
         JobSource::Role { app, role } => {
-            let view = server.core.view();
-            let number = find_app(&view.records, &app)?.current;
-            let release = number.and_then(|number| view.records.release(&app, number));
-            let release = release
-                .ok_or_else(|| Problem::new(ErrorCode::NoRelease, format!("{app} has no release to run a job of")))?;
-            if !release.roles.contains_key(&role) {
-                let message = format!("release {} of {app} has no role {role}", release.number);
-                return Err(Problem::new(ErrorCode::RoleNotFound, message).into());
-            }
             let code = role.as_str().parse().map_err(|_| invalid(format!("{role} cannot be the code of a job")))?;
-            let image = release.image.clone();
-            (QueueName { project: app, code }, WorkSource::Role { release: release.number, role }, image)
+            let (source, image) = work_of(server, &app, &role)?;
+            (QueueName { project: app, code }, source, image)
         }
         JobSource::Image { reference } => {
             let project = parse_name(repository(&reference))?;
@@ -161,6 +153,28 @@ pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> Http
     let work = serde_json::to_vec(&work).map_err(|error| Problem::internal(error.to_string()))?;
     let (settings, payload) = (job.settings, job.payload.into_bytes());
     Ok(NewJob { queue, settings, work, payload, by })
+}
+
+/// What a job of a role runs: the role in the app's current release, or else the current revision of the uploaded code
+/// of this name.
+fn work_of(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<(WorkSource, Digest)> {
+    let view = server.core.view();
+    let number = find_app(&view.records, app)?.current;
+    let release = number.and_then(|number| view.records.release(app, number));
+    if let Some(release) = release.filter(|release| release.roles.contains_key(name)) {
+        return Ok((WorkSource::Role { release: release.number, role: name.clone() }, release.image.clone()));
+    }
+    if let Some(revision) = view.records.code(app, name).and_then(|code| code.current()) {
+        return Ok((WorkSource::Code { revision: revision.number }, revision.image.clone()));
+    }
+    let none = match release {
+        Some(release) => {
+            let message = format!("release {} of {app} has no role {name}, and {app} no code {name}", release.number);
+            Problem::new(ErrorCode::RoleNotFound, message)
+        }
+        None => Problem::new(ErrorCode::NoRelease, format!("{app} has no release to run a job of, and no code {name}")),
+    };
+    Err(none.into())
 }
 
 /// A page of jobs, newest first.

@@ -5,6 +5,7 @@ pub(crate) mod auth;
 mod bases;
 mod builds;
 mod call;
+mod codes;
 mod coordination;
 mod deploys;
 mod git;
@@ -23,6 +24,7 @@ mod referrers;
 pub(crate) mod registry;
 mod schedules;
 pub(crate) mod sessions;
+mod stacks;
 mod stream;
 pub(crate) mod system;
 pub(crate) mod uploads;
@@ -134,15 +136,17 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 13] = [
+    let families: [fn(Routes) -> Routes; 15] = [
         policy::routes,
         system::routes,
         machines::routes,
         members::routes,
         bases::routes,
+        stacks::routes,
         apps::routes,
         deploys::routes,
         sessions::routes,
+        codes::routes,
         jobs::routes,
         queues::routes,
         schedules::routes,

@@ -1,9 +1,10 @@
-//! The work of a job: a role of a release, or an image.
+//! The work of a job: a role of a release, a revision of an uploaded code, or an image.
 
 use std::collections::BTreeMap;
 
 use gantry_model::role::Role;
 use gantry_model::{AppName, Bytes, Digest, InstanceSpec, Kind, ReleaseConfig, ReleaseNumber, RoleCommand, RoleName};
+use gantry_records::RevisionNumber;
 use serde::{Deserialize, Serialize};
 
 use crate::core::ClusterView;
@@ -31,6 +32,8 @@ pub(crate) enum WorkSource {
     Role { release: ReleaseNumber, role: RoleName },
     /// Only the image.
     Image,
+    /// A revision of an uploaded code. The image has its command.
+    Code { revision: RevisionNumber },
 }
 
 /// Reason why a job cannot be given to a machine.
@@ -52,7 +55,12 @@ impl StoredWork {
     /// The release for the job's environment, and the specification of the container; or why there is none.
     pub(super) fn resolve(self, view: &ClusterView, project: &AppName) -> Result<(String, InstanceSpec), WorkError> {
         let (number, mut spec) = match &self.source {
-            WorkSource::Image => (String::new(), spec(self.image, Role::new(RoleCommand::Argv(Vec::new())))),
+            WorkSource::Image => (String::new(), spec(self.image, own_command())),
+            WorkSource::Code { .. } => {
+                let config = view.records.apps.get(project).map(|app| app.config.clone()).unwrap_or_default();
+                let spec = InstanceSpec { config: config.into(), ..spec(self.image, own_command()) };
+                (String::new(), spec)
+            }
             WorkSource::Role { release: number, role } => {
                 let release = view
                     .records
@@ -83,6 +91,11 @@ impl StoredWork {
         spec.role.schedule = None;
         Ok((number, spec))
     }
+}
+
+/// A role with the command of its image.
+fn own_command() -> Role {
+    Role::new(RoleCommand::Argv(Vec::new()))
 }
 
 fn spec(image: Digest, role: Role) -> InstanceSpec {

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use gantry_model::Bytes;
 use gantry_queue::{ConcurrencyKey, JobId, Priority, QueueName};
 
-use super::values::{age, concurrency_key, parse_pair};
+use super::values::{age, code_name, concurrency_key, parse_pair};
 use crate::commands::jobs::QueueFilter;
 
 #[derive(Debug, Subcommand)]
@@ -72,8 +72,9 @@ pub(crate) struct JobRun {
 /// Workload of a job, and its limits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct JobSpec {
-    /// App and role, such as `shop/report`: the role's command, configuration and limits in the current release
-    #[arg(value_name = "APP/ROLE", conflicts_with = "image", required_unless_present = "image")]
+    /// App and role, such as `shop/report`: the role's command, configuration and limits in the current release. Or an
+    /// uploaded code: `shop/report`, or `report` of the app `jobs`
+    #[arg(value_name = "APP/ROLE", value_parser = code_name, conflicts_with = "image", required_unless_present = "image")]
     pub(crate) code: Option<QueueName>,
     /// Image of Gantry's registry, such as `shop:1.2`
     #[arg(long, value_name = "REF")]

@@ -2,6 +2,7 @@
 
 mod apps;
 mod cluster;
+mod codes;
 mod jobs;
 mod locks;
 mod machine;
@@ -21,10 +22,12 @@ pub(crate) use self::cluster::{
     Base, Cluster, Join, JoinTokenCommand, MachineAdd, MachineCommand, PolicyCommand, ServerArgs, ServerCommand, Store,
     Token,
 };
+pub(crate) use self::codes::{Code, Stack};
 pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::locks::{Lock, LockName, LockRun};
 pub(crate) use self::machine::{FirstPolicy, Machine};
 pub(crate) use self::schedules::{Schedule, ScheduleCreate};
+pub(crate) use self::values::CODES_APP;
 use self::values::{age, image_port, parse_count, run_volume, volume};
 pub(crate) use self::volumes::{Snapshot, Volume};
 use crate::restore_volumes::VolumeChoice;
@@ -217,6 +220,9 @@ pub(crate) enum Command {
     /// Run container jobs from a queue, and look at them
     #[command(subcommand)]
     Job(Job),
+    /// Upload code for jobs, without a build, and look at it
+    #[command(subcommand)]
+    Code(Code),
     /// Show, pause, limit and purge the queues of container jobs
     #[command(subcommand)]
     Queue(Queue),
@@ -240,6 +246,9 @@ pub(crate) enum Command {
     /// Create, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
+    /// List and make stacks: bases with well-known recipes, for uploaded code
+    #[command(subcommand)]
+    Stack(Stack),
     /// List and show machines
     #[command(subcommand, name = "machine")]
     Machines(MachineCommand),

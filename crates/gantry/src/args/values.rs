@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use gantry_model::{
     ClusterPolicy, LabelKey, LabelValue, Moment, NameError, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName,
 };
-use gantry_queue::ConcurrencyKey;
+use gantry_queue::{ConcurrencyKey, InvalidQueueName, QueueName};
 use gantry_queue_store::{PostgresAddress, PostgresAddressError};
 
 /// Reason why a text is no value of an argument.
@@ -74,6 +74,14 @@ pub(super) fn concurrency_key(text: &str) -> Result<ConcurrencyKey, InvalidValue
     let (name, limit) = text.rsplit_once('=').unwrap_or((text, "1"));
     let limit = limit.parse().map_err(|_| InvalidValue::JobCount(limit.to_owned()))?;
     Ok(ConcurrencyKey { name: name.to_owned(), limit })
+}
+
+/// App of the codes that are named without an app.
+pub(crate) const CODES_APP: &str = "jobs";
+
+/// Parses the name of a code: `APP/CODE`, or `CODE` of the app [`CODES_APP`].
+pub(super) fn code_name(text: &str) -> Result<QueueName, InvalidQueueName> {
+    if text.contains('/') { text.parse() } else { format!("{CODES_APP}/{text}").parse() }
 }
 
 pub(super) fn parse_pair(text: &str) -> Result<(String, String), InvalidValue> {

@@ -54,7 +54,7 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
     }
 }
 
-fn show(base: &BaseInfo, json: bool) -> anyhow::Result<Exit> {
+pub(super) fn show(base: &BaseInfo, json: bool) -> anyhow::Result<Exit> {
     if json {
         print_json(base)?;
     } else {

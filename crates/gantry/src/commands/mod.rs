@@ -2,6 +2,7 @@
 
 mod apps;
 mod bases;
+mod codes;
 mod config;
 mod deploys;
 mod docs;
@@ -17,6 +18,7 @@ mod policy;
 mod pulls;
 mod schedules;
 mod session;
+mod stacks;
 mod system;
 mod volumes;
 
@@ -87,6 +89,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Why { app: None, .. } => apps::why_all(&client()?, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
+        Command::Stack(command) => stacks::run(&client()?, command, json).await,
         Command::Machines(command) => machines::run(&client()?, command, json).await,
         Command::Deploy { app, image, volumes, port, hold, planned, follow } => {
             let count = volumes.len();
@@ -118,6 +121,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             session::exec(&client()?, &app, instance, command, input).await
         }
         Command::Run { app, input, volumes, command } => session::run(&client()?, &app, command, volumes, input).await,
+        Command::Code(command) => codes::run(&client()?, command, json).await,
         Command::Job(command) => jobs::run(&client()?, command, json).await,
         Command::Schedule(command) => schedules::run(&client()?, command, json).await,
         Command::Lock(command) => locks::run(&args.remote, command, json).await,

@@ -2,10 +2,11 @@
 
 import datetime
 import json
+import tempfile
 import time
 import urllib.request
 
-from iron_worker import IronWorker, Task
+from iron_worker import CodePackage, IronWorker, Task
 from requests.exceptions import HTTPError
 
 import os
@@ -60,6 +61,21 @@ with urllib.request.urlopen(urllib.request.Request(url, data=b'{"name": "hook"}'
     hook = json.load(response)
 assert worker.wait_for_task(Task(id=hook["id"])).status == "complete"
 assert worker.stdout(hook["id"]) == "hello hook\n"
+
+# An upload, as the client packs and sends it. Its code then runs as a task.
+folder = tempfile.mkdtemp()
+os.chdir(folder)
+for words in ["first", "second \\ 'quoted' \u00e9"]:
+    with open("hi.py", "w", encoding="utf-8") as file:
+        file.write("import os\nprint(%r, open(os.environ['PAYLOAD_FILE']).read())\n" % words)
+    uploaded = worker.upload("hi.py", name="hi", executable="hi.py")
+    assert uploaded.id == "hi", vars(uploaded)
+    done = worker.wait_for_task(worker.queue(code_name="hi", payload="7"))
+    assert done.status == "complete"
+    assert worker.stdout(done) == words + " 7\n", worker.stdout(done)
+assert [revision.revision for revision in worker.revisions("hi")] == [2, 1]
+assert worker.code("hi").revision == 2
+worker.deleteCode("hi")
 
 # Codes, and refusals with words.
 assert [code.name for code in worker.codes()] == ["greet", "slow"]

@@ -1,6 +1,7 @@
 //! The APIs of IronWorker, version 2, and of IronMQ, version 3, for clients that were written for them.
 //!
-//! - `/2/projects/{project}/…`: the project is an app, and its codes are the roles of the current release.
+//! - `/2/projects/{project}/…`: the project is an app, and its codes are the roles of the current release and the
+//!   uploaded codes.
 //! - `/3/projects/{project}/queues/…`: queues of messages; see `messages`.
 //! - A token is sent as `Authorization: OAuth TOKEN` or as `?oauth=TOKEN`; the scopes are Gantry's.
 //! - Errors are `{"msg": …}`, with the code of Gantry's API beside it. Each response has a content type, because the clients require it.
@@ -10,6 +11,7 @@ mod codes;
 mod messages;
 mod schedules;
 mod tasks;
+mod upload;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::{AcquireError, Semaphore};
 
 pub(super) use messages::messages;
 
@@ -33,6 +36,12 @@ use crate::Server;
 
 /// Size limit of a request's body, in bytes.
 const BODY_MAX: usize = 16 << 20;
+
+/// Size limit of an upload, in bytes. The printed form of an archive is up to four times as large as the archive.
+const UPLOAD_MAX: usize = 64 << 20;
+
+/// Uploads whose bodies are in memory at the same time.
+static UPLOADS: Semaphore = Semaphore::const_new(2);
 
 /// A call of the API.
 struct IronCall {
@@ -66,9 +75,13 @@ fn respond(served: HttpResult) -> Response {
 }
 
 async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request) -> HttpResult {
-    let call = IronCall::read(server, project, request).await?;
     let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
-    let method = call.parts.method.clone();
+    let method = request.method().clone();
+    let uploads = method == Method::POST && segments == ["codes"];
+    let closed = |error: AcquireError| Problem::internal(error.to_string());
+    let _turn = if uploads { Some(UPLOADS.acquire().await.map_err(closed)?) } else { None };
+    let most = if uploads { UPLOAD_MAX } else { BODY_MAX };
+    let call = IronCall::read_up_to(most, server, project, request).await?;
     match (&method, &segments[..]) {
         (&Method::POST, ["tasks"]) => tasks::submit(&call).await,
         (&Method::POST, ["tasks", "webhook"]) => tasks::webhook(&call).await,
@@ -87,7 +100,9 @@ async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request)
         (&Method::GET, ["codes", id]) => codes::show(&call, id),
         (&Method::POST, ["codes", id, "pause_task_queue"]) => codes::pause(&call, id, true).await,
         (&Method::POST, ["codes", id, "resume_task_queue"]) => codes::pause(&call, id, false).await,
-        (&Method::POST, ["codes"]) => Err(codes::no_upload().into()),
+        (&Method::GET, ["codes", id, "revisions"]) => codes::revisions(&call, id),
+        (&Method::DELETE, ["codes", id]) => codes::remove(&call, id).await,
+        (&Method::POST, ["codes"]) => upload::upload(&call).await,
         _ => {
             let path: String = call.parts.uri.path().chars().take(200).collect();
             Err(Problem::new(ErrorCode::EndpointNotFound, format!("there is no {method} {path}")).into())
@@ -109,18 +124,23 @@ fn caller(server: &Server, parts: &Parts) -> HttpResult<Caller> {
     Caller::of_secret(server, &secret.ok_or_else(missing)?)
 }
 
-async fn read(body: Body) -> HttpResult<Bytes> {
-    let read = axum::body::to_bytes(body, BODY_MAX).await;
+async fn read(body: Body, most: usize) -> HttpResult<Bytes> {
+    let read = axum::body::to_bytes(body, most).await;
     Ok(read.map_err(|error| Problem::new(ErrorCode::RequestTooLarge, error.to_string()))?)
 }
 
 impl IronCall {
     /// Authenticates the caller, and reads the request.
     async fn read(server: Arc<Server>, project: &str, request: Request) -> HttpResult<Self> {
+        Self::read_up_to(BODY_MAX, server, project, request).await
+    }
+
+    /// Authenticates the caller, and reads the request. `most` limits the size of its body in bytes.
+    async fn read_up_to(most: usize, server: Arc<Server>, project: &str, request: Request) -> HttpResult<Self> {
         let (parts, body) = request.into_parts();
         let caller = caller(&server, &parts)?;
         let project: AppName = parse_name(project)?;
-        Ok(Self { caller, project, body: read(body).await?, server, parts })
+        Ok(Self { caller, project, body: read(body, most).await?, server, parts })
     }
 
     /// Parses the JSON body. An empty body is an empty object.
@@ -154,7 +174,10 @@ impl IronCall {
 
 fn unknown_code(code: &str) -> Problem {
     let code: String = code.chars().take(80).collect();
-    Problem::new(ErrorCode::RoleNotFound, format!("there is no code {code:?}; a code is a role of the app"))
+    Problem::new(
+        ErrorCode::RoleNotFound,
+        format!("there is no code {code:?}; a code is a role of the app, or was uploaded"),
+    )
 }
 
 /// A JSON response without the fields that are null.

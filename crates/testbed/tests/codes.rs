@@ -1,0 +1,189 @@
+//! Code on stacks from end to end: upload, revisions, stacks, and uploads that are refused.
+
+use std::path::Path;
+use std::process::Command;
+
+use gantry_testbed::{World, run};
+use serde_json::Value;
+
+/// A cluster with the app `shop`, which has no release.
+fn world() -> World {
+    let world = World::start(&["--jobs", "4"]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    world
+}
+
+fn write(world: &World, path: &str, text: &str) {
+    let path = world.path(path);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    std::fs::write(path, text).expect("written");
+}
+
+fn upload(world: &World, code: &str, folder: &str, more: &[&str]) -> Value {
+    let path = world.path(folder);
+    let path = path.to_str().expect("text");
+    let command = ["code", "upload", code, path, "--stack", "debian", "--json"];
+    serde_json::from_str(&world.gantry(&[&command, more].concat()).good().out).expect("JSON")
+}
+
+/// Runs a job to its end; returns its output.
+fn follow(world: &World, code: &str) -> String {
+    world.gantry(&["job", "run", code, "--follow", "-p", "{\"month\":11}"]).good().out
+}
+
+fn json(world: &World, arguments: &[&str]) -> Value {
+    serde_json::from_str(&world.gantry(&[arguments, &["--json"]].concat()).good().out).expect("JSON")
+}
+
+#[test]
+fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
+    let world = world();
+    let _ = world.gantry(&["config", "set", "shop", "REGION=north"]).good();
+    write(
+        &world,
+        "report/report.py",
+        "import os, lib.words\nprint('one', lib.words.said(), os.environ['REGION'], os.getcwd(), os.getuid())\nprint(open(os.environ['PAYLOAD_FILE']).read())\n",
+    );
+    write(&world, "report/lib/words.py", "def said():\n    return 'hello'\n");
+    write(&world, "report/.git/config", "secret");
+    let first = upload(&world, "shop/report", "report", &[]);
+    assert_eq!((&first["current"]["number"], &first["current"]["files"]), (&1.into(), &2.into()), "{first}");
+    assert_eq!(follow(&world, "shop/report"), "one hello north /app 1000\n{\"month\":11}\n");
+    // The same files are the same revision, whatever archive has them.
+    let zipped = world.path("report.zip");
+    let mut zip = Command::new("python3");
+    zip.args(["-c", "import shutil; shutil.make_archive('report', 'zip', 'report')"]).current_dir(world.path(""));
+    std::fs::remove_dir_all(world.path("report/.git")).expect("removed");
+    let _ = run(zip).good();
+    assert!(zipped.exists());
+    let same = upload(&world, "shop/report", "report.zip", &[]);
+    assert_eq!(same["current"], first["current"]);
+    // A queued job runs the revision that was current when it was queued.
+    let _ = world.gantry(&["queue", "pause", "shop/report"]).good();
+    let queued = world.gantry(&["job", "run", "shop/report"]).good().out;
+    write(&world, "report/report.py", "print('two')\n");
+    let second = upload(&world, "shop/report", "report", &[]);
+    assert_eq!(second["current"]["number"], 2, "{second}");
+    let newer = world.gantry(&["job", "run", "shop/report"]).good().out;
+    let _ = world.gantry(&["queue", "resume", "shop/report"]).good();
+    for (job, revision, said) in [(queued.trim(), 1, "one hello"), (newer.trim(), 2, "two\n")] {
+        let told = world.wait("the job has succeeded", |world| {
+            let told = json(world, &["job", "show", job]);
+            (told["status"] == "succeeded").then_some(told)
+        });
+        assert_eq!(told["revision"], revision, "{told}");
+        assert!(world.gantry(&["job", "logs", job]).good().out.starts_with(said));
+    }
+    let shown = json(&world, &["code", "show", "shop/report"]);
+    assert_eq!(shown["revisions"].as_array().map(Vec::len), Some(2), "{shown}");
+    assert!(world.gantry(&["code", "ls"]).good().out.contains("shop/report"));
+    assert!(world.gantry(&["events", "shop"]).good().out.contains("uploaded code report, revision 2"));
+    // A schedule runs it as well, and a removed code takes no more jobs.
+    let _ = world.gantry(&["schedule", "create", "shop/report", "--every", "1h"]).good();
+    let _ = world.gantry(&["code", "rm", "shop/report"]).good();
+    let gone = world.gantry(&["job", "run", "shop/report"]);
+    assert!(gone.status == 1 && gone.all().contains("no code report"), "{}", gone.all());
+}
+
+#[test]
+fn a_stack_and_the_app_of_codes_are_made_at_first_need() {
+    let world = world();
+    let listed = world.gantry(&["stack", "ls"]).good().out;
+    for stack in ["node", "python", "ruby", "tiny"] {
+        assert!(listed.lines().any(|line| line.starts_with(stack) && line.contains("not yet")), "{listed}");
+    }
+    let unknown = world.gantry(&["stack", "create", "perl"]);
+    assert!(unknown.all().contains("E_STACK_NOT_FOUND"), "{}", unknown.all());
+    std::fs::create_dir(world.path("hello")).expect("made");
+    std::fs::copy("/bin/busybox", world.path("hello/busybox")).expect("busybox-static");
+    let path = world.path("hello");
+    let path = path.to_str().expect("text");
+    let command =
+        ["code", "upload", "hello", path, "--stack", "tiny", "--command", "/app/busybox echo from a tiny stack"];
+    let token = world.gantry(&["token", "create", "ci", "--deploy", "shop", "--json"]).good().out;
+    let token: Value = serde_json::from_str(&token).expect("JSON");
+    // Only an administrator makes a stack.
+    let refused = world.gantry_with(
+        &[("GANTRY_TOKEN", token["secret"].as_str().expect("a secret"))],
+        &["code", "upload", "shop/hello", path, "--stack", "tiny"],
+    );
+    assert!(refused.status == 1 && refused.all().contains("E_STACK_NOT_MADE"), "{}", refused.all());
+    let _ = world.gantry(&command).good();
+    assert_eq!(follow(&world, "hello"), "from a tiny stack\n");
+    let stacks = json(&world, &["stack", "ls"]);
+    assert!(stacks[3]["base"]["image"].is_string(), "{stacks}");
+    // A stack does not make the base of the next push ambiguous.
+    let shop = world.repository("shop", None);
+    shop.write("container/roles.json", "{ web: { command: 'sleep 1000', instances: 0 } }");
+    shop.commit("one");
+    let _ = shop.push().good();
+    // A base of an operator is not replaced by a stack of its name.
+    let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
+    let _ = world.gantry(&["base", "import", "ruby", &archive]).good();
+    let taken = world.gantry(&["stack", "create", "ruby"]);
+    assert!(taken.all().contains("E_STACK_NAME_TAKEN"), "{}", taken.all());
+}
+
+/// Makes a stack of Debian packages: a minute, and a mirror of Debian.
+#[test]
+fn a_stack_of_packages_runs_its_language() {
+    if std::env::var_os("GANTRY_TEST_LONG").is_none() {
+        return;
+    }
+    let world = world();
+    for (stack, file, text) in [
+        ("python", "main.py", "print('runs')"),
+        ("node", "main.js", "console.log('runs')"),
+        ("ruby", "main.rb", "puts 'runs'"),
+    ] {
+        write(&world, &format!("{stack}/{file}"), text);
+        let path = world.path(stack);
+        let _ = world.gantry(&["code", "upload", stack, path.to_str().expect("text"), "--stack", stack]).good();
+        assert_eq!(follow(&world, stack), "runs\n");
+    }
+}
+
+#[test]
+fn hostile_uploads_are_refused_and_leave_nothing() {
+    let world = world();
+    let make = |name: &str, script: &str| {
+        let mut python = Command::new("python3");
+        python.args(["-c", script, name]).current_dir(world.path(""));
+        let _ = run(python).good();
+        world.path(name)
+    };
+    let zip = "import sys, zipfile\nz = zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED)\n";
+    let tar = "import sys, tarfile\nt = tarfile.open(sys.argv[1], 'w')\nm = tarfile.TarInfo('main.py')\nt.addfile(m)\n";
+    let refused = |path: &Path, code: &str| {
+        let path = path.to_str().expect("text");
+        let said = world.gantry(&["code", "upload", "shop/bad", path, "--stack", "debian"]);
+        assert!(said.status != 0 && said.all().contains(code), "{path}: {}", said.all());
+    };
+    refused(&make("up.zip", &format!("{zip}z.writestr('../../etc/cron.d/x', 'x')")), "E_INVALID_CODE");
+    refused(&make("absolute.zip", &format!("{zip}z.writestr('/etc/x', 'x')")), "E_INVALID_CODE");
+    refused(&make("bomb.zip", &format!("{zip}z.writestr('main.py', b'\\0' * (1100 << 20))")), "E_INVALID_CODE");
+    let device = "m = tarfile.TarInfo('d')\nm.type = tarfile.CHRTYPE\nt.addfile(m)\nt.close()";
+    refused(&make("device.tar", &format!("{tar}{device}")), "E_INVALID_CODE");
+    let through = "m = tarfile.TarInfo('d')\nm.type = tarfile.SYMTYPE\nm.linkname = '/etc'\nt.addfile(m)\nm = tarfile.TarInfo('d/x')\nt.addfile(m)\nt.close()";
+    refused(&make("through.tar", &format!("{tar}{through}")), "E_INVALID_CODE");
+    refused(&make("text.py", "open('text.py', 'w').write('print(1)')"), "E_INVALID_CODE");
+    refused(&make("two.zip", &format!("{zip}z.writestr('a.py', '')\nz.writestr('b.py', '')")), "E_NO_CODE_COMMAND");
+    let elsewhere = world.gantry(&["code", "upload", "none/x", "/nonexistent", "--stack", "debian"]);
+    assert!(elsewhere.all().contains("E_FILE_UNREADABLE"), "{}", elsewhere.all());
+    let fine = make("fine.zip", &format!("{zip}z.writestr('bad.py', 'print(1)')"));
+    let fine = fine.to_str().expect("text");
+    let missing = world.gantry(&["code", "upload", "none/x", fine, "--stack", "debian"]);
+    assert!(missing.all().contains("E_APP_NOT_FOUND"), "{}", missing.all());
+    let stack = world.gantry(&["code", "upload", "shop/x", fine, "--stack", "perl"]);
+    assert!(stack.all().contains("E_BASE_NOT_FOUND"), "{}", stack.all());
+    assert_eq!(json(&world, &["code", "ls"]).as_array().map(Vec::len), Some(0));
+    // A server that dies before the record leaves no code, and the next upload makes it.
+    world.make_failpoints();
+    std::fs::write(world.path("failpoints/kill"), "code.stored\n").expect("written");
+    let killed = world.gantry(&["code", "upload", "shop/bad", fine, "--stack", "debian"]);
+    assert_ne!(killed.status, 0, "{}", killed.all());
+    world.wait("the server is back", |world| (world.gantry(&["code", "ls"]).status == 0).then_some(()));
+    assert_eq!(json(&world, &["code", "ls"]).as_array().map(Vec::len), Some(0));
+    let _ = world.gantry(&["code", "upload", "shop/bad", fine, "--stack", "debian"]).good();
+    assert_eq!(follow(&world, "shop/bad"), "1\n");
+}
