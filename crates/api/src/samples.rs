@@ -25,11 +25,11 @@ use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseCode, CauseInfo, CauseObject,
     ChangeAvailability, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic,
     ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployPlan, DeployProgress, DeploySource,
-    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, JoinRoleInfo, LogItem, LogLine,
-    MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind, PhaseInfo, PlanDeploy,
-    PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RoleChange, RouterStatus,
-    ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, TokenInfo, TokenScope,
-    TrafficInfo, UnreachableMachine, WarningKind,
+    Explanation, FaultInfo, FileReport, GoalInfo, ImageChange, ImageProgress, ImageReport, InstanceInfo, JoinRoleInfo,
+    LayerReport, LogItem, LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind,
+    PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RoleChange,
+    RouterStatus, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, SurplusKind,
+    SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -119,6 +119,14 @@ samples! {
         within: Some(3_600_000),
     };
     BaseInfo = base();
+    ImageReport = ImageReport {
+        image: digest(),
+        packed: 31_000_000,
+        size: 84_000_000,
+        layers: vec![LayerReport { digest: digest(), packed: 31_000_000, size: 84_000_000, files: 3_400, hidden: 0 }],
+        surplus: vec![SurplusReport { kind: SurplusKind::Documentation, size: 1_200_000 }],
+        largest: vec![FileReport { path: "/usr/bin/python3.11".to_owned(), size: 6_800_000, layer: 1 }],
+    };
     CodeInfo = CodeInfo {
         project: name("storefront"),
         name: name("report"),

@@ -82,7 +82,7 @@ impl ImageReader {
     }
 
     /// Opens a blob as a file. A blob that is not in a local folder is copied into a temporary file.
-    async fn file(&self, digest: &Digest) -> Result<File, ImageReadError> {
+    pub(crate) async fn file(&self, digest: &Digest) -> Result<File, ImageReadError> {
         if let Some(file) = self.blobs.local_file(digest).await? {
             return Ok(file);
         }

@@ -12,6 +12,7 @@
 //! - [`import`]: imports an OCI archive into the blobs.
 //! - [`Selection`]: chooses an index's image for this machine.
 //! - [`Referrer`]: a manifest that names an image as its subject.
+//! - [`Reporter`]: size by layer, hidden bytes, and files that no program needs.
 //! - [`pull`]: copies an image of another registry ([`Remote`]) into the blobs.
 //! - [`Accounts`]: an image's users and groups, from its own files.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
@@ -30,6 +31,7 @@ mod merged;
 mod pull;
 mod referrer;
 mod remote;
+mod report;
 mod selection;
 mod sparse;
 mod tree;
@@ -50,6 +52,7 @@ pub use merged::{Looked, Merged};
 pub use pull::{Asker, Credentials, NoRoom, PullError, PullTarget, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
 pub use remote::{Parts, ReferenceError, Remote};
+pub use report::{FileReport, LayerReport, Report, Reporter, Surplus};
 pub use selection::{Next, Selection};
 pub use tree::volume_may_carry;
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack, unpack_volume};

@@ -77,6 +77,17 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
     let shown = json(&world, &["code", "show", "shop/report"]);
     assert_eq!(shown["revisions"].as_array().map(Vec::len), Some(2), "{shown}");
     assert!(world.gantry(&["code", "ls"]).good().out.contains("shop/report"));
+    // The image of the code is one small layer over that of the base.
+    let image = format!("shop@{}", shown["current"]["image"].as_str().expect("an image"));
+    let (report, base) =
+        (json(&world, &["image", "report", &image]), json(&world, &["image", "report", "base/debian"]));
+    let layers = |report: &Value| report["layers"].as_array().cloned().expect("layers");
+    assert_eq!(layers(&report)[..layers(&base).len()], layers(&base)[..]);
+    assert_eq!(layers(&report).last().expect("a layer")["files"], 2, "{report}");
+    assert!(base["largest"][0]["size"].as_u64().is_some_and(|size| size > 1 << 20), "{base}");
+    assert!(world.gantry(&["image", "report", &image]).good().out.contains("to transfer"));
+    let none = world.gantry(&["image", "report", "shop:none"]);
+    assert!(none.all().contains("E_IMAGE_NOT_FOUND"), "{}", none.all());
     assert!(world.gantry(&["events", "shop"]).good().out.contains("uploaded code report, revision 2"));
     // A schedule runs it as well, and a removed code takes no more jobs.
     let _ = world.gantry(&["schedule", "create", "shop/report", "--every", "1h"]).good();

@@ -5,6 +5,7 @@ pub mod bases;
 pub mod cluster;
 pub mod codes;
 pub mod deploys;
+pub mod images;
 pub mod jobs;
 pub mod locks;
 pub mod machines;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<EndpointDescription> {
         apps::describe(),
         deploys::describe(),
         sessions::describe(),
+        images::describe(),
         codes::describe(),
         jobs::describe(),
         schedules::describe(),

@@ -32,6 +32,77 @@ pub struct StackInfo {
     pub base: Option<BaseInfo>,
 }
 
+/// Sizes of an image, and what could be left out of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReport {
+    /// The image.
+    pub image: Digest,
+    /// Bytes that a machine transfers for the image.
+    pub packed: u64,
+    /// Size of all files in bytes, hidden ones too.
+    pub size: u64,
+    /// The layers, from the bottom up.
+    pub layers: Vec<LayerReport>,
+    /// Files that a program mostly does not need, by kind.
+    pub surplus: Vec<SurplusReport>,
+    /// The largest files, largest first.
+    pub largest: Vec<FileReport>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Digest of the layer.
+    pub digest: Digest,
+    /// Bytes that a machine transfers for the layer.
+    pub packed: u64,
+    /// Size of all files in bytes.
+    pub size: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes that upper layers replace or remove.
+    pub hidden: u64,
+}
+
+/// Files of a kind that a program mostly does not need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurplusReport {
+    /// Kind of the files.
+    pub kind: SurplusKind,
+    /// Size of the files in bytes.
+    pub size: u64,
+}
+
+/// A kind of files that a program mostly does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SurplusKind {
+    /// Package lists, and caches of package managers.
+    PackageCache,
+    /// Documentation, manual pages and translations.
+    Documentation,
+    /// Compilers, header files and static libraries.
+    Compilers,
+    /// Caches of a user, and compiled Python files.
+    Caches,
+    /// Repositories of version control.
+    Repositories,
+    /// A kind that a newer server knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A large file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Path in the image.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of the layer, from 1 at the bottom.
+    pub layer: u64,
+}
+
 /// Body of `POST /v1/apps/{app}/pull` and `/v1/bases/{name}/pull`, which copy an image of another registry into this
 /// registry.
 #[derive(Clone, Serialize, Deserialize)]

@@ -29,7 +29,9 @@ pub use deploys::{
 pub use event_fields::{BaseSourceInfo, DeployOrderInfo, EventFields, ExitInfo, LimitInfo};
 pub use events::{AuditEvent, EventDetails, EventSubject, SubjectKind};
 pub use explanation::{CauseCode, CauseObject, Explanation, ObjectKind};
-pub use images::{BaseInfo, ImageProgress, PullImage, StackInfo};
+pub use images::{
+    BaseInfo, FileReport, ImageProgress, ImageReport, LayerReport, PullImage, StackInfo, SurplusKind, SurplusReport,
+};
 pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
 pub use plan::{DeployPlan, PlanDeploy, PlannedCopy, PlannedRole, RoleChange};
 pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};

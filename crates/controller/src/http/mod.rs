@@ -9,6 +9,7 @@ mod codes;
 mod coordination;
 mod deploys;
 mod git;
+mod images;
 mod iron;
 mod job_info;
 mod job_output;
@@ -136,7 +137,7 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 15] = [
+    let families: [fn(Routes) -> Routes; 16] = [
         policy::routes,
         system::routes,
         machines::routes,
@@ -146,6 +147,7 @@ fn public_routes() -> Routes {
         apps::routes,
         deploys::routes,
         sessions::routes,
+        images::routes,
         codes::routes,
         jobs::routes,
         queues::routes,

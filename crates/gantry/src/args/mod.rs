@@ -3,6 +3,7 @@
 mod apps;
 mod cluster;
 mod codes;
+mod images;
 mod jobs;
 mod locks;
 mod machine;
@@ -23,6 +24,7 @@ pub(crate) use self::cluster::{
     Token,
 };
 pub(crate) use self::codes::{Code, Stack};
+pub(crate) use self::images::Image;
 pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::locks::{Lock, LockName, LockRun};
 pub(crate) use self::machine::{FirstPolicy, Machine};
@@ -246,6 +248,9 @@ pub(crate) enum Command {
     /// Create, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
+    /// Show what an image is made of
+    #[command(subcommand)]
+    Image(Image),
     /// List and make stacks: bases with well-known recipes, for uploaded code
     #[command(subcommand)]
     Stack(Stack),

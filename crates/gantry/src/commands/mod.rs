@@ -7,6 +7,7 @@ mod config;
 mod deploys;
 mod docs;
 mod explain;
+mod images;
 pub(crate) mod jobs;
 mod join_tokens;
 mod locks;
@@ -89,6 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Why { app: None, .. } => apps::why_all(&client()?, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
+        Command::Image(command) => images::run(&client()?, command, json).await,
         Command::Stack(command) => stacks::run(&client()?, command, json).await,
         Command::Machines(command) => machines::run(&client()?, command, json).await,
         Command::Deploy { app, image, volumes, port, hold, planned, follow } => {

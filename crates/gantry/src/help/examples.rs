@@ -129,6 +129,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry base import tools tools.tar",
     ]),
     ("base ls", &["gantry base ls"]),
+    ("image report", &["gantry image report shop:1.2", "gantry image report base/debian"]),
     ("stack ls", &["gantry stack ls"]),
     ("stack create", &["gantry stack create python"]),
     ("code upload", &[
