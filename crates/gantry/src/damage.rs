@@ -84,7 +84,7 @@ pub(crate) struct Needed {
 }
 
 impl Needed {
-    /// Collects the references of the records: images of releases, bases and tags, with their configurations and
+    /// Collects the references of the records: images of releases, codes, bases and tags, with their configurations and
     /// layers; packs of repositories and output of builds. `blobs` is the folder of the blobs. The layers of an image whose
     /// manifest is damaged remain unknown.
     pub(crate) fn of<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>, blobs: &Path) -> Self {
@@ -95,6 +95,12 @@ impl Needed {
                 ["releases", app, number] => (&value["image"], format!("{app} v{}", number.trim_start_matches('0'))),
                 ["bases", name] => (&value["image"], format!("base {name}")),
                 ["tags", repository @ .., tag] => (value, format!("{}:{tag}", repository.join("/"))),
+                ["codes", app, name] => {
+                    let revisions = value["revisions"].as_array().into_iter().flatten();
+                    let images = revisions.filter_map(|revision| revision["image"].as_str()?.parse::<Digest>().ok());
+                    images.for_each(|image| needed.add(&image, &format!("code {app}/{name}"), blobs));
+                    continue;
+                }
                 ["packs", app] => {
                     let packs = value["packs"].as_array().into_iter().flatten();
                     packs.for_each(|pack| needed.add_blob(&pack["pack"], format!("pushes to {app}")));

@@ -205,7 +205,7 @@ impl LayerContents {
 
 /// A path without `.` and empty parts.
 fn clean(path: &[u8]) -> Vec<u8> {
-    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !matches!(part, b"" | b".")).collect();
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
     parts.join(&b'/')
 }
 

@@ -91,7 +91,15 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
     assert!(world.gantry(&["events", "shop"]).good().out.contains("uploaded code report, revision 2"));
     // A schedule runs it as well, and a removed code takes no more jobs.
     let _ = world.gantry(&["schedule", "create", "shop/report", "--every", "1h"]).good();
+    let _ = world.gantry(&["queue", "pause", "shop/report"]).good();
+    write(&world, "report/report.py", "print('three')\n");
+    let _ = upload(&world, "shop/report", "report", &[]);
+    let queued = world.gantry(&["job", "run", "shop/report"]).good().out;
     let _ = world.gantry(&["code", "rm", "shop/report"]).good();
+    let _ = world.gantry(&["queue", "resume", "shop/report"]).good();
+    world.wait("the queued job of the removed code has succeeded", |world| {
+        (json(world, &["job", "show", queued.trim()])["status"] == "succeeded").then_some(())
+    });
     let gone = world.gantry(&["job", "run", "shop/report"]);
     assert!(gone.status == 1 && gone.all().contains("no code report"), "{}", gone.all());
 }

@@ -117,6 +117,11 @@ impl Caller {
         self.allow(own || any, &format!("read of {repository}"))
     }
 
+    /// Reports whether the caller is a machine of the cluster.
+    pub(crate) fn is_machine(&self) -> bool {
+        matches!(self.scope, Scope::Machine { .. })
+    }
+
     /// Requires the right to push to a repository: admin tokens, and the deploy token of the repository's app.
     pub(crate) fn push(&self, repository: &str) -> Result<(), ErrorResponse> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);

@@ -128,7 +128,7 @@ async fn dispatch(server: &Arc<Server>, caller: &Caller, path: &str, request: Re
     let body = method == Method::GET;
     match (target, method) {
         (RegistryTarget::Manifest(reference), Method::GET | Method::HEAD) => {
-            manifest(server, &repository, reference, body).await
+            manifest(server, &repository, reference, body, caller.is_machine()).await
         }
         (RegistryTarget::Manifest(reference), Method::PUT) => {
             put_manifest(server, caller, repository, reference, request).await
@@ -296,9 +296,12 @@ fn tagged_image(server: &Server, repository: &str, reference: &str) -> Option<Di
     view.records.tags.get(repository)?.get(reference).cloned()
 }
 
-async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> HttpResult {
+/// Returns a manifest. A machine gets each by its digest: it runs jobs whose image or code was removed after they were
+/// queued.
+async fn manifest(server: &Server, repository: &str, reference: &str, body: bool, is_machine: bool) -> HttpResult {
+    let has = |digest: &Digest| is_machine || server.core.view().records.has_image(repository, digest);
     let found = match read_reference(reference)? {
-        Some(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
+        Some(digest) => Some(digest).filter(has),
         None => tagged_image(server, repository, reference),
     };
     let missing = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {repository}:{reference}"));
