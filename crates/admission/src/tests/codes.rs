@@ -42,7 +42,7 @@ fn an_upload_is_a_revision_and_the_same_upload_is_none() {
 fn an_upload_names_an_app_a_free_name_and_the_base_as_it_is() {
     let mut records = released(&[push_of("a")]);
     put(&mut records, StoreRecord::Base(base_record("debian")));
-    let refused = |records: &RecordIndex, code| alice(records).upload_code(code).err().expect("refused");
+    let refused = |records: &RecordIndex, code| alice(records).upload_code(code).expect_err("refused");
     let (role, app) = (role_name("web"), shop());
     assert_eq!(refused(&records, code("web", "01")), Refusal::CodeIsRole { app, role });
     let other = UploadedCode { app: AppName::parse("none").expect("a name"), ..code("report", "01") };
