@@ -585,3 +585,30 @@ async fn the_last_request_of_a_closing_connection_does_not_wait_for_a_silent_mac
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(next.await.expect("asked").status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+/// Each connection gets its first bytes two seconds late, as on a machine without processor time.
+#[tokio::test]
+async fn a_router_that_answers_late_gets_requests_again() {
+    let cluster = Cluster::new();
+    let far = names("far").await;
+    let slow = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (address, tunnel) = (slow.local_addr().expect("an address"), cluster.tunnels["far"].local_addr());
+    let tunnel = tunnel.expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = slow.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let mut router = TcpStream::connect(tunnel).await.expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut router).await;
+            });
+        }
+    });
+    let mut table = cluster.table(1, vec![endpoint("far", 1, far)]);
+    let _far = cluster.router("far", table.clone()).await;
+    table.tunnels.set(&machine("far"), &[address.to_string().parse().expect("an address")]);
+    let entry = cluster.router("m", table).await;
+    let begun = Instant::now();
+    while ask(entry.address, get("/")).await.status() != StatusCode::OK {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the router of far is never reached");
+    }
+}

@@ -43,8 +43,10 @@ pub(super) const FRAME_MAX: u32 = 64 << 10;
 /// accepted head.
 pub(super) const HEADER_LIST_MAX: u32 = 256 << 10;
 
-/// Longest time for a connection to one address, up to the answer to the first ping.
+/// Longest time for a connection to one address, up to the answer to the first ping: for a request that waits, and at most
+/// for a router that is down. Machines that lack processor time answer late, and each attempt costs them more of it.
 const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_MAX: Duration = Duration::from_secs(8);
 
 /// Interval between the pings of a connection with requests under way.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -70,8 +72,8 @@ pub(crate) enum PeerError {
     NoAddress,
     #[error("the router did not answer a moment ago")]
     Down,
-    #[error("no answer from {0} within {s} s", s = CONNECT.as_secs())]
-    Silent(TunnelAddress),
+    #[error("no answer from {0} within {s} s", s = .1.as_secs())]
+    Silent(TunnelAddress, Duration),
     #[error("cannot connect to {0}: {1}")]
     Connect(TunnelAddress, std::io::Error),
     #[error("{0} does not speak the tunnel's protocol: {1}")]
@@ -208,7 +210,7 @@ impl PeerRouter {
         if !self.is_up() {
             return Err(PeerError::Down);
         }
-        let connected = self.connect().await;
+        let connected = self.connect(CONNECT).await;
         if let Err(error) = &connected {
             self.eject(error);
         }
@@ -216,14 +218,14 @@ impl PeerRouter {
     }
 
     /// Makes a connection to the first address that answers, and keeps it for other requests.
-    async fn connect(self: &Arc<Self>) -> Result<PeerConnection, PeerError> {
+    async fn connect(self: &Arc<Self>, timeout: Duration) -> Result<PeerConnection, PeerError> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut last = PeerError::NoAddress;
         for address in addresses {
-            match tokio::time::timeout(CONNECT, self.connect_to(&address)).await {
+            match tokio::time::timeout(timeout, self.connect_to(&address)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = PeerError::Silent(address),
+                Err(_) => last = PeerError::Silent(address, timeout),
             }
         }
         Err(last)
@@ -281,9 +283,9 @@ impl PeerRouter {
 
 /// Tries to reach a router that is down until it answers.
 async fn recover(peer: Weak<PeerRouter>) {
-    let mut pause = RECOVERY.0;
+    let (mut pause, mut timeout) = (RECOVERY.0, CONNECT);
     while let Some(peer) = peer.upgrade() {
-        if peer.connect().await.is_ok() {
+        if peer.connect(timeout).await.is_ok() {
             peer.state.store(UP, Ordering::Relaxed);
             tracing::info!(machine = %peer.machine, "the router of a machine answers again");
             return;
@@ -292,6 +294,7 @@ async fn recover(peer: Weak<PeerRouter>) {
         // Many routers lose a machine at the same moment.
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         pause = (pause * 2).min(RECOVERY.1);
+        timeout = (timeout * 2).min(CONNECT_MAX);
     }
 }
 
