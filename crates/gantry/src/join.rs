@@ -7,6 +7,8 @@
 //! that was removed, or lost its certificate, joins again with a new token, and keeps its id and its data.
 
 use std::error::Error;
+use std::io;
+use std::time::Duration;
 
 use anyhow::Context;
 use gantry_api::{Client, ClientError, Servers};
@@ -16,6 +18,7 @@ use gantry_failpoint::failpoint;
 use gantry_model::{JoinRole, MachineName};
 use gantry_trust::{Identity, JoinToken, PeerFailure, PeerName, peer_failure, pinned_config};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::args::{Join, Machine};
 use crate::coded::{WithCode, coded, require};
@@ -25,6 +28,11 @@ use crate::membership::{self, CLUSTER_PORT};
 use crate::printer::{json as print_json, out, told};
 use crate::services::make_folders;
 use crate::up;
+
+/// Time in which a server that has just started opens its cluster port, and pause between two attempts. The port opens
+/// after the port of the API: the first server of a cluster writes the authority in between.
+const OPENING: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What `gantry join` prints as JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,7 +72,8 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     };
     let config = pinned_config(token.ca(), Some(&key))?;
     let servers = Servers::new(vec![server.clone()], config, PeerName::Server.server_name());
-    let joined = Client::over_tls(servers, None).post(JOIN_PATH, &call).await;
+    let client = Client::over_tls(servers, None);
+    let joined = once_open(async || client.post(JOIN_PATH, &call).await).await;
     let JoinReply { chain, ca, subnet, advertise, servers, store } = joined.map_err(|error| explain(error, server))?;
     failpoint!("join.joined");
     Identity::store_certificate(&folder, &chain, &ca)?;
@@ -83,6 +92,31 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     out!("machine {} has joined as {}; its containers have the network {subnet}", identity.machine, call.role);
     told!("Start it with `gantry up`.");
     Ok(DONE)
+}
+
+/// Repeats a call while the server's machine refuses connections, for a few seconds. Nothing was sent to a port that is not
+/// open.
+async fn once_open<T>(mut call: impl AsyncFnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let deadline = Instant::now() + OPENING;
+    loop {
+        match call().await {
+            Err(error) if is_refused(&error) && Instant::now() < deadline => tokio::time::sleep(RETRY_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Reports whether the kernel of the server's machine refused the connection.
+fn is_refused(error: &ClientError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A machine with a cloud of its own would lose sight of its apps.
@@ -116,4 +150,37 @@ pub(crate) fn explain(error: ClientError, server: &str) -> anyhow::Error {
         }
     }
     error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_opens_late_is_waited_for() {
+        let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+        let client = Client::new(&format!("http://{address}"), "token");
+        let server = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let (mut stream, _) = TcpListener::bind(address).await.expect("a port").accept().await.expect("a client");
+            assert!(stream.read(&mut [0; 1024]).await.expect("a request") > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"").await.expect("sent");
+            stream
+        });
+        let said: String = once_open(async || client.post("/join", &()).await).await.expect("an answer");
+        assert_eq!(said, "here");
+        server.await.expect("ended");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_never_opens_is_given_up() {
+        let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+        let client = Client::new(&format!("http://{address}"), "token");
+        let begun = Instant::now();
+        let refused = once_open(async || client.post::<String>("/join", &()).await).await.expect_err("refused");
+        assert!(is_refused(&refused) && begun.elapsed() < OPENING * 2, "{refused}: {:?}", begun.elapsed());
+    }
 }

@@ -13,7 +13,7 @@ use crate::ServerError;
 use crate::membership::ServerTrust;
 
 /// Interval of reading the authority, until there is one.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(100);
 
 /// Serves machines, people and other servers for as long as the server lives. Returns the error that ends the server.
 pub(super) async fn serve(node: &Node, router: Router) -> ServerError {
