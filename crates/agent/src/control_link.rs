@@ -13,7 +13,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::status::reading;
+use crate::status::{reading, wall};
 use crate::{AgentContext, jobs, machine, sessions};
 
 /// Pause before the next connection.
@@ -21,6 +21,9 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Interval between two messages without a change. Each message renews the machine's lease.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Interval between two messages with this machine's time.
+const CLOCK: Duration = Duration::from_secs(5);
 
 /// Shortest interval between two reports. The first change is reported at once; further changes within this time go
 /// into one report.
@@ -51,7 +54,7 @@ async fn connect(
     let mut reports = ReportSender::default();
     let mut next_report = Instant::now();
     stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(true))).await?;
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let (mut heartbeat, mut clock) = (tokio::time::interval(HEARTBEAT), tokio::time::interval(CLOCK));
     loop {
         let message = tokio::select! {
             message = stream.receiver.next() => match message? {
@@ -75,6 +78,10 @@ async fn connect(
                 if !agent.jobs.is_idle() {
                     stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(false))).await?;
                 }
+                continue;
+            }
+            _ = clock.tick() => {
+                stream.sender.send(&PeerMessage::Clock { now: wall() }).await?;
                 continue;
             }
             () = agent.fence.asked() => {

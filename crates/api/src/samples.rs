@@ -295,7 +295,11 @@ fn status() -> ClusterStatus {
         store: "/var/lib/gantry/store.db".to_owned(),
         machines: BTreeMap::from([(
             machine.clone(),
-            MachineStatus { silent_millis: 500, network: vec![FaultInfo::from(&fault)] },
+            MachineStatus {
+                silent_millis: 500,
+                clock_offset_millis: Some(-90_000),
+                network: vec![FaultInfo::from(&fault)],
+            },
         )]),
         routers: BTreeMap::from([(
             RouterId { machine, number: 1 },

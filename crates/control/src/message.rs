@@ -1,6 +1,6 @@
 //! The messages of the protocol. A reader ignores fields and messages that it does not know.
 
-use gantry_model::{Architecture, MachineCapacity, MachineId, MachineSubnet, TunnelAddress};
+use gantry_model::{Architecture, MachineCapacity, MachineId, MachineSubnet, Moment, TunnelAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -70,6 +70,11 @@ pub enum PeerMessage {
     Lease {
         /// Time of the request since the peer's machine booted, in milliseconds.
         asked: u64,
+    },
+    /// The peer's wall clock at this message.
+    Clock {
+        /// The time.
+        now: Moment,
     },
     /// The jobs on the peer's machine.
     Jobs(JobsReport),

@@ -3,6 +3,7 @@
 use gantry_blobs::BlobStore;
 use gantry_git::Repositories;
 
+use crate::clock_offsets::ClockOffsets;
 use crate::control_links::ControlLinks;
 use crate::coordination::Coordination;
 use crate::core::CoreHandle;
@@ -31,6 +32,7 @@ pub(crate) struct Server {
     pub(crate) restored: repositories::Restored,
     pub(crate) sessions: SessionBroker,
     pub(crate) links: ControlLinks,
+    pub(crate) clock_offsets: ClockOffsets,
     pub(crate) jobs: JobService,
     pub(crate) coordination: Coordination,
     pub(crate) builds: builds::RunningBuilds,
@@ -86,6 +88,7 @@ pub(crate) fn assemble(
         restored: repositories::Restored::default(),
         sessions: SessionBroker::default(),
         links: ControlLinks::default(),
+        clock_offsets: ClockOffsets::default(),
         jobs,
         coordination,
         builds: builds::RunningBuilds::default(),

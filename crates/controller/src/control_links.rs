@@ -19,6 +19,7 @@ use gantry_model::{
 use gantry_records::RecordIndex;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::core::ClusterView;
 use crate::http::auth::Caller;
 use crate::jobs::JobsLink;
@@ -115,6 +116,7 @@ pub(crate) async fn serve_agent(
                         asked = Some(time);
                     }
                     Received::Jobs(report) => jobs.report(report),
+                    Received::Clock(sent) => server.clock_offsets.observe(&machine, sent, clock::reading().wall),
                     Received::Request => {}
                     Received::End => return Ok(()),
                 },
@@ -129,7 +131,9 @@ pub(crate) async fn serve_agent(
             }
         }
     };
-    told(&machine, served.await);
+    let ended = served.await;
+    server.clock_offsets.forget(&machine);
+    told(&machine, ended);
 }
 
 /// Serves the connection of a router until it ends.
@@ -164,7 +168,7 @@ pub(crate) async fn serve_router(
                             return Ok(());
                         }
                     }
-                    Received::Lease(..) | Received::Jobs(_) | Received::Request => {}
+                    Received::Lease(..) | Received::Jobs(_) | Received::Clock(_) | Received::Request => {}
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
@@ -233,6 +237,8 @@ enum Received<R> {
     Lease(u64, R),
     /// The report about the peer's jobs.
     Jobs(JobsReport),
+    /// The peer's wall clock.
+    Clock(Moment),
     /// The peer needs its complete part.
     Request,
     /// The connection has ended, or a newer one has taken its place.
@@ -336,6 +342,7 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
                     }
                 }
                 PeerMessage::Jobs(report) => return Ok(Received::Jobs(report)),
+                PeerMessage::Clock { now } => return Ok(Received::Clock(now)),
                 PeerMessage::Alive => {}
                 PeerMessage::Lease { asked } => match self.reports.part() {
                     Some(report) => return Ok(Received::Lease(asked, report.clone())),

@@ -31,6 +31,7 @@ mod build_logs;
 mod build_orders;
 mod builds;
 mod clock;
+mod clock_offsets;
 mod collect;
 mod connections;
 mod control_links;

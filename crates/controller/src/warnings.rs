@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::types::{StatusWarning, WarningKind};
-use gantry_model::ClusterPolicy;
+use gantry_model::{ClusterPolicy, MachineName};
 use gantry_store::StoreFault;
 use gantry_supervision::{Backoff, ReconcileLoop};
 
@@ -17,7 +17,14 @@ use crate::servers::OtherServers;
 pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<StatusWarning> {
     let away = server.servers.iter().flat_map(OtherServers::away).map(server_away);
     let faults = server.store_faults.get();
-    clock(view).into_iter().chain(disk(server)).chain(faults.iter().map(store_fault)).chain(away).collect()
+    let clocks = server.clock_offsets.wrong().into_iter().map(clock_off);
+    clock(view)
+        .into_iter()
+        .chain(clocks)
+        .chain(disk(server))
+        .chain(faults.iter().map(store_fault))
+        .chain(away)
+        .collect()
 }
 
 /// Interval of questions to the members of the store.
@@ -90,6 +97,17 @@ fn clock(view: &ClusterView) -> Option<StatusWarning> {
     let ago = view.now.since(jump.at) / 1000;
     let text = format!("{jump}, {ago} s ago; deploys and leases are not affected; earlier timestamps may look wrong");
     Some(StatusWarning { kind: WarningKind::ClockJumped, text })
+}
+
+/// Warns of a machine's clock, which decides about certificates and stamps lines of logs.
+fn clock_off((machine, by): (MachineName, i64)) -> StatusWarning {
+    let direction = if by < 0 { "behind" } else { "ahead of" };
+    let text = format!(
+        "the clock of {machine} is {} s {direction} the server's; lines of its logs are in the wrong order, and from an \
+         hour on its certificate is refused: set the clock on {machine} (`timedatectl set-ntp true`)",
+        by.unsigned_abs() / 1000
+    );
+    StatusWarning { kind: WarningKind::ClockOff, text }
 }
 
 /// Warns of a disk that takes no writes, which explains refused changes.

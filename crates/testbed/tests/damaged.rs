@@ -47,7 +47,27 @@ fn machines_with_other_times_join(fleet: &mut Fleet) -> [ShiftedClock; 2] {
         fleet.up(name);
     }
     fleet.wait_until_ready(&fleet.names());
+    offsets_are_told(fleet, &behind, &ahead);
     clocks
+}
+
+fn offsets_are_told(fleet: &Fleet, behind: &str, ahead: &str) {
+    fleet.wait("the status has the offsets of both clocks", |fleet| {
+        let status = fleet.gantry(&["status", "--json"]).good().out;
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let offset = |name: &str| status["machines"][name]["clock_offset_millis"].as_i64();
+        let is_about = |name: &str, minutes: i64| offset(name).is_some_and(|by| (by - minutes * MINUTE).abs() < MINUTE);
+        (is_about(behind, -10) && is_about(ahead, 10) && offset("m1").is_none()).then_some(())
+    });
+    let told = fleet.gantry(&["status"]).good().out;
+    for part in [
+        format!("machine  {behind}: heard "),
+        "behind the server's\n".to_owned(),
+        format!("set the clock on {behind} (`timedatectl set-ntp true`)"),
+        format!("the clock of {ahead} is "),
+    ] {
+        assert!(told.contains(&part), "{part}: {told}");
+    }
 }
 
 fn clocks_that_jump_hold_up_no_deploy(fleet: &mut Fleet, clocks: &[ShiftedClock]) {

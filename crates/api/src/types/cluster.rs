@@ -50,6 +50,10 @@ pub struct ServerInfo {
 pub struct MachineStatus {
     /// Milliseconds since the last report.
     pub silent_millis: u64,
+    /// Milliseconds by which the machine's clock is ahead of the leading server's; negative if it is behind. Absent if the
+    /// clocks differ by a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_millis: Option<i64>,
     /// Faults of the machine's network.
     #[serde(default)]
     pub network: Vec<FaultInfo>,
@@ -122,6 +126,8 @@ pub struct StatusWarning {
 pub enum WarningKind {
     /// The wall clock jumped.
     ClockJumped,
+    /// The clock of a machine differs from the server's.
+    ClockOff,
     /// The disk of the data folder takes no writes.
     DiskReadOnly,
     /// A member of the store is away or full.

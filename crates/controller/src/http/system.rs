@@ -39,7 +39,7 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
         machines: observed
             .machines
             .iter()
-            .map(|(name, machine)| (name.clone(), machine_status(&view, machine)))
+            .map(|(name, machine)| (name.clone(), machine_status(&server, &view, name, machine)))
             .collect(),
         routers: observed.routers.iter().map(|(name, router)| (name.clone(), router_status(&view, router))).collect(),
         routes: view.records.plan.routing.revision,
@@ -53,9 +53,10 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
     })
 }
 
-fn machine_status(view: &ClusterView, machine: &ObservedMachine) -> MachineStatus {
+fn machine_status(server: &Server, view: &ClusterView, name: &MachineName, machine: &ObservedMachine) -> MachineStatus {
     let network = machine.network.iter().map(FaultInfo::from).collect();
-    MachineStatus { silent_millis: view.now.since(machine.seen), network }
+    let clock_offset_millis = server.clock_offsets.of(name);
+    MachineStatus { silent_millis: view.now.since(machine.seen), clock_offset_millis, network }
 }
 
 fn router_status(view: &ClusterView, router: &ObservedRouter) -> RouterStatus {

@@ -22,7 +22,11 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
         out!("machine  none has reported; what `gantry up` prints says what keeps its agent");
     }
     for (machine, seen) in &status.machines {
-        out!("machine  {machine}: heard {} ago", span(seen.silent_millis));
+        let offset = seen.clock_offset_millis.map(|by| {
+            let direction = if by < 0 { "behind" } else { "ahead of" };
+            format!(", its clock is {} {direction} the server's", span(by.unsigned_abs()))
+        });
+        out!("machine  {machine}: heard {} ago{}", span(seen.silent_millis), offset.unwrap_or_default());
     }
     for (machine, seen) in &status.machines {
         for fault in &seen.network {
