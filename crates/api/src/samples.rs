@@ -22,14 +22,14 @@ use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
-    AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, CauseCode, CauseInfo, CauseObject,
+    AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, BlobPlaces, CauseCode, CauseInfo, CauseObject,
     ChangeAvailability, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic,
     ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployPlan, DeployProgress, DeploySource,
-    Explanation, FaultInfo, FileReport, GoalInfo, ImageChange, ImageProgress, ImageReport, InstanceInfo, JoinRoleInfo,
-    LayerReport, LogItem, LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken, ObjectKind,
-    PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RoleChange,
-    RouterStatus, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning, StayInfo, SurplusKind,
-    SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
+    Explanation, FaultInfo, FileReport, FindBlobs, GoalInfo, ImageChange, ImageProgress, ImageReport, InstanceInfo,
+    JoinRoleInfo, LayerReport, LogItem, LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken,
+    ObjectKind, PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo,
+    RoleChange, RouterStatus, ServerBlobs, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning,
+    StayInfo, SurplusKind, SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -100,6 +100,10 @@ samples! {
     ClusterStatus = status();
     PolicyInfo = PolicyInfo::from(&ClusterPolicy::default());
     ChangePolicy = ChangePolicy { rules: BTreeMap::from([("drain".to_owned(), Some(PolicyValue::Number(60)))]) };
+    FindBlobs = FindBlobs { digests: vec![digest()] };
+    BlobPlaces = BlobPlaces {
+        servers: BTreeMap::from([("m1".to_owned(), ServerBlobs { has: vec![digest()], silent: None })]),
+    };
     AuditEvent = event();
     TokenInfo = token();
     NewToken = NewToken { info: token(), secret: "gantry_…".to_owned() };

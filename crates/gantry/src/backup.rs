@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::Archive;
 use crate::args::Machine;
 use crate::check::{REMEDY, missing, needed, tell};
+use crate::check_servers::FetchedManifests;
 use crate::coded::{WithCode, require};
 use crate::damage::{Damage, digest_of_name};
 use crate::exit::Exit;
@@ -103,7 +104,8 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         let client = Client::new(&machine.server_url(), token.trim());
         files.act_async(async || gather(&client, &listing, &blobs).await)?;
     }
-    let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
+    let fetched = FetchedManifests::new();
+    let needed = files.act(|| Ok(needed(&listing, &blobs, &fetched)))?;
     let mut text = Vec::new();
     let kept: Vec<_> =
         listing.entries.iter().filter(|entry| entry.key != LEADER && !entry.key.starts_with(SERVERS)).collect();
@@ -142,7 +144,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     for damage in &mut damaged {
         damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
-    damaged.extend(files.act_async(async || missing(&address, &needed, &blobs).await)?);
+    damaged.extend(files.act_async(async || missing(&address, &needed, &blobs, &fetched).await)?);
     let records = format!("{}: {} records, revision {}", to.display(), kept.len(), listing.revision);
     match (with_volumes, volumes.len()) {
         (true, 1) => out!("{records}, 1 volume"),
@@ -164,7 +166,7 @@ async fn gather(client: &Client, listing: &Listing, folder: &Path) -> anyhow::Re
     let (mut asked, mut refused) = (BTreeSet::new(), None);
     loop {
         // A manifest that has come names further blobs.
-        let missing = needed(listing, folder).missing(folder);
+        let missing = needed(listing, folder, &FetchedManifests::new()).missing(folder);
         let missing =
             missing.iter().filter_map(|damage| Digest::from_hex(digest_of_name(Path::new(&damage.file))?).ok());
         let missing: Vec<Digest> = missing.filter(|digest| asked.insert(digest.clone())).collect();

@@ -8,13 +8,15 @@ use gantry_api::ErrorCode;
 use gantry_blobs::DigestHasher;
 use gantry_store::StoreAddress;
 
-use crate::args::Machine;
+use crate::args::{Machine, Remote};
 use crate::backup::{JOBS, LEADER};
 use crate::check_data::{check_layers, check_volumes};
+use crate::check_servers::{FetchedManifests, OtherServers};
 use crate::coded::{WithCode, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
+use crate::membership;
 use crate::printer::{out, told};
 use crate::server_files::ServerFiles;
 
@@ -68,34 +70,48 @@ fn records(listing: &gantry_store::Listing) -> Vec<(&str, serde_json::Value)> {
     entries.filter_map(|entry| Some((entry.key.as_str(), serde_json::from_slice(&entry.value).ok()?))).collect()
 }
 
-/// References of the records to blobs.
-pub(crate) fn needed(listing: &gantry_store::Listing, blobs: &Path) -> Needed {
-    Needed::of(records(listing).iter().map(|(key, value)| (*key, value)), blobs)
+/// References of the records to blobs. `fetched` has manifests that are not in the folder `blobs`.
+pub(crate) fn needed(listing: &gantry_store::Listing, blobs: &Path, fetched: &FetchedManifests) -> Needed {
+    Needed::of(records(listing).iter().map(|(key, value)| (*key, value)), blobs, fetched)
 }
 
 /// Blobs that are referenced but missing. Reads the records a second time: blobs that lost their last reference
 /// meanwhile may have been garbage-collected.
-pub(crate) async fn missing(address: &StoreAddress, needed: &Needed, blobs: &Path) -> anyhow::Result<Vec<Damage>> {
+pub(crate) async fn missing(
+    address: &StoreAddress,
+    needed: &Needed,
+    blobs: &Path,
+    fetched: &FetchedManifests,
+) -> anyhow::Result<Vec<Damage>> {
     let before = needed.missing(blobs);
     if before.is_empty() {
         return Ok(before);
     }
-    let now = self::needed(&gantry_store::open(address).await?.list("").await?, blobs).missing(blobs);
+    let now = self::needed(&gantry_store::open(address).await?.list("").await?, blobs, fetched).missing(blobs);
     Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
 }
 
-/// Runs `gantry check`: reads the store, every blob, every repository, every unpacked layer and every volume. With
-/// `repair`, removes damaged blobs and layers: nothing has a use for them, and a start unpacks a missing layer again.
-pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow::Result<Exit> {
+/// Runs `gantry check`: reads the store, and every blob, repository, unpacked layer and volume of this machine. Blobs may be
+/// on other servers, and volumes on other machines. With `repair`, removes damaged blobs and layers: nothing has a use for them, and a start unpacks a missing layer again.
+pub(crate) async fn check_everything(machine: &Machine, remote: &Remote, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
+    // A member of a cluster knows its store and its name.
+    let identity = membership::identity(machine)?;
+    let machine = &membership::settings(machine, identity.as_ref())?;
     if check(machine).await? != DONE {
         return Ok(FAILED);
     }
+    let others = OtherServers::of(machine, remote)?;
     let files = ServerFiles::of(machine)?;
     let address = machine.store();
     let blobs = files.path("blobs");
     let listing = files.act_async(async || Ok(gantry_store::open(&address).await?.list("").await?))?;
-    let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
+    let mut fetched = FetchedManifests::new();
+    let mut needed = files.act(|| Ok(self::needed(&listing, &blobs, &fetched)))?;
+    if let Some(others) = &others {
+        fetched = files.act_async(async || Ok(others.manifests(&needed, &blobs).await))?;
+        needed = files.act(|| Ok(self::needed(&listing, &blobs, &fetched)))?;
+    }
     let (count, mut damaged) = files.act(|| read_blobs(&blobs))?;
     for damage in &mut damaged {
         damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
@@ -110,7 +126,13 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
             told!("removed {}", damage.file);
         }
     }
-    let gone = files.act_async(async || missing(&address, &needed, &blobs).await)?;
+    let gone = files.act_async(async || {
+        let gone = missing(&address, &needed, &blobs, &fetched).await?;
+        Ok(match &others {
+            Some(others) => others.explain(gone).await,
+            None => gone,
+        })
+    })?;
     let known = |damage: &Damage| damaged.iter().any(|other: &Damage| other.file == damage.file);
     let gone: Vec<Damage> = gone.into_iter().filter(|damage| !known(damage)).collect();
     damaged.extend(gone);

@@ -65,7 +65,10 @@ pub(crate) fn check_volumes(machine: &Machine, records: &[(&str, Value)]) -> any
     // A server without an agent beside it has no volumes.
     let has_agent = machine.data.join("containers").exists();
     let named = role_volumes(records.iter().map(|(key, value)| (*key, value)));
-    for RoleVolume { app, role, volume } in named.into_iter().filter(|_| has_agent) {
+    // The data of other machines is checked there.
+    let own = machine.name()?;
+    let is_here = |role: &RoleVolume| has_agent && role.machine.as_ref().is_none_or(|machine| *machine == own);
+    for RoleVolume { app, role, volume, .. } in named.into_iter().filter(is_here) {
         if !machine.data.join(volume.path()).exists() {
             let needed_by = vec![format!("role {role} of {app}")];
             damaged.push(Damage { file: volume.path().display().to_string(), fault: Fault::Missing, needed_by });

@@ -9,6 +9,8 @@ use gantry_image::{Config, Index, Manifest};
 use gantry_model::Digest;
 use serde_json::Value;
 
+use crate::check_servers::FetchedManifests;
+
 /// Number of references that a message names; a blob may have thousands.
 const NAMED: usize = 3;
 
@@ -79,15 +81,21 @@ pub(crate) fn remedies(damaged: &[Damage]) -> Vec<&'static str> {
 pub(crate) struct Needed {
     /// For each digest, the objects that need this blob.
     blobs: BTreeMap<String, BTreeSet<String>>,
+    /// The digests of images' manifests.
+    images: BTreeSet<Digest>,
     /// Blob of each layer, by the digest of the layer's tar stream.
     layers: BTreeMap<Digest, Digest>,
 }
 
 impl Needed {
     /// Collects the references of the records: images of releases, codes, bases and tags, with their configurations and
-    /// layers; packs of repositories and output of builds. `blobs` is the folder of the blobs. The layers of an image whose
-    /// manifest is damaged remain unknown.
-    pub(crate) fn of<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>, blobs: &Path) -> Self {
+    /// layers; packs of repositories and output of builds. `blobs` is the folder of the blobs, and `fetched` has manifests
+    /// that are not there. The layers of an image whose manifest is damaged remain unknown.
+    pub(crate) fn of<'a>(
+        records: impl Iterator<Item = (&'a str, &'a Value)>,
+        blobs: &Path,
+        fetched: &FetchedManifests,
+    ) -> Self {
         let mut needed = Self::default();
         for (key, value) in records {
             let parts: Vec<&str> = key.split('/').collect();
@@ -98,7 +106,7 @@ impl Needed {
                 ["codes", app, name] => {
                     let revisions = value["revisions"].as_array().into_iter().flatten();
                     let images = revisions.filter_map(|revision| revision["image"].as_str()?.parse::<Digest>().ok());
-                    images.for_each(|image| needed.add(&image, &format!("code {app}/{name}"), blobs));
+                    images.for_each(|image| needed.add(&image, &format!("code {app}/{name}"), blobs, fetched));
                     continue;
                 }
                 ["packs", app] => {
@@ -113,7 +121,7 @@ impl Needed {
                 _ => continue,
             };
             if let Some(digest) = image.as_str().and_then(|text| text.parse::<Digest>().ok()) {
-                needed.add(&digest, &who, blobs);
+                needed.add(&digest, &who, blobs, fetched);
             }
         }
         needed
@@ -126,8 +134,9 @@ impl Needed {
         }
     }
 
-    fn add(&mut self, image: &Digest, who: &str, blobs: &Path) {
-        let Self { blobs: references, layers } = self;
+    fn add(&mut self, image: &Digest, who: &str, blobs: &Path, fetched: &FetchedManifests) {
+        let Self { blobs: references, images, layers } = self;
+        images.insert(image.clone());
         let mut need = |digest: &Digest| {
             references.entry(digest.hex().to_owned()).or_default().insert(who.to_owned());
         };
@@ -136,7 +145,7 @@ impl Needed {
         if std::fs::metadata(&path).is_ok_and(|file| file.len() > READ_MAX) {
             return;
         }
-        let Ok(bytes) = std::fs::read(path) else { return };
+        let Some(bytes) = std::fs::read(path).ok().or_else(|| fetched.get(image.hex()).cloned()) else { return };
         // An index may list manifests that are not on this server.
         if Index::parse(&bytes).is_none()
             && let Ok(manifest) = Manifest::parse(&bytes)
@@ -155,6 +164,11 @@ impl Needed {
     /// Blob of a layer, if an image that the records name has the layer.
     pub(crate) fn blob_of_layer(&self, diff_id: &Digest) -> Option<&Digest> {
         self.layers.get(diff_id)
+    }
+
+    /// Images without a manifest in the folder.
+    pub(crate) fn missing_images(&self, blobs: &Path) -> Vec<Digest> {
+        self.images.iter().filter(|image| !path_of(blobs, image.hex()).exists()).cloned().collect()
     }
 
     /// The objects that need a blob.
@@ -214,7 +228,7 @@ mod tests {
             ("deploys/shop/00000001", json!({ "image": sha('e') })),
             ("releases/shop/00000004", json!({ "image": "nonsense" })),
         ];
-        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs);
+        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs, &FetchedManifests::new());
         assert_eq!(needed.by(&hex('d')), ["base debian", "shop v3"]);
         assert_eq!(needed.by(&hex('e')), Vec::<String>::new());
         let missing: Vec<String> = needed.missing(blobs).iter().map(ToString::to_string).collect();
@@ -226,6 +240,12 @@ mod tests {
                 format!("{} is missing (base debian, shop v3)", file('d')),
             ]
         );
+        // The manifest that only another server has leads to the same blobs.
+        let missing: Vec<String> = needed.missing_images(blobs).iter().map(|image| image.hex().to_owned()).collect();
+        assert_eq!(missing, [hex('b')]);
+        let fetched = FetchedManifests::from([(hex('b'), manifest.to_string().into_bytes())]);
+        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs, &fetched);
+        assert_eq!(needed.by(&hex('d')), ["base debian", "shop v3", "team/shop:latest"]);
     }
 
     #[test]

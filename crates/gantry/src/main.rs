@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod check;
 mod check_data;
+mod check_servers;
 mod coded;
 mod commands;
 mod damage;

@@ -19,6 +19,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use crate::archive::{escaped, read_sums, unescaped};
 use crate::args::Machine;
 use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, JOBS, Line, RECORDS};
+use crate::check_servers::FetchedManifests;
 use crate::coded::{WithCode, coded, fail, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
@@ -141,7 +142,7 @@ pub(crate) async fn restore(
     for volume in &keep {
         told!("volume {} of {} was not restored: this machine keeps its own", volume.name, volume.app);
     }
-    for RoleVolume { app, role, volume } in &lost {
+    for RoleVolume { app, role, volume, .. } in &lost {
         told!("{app} has no data of volume {}: {role} begins with an empty one", volume.name);
     }
     if !lost.is_empty() {
@@ -183,7 +184,7 @@ fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow:
     let numbers = lines.iter().filter(|line| line.key.starts_with("events/"));
     let newest = numbers.filter_map(|line| line.value["number"].as_u64()).max();
     let free = newest.map_or(0, |newest| newest + 1)..;
-    for (number, RoleVolume { app, role, volume }) in free.zip(lost) {
+    for (number, RoleVolume { app, role, volume, .. }) in free.zip(lost) {
         volume.mark_lost(data).with_context(|| format!("cannot mark volume {} of {app}", volume.name))?;
         let action = AuditAction::VolumeLost { volume: volume.name.clone(), role: role.clone() };
         let event = EventRecord::new(number, Moment(gantry_linux::clock::wall()), "gantry", Some(app.clone()), action);
@@ -267,7 +268,8 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
 /// from the digest in their name, and missing blobs that records reference. A backup with damaged records cannot be
 /// restored, and is an error.
 fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
-    let needed = Needed::of(lines.iter().map(|line| (line.key.as_str(), &line.value)), &folder.join("blobs"));
+    let records = lines.iter().map(|line| (line.key.as_str(), &line.value));
+    let needed = Needed::of(records, &folder.join("blobs"), &FetchedManifests::new());
     let root = File::open(folder)?;
     let mut damaged = Vec::new();
     for sum in read_sums(folder).with_code(ErrorCode::InvalidBackup)? {

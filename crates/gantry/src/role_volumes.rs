@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_agent::StoredVolume;
-use gantry_model::{App, AppName, ReleaseNumber, Role, RoleName, VolumeName};
+use gantry_model::{App, AppName, MachineName, ReleaseNumber, Role, RoleName, VolumeName};
 use gantry_records::schema::{self, RawRecords};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +14,8 @@ pub(crate) struct RoleVolume {
     pub(crate) app: AppName,
     pub(crate) role: RoleName,
     pub(crate) volume: StoredVolume,
+    /// The machine that has the data; none before a copy has run.
+    pub(crate) machine: Option<MachineName>,
 }
 
 /// Returns the volumes of all services with at least one copy.
@@ -45,6 +47,7 @@ pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value
             found.extend(names.map(|volume| RoleVolume {
                 app: app.name.clone(),
                 role: name.clone(),
+                machine: app.data.get(volume.as_str()).cloned(),
                 volume: StoredVolume { app: app.volume_folder().clone(), name: volume },
             }));
         }

@@ -3,6 +3,8 @@
 
 mod site;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,6 +51,43 @@ fn log_in(fleet: &Fleet, repository: &Repository, machine: &str) -> String {
     url
 }
 
+/// Each blob is on two of three servers. The check of each is sound, and names the servers once none has the blob.
+fn check_asks_the_other_servers(fleet: &Fleet) {
+    let data = |machine: &str| fleet.path(machine, "data").display().to_string();
+    let check = |machine: &str| {
+        let (url, token) =
+            (format!("GANTRY_URL=http://{}:4680", fleet.address(machine)), format!("GANTRY_TOKEN={}", fleet.token()));
+        let gantry = program("gantry").display().to_string();
+        fleet.run_on(machine, "env", &[&url, &token, &gantry, "check", "--data", &data(machine)])
+    };
+    let listed = |machine: &str| blobs_of(&fleet.path(machine, "data/server/blobs/sha256"));
+    let all: Vec<_> = ["m1", "m2", "m3"].map(listed).into();
+    let is_partial = |blobs: &BTreeSet<String>| all.iter().any(|other| !other.is_subset(blobs));
+    assert!(all.iter().any(is_partial), "no server lacks a blob: {all:?}");
+    for machine in ["m1", "m2", "m3"] {
+        let checked = check(machine).good();
+        assert!(checked.out.contains("sound: "), "{machine}: {}", checked.all());
+    }
+    let shown = fleet.gantry(&["releases", "shop", "--json"]).good().out;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let image = shown[0]["image"].as_str().expect("an image").trim_start_matches("sha256:").to_owned();
+    let away = |machine: &str| fleet.path(machine, &format!("data/server/blobs/sha256/{}/{image}", &image[..2]));
+    let kept: Vec<_> =
+        ["m1", "m2", "m3"].into_iter().filter_map(|name| Some((away(name), std::fs::read(away(name)).ok()?))).collect();
+    kept.iter().for_each(|(path, _)| std::fs::rename(path, path.with_extension("away")).expect("moved"));
+    let damaged = check("m2");
+    let told = format!("{image} is missing on every server: m1, m2, m3 (shop v1");
+    assert!(damaged.status == 1 && damaged.err.contains(&told), "{told}: {}", damaged.all());
+    kept.iter().for_each(|(path, _)| std::fs::rename(path.with_extension("away"), path).expect("moved"));
+    let _ = check("m2").good();
+}
+
+fn blobs_of(folder: &Path) -> BTreeSet<String> {
+    let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
+}
+
 /// Connections between the servers' machines to the port of the API without TLS.
 fn plain_connections(fleet: &Fleet) -> Vec<String> {
     let of_machine = |machine: &str| {
@@ -93,6 +132,8 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
             (identity["servers"] == Value::from(all.clone())).then_some(())
         });
     }
+
+    check_asks_the_other_servers(&fleet);
 
     // A machine that the leader cannot reach goes on through a follower, by its own certificate.
     fleet.deafen("m5", &["m1"]);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo};
-use crate::types::{AuditEvent, ClusterStatus, NewJoinToken};
+use crate::types::{AuditEvent, BlobPlaces, ClusterStatus, NewJoinToken};
 
 /// Query of the audit trail.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ endpoints! {
     /// Create a join token; its text is shown once
     CreateJoinToken: POST "/v1/cluster/join-tokens", Admin, Json<crate::types::CreateJoinToken> => Json<NewJoinToken>,
         [NoAuthority, InvalidJoinLifetime, StoreNotShared];
+    /// Which servers have these blobs
+    FindBlobs: POST "/v1/cluster/blobs", Admin, Json<crate::types::FindBlobs> => Json<BlobPlaces>, [];
     /// The audit trail
     Events: GET "/v1/events" ? EventsQuery, Read, Nothing => Json<Vec<AuditEvent>>, [];
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::{Generation, MachineName, Moment, NetworkFault, RouterId};
+use gantry_model::{Digest, Generation, MachineName, Moment, NetworkFault, RouterId};
 use serde::{Deserialize, Serialize};
 
 use super::AppInfo;
@@ -43,6 +43,30 @@ pub struct ServerInfo {
     pub leads: bool,
     /// True if the server was heard of in the last seconds.
     pub lives: bool,
+}
+
+/// Body of `POST /v1/cluster/blobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindBlobs {
+    /// Digests of the blobs.
+    pub digests: Vec<Digest>,
+}
+
+/// The servers, and which of the wanted blobs each has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobPlaces {
+    /// Servers by name.
+    pub servers: BTreeMap<String, ServerBlobs>,
+}
+
+/// Blobs of a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerBlobs {
+    /// The wanted blobs that the server has.
+    pub has: Vec<Digest>,
+    /// Reason why the server was not asked, or did not answer, as the rest of a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<String>,
 }
 
 /// Status of a machine.

@@ -20,7 +20,8 @@ pub use apps::{
     InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
 pub use cluster::{
-    ClusterStatus, FaultInfo, FaultKind, MachineStatus, RouterStatus, ServerInfo, StatusWarning, WarningKind,
+    BlobPlaces, ClusterStatus, FaultInfo, FaultKind, FindBlobs, MachineStatus, RouterStatus, ServerBlobs, ServerInfo,
+    StatusWarning, WarningKind,
 };
 pub use deploys::{
     AcceptedDeploy, CauseInfo, DeployCauseKind, DeployFailure, DeployInfo, DeployProgress, DeploySource,

@@ -1,16 +1,18 @@
 //! Endpoints for the status, events and tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use gantry_api::Problem;
 use gantry_api::endpoints::{cluster, tokens};
 use gantry_api::frame::Frame;
 use gantry_api::types::{
-    AuditEvent, ClusterStatus, CreateToken, FaultInfo, MachineStatus, NewToken, RouterStatus, SessionKind, TokenInfo,
+    AuditEvent, BlobPlaces, ClusterStatus, CreateToken, FaultInfo, MachineStatus, NewToken, RouterStatus, ServerBlobs,
+    SessionKind, TokenInfo,
 };
-use gantry_model::{MachineName, ObservedMachine, ObservedRouter};
+use gantry_model::{Digest, MachineName, ObservedMachine, ObservedRouter};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
 
@@ -24,7 +26,13 @@ use crate::{Server, tokens as secrets};
 
 /// Adds the endpoints of the status, the audit trail and tokens.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(status).endpoint(events).endpoint(list_tokens).endpoint(create_token).endpoint(revoke_token)
+    routes
+        .endpoint(status)
+        .endpoint(find_blobs)
+        .endpoint(events)
+        .endpoint(list_tokens)
+        .endpoint(create_token)
+        .endpoint(revoke_token)
 }
 
 async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<ClusterStatus> {
@@ -110,6 +118,18 @@ async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<Str
         Ok(Some(Frame::Output(text))) => serde_json::from_slice(&text).ok(),
         _ => None,
     }
+}
+
+async fn find_blobs(Call { server, body, .. }: Call<cluster::FindBlobs>) -> HttpResult<BlobPlaces> {
+    let wanted: BTreeSet<Digest> = body.digests.into_iter().collect();
+    let mut servers = match &server.servers {
+        Some(others) => others.find_blobs(&wanted).await,
+        None => BTreeMap::new(),
+    };
+    let own = server.blobs.list().await.map_err(|error| Problem::internal(crate::causes(&error)))?;
+    let has = own.into_iter().map(|(digest, _)| digest).filter(|digest| wanted.contains(digest)).collect();
+    servers.insert(server.settings.name.clone(), ServerBlobs { has, silent: None });
+    Ok(BlobPlaces { servers })
 }
 
 async fn events(Call { server, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {

@@ -32,11 +32,13 @@ mod removed;
 mod replicas;
 mod transport;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::types::ServerInfo;
+use gantry_api::types::{ServerBlobs, ServerInfo};
 use gantry_blobs::BlobStore;
+use gantry_model::Digest;
 use gantry_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -79,6 +81,27 @@ impl OtherServers {
             lives,
         };
         self.membership.all().into_iter().map(info).collect()
+    }
+
+    /// Returns which of the blobs each other server has.
+    pub(crate) async fn find_blobs(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<String, ServerBlobs> {
+        let own = &self.membership.own().name;
+        let mut found = BTreeMap::new();
+        for (peer, lives) in self.membership.all().into_iter().filter(|(peer, _)| peer.name != *own) {
+            let silent = |reason: String| ServerBlobs { has: Vec::new(), silent: Some(reason) };
+            let blobs = match lives {
+                false => silent("is away".to_owned()),
+                true => match self.blobs.list(&peer).await {
+                    Ok(list) => {
+                        let has = list.into_keys().filter(|digest| wanted.contains(digest)).collect();
+                        ServerBlobs { has, silent: None }
+                    }
+                    Err(error) => silent(format!("did not answer: {}", crate::causes(&error))),
+                },
+            };
+            found.insert(peer.name, blobs);
+        }
+        found
     }
 
     /// Returns the names of all known servers.

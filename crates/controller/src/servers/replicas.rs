@@ -81,11 +81,17 @@ impl PeerBlobs {
     pub(crate) async fn lists(&self) -> Result<BTreeMap<String, BTreeMap<Digest, u64>>, TransportError> {
         let mut lists = BTreeMap::new();
         for peer in self.membership.peers() {
-            let list: Vec<(Digest, u64)> =
-                transport::call(&self.membership, peer.reach(), (Method::GET, PATH), &()).await?;
-            lists.insert(peer.name, list.into_iter().collect());
+            let list = self.list(&peer).await?;
+            lists.insert(peer.name, list);
         }
         Ok(lists)
+    }
+
+    /// Returns the blobs of another server, with their sizes.
+    pub(super) async fn list(&self, peer: &ServerRecord) -> Result<BTreeMap<Digest, u64>, TransportError> {
+        let list: Vec<(Digest, u64)> =
+            transport::call(&self.membership, peer.reach(), (Method::GET, PATH), &()).await?;
+        Ok(list.into_iter().collect())
     }
 
     /// Removes blobs of another server that are older than that. The server obeys the term that leads alone. Returns the

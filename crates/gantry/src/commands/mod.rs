@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Router(machine) => services::router(&machine).await,
         Command::Store(Store::Migrate { machine, to }) => migrate::run(&machine, &to).await,
         Command::Store(Store::Check { machine }) => check::check(&machine).await,
-        Command::Check { machine, repair } => check::check_everything(&machine, repair).await,
+        Command::Check { machine, repair } => check::check_everything(&machine, &args.remote, repair).await,
         Command::Backup { machine, volumes, file } => backup::backup(&machine, volumes, &file).await,
         Command::Restore { machine, skip_damaged, volumes, file } => {
             restore::restore(&machine, &file, skip_damaged, volumes).await
