@@ -89,7 +89,7 @@ fn claims_stay_fast_in_postgres() {
     let address = cluster.database("scale");
     let mut store = PostgresQueue::new(address.clone());
     let reader = store.reader();
-    measure(&mut store, &reader, &[1_000, 100_000]);
+    measure(&mut store, &reader, &[10_000, 100_000]);
     let begun = Instant::now();
     let _ = PostgresQueue::new(address).commit(Vec::new(), NOW).expect("opened");
     println!("opened again in {:?}", begun.elapsed());
