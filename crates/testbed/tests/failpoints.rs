@@ -80,14 +80,16 @@ const OPERATIONS: [Operation; 15] = [
 ];
 
 /// Failpoints at which other tests kill: `unprivileged` (`gantry up` passes them before it starts a service), `joining`,
-/// `schedules`, `discovery` (`coordination.cleared`), and `servers` (the others: they need several servers or etcd).
-const ELSEWHERE: [&str; 14] = [
+/// `schedules`, `codes`, `discovery` (`coordination.cleared`), and `servers` (the others: they need several servers or
+/// etcd).
+const ELSEWHERE: [&str; 15] = [
     "server.",
     "init.",
     "join.",
     "schedule.",
     "coordination.cleared",
     "blob.copied",
+    "code.",
     "leadership.taken",
     "migrate.copied",
     "migrate.marked",
