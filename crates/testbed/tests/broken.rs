@@ -144,8 +144,9 @@ fn transcript(world: &World, broken: &Broken) -> String {
         assert!(told.contains("xxxx"), "{name}: {told}");
     }
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
-    // The waiting time differs from run to run, and with it the lines that report it.
-    let said: Vec<&str> = said.filter(|line| line.starts_with(" !") || !line.contains(" is not ready")).collect();
+    // The waiting times differ from run to run, and with them the lines that report them.
+    let is_of_load = |line: &str| line.contains(" is not ready") || line.contains("Waiting until another build");
+    let said: Vec<&str> = said.filter(|line| line.starts_with(" !") || !is_of_load(line)).collect();
     // Of the progress lines, only the last is stable: a phase of a few milliseconds may not be reported.
     let end = said.len().saturating_sub(1);
     let said: Vec<&str> = said
