@@ -16,6 +16,19 @@ use site::push_site;
 /// Longest time from the loss of the leader's machine to the next accepted change.
 const TAKEOVER_MAX: Duration = Duration::from_secs(6);
 
+/// Additional time if the machine had the leading member of etcd, too: the other members elect one after 1 to 2 s, and it
+/// gives every lease its full time again.
+const ELECTION_MAX: Duration = Duration::from_secs(4);
+
+/// Reports whether the member of etcd on a machine leads.
+fn leads_etcd(fleet: &Fleet, machine: &str) -> bool {
+    let url = format!("http://{}:2379/v3/maintenance/status", fleet.address(machine));
+    let status = fleet.run_on(machine, "curl", &["-sS", "--max-time", "10", "--data", "{}", &url]).good().out;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert!(status["leader"].is_string(), "{status}");
+    status["leader"] == status["header"]["member_id"]
+}
+
 fn servers(fleet: &Fleet) -> Option<Vec<Value>> {
     let status: Value = serde_json::from_str(&fleet.gantry(&["status", "--json"]).out).ok()?;
     status["servers"].as_array().cloned()
@@ -150,6 +163,7 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
     // The leader's machine loses its power. Another server leads, and the machine's copies run elsewhere.
     let load = fleet.load("m4", "shop", &[Kind::Keep, Kind::Fresh]);
     fleet.enter_at("m2");
+    let election = if leads_etcd(&fleet, "m1") { ELECTION_MAX } else { Duration::ZERO };
     let begun = Instant::now();
     fleet.power_off("m1");
     fleet.wait("a change is accepted", |fleet| {
@@ -157,7 +171,7 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
         (created.status == 0 || created.err.contains("E_TOKEN_EXISTS")).then_some(())
     });
     let took = begun.elapsed();
-    assert!(took < TAKEOVER_MAX, "{took:?}");
+    assert!(took < TAKEOVER_MAX + election, "{took:?}, of them {election:?} for etcd's own election");
     assert_ne!(leader(&fleet).as_deref(), Some("m1"));
     let rest = ["m2", "m3", "m4", "m5"].map(str::to_owned);
     fleet.wait_until_ready(&rest);
@@ -166,7 +180,10 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
         let runs = |copy: &&Value| copy["phase"] == "ready" && copy["goal"] == "run" && copy["machine"] != "m1";
         (listed.iter().filter(runs).count() == 4).then_some(())
     });
-    println!("leader's machine off → next accepted change: {took:?}; all copies: {:?}", begun.elapsed());
+    println!(
+        "leader's machine off (etcd's election: {election:?}) → next accepted change: {took:?}; all copies: {:?}",
+        begun.elapsed()
+    );
     let report = load.end();
     println!("{} requests, {} failed: {:?}", report.sent, report.failed, report.reasons);
     // A request that was under way on the machine may fail: two connections, each with one request.
