@@ -1,5 +1,5 @@
-//! What a jump of the wall clock does to the records. Durations are counted from stamps in records; a jump moves these
-//! stamps with the clock, so that no duration changes.
+//! Jumps of the wall clock in the records. The deciders count durations from stamps in records. A jump moves these stamps
+//! with the clock, so that no duration changes.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ impl JumpedRecords {
         Self { by: jump.by, deploys: deploys.collect(), machines: machines.collect(), event }
     }
 
-    /// What is still to be written.
+    /// Returns the changes that `records` does not have yet.
     #[must_use]
     pub fn changes(&self, records: &RecordIndex) -> Vec<RecordChange> {
         let known = |deploy: &Deploy| records.deploys.get(&deploy.app)?.get(&deploy.number).cloned();

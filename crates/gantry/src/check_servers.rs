@@ -38,8 +38,8 @@ impl OtherServers {
         Ok(Some(Self { client: remote::client(&Remote { data, ..remote.clone() })? }))
     }
 
-    /// Reads the manifests that this server lacks: they name further blobs. A manifest that no server gives is told as
-    /// missing later.
+    /// Reads the manifests that this server lacks, because manifests name further blobs. The check later reports a
+    /// manifest that no server has.
     pub(crate) async fn manifests(&self, needed: &Needed, blobs: &Path) -> FetchedManifests {
         let mut fetched = FetchedManifests::new();
         for digest in needed.missing_images(blobs) {

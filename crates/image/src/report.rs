@@ -1,4 +1,4 @@
-//! What an image is made of: the size of each layer, bytes that upper layers hide, and files that no program needs.
+//! Report on an image: the size of each layer, bytes that upper layers hide, and files that no program needs.
 //!
 //! The layers are read from the bottom up, without unpacking them. Their bytes are foreign: the number of names, the
 //! bytes of names and the time are bounded.

@@ -199,8 +199,8 @@ impl<'a> PlanningInput<'a> {
         is_told && placed.assignment.spec.role.moves_fenced() && self.index.is_fenced(placed.machine)
     }
 
-    /// Reports whether a single copy is told to stop, and its machine reports that the copy is gone. Its assignment is still
-    /// there, so the next copy can avoid the machine.
+    /// Reports whether a single copy has the goal to stop, and its machine reports that the copy is gone. The assignment
+    /// remains, so that the next copy avoids the machine.
     pub(crate) fn has_ended(&self, placed: &PlacedAllocation<'_>) -> bool {
         let is_told = placed.assignment.goal == InstanceGoal::Stop;
         let is_absent = || matches!(self.seen_on(placed.machine, placed.id), ReportedState::Absent);

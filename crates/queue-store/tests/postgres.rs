@@ -185,11 +185,19 @@ fn a_server_that_was_replaced_writes_nothing() {
     assert_eq!(complete(&mut new, &claimed).expect("completed").len(), 1);
     assert_eq!(new.reader().queues().expect("read")[0].counts, [0, 0, 1, 0, 1]);
     // A row that a person has locked is passed over.
-    let psql = "BEGIN; SELECT 1 FROM gantry_queue.jobs WHERE state = 2 FOR UPDATE; SELECT pg_sleep(3); COMMIT";
+    let psql = "BEGIN; SELECT 1 FROM gantry_queue.jobs WHERE state = 2 FOR UPDATE; DO $$ BEGIN FOR look IN 1..3000 LOOP \
+                EXIT WHEN EXISTS (SELECT FROM pg_database WHERE datname = 'claimed'); PERFORM pg_sleep(0.01); \
+                END LOOP; END $$; COMMIT";
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.psql("servers", psql));
-        std::thread::sleep(Duration::from_millis(1000));
+        // The lock is held once the person's session waits for the database `claimed`.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND wait_event = 'PgSleep'";
+        while cluster.psql("servers", waits) != "1" {
+            assert!(Instant::now() < deadline, "nobody holds the lock");
+        }
         assert_eq!(claim(&mut new, 1).expect("claimed"), []);
+        let _ = cluster.database("claimed");
     });
     assert_eq!(claim(&mut new, 1).expect("claimed").len(), 1);
 }

@@ -23,7 +23,7 @@ use super::{HttpResult, parse_name};
 use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::{Server, causes};
 
-/// What is stored, for the messages of a full disk.
+/// Name of the stored object in messages about a full disk.
 const WHAT: &str = "a code";
 
 /// Archives that are unpacked at the same time: each may take a processor and a GiB of the disk.

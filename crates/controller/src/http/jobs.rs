@@ -155,8 +155,8 @@ pub(crate) async fn resolve(server: &Server, job: SubmitJob, by: String) -> Http
     Ok(NewJob { queue, settings, work, payload, by })
 }
 
-/// What a job of a role runs: the role in the app's current release, or else the current revision of the uploaded code
-/// of this name.
+/// Returns the work of a job with this name: the role in the app's current release, or else the current revision of the
+/// uploaded code.
 fn work_of(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<(WorkSource, Digest)> {
     let view = server.core.view();
     let number = find_app(&view.records, app)?.current;

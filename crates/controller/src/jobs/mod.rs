@@ -12,7 +12,7 @@
 //! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
 //!
 //! With PostgreSQL, the queue may be away at any time, and is opened with the first command. The leases of the server before
-//! are adopted once the database answers; until then no machine is told to stop a job, and no job is given away.
+//! are adopted once the database answers. Until then the server orders no machine to stop a job, and gives no job away.
 //!
 //! The rules are in the crate `queue`, their storage in `queue-store`.
 

@@ -20,15 +20,15 @@ pub struct PostgresAddress {
     pub ca: Option<PathBuf>,
 }
 
-/// A text is no address of a queue in PostgreSQL. The error does not repeat the text, which may contain a password.
+/// Reason why a text is not an address of a queue in PostgreSQL. The error does not repeat the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostgresAddressError {
-    /// It has another form.
+    /// The address has another form.
     #[error(
         "write postgres://USER@HOST[:PORT][,HOST[:PORT]]/DATABASE, and ?password=FILE and ca=FILE with absolute paths"
     )]
     Form,
-    /// It has a password.
+    /// The address contains a password.
     #[error(
         "the address contains a password, which every user of the machine could read; write the password to a file \
          and name the file: ?password=/etc/gantry/job-store-password"
