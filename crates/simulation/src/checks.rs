@@ -29,7 +29,7 @@ struct AcknowledgedApp {
     copies: Option<u32>,
 }
 
-/// Knowledge of the checks. What they know of an app stands under the app's first name.
+/// Knowledge of the checks. The first name of an app is the key of its facts.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// When the leading server last heard from each peer.

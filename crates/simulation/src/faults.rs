@@ -4,6 +4,7 @@ use gantry_model::Moment;
 
 use crate::events::Event;
 use crate::simulation::{RECOVERY_MILLIS, Simulation};
+use gantry_random::Random;
 
 /// A fault. Times are in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +13,8 @@ pub(crate) enum Fault {
     ServerDies { pause: u64 },
     /// The leading server stands still, perhaps for longer than its lease.
     ServerPauses { length: u64 },
+    /// The wall clock of a server's machine jumps, by milliseconds.
+    ClockJumps { server: usize, by: i64 },
     /// The wall clocks of all servers' machines jump, by milliseconds.
     ClocksJump { by: i64 },
     /// No server reaches the store.
@@ -41,9 +44,10 @@ impl Simulation {
     }
 
     fn random_fault(&mut self) -> Fault {
+        let servers = self.servers.len();
         let random = &mut self.random;
         let machine = random.index(self.settings.machines);
-        match random.between(0, 20) {
+        match random.between(0, 21) {
             0..2 => Fault::ServerDies { pause: random.between(100, 12_000) },
             2..4 => Fault::ServerPauses { length: random.between(500, 25_000) },
             4 => Fault::StoreAway { length: random.between(500, 5_000) },
@@ -53,7 +57,8 @@ impl Simulation {
             9 => Fault::RouterDies { machine, pause: random.between(60_000, 90_000) },
             10..12 => Fault::MachineReboots { machine, pause: random.between(2_000, 15_000) },
             12..16 => Fault::MachineCutOff { machine, length: random.between(500, 25_000) },
-            19 => Fault::ClocksJump { by: i64::try_from(random.between(0, 7_200_000)).expect("small") - 3_600_000 },
+            19 => Fault::ClocksJump { by: clock_jump(random) },
+            20 => Fault::ClockJumps { server: random.index(servers), by: clock_jump(random) },
             other => Fault::Container { machine, crashes: other < 18 },
         }
     }
@@ -70,6 +75,7 @@ impl Simulation {
                     self.timeline.after(length, Event::ResumeServer(server));
                 }
             }
+            Fault::ClockJumps { server, by } => self.move_clock(server, by),
             Fault::ClocksJump { by } => (0..self.servers.len()).for_each(|server| self.move_clock(server, by)),
             Fault::StoreAway { length } => self.store.away_until = Moment(now.0 + length),
             Fault::AgentDies { machine, pause } => self.stop_agent(machine, pause),
@@ -90,4 +96,9 @@ impl Simulation {
             Fault::Container { machine, crashes } => self.disturb_container(machine, crashes),
         }
     }
+}
+
+/// A jump of up to an hour, in milliseconds.
+fn clock_jump(random: &mut Random) -> i64 {
+    i64::try_from(random.between(0, 7_200_000)).expect("small") - 3_600_000
 }

@@ -7,7 +7,7 @@
 //! A run has two parts. In the first part users work and faults happen:
 //! - processes crash and come back; servers stand still and lose their leadership; machines reboot; containers crash;
 //! - a new router takes the place of a router, which finishes its requests beside it; apps get other names;
-//! - the wall clocks of the servers' machines jump by up to an hour;
+//! - the wall clocks of the servers' machines jump by up to an hour, together or apart;
 //! - machines are cut off; connections break with the messages in flight; messages come late, twice, and in another order
 //!   than they were sent;
 //! - the store refuses writes, or does not tell the outcome of a write; a server dies between two transactions.
@@ -36,7 +36,6 @@ mod events;
 mod faults;
 mod links;
 mod operators;
-mod random;
 mod room;
 mod routers;
 mod servers;

@@ -18,7 +18,7 @@ pub(crate) struct Link {
     pub(crate) server: usize,
     /// Milliseconds that a message takes.
     latency: u64,
-    /// Nothing arrives any more.
+    /// True if the link delivers no more messages.
     is_dead: bool,
 }
 

@@ -1,10 +1,10 @@
 //! The servers: leadership, connections of peers, and the loop around the product's core. The loop mirrors
-//! `gantry_controller::core`, which runs the same steps against a real store.
+//! `gantry_server::core`, which runs the same steps against a real store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_admission::JumpedRecords;
+use gantry_admission::{JumpedRecords, newest_stamp};
 use gantry_cluster::{ChangedParts, CoreEvent, CoreState, DirtySet};
 use gantry_control::{
     MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, Update, UpdateReceiver,
@@ -318,9 +318,10 @@ impl Simulation {
         let records = self.store.load();
         self.assert_nothing_lost(&records);
         let reading = self.reading(server);
+        let clock = SteadyClock::after(reading, newest_stamp(&records).unwrap_or_default());
         let leader = Leader {
-            core: CoreState::new(records, ClockJumps::default(), reading.wall),
-            clock: SteadyClock::new(reading),
+            core: CoreState::new(records, ClockJumps::default(), clock.now(reading)),
+            clock,
             jumped: None,
             term,
             dirty: DirtySet::everything(),

@@ -8,7 +8,7 @@ use gantry_model::{App, AppName, Bytes, Digest, MachineName, Role, RoleCommand, 
 
 use gantry_records::RecordIndex;
 
-use crate::random::Random;
+use gantry_random::Random;
 
 /// Variable of a role's environment that carries the behaviour to the containers.
 const BEHAVIOUR: &str = "BEHAVIOUR";
@@ -16,15 +16,15 @@ const BEHAVIOUR: &str = "BEHAVIOUR";
 /// Behaviour of the containers of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
-    /// They become ready.
+    /// Containers become ready.
     Good,
-    /// They become ready after some 10 s.
+    /// Containers become ready after some 10 s.
     Slow,
-    /// They exit at once with status 1.
+    /// Containers exit at once with status 1.
     Exits,
-    /// They run, and never become ready.
+    /// Containers run, and never become ready.
     NeverReady,
-    /// They become ready, and exit a few seconds later. After some crashes they stay.
+    /// Containers become ready, and exit a few seconds later. After some crashes they stay.
     ExitsLater,
 }
 

@@ -7,13 +7,13 @@ use crate::agents::SimulatedAgent;
 use crate::checks::Checks;
 use crate::events::{Event, Peer, ROUTERS_PER_MACHINE};
 use crate::links::Links;
-use crate::random::Random;
 use crate::routers::SimulatedRouter;
 use crate::servers::SimulatedServer;
 use crate::settings::SimulationSettings;
 use crate::shapes::SimulatedApp;
 use crate::store::SimulatedStore;
 use crate::timeline::{BEGIN, Timeline};
+use gantry_random::Random;
 
 /// Number of servers.
 const SERVERS: usize = 2;
@@ -25,7 +25,7 @@ const REST_MILLIS: u64 = 600_000;
 /// Time for which the cluster must then stay at rest.
 const STAY_MILLIS: u64 = 10_000;
 
-/// Interval between two looks at the cluster, in milliseconds.
+/// Poll interval for the state of the cluster, in milliseconds.
 const LOOK_MILLIS: u64 = 2_000;
 
 /// Time after the last fault until nothing is broken any more, in milliseconds.

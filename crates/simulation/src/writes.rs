@@ -123,9 +123,9 @@ impl Simulation {
         self.refresh(leader)?;
         let dirty = std::mem::take(&mut leader.dirty);
         let Some(step) = leader.core.plan(&dirty, self.now_of(leader)) else { return Ok(false) };
+        leader.apply(CoreEvent::Planned { apps: step.apps, report: step.report }, self.now_of(leader));
         let is_change = !step.groups.is_empty();
         self.commit(leader, step.groups, self.transaction_size)?;
-        leader.apply(CoreEvent::Planned { apps: step.apps, report: step.report }, self.now_of(leader));
         Ok(is_change)
     }
 

@@ -27,7 +27,7 @@ impl Drop for SeedNote {
 }
 
 #[test]
-fn every_seed_keeps_the_invariants_and_comes_to_rest() {
+fn every_seed_keeps_the_invariants_and_converges() {
     let (first, last) = match number("SEED", 0) {
         0 => (1, number("SEEDS", 200)),
         seed => (seed, seed),
