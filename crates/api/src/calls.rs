@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::{
-    Endpoint, Json, LargeJson, Lines, NoQuery, Nothing, RawBytes, RequestBody, ResponseBody, SessionStart, Upload,
+    Endpoint, Json, LargeJson, Lines, NoBody, NoQuery, RawBytes, RequestBody, ResponseBody, SessionStart, Upload,
 };
 use crate::samples::Sample;
 use crate::{Client, ClientError, Session};
@@ -29,7 +29,7 @@ pub trait ReceivedResponse: ResponseBody {
     type Value: DeserializeOwned;
 }
 
-impl SentRequest for Nothing {
+impl SentRequest for NoBody {
     type Value = ();
 
     fn encode((): &()) -> Result<Bytes, serde_json::Error> {
@@ -61,7 +61,7 @@ impl SentRequest for RawBytes {
     }
 }
 
-impl ReceivedResponse for Nothing {
+impl ReceivedResponse for NoBody {
     type Value = ();
 }
 
@@ -79,7 +79,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn fetch<E>(&self, at: &E) -> Result<<E::Response as ReceivedResponse>::Value, ClientError>
     where
-        E: Endpoint<Query = NoQuery, Request = Nothing, Response: ReceivedResponse> + Sync,
+        E: Endpoint<Query = NoQuery, Request = NoBody, Response: ReceivedResponse> + Sync,
     {
         self.fetch_with(at, &NoQuery {}).await
     }
@@ -94,7 +94,7 @@ impl Client {
         query: &E::Query,
     ) -> Result<<E::Response as ReceivedResponse>::Value, ClientError>
     where
-        E: Endpoint<Request = Nothing, Response: ReceivedResponse>,
+        E: Endpoint<Request = NoBody, Response: ReceivedResponse>,
     {
         let path = self.path_of(at, query)?;
         self.call(E::METHOD, &path, Bytes::new()).await
@@ -122,7 +122,7 @@ impl Client {
     /// [`ClientError`]; each line may also fail separately.
     pub async fn follow<E, T>(&self, at: &E, query: &E::Query) -> Result<LineStream<T>, ClientError>
     where
-        E: Endpoint<Request = Nothing, Response = Lines<T>>,
+        E: Endpoint<Request = NoBody, Response = Lines<T>>,
         T: Sample + DeserializeOwned + Send + 'static,
     {
         let path = self.path_of(at, query)?;

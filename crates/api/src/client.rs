@@ -276,8 +276,48 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn stream(&self, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
-        let request = Request::builder().uri(format!("{}{path}", self.base));
+        self.stream_from(path, 0).await
+    }
+
+    /// Streams the rest of a blob by `GET`, from the byte at `offset` on.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stream_from(
+        &self,
+        path: &str,
+        offset: u64,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
+        let mut request = Request::builder().uri(format!("{}{path}", self.base));
+        if offset > 0 {
+            request = request.header(header::RANGE, format!("bytes={offset}-"));
+        }
+        self.stream_body(request, offset > 0).await
+    }
+
+    /// Streams a part of a blob by `GET`. The range is not empty.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stream_range(
+        &self,
+        path: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
+        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let request = Request::builder().uri(format!("{}{path}", self.base)).header(header::RANGE, range);
+        self.stream_body(request, true).await
+    }
+
+    async fn stream_body(
+        &self,
+        request: http::request::Builder,
+        is_part: bool,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
         let response = self.send(request, full_body(Vec::new())).await?;
+        if is_part && response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(self.invalid_response("the whole blob instead of a part"));
+        }
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
         let pieces = futures_util::stream::unfold(data(response.into_body()), move |mut pieces| async move {
             let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())));

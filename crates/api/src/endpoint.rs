@@ -248,7 +248,7 @@ pub struct Media {
 
 /// No body; as a response, the JSON value null.
 #[derive(Debug)]
-pub struct Nothing;
+pub struct NoBody;
 
 /// A JSON value.
 #[derive(Debug)]
@@ -278,7 +278,7 @@ fn json<T: Sample>() -> Option<Media> {
     Some(Media { kind: "application/json", sample: T::json() })
 }
 
-impl RequestBody for Nothing {
+impl RequestBody for NoBody {
     fn media() -> Option<Media> {
         None
     }
@@ -308,7 +308,7 @@ impl RequestBody for Upload {
     }
 }
 
-impl ResponseBody for Nothing {
+impl ResponseBody for NoBody {
     const STATUS: u16 = 200;
 
     fn media() -> Option<Media> {

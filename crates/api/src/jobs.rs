@@ -142,9 +142,9 @@ impl std::fmt::Display for JobStatus {
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobInfo {
-    /// Its number.
+    /// Number of the job.
     pub id: JobId,
-    /// Its queue.
+    /// Queue of the job.
     pub queue: QueueName,
     /// Revision of the uploaded code that the job runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +184,96 @@ pub struct JobInfo {
     /// The last attempt that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<JobAttempt>,
+    /// Delivery of the result to the job's callback; none without one, or before the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<CallbackInfo>,
+}
+
+/// Delivery of a job's result to its callback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallbackInfo {
+    /// State.
+    pub state: CallbackState,
+    /// Tries that were answered, or got no answer in time.
+    pub attempts: u32,
+    /// Status of the last response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The last error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Time of the last try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<Moment>,
+    /// Time of the next try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Moment>,
+}
+
+/// State of a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallbackState {
+    /// The next try is due, or under way.
+    Waiting,
+    /// The receiver answered with a status of success.
+    Delivered,
+    /// No try succeeded.
+    Failed,
+}
+
+/// Body of the request to a job's callback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// Number of the job.
+    pub id: JobId,
+    /// Its queue, `shop/report`.
+    pub queue: String,
+    /// State: one of the ends.
+    pub state: JobStatus,
+    /// Reason of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Exit status of the last attempt, if the program exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+    /// Signal that ended the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// True if the program exceeded its memory limit.
+    pub out_of_memory: bool,
+    /// Time from start to end of the last attempt, in milliseconds.
+    pub duration_millis: u64,
+    /// Largest memory in use, in bytes.
+    pub peak_memory: u64,
+    /// Processor time used, in microseconds.
+    pub cpu_micros: u64,
+    /// Attempts that failed.
+    pub failures: u32,
+    /// Time of submission.
+    pub submitted: Moment,
+    /// Time at which the program last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Moment>,
+    /// Time of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Moment>,
+}
+
+/// The key that signs the callbacks of an app's jobs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallbackKey {
+    /// The key. Its text is the key of HMAC-SHA256.
+    pub key: String,
+    /// Time of the last rotation. For a day after it, the key before signs as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<Moment>,
+}
+
+impl std::fmt::Debug for CallbackKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallbackKey").field("rotated", &self.rotated).finish_non_exhaustive()
+    }
 }
 
 /// Progress of a job.
@@ -251,7 +341,7 @@ pub struct RetryJob {
 /// A queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueInfo {
-    /// Its name.
+    /// Name of the queue.
     pub name: QueueName,
     /// True if no job starts.
     pub paused: bool,

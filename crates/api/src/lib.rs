@@ -6,7 +6,6 @@
 //! - [`types`]: JSON requests and responses. Public paths begin with `/v1`, paths for Gantry's own services with
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
-//! - [`builds`]: what the server orders from an agent, and what the agent sends back.
 //! - [`jobs`]: container jobs and their queues. [`schedules`]: their schedules.
 //! - [`locks`]: locks of an app.
 //! - [`policy`]: requests and responses about the cluster policy.
@@ -14,7 +13,6 @@
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
 
-pub mod builds;
 mod calls;
 pub mod client;
 pub mod codes;

@@ -63,8 +63,8 @@ pub struct LockInfo {
 /// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {
-    /// Its fencing token.
+    /// Fencing token of the holder.
     pub token: i64,
-    /// Its text.
+    /// Text that the holder gave.
     pub value: String,
 }

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::codes::{CodeInfo, CodeRevision};
 use crate::jobs::{
-    ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress, JobSource, JobStatus, PurgedQueue, QueueInfo,
-    RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
+    CallbackInfo, CallbackKey, CallbackState, ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress,
+    JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
 use crate::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
 use crate::openapi::OpenApiDocument;
@@ -27,9 +27,10 @@ use crate::types::{
     ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployPlan, DeployProgress, DeploySource,
     Explanation, FaultInfo, FileReport, FindBlobs, GoalInfo, ImageChange, ImageProgress, ImageReport, InstanceInfo,
     JoinRoleInfo, LayerReport, LogItem, LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken,
-    ObjectKind, PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo,
-    RoleChange, RouterStatus, ServerBlobs, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun, StatusWarning,
-    StayInfo, SurplusKind, SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine, WarningKind,
+    ObjectKind, PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PlannedWait, PullImage, ReleaseInfo, RenameApp,
+    RequestCountsInfo, RoleChange, RouterStatus, ServerBlobs, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun,
+    StatusWarning, StayInfo, SurplusKind, SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine,
+    WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,
@@ -177,6 +178,8 @@ samples! {
         command: vec!["/bin/sh".to_owned()],
         terminal: true,
         volumes: BTreeMap::from([(name("data"), Some("/data".to_owned()))]),
+        image: Some("storefront:1.2".to_owned()),
+        trace: true,
     };
     SubmitJobs = SubmitJobs { jobs: vec![submit()] };
     SubmittedJobs = SubmittedJobs { ids: vec![JobId(1042)] };
@@ -185,6 +188,7 @@ samples! {
     JobLine = JobLine { at: NOW, error: false, text: "done".to_owned() };
     JobProgress = JobProgress { percent: 50, message: "half of the pages".to_owned() };
     RetryJob = RetryJob { delay: 60 };
+    CallbackKey = CallbackKey { key: "0f".repeat(32), rotated: Some(NOW) };
     QueueInfo = queue();
     ChangeQueue = ChangeQueue { paused: Some(true), limit: Some(4) };
     PurgedQueue = PurgedQueue { cancelled: 10 };
@@ -235,7 +239,7 @@ fn plan() -> DeployPlan {
         previous: Some(ReleaseNumber(6)),
         image: digest(),
         roles: vec![role],
-        waits: Vec::new(),
+        waits: vec![PlannedWait { code: CauseCode::WaitsForDeploy, text: "the deploy waits for deploy #6".to_owned() }],
     }
 }
 
@@ -336,7 +340,7 @@ fn machine() -> MachineInfo {
         memory: Bytes::mebi(16_384),
         instances: 12,
         program: "0.1.0".to_owned(),
-        protocol: 2,
+        protocol: 3,
         registered: NOW,
         seen: Some(NOW),
         availability: AvailabilityInfo::Draining,
@@ -425,6 +429,14 @@ fn job() -> JobInfo {
             cpu_micros: 900_000,
             output_cut: false,
         }),
+        callback: Some(CallbackInfo {
+            state: CallbackState::Waiting,
+            attempts: 2,
+            status: Some(503),
+            error: Some("the receiver answered 503".to_owned()),
+            tried: Some(NOW),
+            next: Some(NOW),
+        }),
     }
 }
 
@@ -436,7 +448,7 @@ fn submit() -> SubmitJob {
         memory: Some(Bytes::mebi(512)),
         network: true,
         payload: r#"{"month":"2026-11"}"#.to_owned(),
-        settings: JobSettings::default(),
+        settings: JobSettings { callback: Some(name("https://reports.example/gantry")), ..JobSettings::default() },
     }
 }
 

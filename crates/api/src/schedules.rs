@@ -11,7 +11,7 @@ use crate::jobs::{JobSource, SubmitJob};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSchedule {
-    /// Its name within the project; by default the name of the job's code.
+    /// Name of the schedule within the project; by default the name of the job's code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<CodeName>,
     /// Times and policies.
@@ -23,7 +23,7 @@ pub struct CreateSchedule {
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleInfo {
-    /// Its name.
+    /// Name of the schedule.
     pub name: ScheduleName,
     /// Times and policies.
     pub schedule: Schedule,

@@ -16,7 +16,9 @@
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
 //! - [`join`]: joining a cluster, and renewing a certificate.
+//! - [`sessions`]: sessions that the server asks an agent to open. [`builds`]: orders and events of those that build.
 //! - [`jobs`]: container jobs: reports of agents, orders of the server.
+//! - [`layers`]: layers of images: what machines have and want, and their sources.
 //! - [`policy`]: the rules of the cluster that agents and routers obey.
 //! - [`lines`]: messages as lines of JSON in the bodies of an HTTP/2 stream.
 //! - [`link`]: the connection: one HTTP/2 connection for each agent and each router, inside an upgraded request of the
@@ -25,13 +27,16 @@
 //! Losing a connection loses nothing: each side keeps its part, and the next connection continues from the revision
 //! that the peer names.
 
+pub mod builds;
 pub mod jobs;
 pub mod join;
+pub mod layers;
 pub mod lines;
 pub mod link;
 pub mod message;
 pub mod part;
 pub mod policy;
+pub mod sessions;
 pub mod update;
 pub mod version;
 pub mod version_one;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::jobs::{JobOrders, JobsReport};
+use crate::layers::{LayerOrders, LayersReport};
 use crate::policy::PeerPolicy;
 use crate::update::Update;
 use crate::version::{ProtocolRange, ProtocolVersion};
@@ -78,6 +79,8 @@ pub enum PeerMessage {
     },
     /// The jobs on the peer's machine.
     Jobs(JobsReport),
+    /// The layers that the peer's machine has and wants. Sent since version 3.
+    Layers(LayersReport),
     /// The peer cannot apply the last update and needs the complete part.
     Resend,
     /// The peer has ended its work: its lease ends.
@@ -115,11 +118,13 @@ pub enum ServerMessage {
     Resend,
     /// A session for the agent to open.
     Session {
-        /// The request, in the form of the API's sessions.
+        /// The request; [`crate::sessions::SessionRequest::read`] reads it.
         request: Value,
     },
     /// Orders about container jobs.
     Jobs(JobOrders),
+    /// The sources of the layers that the peer wants. Sent since version 3.
+    Layers(LayerOrders),
     /// A message of a newer version.
     #[serde(other)]
     Unknown,
@@ -130,12 +135,12 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
-    use crate::version::SPOKEN;
 
     #[test]
     fn reads_messages_that_lack_or_add_fields() {
         let lean = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2}});
-        let hello = Hello { versions: SPOKEN, program: String::new(), revision: None, machine: None, number: 0 };
+        let versions = ProtocolRange { oldest: ProtocolVersion(1), newest: ProtocolVersion(2) };
+        let hello = Hello { versions, program: String::new(), revision: None, machine: None, number: 0 };
         assert_eq!(from_value::<PeerMessage>(lean).expect("read"), PeerMessage::Hello(hello.clone()));
         let rich = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2, "preview": 3}, "zone": "b"});
         assert_eq!(from_value::<PeerMessage>(rich).expect("read"), PeerMessage::Hello(hello));

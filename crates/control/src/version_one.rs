@@ -13,12 +13,28 @@ use gantry_model::{AllocationId, MachineName, Slot};
 use serde_json::{Map, Value, json};
 
 use crate::update::{Items, Update};
+use crate::version::ProtocolVersion;
 
 /// Distance between the indexes of two placements of a slot.
 const STRIDE: u32 = 1_000_000;
 
 /// Kinds of keys that name an allocation.
 const KEYS: [&str; 3] = ["allocation", "instance", "active"];
+
+/// Translates an update before it goes out on a connection with the agreed `version`. The peers of a server of version 1
+/// are on the machine `here`.
+pub fn translate_sent(version: ProtocolVersion, update: &mut Update, here: &MachineName) {
+    if version == ProtocolVersion(1) {
+        downgrade(update, here);
+    }
+}
+
+/// Translates an update that came in on a connection with the agreed `version`.
+pub fn translate_received(version: ProtocolVersion, update: &mut Update, here: &MachineName) {
+    if version == ProtocolVersion(1) {
+        upgrade(update, here);
+    }
+}
 
 /// Translates an update for a peer on the machine `here`.
 pub fn downgrade(update: &mut Update, here: &MachineName) {
@@ -229,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_what_is_on_another_machine() {
+    fn leaves_out_addresses_of_other_machines() {
         let mut update = new();
         downgrade(&mut update, &MachineName::parse("other").expect("a name"));
         assert_eq!(update.set["route/shop.example"]["endpoints"], json!([]));
@@ -248,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_what_has_no_counterpart() {
+    fn keeps_items_without_a_version_one_form() {
         let item = |id: &str| Items::from([(format!("instance/{id}"), json!({})), ("plan".to_owned(), json!(4))]);
         let mut update = Update { set: item("shop.v1.web-2.4294967295"), ..Update::default() };
         downgrade(&mut update, &here());

@@ -121,10 +121,10 @@ async fn ends_when_the_peer_is_gone() {
 }
 
 #[tokio::test]
-async fn a_peer_that_sends_something_else_is_an_error() {
+async fn a_greeting_that_is_no_message_is_an_error() {
     let url = server(|mut stream: LinkStream| async move {
         assert!(matches!(link::greet(&mut stream).await, Err(LinkError::Greeting) | Ok(_)));
-        // No JSON at all.
+        // JSON, but no object with a type.
         let _ = stream.sender.send(&"not a message").await;
     });
     let client = Client::new(&url.await, "token");

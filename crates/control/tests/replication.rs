@@ -196,7 +196,7 @@ fn of<const N: usize>(kinds: [(u32, u32); N]) -> BTreeMap<u32, u32> {
 }
 
 #[test]
-fn sends_only_what_changed() {
+fn sends_only_changed_items() {
     let mut sender = UpdateSender::new(None);
     let complete = sender.next(1, &plan(&of([(0, 0), (1, 0), (2, 3)]), 1)).expect("complete");
     // Two copies share a spec.
@@ -247,7 +247,7 @@ fn a_sender_leaves_a_newer_receiver_alone() {
 
 /// An older agent: the plan of a newer server has a goal, a kind of item and a field that the agent does not know.
 #[test]
-fn an_older_agent_keeps_what_it_cannot_read_and_follows_the_rest() {
+fn an_older_agent_keeps_unknown_items_and_applies_the_rest() {
     let mut receiver = UpdateReceiver::<MachinePlan>::new(None);
     let mut sender = UpdateSender::new(None);
     let _ = receiver.receive(&sender.next(1, &plan(&of([(0, 0), (1, 0)]), 1)).expect("complete"));
@@ -264,7 +264,7 @@ fn an_older_agent_keeps_what_it_cannot_read_and_follows_the_rest() {
 
 /// Even a complete part with an item that cannot be read must not end the workload behind the item.
 #[test]
-fn a_complete_part_does_not_remove_what_it_names_in_an_unknown_form() {
+fn a_complete_part_keeps_items_of_an_unknown_format() {
     let mut receiver = UpdateReceiver::<MachinePlan>::new(Some((1, plan(&of([(0, 0), (1, 0)]), 1))));
     let mut complete = UpdateSender::new(None).next(2, &plan(&of([(0, 0)]), 2)).expect("complete");
     complete.set.insert("allocation/shop.v1.web-1".to_owned(), json!({"goal": {"kind": "suspend"}}));

@@ -2,12 +2,12 @@
 
 use gantry_model::BaseName;
 
-use crate::endpoint::{Json, Lines, Nothing, RawBytes, Upload, endpoints};
+use crate::endpoint::{Json, Lines, NoBody, RawBytes, Upload, endpoints};
 use crate::types::{BaseInfo, ImageProgress, PullImage};
 
 endpoints! {
     /// All bases
-    List: GET "/v1/bases", Read, Nothing => Json<Vec<BaseInfo>>, [];
+    List: GET "/v1/bases", Read, NoBody => Json<Vec<BaseInfo>>, [];
     /// Make a base; the body is base.toml
     Create { name: BaseName }: POST "/v1/bases/{name}", Admin, RawBytes => Lines<ImageProgress>, [InvalidBaseRecipe];
     /// Import a base; the body is an OCI archive
@@ -17,6 +17,6 @@ endpoints! {
     Pull { name: BaseName }: POST "/v1/bases/{name}/pull", Admin, Json<PullImage> => Lines<ImageProgress>,
         [InvalidImageReference];
     /// Remove a base that no app is on
-    Remove { name: BaseName }: DELETE "/v1/bases/{name}", Admin, Nothing => Nothing,
+    Remove { name: BaseName }: DELETE "/v1/bases/{name}", Admin, NoBody => NoBody,
         [BaseNotFound, BaseInUse, BuildInProgress];
 }

@@ -3,7 +3,7 @@
 use gantry_model::AppName;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, endpoints};
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo};
 use crate::types::{AuditEvent, BlobPlaces, ClusterStatus, NewJoinToken};
@@ -26,19 +26,19 @@ impl QueryParameters for EventsQuery {
 
 endpoints! {
     /// This document
-    OpenApi: GET "/v1/openapi.json", Open, Nothing => Json<OpenApiDocument>, [];
+    OpenApi: GET "/v1/openapi.json", Open, NoBody => Json<OpenApiDocument>, [];
     /// Machines, routers, apps, space
-    Status: GET "/v1/status", Read, Nothing => Json<ClusterStatus>, [];
+    Status: GET "/v1/status", Read, NoBody => Json<ClusterStatus>, [];
     /// The rules of the cluster
-    Policy: GET "/v1/cluster/policy", Read, Nothing => Json<PolicyInfo>, [];
+    Policy: GET "/v1/cluster/policy", Read, NoBody => Json<PolicyInfo>, [];
     /// Change rules of the cluster; null gives a rule its default again
     ChangeRules: PATCH "/v1/cluster/policy", Admin, Json<ChangePolicy> => Json<PolicyInfo>,
         [PolicyRuleNotFound, InvalidPolicyValue, DomainTaken];
     /// Create a join token; its text is shown once
     CreateJoinToken: POST "/v1/cluster/join-tokens", Admin, Json<crate::types::CreateJoinToken> => Json<NewJoinToken>,
         [NoAuthority, InvalidJoinLifetime, StoreNotShared];
-    /// Which servers have these blobs
+    /// Name the servers that have these blobs
     FindBlobs: POST "/v1/cluster/blobs", Admin, Json<crate::types::FindBlobs> => Json<BlobPlaces>, [];
     /// The audit trail
-    Events: GET "/v1/events" ? EventsQuery, Read, Nothing => Json<Vec<AuditEvent>>, [];
+    Events: GET "/v1/events" ? EventsQuery, Read, NoBody => Json<Vec<AuditEvent>>, [];
 }

@@ -5,7 +5,7 @@ use gantry_queue::CodeName;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::CodeInfo;
-use crate::endpoint::{Json, Nothing, QueryParameters, Upload as UploadedFile, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, Upload as UploadedFile, endpoints};
 
 /// Query of a list of codes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,9 +43,9 @@ impl QueryParameters for UploadQuery {
 
 endpoints! {
     /// All uploaded codes
-    List: GET "/v1/codes" ? CodesQuery, Read, Nothing => Json<Vec<CodeInfo>>, [];
+    List: GET "/v1/codes" ? CodesQuery, Read, NoBody => Json<Vec<CodeInfo>>, [];
     /// An uploaded code with its revisions
-    Show { project: AppName, code: CodeName }: GET "/v1/codes/{project}/{code}", Read, Nothing => Json<CodeInfo>,
+    Show { project: AppName, code: CodeName }: GET "/v1/codes/{project}/{code}", Read, NoBody => Json<CodeInfo>,
         [AppNotFound, AppBeingDestroyed, CodeNotFound];
     /// Upload a code as a new revision; the body is a zip, tar or tar.gz archive of its folder
     Upload { project: AppName, code: CodeName }: POST "/v1/codes/{project}/{code}" ? UploadQuery, Deploy,
@@ -53,6 +53,6 @@ endpoints! {
         [AppNotFound, AppBeingDestroyed, RenameInProgress, BaseNotFound, BaseChanged, StackNotMade, InvalidCode,
          NoCodeCommand, CodeIsRole, TooManyCodes];
     /// Remove a code with its revisions; queued jobs still run
-    Remove { project: AppName, code: CodeName }: DELETE "/v1/codes/{project}/{code}", Deploy, Nothing => Nothing,
+    Remove { project: AppName, code: CodeName }: DELETE "/v1/codes/{project}/{code}", Deploy, NoBody => NoBody,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, CodeNotFound];
 }

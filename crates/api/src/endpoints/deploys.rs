@@ -3,7 +3,7 @@
 use gantry_model::{AppName, DeployNumber};
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Lines, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, Lines, NoBody, QueryParameters, endpoints};
 use crate::types::{
     AcceptedDeploy, DeployInfo, DeployPlan, DeployProgress, ImageProgress, PlanDeploy, PullImage, StartDeploy,
 };
@@ -36,15 +36,15 @@ impl QueryParameters for FollowQuery {
 }
 
 endpoints! {
-    /// Its deploys
-    List { app: AppName }: GET "/v1/apps/{app}/deploys", Read, Nothing => Json<Vec<DeployInfo>>,
+    /// List the deploys of an app
+    List { app: AppName }: GET "/v1/apps/{app}/deploys", Read, NoBody => Json<Vec<DeployInfo>>,
         [AppNotFound, AppBeingDestroyed];
     /// Deploy an image, or go back
     Start { app: AppName }: POST "/v1/apps/{app}/deploys", Deploy, Json<StartDeploy> => Json<AcceptedDeploy>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidImageReference, ImageElsewhere, ImageNotFound,
          ImageUnusable, PlatformMissing, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
          VolumePathTaken, PlanStale];
-    /// What a deploy would do
+    /// Show the effect of a deploy beforehand
     Plan { app: AppName }: POST "/v1/apps/{app}/plan", Deploy, Json<PlanDeploy> => Json<DeployPlan>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidImageReference, ImageElsewhere, ImageNotFound,
          ImageUnusable, PlatformMissing, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
@@ -54,11 +54,11 @@ endpoints! {
         [AppNotFound, AppBeingDestroyed, InvalidImageReference];
     /// A deploy as it goes
     Follow { app: AppName, number: DeployNumber }: GET "/v1/apps/{app}/deploys/{number}/follow" ? FollowQuery, Read,
-        Nothing => Lines<DeployProgress>, [DeployNotFound];
+        NoBody => Lines<DeployProgress>, [DeployNotFound];
     /// Move the traffic to the held release
-    Promote { app: AppName }: POST "/v1/apps/{app}/promote", Deploy, Nothing => Json<AcceptedDeploy>,
+    Promote { app: AppName }: POST "/v1/apps/{app}/promote", Deploy, NoBody => Json<AcceptedDeploy>,
         [AppNotFound, AppBeingDestroyed, NoHeldDeploy, NoDeployInProgress];
     /// Take the deploy under way back
-    Abort { app: AppName }: POST "/v1/apps/{app}/abort", Deploy, Nothing => Json<AcceptedDeploy>,
+    Abort { app: AppName }: POST "/v1/apps/{app}/abort", Deploy, NoBody => Json<AcceptedDeploy>,
         [AppNotFound, AppBeingDestroyed, NoHeldDeploy, NoDeployInProgress];
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, endpoints};
 use crate::types::ImageReport;
 
 /// Query of a report.
@@ -20,6 +20,6 @@ impl QueryParameters for ReportQuery {
 
 endpoints! {
     /// Sizes of an image by layer, and what could be left out of it
-    Report: GET "/v1/images/report" ? ReportQuery, ReadOfObject, Nothing => Json<ImageReport>,
+    Report: GET "/v1/images/report" ? ReportQuery, ReadOfObject, NoBody => Json<ImageReport>,
         [ImageNotFound, InvalidDigest, PlatformMissing, ImageUnusable];
 }

@@ -4,9 +4,10 @@ use gantry_model::AppName;
 use gantry_queue::{CodeName, JobId};
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, LargeJson, Lines, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, LargeJson, Lines, NoBody, QueryParameters, endpoints};
 use crate::jobs::{
-    ChangeQueue, JobInfo, JobLine, JobPage, JobProgress, PurgedQueue, QueueInfo, RetryJob, SubmitJobs, SubmittedJobs,
+    CallbackKey, ChangeQueue, JobInfo, JobLine, JobPage, JobProgress, PurgedQueue, QueueInfo, RetryJob, SubmitJobs,
+    SubmittedJobs,
 };
 
 /// Query of a list of jobs.
@@ -61,13 +62,13 @@ endpoints! {
         [InvalidJob, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound, ImageNotFound, ImageUnusable, QueueFull,
          JobsNeedOneServer];
     /// Jobs, newest first
-    List: GET "/v1/jobs" ? JobsQuery, Read, Nothing => Json<JobPage>, [];
+    List: GET "/v1/jobs" ? JobsQuery, Read, NoBody => Json<JobPage>, [];
     /// A job
-    Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, Nothing => Json<JobInfo>, [JobNotFound];
+    Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, NoBody => Json<JobInfo>, [JobNotFound];
     /// The output of its last attempt; with `follow`, that of the running attempt until its end
-    Logs { id: String }: GET "/v1/jobs/{id}/logs" ? JobLogsQuery, ReadOfObject, Nothing => Lines<JobLine>, [JobNotFound];
+    Logs { id: String }: GET "/v1/jobs/{id}/logs" ? JobLogsQuery, ReadOfObject, NoBody => Lines<JobLine>, [JobNotFound];
     /// Cancel a job
-    Cancel { id: String }: POST "/v1/jobs/{id}/cancel", DeployOfObject, Nothing => Json<JobInfo>,
+    Cancel { id: String }: POST "/v1/jobs/{id}/cancel", DeployOfObject, NoBody => Json<JobInfo>,
         [JobNotFound, JobEnded];
     /// Queue an ended job again
     Retry { id: String }: POST "/v1/jobs/{id}/retry", DeployOfObject, Json<RetryJob> => Json<SubmittedJobs>,
@@ -75,15 +76,21 @@ endpoints! {
     /// Note how far a running job is
     Progress { id: String }: POST "/v1/jobs/{id}/progress", DeployOfObject, Json<JobProgress> => Json<JobInfo>,
         [JobNotFound, JobEnded, InvalidJob];
+    /// The key that signs the callbacks of an app's jobs; made at first need
+    ShowCallbackKey { app: AppName }: GET "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
+        [AppNotFound, QueueFull, JobsNeedOneServer];
+    /// Make that key anew; the one before signs as well for a day
+    RotateCallbackKey { app: AppName }: POST "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
+        [AppNotFound, QueueFull, JobsNeedOneServer];
     /// All queues
-    ListQueues: GET "/v1/queues", Read, Nothing => Json<Vec<QueueInfo>>, [];
+    ListQueues: GET "/v1/queues", Read, NoBody => Json<Vec<QueueInfo>>, [];
     /// A queue
     ShowQueue { project: AppName, code: CodeName }: GET "/v1/queues/{project}/{code}", Read,
-        Nothing => Json<QueueInfo>, [QueueNotFound];
+        NoBody => Json<QueueInfo>, [QueueNotFound];
     /// Pause, resume or limit a queue
     SetQueue { project: AppName, code: CodeName }: PATCH "/v1/queues/{project}/{code}", Deploy,
         Json<ChangeQueue> => Json<QueueInfo>, [QueueNotFound];
     /// Cancel all jobs that wait
     Purge { project: AppName, code: CodeName }: POST "/v1/queues/{project}/{code}/purge", Deploy,
-        Nothing => Json<PurgedQueue>, [];
+        NoBody => Json<PurgedQueue>, [];
 }

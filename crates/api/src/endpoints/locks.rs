@@ -3,7 +3,7 @@
 use gantry_model::AppName;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, endpoints};
 use crate::locks::{AcquireLock, HeldLock, LockInfo, RenewLock};
 
 /// Query of a release.
@@ -20,7 +20,7 @@ impl QueryParameters for TokenQuery {
 
 endpoints! {
     /// The holder of a lock
-    Show { app: AppName, name: String }: GET "/v1/apps/{app}/locks/{name}", Read, Nothing => Json<LockInfo>,
+    Show { app: AppName, name: String }: GET "/v1/apps/{app}/locks/{name}", Read, NoBody => Json<LockInfo>,
         [AppNotFound, AppBeingDestroyed, InvalidKey, AppQuotaExceeded];
     /// Acquire a lock
     Acquire { app: AppName, name: String }: POST "/v1/apps/{app}/locks/{name}", Deploy,
@@ -32,5 +32,5 @@ endpoints! {
         [AppNotFound, AppBeingDestroyed, InvalidKey, AppQuotaExceeded, LockLost];
     /// Release a lock
     Release { app: AppName, name: String }: DELETE "/v1/apps/{app}/locks/{name}" ? TokenQuery, Deploy,
-        Nothing => Nothing, [AppNotFound, AppBeingDestroyed, InvalidKey, AppQuotaExceeded, LockLost];
+        NoBody => NoBody, [AppNotFound, AppBeingDestroyed, InvalidKey, AppQuotaExceeded, LockLost];
 }

@@ -4,7 +4,7 @@ use gantry_model::MachineName;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, endpoints};
 use crate::types::{ChangeAvailability, ChangeLabels, MachineInfo};
 
 /// Query of a removal.
@@ -22,9 +22,9 @@ impl QueryParameters for RemoveMachineQuery {
 
 endpoints! {
     /// All machines
-    List: GET "/v1/machines", Read, Nothing => Json<Vec<MachineInfo>>, [];
+    List: GET "/v1/machines", Read, NoBody => Json<Vec<MachineInfo>>, [];
     /// One machine
-    Show { name: MachineName }: GET "/v1/machines/{name}", Read, Nothing => Json<MachineInfo>, [MachineNotFound];
+    Show { name: MachineName }: GET "/v1/machines/{name}", Read, NoBody => Json<MachineInfo>, [MachineNotFound];
     /// Change its labels; null removes a label
     Label { name: MachineName }: PATCH "/v1/machines/{name}/labels", Admin, Json<ChangeLabels> => Json<MachineInfo>,
         [MachineNotFound, TooManyLabels];
@@ -33,5 +33,5 @@ endpoints! {
         Json<ChangeAvailability> => Json<MachineInfo>, [MachineNotFound, InvalidMachineReason];
     /// Remove it from the cluster
     Remove { name: MachineName }: DELETE "/v1/machines/{name}" ? RemoveMachineQuery, Admin,
-        Nothing => Json<MachineInfo>, [MachineNotFound, MachineInUse];
+        NoBody => Json<MachineInfo>, [MachineNotFound, MachineInUse];
 }

@@ -4,7 +4,7 @@ use gantry_model::AppName;
 use gantry_queue::CodeName;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, LargeJson, Nothing, QueryParameters, endpoints};
+use crate::endpoint::{Json, LargeJson, NoBody, QueryParameters, endpoints};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 
 /// Query of a list of schedules.
@@ -29,14 +29,14 @@ endpoints! {
         [InvalidSchedule, InvalidJob, ScheduleExists, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound,
          ImageNotFound, ImageUnusable, PlatformMissing, QueueFull, JobsNeedOneServer];
     /// All schedules
-    List: GET "/v1/schedules" ? SchedulesQuery, Read, Nothing => Json<Vec<ScheduleInfo>>, [];
+    List: GET "/v1/schedules" ? SchedulesQuery, Read, NoBody => Json<Vec<ScheduleInfo>>, [];
     /// A schedule with its next times
     Show { project: AppName, name: CodeName }: GET "/v1/schedules/{project}/{name}", Read,
-        Nothing => Json<ScheduleInfo>, [ScheduleNotFound];
+        NoBody => Json<ScheduleInfo>, [ScheduleNotFound];
     /// Pause or resume a schedule
     Change { project: AppName, name: CodeName }: PATCH "/v1/schedules/{project}/{name}", Deploy,
         Json<ChangeSchedule> => Json<ScheduleInfo>, [ScheduleNotFound];
     /// Remove a schedule; its jobs stay
     Remove { project: AppName, name: CodeName }: DELETE "/v1/schedules/{project}/{name}", Deploy,
-        Nothing => Nothing, [ScheduleNotFound, ScheduleOfRelease];
+        NoBody => NoBody, [ScheduleNotFound, ScheduleOfRelease];
 }

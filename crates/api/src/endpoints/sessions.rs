@@ -3,7 +3,7 @@
 use gantry_model::{AppName, Moment, RoleName};
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Lines, Nothing, QueryParameters, SessionStart, endpoints};
+use crate::endpoint::{Json, Lines, NoBody, QueryParameters, SessionStart, endpoints};
 use crate::types::{LogItem, StartExec, StartRun};
 
 /// Query of a log.
@@ -37,13 +37,14 @@ impl QueryParameters for LogsQuery {
 }
 
 endpoints! {
-    /// Its log
-    Logs { app: AppName }: GET "/v1/apps/{app}/logs" ? LogsQuery, Read, Nothing => Lines<LogItem>,
+    /// Stream the log of an app
+    Logs { app: AppName }: GET "/v1/apps/{app}/logs" ? LogsQuery, Read, NoBody => Lines<LogItem>,
         [AppNotFound, AppBeingDestroyed];
     /// A process in an instance
     Exec { app: AppName }: POST "/v1/apps/{app}/exec", Deploy, Json<StartExec> => SessionStart,
         [AppNotFound, AppBeingDestroyed, InstanceNotFound, SessionRequired];
     /// A container of its own
     Run { app: AppName }: POST "/v1/apps/{app}/run", Deploy, Json<StartRun> => SessionStart,
-        [AppNotFound, AppBeingDestroyed, NoRelease, ReleaseNotFound, RoleNotFound, InvalidVolume, VolumeAmbiguous, SessionRequired];
+        [AppNotFound, AppBeingDestroyed, NoRelease, ReleaseNotFound, RoleNotFound, InvalidVolume, VolumeAmbiguous, SessionRequired,
+            ImageNotFound, InvalidDigest, PlatformMissing];
 }

@@ -2,13 +2,13 @@
 
 use gantry_model::BaseName;
 
-use crate::endpoint::{Json, Lines, Nothing, endpoints};
+use crate::endpoint::{Json, Lines, NoBody, endpoints};
 use crate::types::{ImageProgress, StackInfo};
 
 endpoints! {
     /// All stacks, made or not
-    List: GET "/v1/stacks", Read, Nothing => Json<Vec<StackInfo>>, [];
+    List: GET "/v1/stacks", Read, NoBody => Json<Vec<StackInfo>>, [];
     /// Make a stack, or make it anew with the packages of today
-    Create { name: BaseName }: POST "/v1/stacks/{name}", Admin, Nothing => Lines<ImageProgress>,
+    Create { name: BaseName }: POST "/v1/stacks/{name}", Admin, NoBody => Lines<ImageProgress>,
         [StackNotFound, StackNameTaken];
 }

@@ -3,7 +3,7 @@
 use gantry_model::{AppName, VolumeName};
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{Json, Nothing, QueryParameters, SessionStart, endpoints};
+use crate::endpoint::{Json, NoBody, QueryParameters, SessionStart, endpoints};
 use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, VolumeInfo, VolumeList};
 
 /// Query of a removal.
@@ -21,16 +21,16 @@ impl QueryParameters for RemoveQuery {
 
 endpoints! {
     /// All volumes
-    ListAll: GET "/v1/volumes", Read, Nothing => Json<VolumeList>, [];
-    /// Its volumes
-    List { app: AppName }: GET "/v1/apps/{app}/volumes", Read, Nothing => Json<VolumeList>,
+    ListAll: GET "/v1/volumes", Read, NoBody => Json<VolumeList>, [];
+    /// List the volumes of an app
+    List { app: AppName }: GET "/v1/apps/{app}/volumes", Read, NoBody => Json<VolumeList>,
         [AppNotFound, AppBeingDestroyed];
     /// A volume
-    Show { app: AppName, name: VolumeName }: GET "/v1/apps/{app}/volumes/{name}", Read, Nothing => Json<VolumeInfo>,
+    Show { app: AppName, name: VolumeName }: GET "/v1/apps/{app}/volumes/{name}", Read, NoBody => Json<VolumeInfo>,
         [AppNotFound, VolumeNotFound, VolumeAmbiguous];
     /// Remove a volume with its snapshots
     Remove { app: AppName, name: VolumeName }: DELETE "/v1/apps/{app}/volumes/{name}" ? RemoveQuery, Deploy,
-        Nothing => Json<VolumeInfo>, [AppNotFound, VolumeNotFound, VolumeOfRole, VolumeInUse, VolumeAmbiguous];
+        NoBody => Json<VolumeInfo>, [AppNotFound, VolumeNotFound, VolumeOfRole, VolumeInUse, VolumeAmbiguous];
     /// A volume as a tar stream
     Export { app: AppName, name: VolumeName }: POST "/v1/apps/{app}/volumes/{name}/export", Deploy,
         Json<ExportVolume> => SessionStart, [AppNotFound, VolumeAmbiguous, SessionRequired];
@@ -42,10 +42,10 @@ endpoints! {
         Json<CreateSnapshot> => SessionStart, [AppNotFound, VolumeAmbiguous, SessionRequired];
     /// Remove a snapshot
     RemoveSnapshot { app: AppName, name: VolumeName, snapshot: VolumeName }:
-        DELETE "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}", Deploy, Nothing => Json<VolumeInfo>,
+        DELETE "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}", Deploy, NoBody => Json<VolumeInfo>,
         [AppNotFound, VolumeNotFound, SnapshotNotFound, VolumeAmbiguous];
     /// Replace the content of a volume with a copy of a snapshot
     Restore { app: AppName, name: VolumeName, snapshot: VolumeName }:
-        POST "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", Deploy, Nothing => SessionStart,
+        POST "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", Deploy, NoBody => SessionStart,
         [AppNotFound, VolumeAmbiguous, SessionRequired];
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    AllocationId, AppName, AuditAction, BaseName, BaseSource, DeployNumber, FailureKind, HostName, LabelKey,
+    AllocationId, AppName, AuditAction, BaseName, BaseSource, DeployNumber, Digest, FailureKind, HostName, LabelKey,
     LabelValue, MachineId, MachineName, ReleaseNumber, RoleLimit, RoleName, Subnet, VolumeName,
 };
 use serde::{Deserialize, Serialize};
@@ -153,7 +153,7 @@ pub enum EventFields {
     MachineRegistered {
         /// The machine.
         machine: MachineName,
-        /// Its id.
+        /// Id of the machine.
         id: MachineId,
     },
     /// A machine has another program or another capacity than before.
@@ -176,7 +176,7 @@ pub enum EventFields {
     MachineJoined {
         /// The machine.
         machine: MachineName,
-        /// Its id.
+        /// Id of the machine.
         id: MachineId,
         /// Role of the machine in the cluster.
         role: JoinRoleInfo,
@@ -256,8 +256,12 @@ pub enum EventFields {
     },
     /// A command was started in a container of its own.
     RunOpened {
-        /// The release whose image and configuration the container has.
-        release: ReleaseNumber,
+        /// The release whose configuration the container has; absent for an app without a release.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<ReleaseNumber>,
+        /// The image that takes the place of the release's image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<Digest>,
     },
     /// A volume was removed with its snapshots.
     VolumeRemoved {
@@ -466,7 +470,7 @@ impl From<&AuditAction> for EventFields {
             A::TokenCreated { token } => Self::TokenCreated { token },
             A::TokenRevoked { token } => Self::TokenRevoked { token },
             A::ExecOpened { instance } => Self::ExecOpened { instance },
-            A::RunOpened { release } => Self::RunOpened { release },
+            A::RunOpened { release, image } => Self::RunOpened { release, image },
             A::VolumeRemoved { volume } => Self::VolumeRemoved { volume },
             A::VolumeExported { volume } => Self::VolumeExported { volume },
             A::VolumeImported { volume } => Self::VolumeImported { volume },

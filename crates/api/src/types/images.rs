@@ -49,6 +49,45 @@ pub struct ImageReport {
     pub largest: Vec<FileReport>,
 }
 
+/// Files of an image that a command opened, and those that it did not open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpensReport {
+    /// Files that a process opened.
+    pub opened: FileCount,
+    /// Files that no process opened.
+    pub unopened: FileCount,
+    /// Folders with files that no process opened, the largest first.
+    pub folders: Vec<FolderReport>,
+    /// False if the kernel did not report every open.
+    pub is_whole: bool,
+}
+
+/// Number and size of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCount {
+    /// Number of files.
+    pub files: u64,
+    /// Size of all files in bytes.
+    pub size: u64,
+}
+
+impl FileCount {
+    /// Adds a file with its size in bytes.
+    pub fn add(&mut self, size: u64) {
+        self.files += 1;
+        self.size = self.size.saturating_add(size);
+    }
+}
+
+/// A folder of an image, with everything below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderReport {
+    /// Path in the image.
+    pub path: String,
+    /// Files that no process opened.
+    pub unopened: FileCount,
+}
+
 /// A layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerReport {

@@ -31,9 +31,10 @@ pub use event_fields::{BaseSourceInfo, DeployOrderInfo, EventFields, ExitInfo, L
 pub use events::{AuditEvent, EventDetails, EventSubject, SubjectKind};
 pub use explanation::{CauseCode, CauseObject, Explanation, ObjectKind};
 pub use images::{
-    BaseInfo, FileReport, ImageProgress, ImageReport, LayerReport, PullImage, StackInfo, SurplusKind, SurplusReport,
+    BaseInfo, FileCount, FileReport, FolderReport, ImageProgress, ImageReport, LayerReport, OpensReport, PullImage,
+    StackInfo, SurplusKind, SurplusReport,
 };
 pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
-pub use plan::{DeployPlan, PlanDeploy, PlannedCopy, PlannedRole, RoleChange};
-pub use sessions::{LogItem, LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun, UnreachableMachine};
+pub use plan::{DeployPlan, PlanDeploy, PlannedCopy, PlannedRole, PlannedWait, RoleChange};
+pub use sessions::{LogItem, LogLine, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};

@@ -3,7 +3,7 @@
 use gantry_model::{AppName, Digest, MachineName, ReleaseNumber, RoleName, Slot};
 use serde::{Deserialize, Serialize};
 
-use super::DeploySource;
+use super::{CauseCode, DeploySource};
 
 /// Body of `POST /v1/apps/{app}/plan`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -28,8 +28,17 @@ pub struct DeployPlan {
     pub image: Digest,
     /// The roles of both releases that run as services, and the release step.
     pub roles: Vec<PlannedRole>,
-    /// Reasons why the deploy would wait, for people.
-    pub waits: Vec<String>,
+    /// Reasons why the deploy would wait.
+    pub waits: Vec<PlannedWait>,
+}
+
+/// Reason why a deploy would wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedWait {
+    /// Stable code of the reason.
+    pub code: CauseCode,
+    /// The reason, for people.
+    pub text: String,
 }
 
 /// Effect of a deploy on a role.
@@ -72,6 +81,6 @@ pub enum RoleChange {
 pub struct PlannedCopy {
     /// The copy.
     pub slot: Slot,
-    /// Its machine; `None` if no machine takes the copy now, or the machine is chosen once the old copy has ended.
+    /// Machine of the copy; `None` if no machine takes the copy now, or the machine is chosen once the old copy has ended.
     pub machine: Option<MachineName>,
 }

@@ -1,9 +1,8 @@
 //! Messages of builds: what the server orders from an agent, and what the agent sends back on the session.
 
+use gantry_api::Problem;
 use gantry_model::{AppName, BuildPhase, DeployNumber, Digest, Moment};
 use serde::{Deserialize, Serialize};
-
-use crate::problem::Problem;
 
 /// An order to build the image of a source tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line() {
+    fn writes_each_event_on_one_line() {
         let event = BuildEvent::Failed {
             phase: BuildPhase::Compile,
             message: "a\nb".to_owned(),
