@@ -6,11 +6,13 @@
 //!
 //! ```text
 //! sha256/ab/abcd…   a blob
+//! parts/ab/abcd…    the digests of a blob's parts
 //! uploads/…         an unfinished upload of a large blob
 //! ```
 
 mod error;
 mod hash;
+mod parts;
 mod replicas;
 mod store;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod writer;
 
 pub use error::BlobError;
 pub use hash::DigestHasher;
+pub use parts::{BlobParts, PART_SIZE};
 pub use replicas::Replicas;
 pub use store::{BlobStore, OpenBlob, READ_MAX};
 pub use writer::BlobWriter;

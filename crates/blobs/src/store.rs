@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use crate::error::{failed, verify};
+use crate::parts::{PartLists, parts_path};
 use crate::{BlobError, BlobWriter, DigestHasher, Replicas};
 
 /// Limit of a blob that [`BlobStore::read`] loads into memory: manifests and configurations have a few KiB.
@@ -25,11 +26,12 @@ pub const READ_MAX: u64 = 4 << 20;
 /// A store of blobs.
 #[derive(Clone)]
 pub struct BlobStore {
-    backend: Arc<dyn ObjectStore>,
+    pub(crate) backend: Arc<dyn ObjectStore>,
     folder: PathBuf,
     /// Locked for reading while a caller looks for a blob or names a new blob, and for writing while garbage collection
     /// decides to remove one.
-    gc_lock: Arc<tokio::sync::RwLock<()>>,
+    pub(crate) gc_lock: Arc<tokio::sync::RwLock<()>>,
+    pub(crate) part_lists: Arc<PartLists>,
     /// The blobs of the other servers; none for the blobs of this server alone.
     replicas: Option<Arc<dyn Replicas>>,
 }
@@ -58,7 +60,8 @@ impl BlobStore {
             .map_err(|error| failed("open")(error.into()))?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), gc_lock: Arc::default(), replicas: None })
+        let (backend, folder) = (Arc::new(backend), folder.to_owned());
+        Ok(Self { backend, folder, gc_lock: Arc::default(), part_lists: Arc::default(), replicas: None })
     }
 
     /// Returns the same blobs with copies on other servers.
@@ -88,7 +91,8 @@ impl BlobStore {
     /// Removes what earlier processes did not finish. Call before the first write of this process.
     pub fn sweep(&self) {
         let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let staged = entries(self.folder.join("sha256")).flat_map(|folder| entries(folder.path()));
+        let folders = entries(self.folder.join("sha256")).chain(entries(self.folder.join("parts")));
+        let staged = folders.flat_map(|folder| entries(folder.path()));
         let staged = staged.filter(|entry| entry.file_name().to_string_lossy().contains('#'));
         for path in entries(self.folder.join("uploads")).chain(staged).map(|entry| entry.path()) {
             if let Err(error) = std::fs::remove_file(&path) {
@@ -275,15 +279,18 @@ impl BlobStore {
         writer.finish(expected).await
     }
 
-    /// Removes a blob; a missing blob is not an error.
+    /// Removes a blob, after the list of its parts; a missing blob is not an error.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
-        match self.backend.delete(&blob_path(digest)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed("remove")(error.into())),
+        for path in [parts_path(digest), blob_path(digest)] {
+            match self.backend.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed("remove")(error.into())),
+            }
         }
+        Ok(())
     }
 
     /// Removes a blob that no caller has written or asked for since `before`. Returns whether the blob was removed.

@@ -15,7 +15,7 @@ fn blobs() -> (tempfile::TempDir, BlobStore) {
 }
 
 #[tokio::test]
-async fn reads_and_removes_what_was_put() {
+async fn reads_and_removes_a_stored_blob() {
     let (_folder, blobs) = blobs();
     let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
     assert_eq!(digest.hex(), "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
