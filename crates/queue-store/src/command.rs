@@ -3,7 +3,9 @@
 use gantry_model::{MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, QueueName, Refusal};
 
-use crate::{MessageCommand, MessageQueueName, MessageReply, ScheduleCommand, ScheduleReply};
+use crate::{
+    DeliveryCommand, DeliveryReply, MessageCommand, MessageQueueName, MessageReply, ScheduleCommand, ScheduleReply,
+};
 
 /// Most jobs of all queues that wait or run, until the first upkeep.
 pub const WAITING_MAX: u64 = 2_000_000;
@@ -14,9 +16,9 @@ pub const CODES_MAX: usize = 10_000;
 /// A job to submit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
-    /// Its queue.
+    /// Queue of the job.
     pub queue: QueueName,
-    /// Its settings, checked.
+    /// Settings of the job, checked.
     pub settings: JobSettings,
     /// The work, for the agent.
     pub work: Vec<u8>,
@@ -29,11 +31,11 @@ pub struct NewJob {
 /// A job that a machine has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedJob {
-    /// Its number.
+    /// Number of the job.
     pub id: JobId,
     /// Token of the lease.
     pub fence: Fence,
-    /// Its queue.
+    /// Queue of the job.
     pub queue: QueueName,
     /// Timeout of the attempt, in seconds.
     pub timeout: u32,
@@ -132,6 +134,8 @@ pub enum QueueCommand {
     Schedule(ScheduleCommand),
     /// Posts, reserves or deletes messages of a queue.
     Message(MessageQueueName, MessageCommand),
+    /// Takes deliveries for a sender, or records their answers.
+    Delivery(DeliveryCommand),
 }
 
 /// Reason why no job was queued.
@@ -214,6 +218,8 @@ pub enum QueueReply {
     Schedule(ScheduleReply),
     /// To `Message`.
     Message(MessageReply),
+    /// To `Delivery`.
+    Delivery(DeliveryReply),
 }
 
 /// Reason why the storage failed.
@@ -280,13 +286,26 @@ pub enum QueueStoreError {
         /// The database.
         place: String,
     },
+    /// A queue is being moved to the database. Nothing was changed.
+    #[error("the queue {place} is not whole yet; finish `gantry store migrate-jobs`")]
+    Unfinished {
+        /// The database.
+        place: String,
+    },
 }
 
 impl QueueStoreError {
     /// Reports whether the same storage may carry out later commands.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Away { .. } | Self::Unsettled { .. } | Self::Superseded { .. })
+        matches!(
+            self,
+            Self::Full { .. }
+                | Self::Away { .. }
+                | Self::Unsettled { .. }
+                | Self::Superseded { .. }
+                | Self::Unfinished { .. }
+        )
     }
 }
 

@@ -1,7 +1,12 @@
 //! Commands on messages, and their replies.
 
 use gantry_model::AppName;
-use gantry_queue::{MessageQueueSettings, MessageRefusal, Reservation};
+use gantry_queue::{
+    COPIES_MAX, DeliveryRefusal, InvalidSettings, MessageQueueSettings, MessageRefusal, PAYLOAD_MAX, PushHeaders,
+    Reservation, SubscriberChange,
+};
+
+use crate::{DELIVERIES_MAX, DeliveryId};
 
 /// Most messages of all queues together.
 pub const MESSAGES_MAX: u64 = 1_000_000;
@@ -31,9 +36,9 @@ pub struct MessageQueueName {
 /// A message of a consumer or a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// Its number.
+    /// Number of the message.
     pub id: MessageId,
-    /// Its body.
+    /// Body of the message.
     pub body: String,
     /// Number of reservations.
     pub count: u32,
@@ -44,9 +49,9 @@ pub struct StoredMessage {
 /// A queue of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageQueueInfo {
-    /// Its name.
+    /// Name of the queue.
     pub name: String,
-    /// Its settings.
+    /// Settings of the queue.
     pub settings: MessageQueueSettings,
     /// Number of its messages.
     pub size: u64,
@@ -54,15 +59,39 @@ pub struct MessageQueueInfo {
     pub total: u64,
 }
 
+/// A message to post.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewMessage {
+    /// The body.
+    pub body: String,
+    /// Delay in seconds.
+    pub delay: u64,
+    /// Headers of the requests that push it.
+    pub headers: PushHeaders,
+}
+
+/// Proof that a consumer has a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumerToken {
+    /// A reservation of a message of a pull queue.
+    Reservation(Reservation),
+    /// A delivery to a subscriber of a push queue, and its reservation.
+    Delivery(DeliveryId, Reservation),
+}
+
 /// A command on messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageCommand {
     /// Creates a queue, or changes its settings.
     SetQueue(MessageQueueSettings),
+    /// Creates a queue, or changes its settings; the subscribers of a known queue stay.
+    Reconfigure(MessageQueueSettings),
+    /// Changes the subscribers of a push queue.
+    Subscribe(SubscriberChange),
     /// Removes a queue with its messages.
     RemoveQueue,
-    /// Posts messages, each with its delay in seconds. The first message creates the queue.
-    Post(Vec<(String, u64)>),
+    /// Posts messages. The first message creates the queue.
+    Post(Vec<NewMessage>),
     /// Reserves messages.
     Reserve {
         /// Most messages.
@@ -73,7 +102,7 @@ pub enum MessageCommand {
         delete: bool,
     },
     /// Deletes messages; all that may be deleted.
-    Delete(Vec<(MessageId, Option<Reservation>)>),
+    Delete(Vec<(MessageId, Option<ConsumerToken>)>),
     /// Deletes all messages.
     Clear,
     /// Extends a reservation by a time in seconds.
@@ -85,7 +114,7 @@ pub enum MessageCommand {
 /// Reply to a command on messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageReply {
-    /// To `SetQueue`, `RemoveQueue`, `Clear` and `Delete`.
+    /// To `SetQueue`, `Reconfigure`, `Subscribe`, `RemoveQueue`, `Clear` and `Delete`.
     Done,
     /// To `Post`: the numbers, in order.
     Posted(Vec<MessageId>),
@@ -109,7 +138,39 @@ pub enum MessageFault {
     /// The rules refuse it.
     #[error("message {0}: {1}")]
     Refused(MessageId, MessageRefusal),
-    /// Too many messages or queues.
-    #[error("there are {MESSAGES_MAX} messages, or {MESSAGE_QUEUES_MAX} queues of messages, already")]
+    /// The subscriber does not have the message any more.
+    #[error("message {0}: {1}")]
+    NotDelivered(MessageId, DeliveryRefusal),
+    /// Too many messages, queues or deliveries.
+    #[error(
+        "there are {MESSAGES_MAX} messages, {MESSAGE_QUEUES_MAX} queues of messages, or {DELIVERIES_MAX} messages for \
+         subscribers, already"
+    )]
     Full,
+    /// The message is too large for the payload of a job.
+    #[error(
+        "the message has {size} bytes, and the subscriber {subscriber:?} is a code, whose payload has at most \
+         {PAYLOAD_MAX} bytes; post a smaller message, such as the address of its content"
+    )]
+    PayloadTooLarge {
+        /// Size of the message in bytes.
+        size: usize,
+        /// Name of the subscriber.
+        subscriber: String,
+    },
+    /// Too many copies of a message.
+    #[error(
+        "a posted message has at most {COPIES_MAX} copies in queues behind its own; let fewer subscribers be queues, or \
+         mend a loop of queues"
+    )]
+    TooManyCopies,
+    /// The kind of a queue never changes.
+    #[error("the queue is of the type {0}, and the type of a queue never changes; remove the queue first")]
+    OtherKind(&'static str),
+    /// The settings of the queue would be invalid.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSettings),
+    /// Messages of a push queue are not reserved.
+    #[error("the messages of a push queue go to its subscribers and cannot be reserved; use a queue of the type pull")]
+    PushQueue,
 }

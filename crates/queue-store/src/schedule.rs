@@ -25,24 +25,24 @@ pub enum ScheduleOrigin {
 /// A schedule to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSchedule {
-    /// Its name.
+    /// Name of the schedule.
     pub name: ScheduleName,
-    /// Its times and policies, checked.
+    /// Times and policies of the schedule, checked.
     pub schedule: Schedule,
     /// The job to queue, for the server.
     pub template: Vec<u8>,
     /// Owner, who decides about the schedule.
     pub origin: ScheduleOrigin,
-    /// Its creator.
+    /// Creator of the schedule.
     pub by: String,
 }
 
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSchedule {
-    /// Its number.
+    /// Number of the schedule.
     pub id: ScheduleId,
-    /// Its definition.
+    /// Definition of the schedule.
     pub new: NewSchedule,
     /// True if nothing is queued.
     pub paused: bool,

@@ -42,14 +42,14 @@ macro_rules! on_each_store {
             $(#[test]
             fn $name() {
                 let folder = tempfile::tempdir().expect("a folder");
-                super::suite::$name(&mut super::suite::World::new(folder.path(), super::sqlite));
+                super::suite::$name(&mut super::suite::StorageUnderTest::new(folder.path(), super::sqlite));
             })*
         }
         mod in_postgres {
             $(#[test]
             fn $name() {
                 let folder = tempfile::tempdir().expect("a folder");
-                super::suite::$name(&mut super::suite::World::new(folder.path(), super::postgres));
+                super::suite::$name(&mut super::suite::StorageUnderTest::new(folder.path(), super::postgres));
             })*
         }
     };
@@ -79,5 +79,22 @@ on_each_store! {
     the_schedule_of_a_release_follows_the_release
     messages_go_in_order_and_come_back_to_the_front
     messages_survive_a_restart_and_expire
+    a_multicast_message_ends_with_its_last_subscriber
+    a_failed_push_is_reported
+    a_unicast_message_goes_to_the_next_subscriber
+    a_taken_delivery_comes_back_after_a_restart
+    a_busy_host_does_not_hold_up_others
+    a_forwarded_message_is_queued_once
+    a_message_becomes_a_job_once
+    queues_form_no_loop
+    a_message_has_a_limited_number_of_copies
+    a_queue_may_have_many_queues_behind_it
+    a_loop_through_dead_letters_ends
+    projects_with_one_name_of_a_queue_take_turns
+    a_message_above_the_payload_of_a_job_is_refused
+    settings_of_push_queues_are_kept_apart
+    a_callback_follows_every_end_of_a_job
+    a_signing_key_is_made_once_and_rotated
     a_random_history_keeps_the_counts
+    a_batch_does_what_its_commands_do_one_by_one
 }

@@ -170,7 +170,7 @@ fn while_postgres_is_away_commands_fail_at_once_and_go_on_afterwards() {
 }
 
 #[test]
-fn a_server_that_was_replaced_writes_nothing() {
+fn a_replaced_server_writes_nothing() {
     let cluster = Cluster::start(&[]);
     let address = cluster.database("servers");
     let mut old = PostgresQueue::new(address.clone());

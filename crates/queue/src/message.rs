@@ -1,4 +1,5 @@
-//! Messages of queues for applications: pull, with reservations.
+//! Messages of queues for applications, and their reservations by consumers of pull queues. The messages of push queues
+//! are never reserved: see the module `delivery`.
 //!
 //! ```text
 //!   posted ─► waiting ─► reserved ─► deleted
@@ -12,6 +13,7 @@
 use gantry_model::Moment;
 use serde::{Deserialize, Serialize};
 
+use crate::push::{MessageQueueKind, PushSettings};
 use crate::settings::{InvalidSettings, in_range};
 
 /// Largest body of a message, in bytes.
@@ -27,6 +29,11 @@ const RESERVATION: (u64, u64) = (30, 86_400);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MessageQueueSettings {
+    /// Kind of the queue.
+    pub kind: MessageQueueKind,
+    /// Subscribers and retries of a push queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push: Option<PushSettings>,
     /// Time of a reservation that names none, in seconds.
     pub timeout: u64,
     /// Time after which a message is removed, in seconds.
@@ -47,7 +54,7 @@ pub struct DeadLetterPolicy {
 
 impl Default for MessageQueueSettings {
     fn default() -> Self {
-        Self { timeout: 60, expiration: 604_800, dead_letter: None }
+        Self { kind: MessageQueueKind::Pull, push: None, timeout: 60, expiration: 604_800, dead_letter: None }
     }
 }
 
@@ -59,6 +66,15 @@ impl MessageQueueSettings {
     pub fn check(&self) -> Result<(), InvalidSettings> {
         check_reservation(self.timeout)?;
         in_range("message_expiration", self.expiration, 30, 2_592_000)?;
+        match (&self.push, self.kind.is_push()) {
+            (Some(push), true) => push.check()?,
+            (None, false) => {}
+            (None, true) => return Err(InvalidSettings::PushMissing),
+            (Some(_), false) => return Err(InvalidSettings::PushOfPullQueue),
+        }
+        if self.kind.is_push() && self.dead_letter.is_some() {
+            return Err(InvalidSettings::DeadLettersOfPushQueue);
+        }
         self.dead_letter.as_ref().map_or(Ok(()), |policy| in_range("max_reservations", policy.most.into(), 1, 1000))
     }
 }

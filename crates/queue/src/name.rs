@@ -36,9 +36,9 @@ pub struct Fence(pub u64);
 #[serde(try_from = "String", into = "String")]
 pub struct CodeName(Arc<str>);
 
-/// A text is no name of a code.
+/// A text is not the name of a code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name of a code: use 1 to 63 of a-z, 0-9 and '-', beginning with a letter or a digit")]
+#[error("{0:?} is not the name of a code: use 1 to 63 of a-z, 0-9 and '-', beginning with a letter or a digit")]
 pub struct InvalidCodeName(String);
 
 impl CodeName {
@@ -90,7 +90,7 @@ pub struct QueueName {
 
 /// A text is no name of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no queue; write APP/ROLE, such as shop/report")]
+#[error("{text:?} is not a queue; write APP/ROLE, such as shop/report")]
 pub struct InvalidQueueName {
     text: String,
 }
@@ -117,7 +117,7 @@ pub struct ScheduleName {
 
 /// A text is no name of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no schedule; write APP/NAME, such as shop/nightly")]
+#[error("{text:?} is not a schedule; write APP/NAME, such as shop/nightly")]
 pub struct InvalidScheduleName {
     text: String,
 }

@@ -24,7 +24,7 @@ pub enum Priority {
 
 /// A number is no priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no priority; choose 0, 1, or 2, which goes first")]
+#[error("{0} is not a priority; choose 0, 1, or 2, which goes first")]
 pub struct UnknownPriority(String);
 
 impl FromStr for Priority {

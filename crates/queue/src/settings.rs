@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::order::Priority;
+use crate::push::InvalidPush;
+use crate::receiver::ReceiverUrl;
 
 /// Largest payload in bytes.
 pub const PAYLOAD_MAX: usize = 64 << 10;
@@ -47,6 +49,9 @@ pub struct JobSettings {
     /// Idempotency key: of all jobs of a queue with one key, only the first is queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<String>,
+    /// Receiver of the job's result: a signed request to this URL follows the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback: Option<ReceiverUrl>,
 }
 
 /// Retries after failed attempts.
@@ -90,6 +95,7 @@ impl Default for JobSettings {
             expires: None,
             key: None,
             idempotency: None,
+            callback: None,
         }
     }
 }
@@ -102,7 +108,7 @@ pub enum InvalidSettings {
     Range {
         /// The field.
         field: &'static str,
-        /// Its value.
+        /// Value of the field.
         value: u64,
         /// The smallest value.
         least: u64,
@@ -122,9 +128,21 @@ pub enum InvalidSettings {
     Key {
         /// The field.
         field: &'static str,
-        /// Its length.
+        /// Length of the field, in bytes.
         length: usize,
     },
+    /// The subscribers of a push queue, or their headers.
+    #[error(transparent)]
+    Push(#[from] InvalidPush),
+    /// A push queue without subscribers.
+    #[error("a queue of the type unicast or multicast needs push.subscribers")]
+    PushMissing,
+    /// A pull queue with subscribers.
+    #[error("a queue of the type pull has no subscribers; choose the type unicast or multicast for a new queue")]
+    PushOfPullQueue,
+    /// A push queue with a queue of dead letters.
+    #[error("a push queue has no dead_letter; name an error_queue in push instead")]
+    DeadLettersOfPushQueue,
 }
 
 impl JobSettings {

@@ -37,6 +37,9 @@ pub(crate) enum Failure {
     /// Another server has the queue.
     #[error("another server has the queue")]
     Superseded,
+    /// The database is being filled from a file.
+    #[error("the queue is being moved here")]
+    Moving,
     /// The database is of a newer version.
     #[error("format {0}")]
     Newer(i64),
@@ -55,7 +58,7 @@ impl From<Failure> for Fault {
 }
 
 impl Failure {
-    /// Reports whether PostgreSQL refused the statement; else the connection is of no more use.
+    /// State of the statement that PostgreSQL refused; none if the connection itself failed.
     fn state(&self) -> Option<&SqlState> {
         match self {
             Self::Client(error) => error.code(),
@@ -87,6 +90,7 @@ pub(super) fn error(fault: Fault, action: &'static str, place: &str) -> QueueSto
     };
     match failure {
         Failure::Superseded => QueueStoreError::Superseded { place: path },
+        Failure::Moving => QueueStoreError::Unfinished { place: path },
         Failure::Newer(found) => QueueStoreError::Newer { path, found, known: super::schema::FORMAT },
         failure if failure.state() == Some(&SqlState::DISK_FULL) => QueueStoreError::Full { path },
         failure => QueueStoreError::Away { action, place: path, source: failure.into() },

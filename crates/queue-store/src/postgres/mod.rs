@@ -17,7 +17,7 @@
 //!
 //! # No bloat
 //! A job is written about four times, so a queue leaves four dead rows behind each live one.
-//! - `jobs`, `bodies`, `results` and `messages` are divided by number (`PARTITION BY RANGE`) into parts of a million. New
+//! - `jobs`, `bodies`, `results`, `messages` and `deliveries` are divided by number (`PARTITION BY RANGE`) into parts of a million. New
 //!   rows go to the last part. Once all jobs of a part are removed, the part is dropped with all its dead rows and index
 //!   pages. No index outlives its part.
 //! - Autovacuum looks at parts early (2 % instead of 20 %) and does not pause. A dead entry at the beginning of the index
@@ -26,13 +26,17 @@
 //! - No transaction is long, which would keep dead rows alive: each statement, lock and idle transaction has a timeout.
 //!
 //! # Speed
-//! A statement whose result does not matter waits until the next query, and goes with it ([`session`]): the round trips of
-//! a transaction are its reads.
+//! - A statement whose result does not matter waits until the next query, and goes with it ([`session`]): the round trips of
+//!   a transaction are its reads.
+//! - The jobs that a batch of commands names are one read, and claims share the first ready jobs (`sql::ahead`).
+//! - Rows that one kind of statement changes go as one statement, whose parameters are arrays ([`pending`]).
 
 mod address;
 mod failure;
+mod pending;
 mod schema;
 mod session;
+pub(crate) mod target;
 mod tls;
 
 use std::cell::RefCell;
@@ -44,10 +48,11 @@ pub use self::address::{PostgresAddress, PostgresAddressError};
 pub(crate) use self::failure::Failure;
 use self::failure::{causes, error};
 use self::session::Session;
+use crate::sql::ahead::ReadAhead;
 use crate::sql::load::Loads;
 use crate::sql::read::QueueReader;
 use crate::sql::write::Writer;
-use crate::sql::{Database, Fault, Numbered};
+use crate::sql::{Database, Fault, NumberedTable};
 use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError, WAITING_MAX};
 
 /// Attempts of a transaction on connections that break.
@@ -95,14 +100,14 @@ struct Open {
 }
 
 /// A batch failed.
-enum Broken {
+enum BatchError {
     /// Before its commit: nothing was changed.
     Before(Fault),
     /// During its commit: the replies are true if the batch is committed.
     Commit(Fault, Vec<QueueReply>),
 }
 
-impl From<Fault> for Broken {
+impl From<Fault> for BatchError {
     fn from(fault: Fault) -> Self {
         Self::Before(fault)
     }
@@ -137,7 +142,7 @@ impl PostgresQueue {
     /// A reader of the same database.
     #[must_use]
     pub fn reader(&self) -> QueueReader {
-        QueueReader::of_database(Beside {
+        QueueReader::of_database(PostgresReads {
             address: self.address.clone(),
             part: self.part,
             session: RefCell::new(None),
@@ -191,6 +196,9 @@ impl PostgresQueue {
         }
         session.write("BEGIN", &[])?;
         let owner = session.lock_owner()?;
+        if owner.moving.is_some() {
+            return Err(Failure::Moving.into());
+        }
         let (epoch, batch) = match self.epoch {
             None => (owner.epoch + 1, 0),
             Some(epoch) if epoch == owner.epoch => (epoch, owner.batch),
@@ -198,7 +206,7 @@ impl PostgresQueue {
         };
         session.note_owner(epoch, batch)?;
         let loads = Loads::read(&session)?;
-        let parts = schema::Parts::read(&session, owner.part)?;
+        let parts = schema::TablePartitions::read(&session, owner.part)?;
         session.parts.replace(parts);
         session.batch("COMMIT")?;
         session.write_only()?;
@@ -207,7 +215,7 @@ impl PostgresQueue {
     }
 
     /// Carries out a batch on the current connection.
-    fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Broken> {
+    fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, BatchError> {
         self.connect()?;
         let Some(Open { session, loads }) = &mut self.open else {
             return Err(Fault::from(Failure::Superseded).into());
@@ -217,8 +225,9 @@ impl PostgresQueue {
         if Some(owner.epoch) != self.epoch {
             return Err(Fault::from(Failure::Superseded).into());
         }
-        let mut writer = Writer { database: session, loads, most_open: &mut self.most_open, now };
-        let replies = commands.into_iter().map(|command| writer.apply(command)).collect::<Result<Vec<_>, Fault>>()?;
+        let ahead = ReadAhead::default();
+        let mut writer = Writer { database: session, loads, most_open: &mut self.most_open, now, ahead };
+        let replies = writer.apply_all(commands)?;
         session.note_owner(owner.epoch, owner.batch + 1)?;
         // Answers before the commit: a refused statement is no doubtful commit.
         session.number("SELECT count(*) FROM owner", &[])?;
@@ -227,7 +236,7 @@ impl PostgresQueue {
                 self.batch = owner.batch + 1;
                 Ok(replies)
             }
-            Err(fault) => Err(Broken::Commit(fault, replies)),
+            Err(fault) => Err(BatchError::Commit(fault, replies)),
         }
     }
 
@@ -247,7 +256,7 @@ impl PostgresQueue {
     /// Drops a part without rows, seldom and one at a time.
     fn tidy(&mut self) -> Result<(), Fault> {
         let Some(Open { session, .. }) = &self.open else { return Ok(()) };
-        for of in [Numbered::Jobs, Numbered::Messages] {
+        for of in [NumberedTable::Jobs, NumberedTable::Messages, NumberedTable::Deliveries] {
             let Some(lowest) = session.lowest_number(of) else { continue };
             let places = session.parts.borrow().below(of, lowest);
             for place in places {
@@ -284,11 +293,11 @@ impl QueueStore for PostgresQueue {
         loop {
             let fault = match self.carry_out(commands.clone(), now) {
                 Ok(replies) => return Ok(replies),
-                Err(Broken::Before(fault)) => {
+                Err(BatchError::Before(fault)) => {
                     self.open = None;
                     fault
                 }
-                Err(Broken::Commit(fault, replies)) => {
+                Err(BatchError::Commit(fault, replies)) => {
                     self.open = None;
                     match self.settle() {
                         Some(true) => return Ok(replies),
@@ -319,7 +328,7 @@ impl QueueStore for PostgresQueue {
 
 /// The database, beside its writer.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct PostgresReads {
     address: PostgresAddress,
     part: i64,
     session: RefCell<Option<Session>>,
@@ -327,7 +336,7 @@ pub(crate) struct Beside {
     away: RefCell<Option<(Instant, String)>>,
 }
 
-impl Beside {
+impl PostgresReads {
     pub(crate) fn read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, QueueStoreError> {
         let mut attempt = 1;
         loop {

@@ -5,20 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::failure::Failure;
 use super::session::Session;
 use crate::sql::value::bound;
-use crate::sql::{Database, Fault, Numbered};
+use crate::sql::{Database, Fault, NumberedTable};
 
 /// The newest format.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 3;
 
 /// Numbers of jobs or messages in a part, unless a test chooses otherwise. A full part has a few hundred megabytes.
 pub(super) const PART: i64 = 1_000_000;
 
 /// Tables in parts, and the numbers by which they are divided.
-const PARTED: [(&str, Numbered); 4] = [
-    ("jobs", Numbered::Jobs),
-    ("bodies", Numbered::Jobs),
-    ("results", Numbered::Jobs),
-    ("messages", Numbered::Messages),
+const PARTED: [(&str, NumberedTable); 5] = [
+    ("jobs", NumberedTable::Jobs),
+    ("bodies", NumberedTable::Jobs),
+    ("results", NumberedTable::Jobs),
+    ("messages", NumberedTable::Messages),
+    ("deliveries", NumberedTable::Deliveries),
 ];
 
 /// `gantry_queue` has one row: the server that writes, and its last transaction. See the module above.
@@ -75,6 +76,38 @@ const SCHEMA: &str = "
     CREATE SEQUENCE message_queues_numbers;
 ";
 
+/// The changes from format 1: deliveries of push queues and of callbacks, and the keys that sign callbacks.
+const DELIVERIES: &str = "
+    CREATE TABLE deliveries (id BIGINT PRIMARY KEY, queue BIGINT, message BIGINT, job BIGINT, subscriber BYTEA,
+                             host TEXT COLLATE \"C\" NOT NULL, state BIGINT NOT NULL, due BIGINT,
+                             reservation BIGINT NOT NULL, attempts BIGINT NOT NULL, status BIGINT, note BYTEA,
+                             tried BIGINT) PARTITION BY RANGE (id);
+    CREATE INDEX deliveries_due ON deliveries (due) WHERE due IS NOT NULL;
+    CREATE INDEX deliveries_host ON deliveries (host, due, id) WHERE due IS NOT NULL;
+    CREATE INDEX deliveries_message ON deliveries (message) WHERE message IS NOT NULL;
+    CREATE INDEX deliveries_job ON deliveries (job) WHERE job IS NOT NULL;
+    ALTER TABLE messages ADD COLUMN headers BYTEA;
+    ALTER TABLE message_queues ADD COLUMN deliveries BIGINT NOT NULL DEFAULT 0;
+    CREATE FUNCTION delivery_added() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE message_queues SET deliveries = deliveries + 1 WHERE id = NEW.queue; RETURN NULL; END $$;
+    CREATE FUNCTION delivery_removed() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE message_queues SET deliveries = deliveries - 1 WHERE id = OLD.queue; RETURN NULL; END $$;
+    CREATE TRIGGER delivery_added AFTER INSERT ON deliveries FOR EACH ROW EXECUTE FUNCTION delivery_added();
+    CREATE TRIGGER delivery_removed AFTER DELETE ON deliveries FOR EACH ROW EXECUTE FUNCTION delivery_removed();
+    CREATE OR REPLACE FUNCTION message_removed() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN
+            UPDATE message_queues SET size = size - 1 WHERE id = OLD.queue;
+            DELETE FROM deliveries WHERE message = OLD.id;
+            RETURN NULL;
+        END $$;
+    CREATE TABLE signing_keys (project TEXT COLLATE \"C\" PRIMARY KEY, current TEXT NOT NULL, previous TEXT,
+                               rotated BIGINT);
+    CREATE SEQUENCE deliveries_numbers INCREMENT BY 100 MINVALUE 1;
+";
+
+/// The changes from format 2: the numbers of the contents that are moved into the database, or were. See `target`.
+const MOVES: &str = "ALTER TABLE owner ADD COLUMN moving TEXT; ALTER TABLE owner ADD COLUMN moved TEXT";
+
 /// Makes missing tables, in one transaction; refuses those of a newer version. Two servers may do it at the same time.
 pub(super) fn prepare(session: &Session, part: i64) -> Result<(), Fault> {
     session.batch("BEGIN; SELECT pg_advisory_xact_lock(1196315729)")?;
@@ -83,26 +116,32 @@ pub(super) fn prepare(session: &Session, part: i64) -> Result<(), Fault> {
         .number("SELECT count(*) FROM pg_tables WHERE schemaname = 'gantry_queue' AND tablename = 'owner'", &[])?;
     if found == 0 {
         session.batch(SCHEMA)?;
-        session
-            .execute("INSERT INTO owner (format, part, epoch, batch) VALUES (?1, ?2, 0, 0)", bound![FORMAT, part])?;
+        session.execute("INSERT INTO owner (format, part, epoch, batch) VALUES (1, ?1, 0, 0)", bound![part])?;
     }
     let format = session.one("SELECT format FROM owner", &[])?;
-    let format = format.ok_or_else(|| Fault::Row("the table owner has no row".to_owned()))?.get(0)?;
+    let format: i64 = format.ok_or_else(|| Fault::Row("the table owner has no row".to_owned()))?.get(0)?;
     if format > FORMAT {
         return Err(Failure::Newer(format).into());
+    }
+    if format < 2 {
+        session.batch(DELIVERIES)?;
+    }
+    if format < FORMAT {
+        session.batch(MOVES)?;
+        session.execute("UPDATE owner SET format = ?1", bound![FORMAT])?;
     }
     session.batch("COMMIT")
 }
 
 /// The parts of each table, by their places.
 #[derive(Debug, Default)]
-pub(super) struct Parts {
+pub(super) struct TablePartitions {
     /// Numbers in a part.
     pub(super) size: i64,
     known: BTreeMap<&'static str, BTreeSet<i64>>,
 }
 
-impl Parts {
+impl TablePartitions {
     /// Reads which parts there are.
     pub(super) fn read(session: &Session, size: i64) -> Result<Self, Fault> {
         let mut parts = Self { size, known: BTreeMap::new() };
@@ -121,7 +160,7 @@ impl Parts {
     }
 
     /// Statements that make the parts in which a number lies; none if they are there.
-    pub(super) fn make(&mut self, of: Numbered, number: i64) -> Vec<String> {
+    pub(super) fn make(&mut self, of: NumberedTable, number: i64) -> Vec<String> {
         let place = number / self.size;
         let (from, to) = (place * self.size, (place + 1) * self.size);
         let tables = PARTED.iter().filter(|(_, by)| *by == of).map(|(table, _)| *table);
@@ -137,14 +176,14 @@ impl Parts {
     }
 
     /// The places of whole parts below a number.
-    pub(super) fn below(&self, of: Numbered, number: i64) -> BTreeSet<i64> {
+    pub(super) fn below(&self, of: NumberedTable, number: i64) -> BTreeSet<i64> {
         let tables = PARTED.iter().filter(|(_, by)| *by == of);
         let places = tables.filter_map(|(table, _)| self.known.get(table)).flatten();
         places.copied().filter(|place| (place + 1) * self.size <= number).collect()
     }
 
     /// The tables of a part.
-    pub(super) fn tables(&self, of: Numbered, place: i64) -> Vec<String> {
+    pub(super) fn tables(&self, of: NumberedTable, place: i64) -> Vec<String> {
         let tables = PARTED
             .iter()
             .filter(|(table, by)| *by == of && self.known.get(table).is_some_and(|places| places.contains(&place)));
@@ -152,7 +191,7 @@ impl Parts {
     }
 
     /// Forgets a part that was removed.
-    pub(super) fn forget(&mut self, of: Numbered, place: i64) {
+    pub(super) fn forget(&mut self, of: NumberedTable, place: i64) {
         for (table, _) in PARTED.iter().filter(|(_, by)| *by == of) {
             if let Some(places) = self.known.get_mut(table) {
                 places.remove(&place);

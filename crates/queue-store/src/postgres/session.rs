@@ -15,10 +15,11 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use super::address::PostgresAddress;
 use super::failure::Failure;
-use super::schema::Parts;
+use super::pending::{Parameter, Pending};
+use super::schema::TablePartitions;
 use super::tls::Tls;
 use crate::sql::value::bound;
-use crate::sql::{Bound, Database, Fault, Numbered, Row, Value};
+use crate::sql::{Database, Fault, NumberedTable, Row, RowChange, SqlParameter, Value, joined};
 
 /// Timeout of a new connection to one host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,19 +36,24 @@ const SETTINGS: &str = "
 
 /// For short commands: an index serves each of them. The statistics of a table that grows fast mislead the planner, and
 /// plans of that time would be kept.
-const WRITER_SETTINGS: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET plan_cache_mode = force_custom_plan";
+const WRITER_SETTINGS: &str = "
+    SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET enable_hashjoin = off;
+    SET enable_mergejoin = off; SET plan_cache_mode = force_custom_plan;
+";
 
 /// A connection with its own small runtime, which runs while a statement is awaited.
 pub(super) struct Session {
     /// None once dropped.
     runtime: Option<Runtime>,
     client: Client,
+    /// Timeout of an answer; none for a move.
+    timeout: Option<Duration>,
     statements: RefCell<HashMap<String, Statement>>,
     /// Statements that go to PostgreSQL with the next query.
-    pending: RefCell<Vec<(Statement, Vec<Value>)>>,
+    pending: RefCell<Pending>,
     /// Numbers that this session may give to new rows.
-    numbers: RefCell<BTreeMap<Numbered, Range<i64>>>,
-    pub(super) parts: RefCell<Parts>,
+    numbers: RefCell<BTreeMap<NumberedTable, Range<i64>>>,
+    pub(super) parts: RefCell<TablePartitions>,
 }
 
 impl std::fmt::Debug for Session {
@@ -109,6 +115,7 @@ impl Session {
         let session = Self {
             runtime: Some(runtime),
             client: connected?,
+            timeout: Some(ANSWER_TIMEOUT),
             statements: RefCell::default(),
             pending: RefCell::default(),
             numbers: RefCell::default(),
@@ -116,6 +123,14 @@ impl Session {
         };
         session.batch(SETTINGS)?;
         Ok(session)
+    }
+
+    /// The session without a timeout of statements, for a move: a count of all rows of a large table takes its time. The
+    /// timeouts of the connection stay.
+    pub(super) fn without_timeout(mut self) -> Result<Self, Fault> {
+        self.timeout = None;
+        self.batch("SET statement_timeout = 0")?;
+        Ok(self)
     }
 
     /// From now on, the session carries out short commands.
@@ -126,9 +141,10 @@ impl Session {
     /// Waits for PostgreSQL.
     fn wait<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
         let Some(runtime) = &self.runtime else { return Err(Failure::Earlier("closed".to_owned()).into()) };
-        match runtime.block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, answer).await }) {
+        let Some(timeout) = self.timeout else { return Ok(runtime.block_on(answer)?) };
+        match runtime.block_on(async { tokio::time::timeout(timeout, answer).await }) {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::Timeout { seconds: ANSWER_TIMEOUT.as_secs() }.into()),
+            Err(_) => Err(Failure::Timeout { seconds: timeout.as_secs() }.into()),
         }
     }
 
@@ -139,11 +155,16 @@ impl Session {
 
     /// Sends the pending statements and then `last`, all at once, and waits for every answer.
     fn after_pending<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
-        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        let pending = self.pending.borrow_mut().take();
+        let prepared = |(sql, values): (String, _)| Ok::<_, Fault>((self.statement(&sql)?, values));
+        let pending: Vec<(Statement, Vec<Parameter>)> = pending.into_iter().map(prepared).collect::<Result<_, _>>()?;
         let written = async {
             let mut answers: Vec<_> = pending
                 .iter()
-                .map(|(statement, values)| Box::pin(maybe_done(self.client.execute_raw(statement, values))))
+                .map(|(statement, values)| {
+                    let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
+                    Box::pin(maybe_done(self.client.execute_raw(statement, values)))
+                })
                 .collect();
             // The first look at each future sends its statement, in this order, and before `last`.
             for answer in &mut answers {
@@ -172,16 +193,17 @@ impl Session {
     }
 
     /// The next number of a table. Numbers come in blocks; those that a session leaves are never given.
-    fn next_number(&self, table: Numbered) -> Result<i64, Fault> {
+    fn next_number(&self, table: NumberedTable) -> Result<i64, Fault> {
         if let Some(number) = self.numbers.borrow_mut().get_mut(&table).and_then(Iterator::next) {
             return Ok(number);
         }
         let (sequence, block) = match table {
-            Numbered::Jobs => ("jobs_numbers", 100),
-            Numbered::Messages => ("messages_numbers", 100),
-            Numbered::Queues => ("queues_numbers", 1),
-            Numbered::Schedules => ("schedules_numbers", 1),
-            Numbered::MessageQueues => ("message_queues_numbers", 1),
+            NumberedTable::Jobs => ("jobs_numbers", 100),
+            NumberedTable::Messages => ("messages_numbers", 100),
+            NumberedTable::Deliveries => ("deliveries_numbers", 100),
+            NumberedTable::Queues => ("queues_numbers", 1),
+            NumberedTable::Schedules => ("schedules_numbers", 1),
+            NumberedTable::MessageQueues => ("message_queues_numbers", 1),
         };
         let row = self.one(&format!("SELECT nextval('{sequence}')"), &[])?;
         let first: i64 = row.ok_or_else(|| Fault::Row("a sequence without a number".to_owned()))?.get(0)?;
@@ -197,14 +219,19 @@ impl Session {
         Ok(number)
     }
 
+    /// Carries out a statement for many rows, given by their columns, before the next query.
+    pub(super) fn write_columns(&self, sql: &str, columns: Vec<Vec<Value>>) {
+        self.pending.borrow_mut().add(sql, columns);
+    }
+
     /// The lowest number that this session may still give to a new row; none if it has none.
-    pub(super) fn lowest_number(&self, table: Numbered) -> Option<i64> {
+    pub(super) fn lowest_number(&self, table: NumberedTable) -> Option<i64> {
         self.numbers.borrow().get(&table).map(|numbers| numbers.start)
     }
 }
 
 impl Database for Session {
-    fn query(&self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+    fn query(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Vec<Row>, Fault> {
         let statement = self.statement(sql)?;
         let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         let found = self.after_pending(self.client.query(&statement, &values))?;
@@ -213,23 +240,48 @@ impl Database for Session {
         Ok(found.iter().map(|found| row(found).map(Row)).collect::<Result<_, tokio_postgres::Error>>()?)
     }
 
-    fn execute(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault> {
+    fn execute(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault> {
         let statement = self.statement(sql)?;
         let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         self.after_pending(self.client.execute(&statement, &values))
     }
 
-    fn write(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), Fault> {
-        let statement = self.statement(sql)?;
-        self.pending.borrow_mut().push((statement, values.iter().map(|value| value.owned()).collect()));
+    fn write(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
+        self.pending.borrow_mut().add(sql, values.iter().map(|value| value.owned()));
         Ok(())
     }
 
-    fn insert(&self, table: Numbered, sql: &str, values: &[Bound<'_>]) -> Result<i64, Fault> {
+    fn change_row(&self, change: &'static RowChange, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
+        let Some(SqlParameter::Whole(number)) = values.first() else {
+            return Err(Fault::Row(format!("no number of a row for {}", change.one)));
+        };
+        self.pending.borrow_mut().add_row(change, *number, values);
+        Ok(())
+    }
+
+    fn insert(&self, table: NumberedTable, sql: &str, values: &[SqlParameter<'_>]) -> Result<i64, Fault> {
         let number = self.next_number(table)?;
-        let values: Vec<Bound<'_>> = [Bound::Whole(number)].into_iter().chain(values.iter().copied()).collect();
-        self.write(sql, &values)?;
+        self.write(sql, &numbered(number, values))?;
         Ok(number)
+    }
+
+    fn insert_row(
+        &self,
+        table: NumberedTable,
+        change: &'static RowChange,
+        values: &[SqlParameter<'_>],
+    ) -> Result<i64, Fault> {
+        let number = self.next_number(table)?;
+        self.change_row(change, &numbered(number, values))?;
+        Ok(number)
+    }
+
+    fn among(&self) -> &'static str {
+        "= ANY(CAST(CAST(?1 AS TEXT) AS BIGINT[]))"
+    }
+
+    fn list(&self, numbers: &[i64]) -> String {
+        format!("{{{}}}", joined(numbers))
     }
 
     fn skip_locked(&self) -> &'static str {
@@ -237,7 +289,12 @@ impl Database for Session {
     }
 }
 
-impl ToSql for Bound<'_> {
+/// The values of a row that gets a number.
+fn numbered<'a>(number: i64, values: &[SqlParameter<'a>]) -> Vec<SqlParameter<'a>> {
+    [SqlParameter::Whole(number)].into_iter().chain(values.iter().copied()).collect()
+}
+
+impl ToSql for SqlParameter<'_> {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::Null => return Ok(IsNull::Yes),
@@ -261,10 +318,10 @@ impl ToSql for Bound<'_> {
 impl ToSql for Value {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
-            Self::Null => Bound::Null,
-            Self::Whole(number) => Bound::Whole(*number),
-            Self::Text(text) => Bound::Text(text),
-            Self::Bytes(bytes) => Bound::Bytes(bytes),
+            Self::Null => SqlParameter::Null,
+            Self::Whole(number) => SqlParameter::Whole(*number),
+            Self::Text(text) => SqlParameter::Text(text),
+            Self::Bytes(bytes) => SqlParameter::Bytes(bytes),
         }
         .to_sql(kind, out)
     }
@@ -296,19 +353,23 @@ impl<'a> FromSql<'a> for Value {
 }
 
 /// The row of the table `owner`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Owner {
     pub(super) part: i64,
     pub(super) epoch: i64,
     pub(super) batch: i64,
+    /// Number of the contents that are being moved here.
+    pub(super) moving: Option<String>,
+    /// Number of the contents that were moved here.
+    pub(super) moved: Option<String>,
 }
 
 impl Session {
     /// Reads the row of the table `owner`, and keeps other writers out until the end of the transaction.
     pub(super) fn lock_owner(&self) -> Result<Owner, Fault> {
-        let row = self.one("SELECT part, epoch, batch FROM owner FOR UPDATE", &[])?;
+        let row = self.one("SELECT part, epoch, batch, moving, moved FROM owner FOR UPDATE", &[])?;
         let mut row = row.ok_or_else(|| Fault::Row("the table owner has no row".to_owned()))?;
-        Ok(Owner { part: row.get(0)?, epoch: row.get(1)?, batch: row.get(2)? })
+        Ok(Owner { part: row.get(0)?, epoch: row.get(1)?, batch: row.get(2)?, moving: row.get(3)?, moved: row.get(4)? })
     }
 
     /// Notes the writer and its transaction.

@@ -1,20 +1,22 @@
 //! Claims: the next jobs for a machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use gantry_model::MachineName;
-use gantry_queue::{FairShare, JobEvent, JobState, Rank};
+use gantry_queue::{FairShare, JobEvent};
 
 use super::Fault;
-use super::row::{COLUMNS, READY, StoredJob, whole};
+use super::ahead::rank_of;
+use super::row::{StoredJob, natural, whole};
 use super::value::bound;
 use super::write::Writer;
-use crate::ClaimedJob;
+use crate::{ClaimedJob, QueueReply};
 
 /// Jobs that one claim may look at. Expired jobs end at a claim and are not returned.
 const LOOKED_AT: usize = 1000;
 
 impl Writer<'_> {
+    /// Gives jobs to a machine; [`Self::add_bodies`] adds their bodies.
     pub(crate) fn claim(
         &mut self,
         machine: &MachineName,
@@ -23,24 +25,19 @@ impl Writer<'_> {
     ) -> Result<Vec<ClaimedJob>, Fault> {
         let (numbers, loads) = self.loads.shares(self.database)?;
         let mut share = FairShare::new(loads, limit);
-        let mut buffers: BTreeMap<usize, VecDeque<StoredJob>> = BTreeMap::new();
         let mut claimed = Vec::new();
         for _ in 0..LOOKED_AT {
             let Some(place) = share.next().filter(|_| claimed.len() < most) else { break };
-            let buffer = match buffers.get_mut(&place).filter(|buffer| !buffer.is_empty()) {
-                Some(buffer) => buffer,
-                // One row more than needed, so that the next rank is known.
-                None => buffers.entry(place).insert_entry(self.first(numbers[place], most + 1)?).into_mut(),
-            };
-            let Some(job) = buffer.pop_front() else {
+            let queue = numbers[place];
+            let Some(job) = self.ahead.first_ready(self.database, queue, numbers.len())?.cloned() else {
                 share.pass_over(place, None);
                 continue;
             };
-            let head = match buffer.front() {
-                Some(next) => rank(next),
-                None => None,
-            };
             let taken = self.change_stored(&job, JobEvent::Claim { machine: machine.clone() })?;
+            let head = self.ahead.first_ready(self.database, queue, numbers.len())?.and_then(rank_of);
+            if let Some(head) = head {
+                self.loads.begins_with(queue, head);
+            }
             match taken {
                 Ok(job) if !job.job.is_over() => {
                     claimed.push(self.claimed(job)?);
@@ -52,17 +49,7 @@ impl Writer<'_> {
         Ok(claimed)
     }
 
-    /// The first ready jobs of a queue.
-    fn first(&self, queue: i64, most: usize) -> Result<VecDeque<StoredJob>, Fault> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT ?2{}",
-            self.database.skip_locked()
-        );
-        self.database.query(&sql, bound![queue, whole(most as u64)])?.into_iter().map(StoredJob::read).collect()
-    }
-
     fn claimed(&self, stored: StoredJob) -> Result<ClaimedJob, Fault> {
-        let (work, payload) = self.body(stored.id)?;
         let load = self.loads.queues.get(&stored.queue);
         let queue = load.map(|load| load.name.clone()).ok_or_else(|| Fault::Row("a job without a queue".to_owned()))?;
         Ok(ClaimedJob {
@@ -70,15 +57,31 @@ impl Writer<'_> {
             fence: stored.job.fence,
             queue,
             timeout: stored.job.settings.timeout,
-            work,
-            payload,
+            work: Vec::new(),
+            payload: Vec::new(),
         })
     }
-}
 
-fn rank(job: &StoredJob) -> Option<Rank> {
-    match job.job.state {
-        JobState::Ready { rank } => Some(rank),
-        _ => None,
+    /// Reads the bodies of all claimed jobs of a batch.
+    pub(crate) fn add_bodies(&self, replies: &mut [QueueReply]) -> Result<(), Fault> {
+        let claimed = replies.iter_mut().filter_map(|reply| match reply {
+            QueueReply::Claimed(claimed) => Some(claimed),
+            _ => None,
+        });
+        let mut claimed: BTreeMap<_, _> = claimed.flatten().map(|job| (whole(job.id.0), job)).collect();
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<i64> = claimed.keys().copied().collect();
+        let sql = format!("SELECT job, work, payload FROM bodies WHERE job {}", self.database.among());
+        for mut row in self.database.query(&sql, bound![&self.database.list(&numbers)])? {
+            if let Some(job) = claimed.remove(&row.get(0)?) {
+                (job.work, job.payload) = (row.get(1)?, row.get(2)?);
+            }
+        }
+        match claimed.first_key_value() {
+            Some((id, _)) => Err(Fault::Row(format!("job {} without work", natural(*id)))),
+            None => Ok(()),
+        }
     }
 }

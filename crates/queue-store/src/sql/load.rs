@@ -83,6 +83,13 @@ impl Loads {
         }
     }
 
+    /// Notes the rank of the first ready job of a queue.
+    pub(crate) fn begins_with(&mut self, queue: i64, rank: Rank) {
+        if let Some(load) = self.queues.get_mut(&queue) {
+            load.head = Some(Some(rank));
+        }
+    }
+
     /// The queues with ready or leased jobs, with their numbers.
     pub(crate) fn shares(&mut self, database: &dyn Database) -> Result<(Vec<i64>, Vec<QueueLoad>), Fault> {
         let mut numbers = Vec::new();
@@ -90,6 +97,7 @@ impl Loads {
         for (number, load) in self.queues.iter_mut().filter(|(_, load)| load.counts[2] + load.counts[3] > 0) {
             let head = match load.head {
                 Some(head) => head,
+                None if load.counts[2] == 0 => None,
                 None => first_rank(database, *number)?,
             };
             load.head = Some(head);

@@ -1,24 +1,28 @@
 //! The commands and reads of a storage in SQL. SQLite and PostgreSQL run the same statements.
 //!
 //! - [`Database`]: what an engine does with a statement. Each engine implements it in its own module.
-//! - `write`, `claim`, `upkeep`, `schedules`, `messages`: the commands, within one transaction.
+//! - `ahead`: rows that a batch of commands needs, read with few queries.
+//! - `write`, `claim`, `upkeep`, `schedules`, `messages`, `deliveries`: the commands, within one transaction.
 //! - `read`: pages and details, beside the writer. `load`: counts of each queue, in memory. `row`: rows to jobs and back.
 //!
 //! Statements number their parameters `?1`, `?2`, …; numbers and truth values are 64-bit integers. Both engines know the
 //! words that the statements use. Text that a user chooses freely is bound as any text: PostgreSQL keeps it as bytes,
 //! because its texts contain no NUL.
 
+pub(crate) mod ahead;
 mod claim;
+pub(crate) mod deliveries;
 pub(crate) mod load;
 pub(crate) mod messages;
 pub(crate) mod read;
 pub(crate) mod row;
 pub(crate) mod schedules;
+pub(crate) mod tables;
 mod upkeep;
 pub(crate) mod value;
 pub(crate) mod write;
 
-pub(crate) use self::value::{Bound, Row, Value};
+pub(crate) use self::value::{Row, SqlParameter, Value};
 
 /// A command or read failed.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub(crate) enum Fault {
 
 /// Tables whose rows get numbers that are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Numbered {
+pub(crate) enum NumberedTable {
     /// Jobs.
     Jobs,
     /// Queues of jobs.
@@ -44,33 +48,68 @@ pub(crate) enum Numbered {
     MessageQueues,
     /// Messages.
     Messages,
+    /// Deliveries.
+    Deliveries,
+}
+
+/// A change of one row, whose number is the first parameter. An engine may carry out the changes of many rows as one
+/// statement.
+#[derive(Debug)]
+pub(crate) struct RowChange {
+    /// The statement for one row.
+    pub(crate) one: &'static str,
+    /// The statement for many rows, in PostgreSQL. Each parameter is an array with the values of all rows.
+    pub(crate) many: &'static str,
 }
 
 /// An engine, within a transaction or beside the writer.
 pub(crate) trait Database {
     /// The rows of a query.
-    fn query(&self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault>;
+    fn query(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Vec<Row>, Fault>;
 
     /// Carries out a statement; returns the number of changed rows.
-    fn execute(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault>;
+    fn execute(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault>;
 
     /// Carries out a statement before the next query, or at the end of the transaction.
-    fn write(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), Fault>;
+    fn write(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<(), Fault>;
+
+    /// Changes a row before the next query, or at the end of the transaction. Changes of one row keep their order.
+    fn change_row(&self, change: &'static RowChange, values: &[SqlParameter<'_>]) -> Result<(), Fault>;
 
     /// Inserts a row, whose new number is the parameter `?1` of the statement; `values` are the others.
-    fn insert(&self, table: Numbered, sql: &str, values: &[Bound<'_>]) -> Result<i64, Fault>;
+    fn insert(&self, table: NumberedTable, sql: &str, values: &[SqlParameter<'_>]) -> Result<i64, Fault>;
+
+    /// Same as [`Self::insert`], with a statement for many rows.
+    fn insert_row(
+        &self,
+        table: NumberedTable,
+        change: &'static RowChange,
+        values: &[SqlParameter<'_>],
+    ) -> Result<i64, Fault>;
+
+    /// The condition that a number is one of many, which the parameter `?1` lists.
+    fn among(&self) -> &'static str;
+
+    /// The value of the parameter of [`Self::among`].
+    fn list(&self, numbers: &[i64]) -> String;
 
     /// The end of a query that passes over rows of other sessions.
     fn skip_locked(&self) -> &'static str;
 
     /// The only row of a query; none if there is no row.
-    fn one(&self, sql: &str, values: &[Bound<'_>]) -> Result<Option<Row>, Fault> {
+    fn one(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Option<Row>, Fault> {
         Ok(self.query(sql, values)?.into_iter().next())
     }
 
     /// The number that a query always returns.
-    fn number(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault> {
+    fn number(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault> {
         let mut row = self.one(sql, values)?.ok_or_else(|| Fault::Row(format!("no row for {sql}")))?;
         Ok(row::natural(row.get(0)?))
     }
+}
+
+/// Numbers with commas between them.
+pub(crate) fn joined(numbers: &[i64]) -> String {
+    let texts: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    texts.join(",")
 }

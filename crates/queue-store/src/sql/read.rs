@@ -8,10 +8,10 @@ use gantry_queue::{Job, JobId, JobState, QueueName, ScheduleName};
 use super::load::Loads;
 use super::row::{COLUMNS, StoredJob, natural, whole};
 use super::value::bound;
-use super::{Database, Fault, messages, schedules};
+use super::{Database, Fault, deliveries, messages, schedules};
 use crate::{
-    JobProgress, MessageId, MessageQueueInfo, MessageQueueName, QueueStoreError, StoredMessage, StoredSchedule,
-    postgres, sqlite,
+    JobProgress, MessageId, MessageQueueInfo, MessageQueueName, QueueStoreError, StoredDelivery, StoredMessage,
+    StoredSchedule, postgres, sqlite,
 };
 
 /// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
@@ -27,8 +27,8 @@ pub struct QueueReader(Source);
 /// The storage of a reader.
 #[derive(Debug)]
 enum Source {
-    Sqlite(sqlite::Beside),
-    Postgres(Box<postgres::Beside>),
+    Sqlite(sqlite::SqliteReads),
+    Postgres(Box<postgres::PostgresReads>),
 }
 
 /// Selection of jobs.
@@ -56,11 +56,11 @@ pub struct JobPage {
 /// A job with all that is known about it.
 #[derive(Debug, Clone)]
 pub struct JobDetails {
-    /// Its number.
+    /// Number of the job.
     pub id: JobId,
-    /// Its queue.
+    /// Queue of the job.
     pub queue: QueueName,
-    /// Its settings and state.
+    /// Settings and state of the job.
     pub job: Job,
     /// Name of the submitter.
     pub by: String,
@@ -72,12 +72,14 @@ pub struct JobDetails {
     pub details: Option<Vec<u8>>,
     /// Progress of the running attempt.
     pub progress: Option<JobProgress>,
+    /// Delivery of the result to the job's callback; none without one, or before the end.
+    pub callback: Option<StoredDelivery>,
 }
 
 /// A queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueInfo {
-    /// Its name.
+    /// Name of the queue.
     pub name: QueueName,
     /// True if no job starts.
     pub paused: bool,
@@ -102,12 +104,12 @@ pub struct OpenWork {
 
 impl QueueReader {
     /// A reader of a file.
-    pub(crate) fn of_file(file: sqlite::Beside) -> Self {
+    pub(crate) fn of_file(file: sqlite::SqliteReads) -> Self {
         Self(Source::Sqlite(file))
     }
 
     /// A reader of a database.
-    pub(crate) fn of_database(database: postgres::Beside) -> Self {
+    pub(crate) fn of_database(database: postgres::PostgresReads) -> Self {
         Self(Source::Postgres(Box::new(database)))
     }
 
@@ -267,6 +269,27 @@ impl QueueReader {
     ) -> Result<Option<StoredMessage>, QueueStoreError> {
         self.read(|database| messages::message(database, name, id, now))
     }
+
+    /// The deliveries of a message of a push queue, one for each subscriber that the message goes to; none for an unknown
+    /// message.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn message_deliveries(
+        &self,
+        name: &MessageQueueName,
+        id: MessageId,
+    ) -> Result<Option<Vec<StoredDelivery>>, QueueStoreError> {
+        self.read(|database| deliveries::statuses(database, name, id))
+    }
+
+    /// The moment at which the next delivery is due.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn next_delivery(&self) -> Result<Option<Moment>, QueueStoreError> {
+        self.read(deliveries::next_due)
+    }
 }
 
 fn page(database: &dyn Database, filter: &JobFilter, most: usize) -> Result<JobPage, Fault> {
@@ -309,6 +332,7 @@ fn details(database: &dyn Database, stored: StoredJob, queue: QueueName) -> Resu
         JobState::Leased { .. } => progress(database, stored.id)?,
         _ => None,
     };
+    let callback = deliveries::callback(database, &stored)?;
     Ok(Some(JobDetails {
         id: stored.id,
         queue,
@@ -318,6 +342,7 @@ fn details(database: &dyn Database, stored: StoredJob, queue: QueueName) -> Resu
         by: row.get(2)?,
         details: row.get(3)?,
         progress,
+        callback,
     }))
 }
 

@@ -4,7 +4,7 @@ use gantry_model::{MachineName, Moment};
 use gantry_queue::{Fence, Job, JobEnd, JobId, JobState, Rank};
 
 use super::value::bound;
-use super::{Database, Fault, Row};
+use super::{Database, Fault, Row, RowChange};
 
 /// Columns of a row, in the order in which [`StoredJob::read`] expects them.
 pub(crate) const COLUMNS: &str =
@@ -16,6 +16,45 @@ pub(crate) const HELD: i64 = 1;
 pub(crate) const READY: i64 = 2;
 pub(crate) const LEASED: i64 = 3;
 pub(crate) const ENDED: i64 = 4;
+
+/// Inserts a job.
+pub(crate) static INSERT: RowChange = RowChange {
+    one: "INSERT INTO jobs (id, queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, settings) \
+          VALUES (?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, ?7, ?8, ?9)",
+    many: "INSERT INTO jobs (id, queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, settings) \
+           SELECT id, queue, state, place, 0, 0, 0, submitted, expiry, key, idempotency, settings \
+           FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BIGINT[]), CAST(?3 AS BIGINT[]), CAST(?4 AS BIGINT[]), \
+           CAST(?5 AS BIGINT[]), CAST(?6 AS BIGINT[]), CAST(?7 AS BYTEA[]), CAST(?8 AS BYTEA[]), CAST(?9 AS TEXT[])) \
+           AS new (id, queue, state, place, submitted, expiry, key, idempotency, settings)",
+};
+
+/// Inserts the parts of a job that never change.
+pub(crate) static INSERT_BODY: RowChange = RowChange {
+    one: "INSERT INTO bodies (job, work, payload, submitter) VALUES (?1, ?2, ?3, ?4)",
+    many: "INSERT INTO bodies (job, work, payload, submitter) \
+           SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[]), CAST(?4 AS BYTEA[]))",
+};
+
+/// Writes the result of an attempt over that of the attempt before.
+pub(crate) static PUT_RESULT: RowChange = RowChange {
+    one: "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3) \
+          ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output",
+    many: "INSERT INTO results (job, details, output) \
+           SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[])) \
+           ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output",
+};
+
+/// Writes the parts of a job that the rules change.
+static UPDATE: RowChange = RowChange {
+    one: "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, cancelling = ?8, \
+          ended = ?9, percent = NULL, message = NULL WHERE id = ?1",
+    many: "UPDATE jobs SET state = new.state, place = new.place, fence = new.fence, failures = new.failures, \
+           lost = new.lost, machine = new.machine, cancelling = new.cancelling, ended = new.ended, percent = NULL, \
+           message = NULL \
+           FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BIGINT[]), CAST(?3 AS BIGINT[]), CAST(?4 AS BIGINT[]), \
+           CAST(?5 AS BIGINT[]), CAST(?6 AS BIGINT[]), CAST(?7 AS TEXT[]), CAST(?8 AS BIGINT[]), CAST(?9 AS BIGINT[])) \
+           AS new (id, state, place, fence, failures, lost, machine, cancelling, ended) WHERE jobs.id = new.id",
+};
 
 /// A job with its number and the number of its queue.
 #[derive(Debug, Clone)]
@@ -74,11 +113,9 @@ impl StoredJob {
             _ => (None, false, None),
         };
         let job = &self.job;
-        let sql = "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, \
-                   cancelling = ?8, ended = ?9, percent = NULL, message = NULL WHERE id = ?1";
         let fence = whole(job.fence.0);
         let values = bound![whole(self.id.0), state, place, fence, job.failures, job.lost, machine, cancelling, ended];
-        database.write(sql, values)
+        database.change_row(&UPDATE, values)
     }
 }
 

@@ -4,10 +4,10 @@ use gantry_model::{AppName, Moment};
 use gantry_queue::{JobId, ScheduleName};
 use gantry_schedule::{Overlap, Progress};
 
-use super::row::{StoredJob, natural, whole};
+use super::row::{natural, whole};
 use super::value::bound;
 use super::write::Writer;
-use super::{Bound, Database, Fault, Numbered, Row};
+use super::{Database, Fault, NumberedTable, Row, SqlParameter};
 use crate::{
     CancelEffect, Fire, Fired, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleId, ScheduleOrigin,
     ScheduleRefusal, ScheduleReply, StoredSchedule,
@@ -53,7 +53,7 @@ fn read(mut row: Row) -> Result<StoredSchedule, Fault> {
 pub(crate) fn select(
     database: &dyn Database,
     condition: &str,
-    values: &[Bound<'_>],
+    values: &[SqlParameter<'_>],
 ) -> Result<Vec<StoredSchedule>, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM schedules WHERE {condition}");
     database.query(&sql, values)?.into_iter().map(read).collect()
@@ -111,7 +111,7 @@ impl Writer<'_> {
         let (project, name) = (new.name.project.as_str(), new.name.name.as_str());
         let (created, handled) = (whole(progress.created.0), whole(progress.handled.0));
         let values = bound![project, name, &text, &new.template, of_release, &new.by, created, handled, next];
-        self.database.insert(Numbered::Schedules, sql, values)?;
+        self.database.insert(NumberedTable::Schedules, sql, values)?;
         Ok(Ok(()))
     }
 
@@ -140,7 +140,7 @@ impl Writer<'_> {
         for (at, job) in fire.runs {
             schedule.progress.runs += 1;
             let open = match schedule.last_job {
-                Some(last) => StoredJob::find(self.database, last)?.filter(|last| !last.job.is_over()),
+                Some(last) => self.find(last)?.filter(|last| !last.job.is_over()),
                 None => None,
             };
             match Overlap::decide(schedule.new.schedule.overlap, open.is_some()) {

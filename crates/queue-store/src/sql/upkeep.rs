@@ -6,7 +6,7 @@ use gantry_queue::{JobEvent, QueueName};
 use super::row::{COLUMNS, DELAYED, ENDED, StoredJob, natural, whole};
 use super::value::bound;
 use super::write::Writer;
-use super::{Bound, Fault};
+use super::{Fault, SqlParameter};
 use crate::Upkeep;
 
 /// Most jobs of a slice.
@@ -68,16 +68,18 @@ impl Writer<'_> {
             for sql in [
                 "DELETE FROM results WHERE job = ?1",
                 "DELETE FROM bodies WHERE job = ?1",
+                "DELETE FROM deliveries WHERE job = ?1",
                 "DELETE FROM jobs WHERE id = ?1",
             ] {
                 self.database.write(sql, bound![whole(job.id.0)])?;
             }
             self.loads.changed(job.queue, Some(&job.job.state), None);
+            self.ahead.removed(job.id);
         }
         Ok(old.len())
     }
 
-    fn select(&self, condition: &str, values: &[Bound<'_>]) -> Result<Vec<StoredJob>, Fault> {
+    fn select(&self, condition: &str, values: &[SqlParameter<'_>]) -> Result<Vec<StoredJob>, Fault> {
         let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {condition}");
         self.database.query(&sql, values)?.into_iter().map(StoredJob::read).collect()
     }

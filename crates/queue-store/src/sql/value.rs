@@ -18,7 +18,7 @@ pub(crate) enum Value {
 
 /// A value for a statement.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Bound<'a> {
+pub(crate) enum SqlParameter<'a> {
     /// No value.
     Null,
     /// A number or truth value.
@@ -29,7 +29,29 @@ pub(crate) enum Bound<'a> {
     Bytes(&'a [u8]),
 }
 
-impl Bound<'_> {
+impl Value {
+    /// Size in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Null | Self::Whole(_) => size_of::<i64>(),
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for SqlParameter<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Whole(number) => Self::Whole(*number),
+            Value::Text(text) => Self::Text(text),
+            Value::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
+impl SqlParameter<'_> {
     /// The value, for a statement that is carried out later.
     pub(crate) fn owned(self) -> Value {
         match self {
@@ -41,49 +63,49 @@ impl Bound<'_> {
     }
 }
 
-impl From<i64> for Bound<'_> {
+impl From<i64> for SqlParameter<'_> {
     fn from(number: i64) -> Self {
         Self::Whole(number)
     }
 }
 
-impl From<u32> for Bound<'_> {
+impl From<u32> for SqlParameter<'_> {
     fn from(number: u32) -> Self {
         Self::Whole(number.into())
     }
 }
 
-impl From<u8> for Bound<'_> {
+impl From<u8> for SqlParameter<'_> {
     fn from(number: u8) -> Self {
         Self::Whole(number.into())
     }
 }
 
-impl From<bool> for Bound<'_> {
+impl From<bool> for SqlParameter<'_> {
     fn from(truth: bool) -> Self {
         Self::Whole(truth.into())
     }
 }
 
-impl<'a> From<&'a str> for Bound<'a> {
+impl<'a> From<&'a str> for SqlParameter<'a> {
     fn from(text: &'a str) -> Self {
         Self::Text(text)
     }
 }
 
-impl<'a> From<&'a String> for Bound<'a> {
+impl<'a> From<&'a String> for SqlParameter<'a> {
     fn from(text: &'a String) -> Self {
         Self::Text(text)
     }
 }
 
-impl<'a> From<&'a Vec<u8>> for Bound<'a> {
+impl<'a> From<&'a Vec<u8>> for SqlParameter<'a> {
     fn from(bytes: &'a Vec<u8>) -> Self {
         Self::Bytes(bytes)
     }
 }
 
-impl<'a, T: Into<Bound<'a>>> From<Option<T>> for Bound<'a> {
+impl<'a, T: Into<SqlParameter<'a>>> From<Option<T>> for SqlParameter<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)
     }
@@ -91,7 +113,7 @@ impl<'a, T: Into<Bound<'a>>> From<Option<T>> for Bound<'a> {
 
 /// The values of a statement, of any kinds.
 macro_rules! bound {
-    ($($value:expr),* $(,)?) => { &[$($crate::sql::Bound::from($value)),*] };
+    ($($value:expr),* $(,)?) => { &[$($crate::sql::SqlParameter::from($value)),*] };
 }
 pub(crate) use bound;
 

@@ -3,10 +3,11 @@
 use gantry_model::Moment;
 use gantry_queue::{AttemptOutcome, Fence, Jitter, Job, JobEvent, JobId, JobState, QueueName, Refusal};
 
+use super::ahead::ReadAhead;
 use super::load::Loads;
 use super::row::{HELD, StoredJob, state_columns, whole};
 use super::value::bound;
-use super::{Database, Fault, Numbered, row};
+use super::{Database, Fault, NumberedTable, row};
 use crate::{
     CODES_MAX, CancelEffect, Completed, JobProgress, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
     SubmitRefusal,
@@ -19,11 +20,20 @@ pub(crate) struct Writer<'a> {
     /// Most jobs of all queues that may wait or run.
     pub(crate) most_open: &'a mut u64,
     pub(crate) now: Moment,
+    pub(crate) ahead: ReadAhead,
 }
 
 impl Writer<'_> {
-    /// Carries out a command.
-    pub(crate) fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
+    /// Carries out commands in order.
+    pub(crate) fn apply_all(&mut self, commands: Vec<QueueCommand>) -> Result<Vec<QueueReply>, Fault> {
+        self.ahead = ReadAhead::of(self.database, &commands)?;
+        let mut replies = commands.into_iter().map(|command| self.apply(command)).collect::<Result<Vec<_>, Fault>>()?;
+        self.add_bodies(&mut replies)?;
+        Ok(replies)
+    }
+
+    /// Carries out a command. Claimed jobs lack their bodies.
+    fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
         Ok(match command {
             QueueCommand::Submit(jobs) => QueueReply::Submitted(self.submit(jobs)?),
             QueueCommand::Claim { machine, most, limit } => QueueReply::Claimed(self.claim(&machine, most, limit)?),
@@ -41,6 +51,7 @@ impl Writer<'_> {
             }
             QueueCommand::Progress(job, progress) => QueueReply::Noted(self.note(job, &progress)?),
             QueueCommand::Message(queue, command) => QueueReply::Message(self.message(&queue, command)?),
+            QueueCommand::Delivery(command) => QueueReply::Delivery(self.delivery(command)?),
             QueueCommand::Schedule(command) => QueueReply::Schedule(self.schedule(command)?),
         })
     }
@@ -72,15 +83,14 @@ impl Writer<'_> {
         let job = Job::submitted(new.settings, self.now, room);
         let (state, place) = state_columns(&job.state);
         let expiry = job.expiry().map(|expiry| whole(expiry.0));
-        let sql = "INSERT INTO jobs (id, queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, \
-                   settings) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, ?5, ?6, ?7, ?8, ?9)";
         let (key, idempotency) = (key.as_deref(), idempotency.as_deref());
         let values = bound![queue, state, place, whole(self.now.0), expiry, key, idempotency, &settings];
-        let id = self.database.insert(Numbered::Jobs, sql, values)?;
-        let sql = "INSERT INTO bodies (job, work, payload, submitter) VALUES (?1, ?2, ?3, ?4)";
-        self.database.write(sql, bound![id, &new.work, &new.payload, &new.by])?;
+        let id = self.database.insert_row(NumberedTable::Jobs, &row::INSERT, values)?;
+        self.database.change_row(&row::INSERT_BODY, bound![id, &new.work, &new.payload, &new.by])?;
         self.loads.changed(queue, None, Some(&job.state));
-        Ok(JobId(row::natural(id)))
+        let id = JobId(row::natural(id));
+        self.ahead.entered(queue, id, &job.state);
+        Ok(id)
     }
 
     /// The number of a queue. The first job of a code makes its queue.
@@ -90,7 +100,7 @@ impl Writer<'_> {
         }
         let sql = "INSERT INTO queues (id, project, code) VALUES (?1, ?2, ?3)";
         let names = bound![name.project.as_str(), name.code.as_str()];
-        let number = self.database.insert(Numbered::Queues, sql, names)?;
+        let number = self.database.insert(NumberedTable::Queues, sql, names)?;
         self.loads.insert(number, name.clone(), false, None);
         Ok(number)
     }
@@ -108,9 +118,17 @@ impl Writer<'_> {
         Ok(self.database.number(sql, bound![queue, key, limit])? < limit.into())
     }
 
+    /// Finds a job.
+    pub(crate) fn find(&self, id: JobId) -> Result<Option<StoredJob>, Fault> {
+        match self.ahead.job(id) {
+            Some(known) => Ok(Some(known.clone())),
+            None => StoredJob::find(self.database, id),
+        }
+    }
+
     /// Applies an event to a job, and writes the job. Returns the job after the event.
     fn change(&mut self, id: JobId, event: JobEvent) -> Result<Result<StoredJob, Refusal>, Fault> {
-        match StoredJob::find(self.database, id)? {
+        match self.find(id)? {
             Some(stored) => self.change_stored(&stored, event),
             None => Ok(Err(Refusal::Superseded)),
         }
@@ -128,7 +146,11 @@ impl Writer<'_> {
         };
         let next = StoredJob { job, ..stored.clone() };
         next.update(self.database)?;
+        if next.job.is_over() {
+            self.add_callback(next.id, &next.job)?;
+        }
         self.loads.changed(next.queue, Some(&stored.job.state), Some(&next.job.state));
+        self.ahead.changed(stored, &next);
         if stored.job.takes_room() && !next.job.takes_room() {
             self.admit_held(&next)?;
         }
@@ -167,9 +189,7 @@ impl Writer<'_> {
                 return Ok(Completed::Refused(refusal));
             }
         };
-        let sql = "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3) \
-                   ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output";
-        self.database.write(sql, bound![whole(id.0), &report.details, &report.output])?;
+        self.database.change_row(&row::PUT_RESULT, bound![whole(id.0), &report.details, &report.output])?;
         Ok(Completed::Recorded(job.job.state))
     }
 
@@ -185,7 +205,7 @@ impl Writer<'_> {
     }
 
     pub(crate) fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
-        let Some(stored) = StoredJob::find(self.database, id)? else { return Ok(CancelEffect::Unknown) };
+        let Some(stored) = self.find(id)? else { return Ok(CancelEffect::Unknown) };
         Ok(match self.change_stored(&stored, JobEvent::Cancel)? {
             Ok(StoredJob { job: Job { state: JobState::Leased { machine, .. }, fence, .. }, .. }) => {
                 CancelEffect::Stopping(machine, fence)
@@ -196,7 +216,7 @@ impl Writer<'_> {
     }
 
     fn replay(&mut self, id: JobId, delay: u64, by: String) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
-        let Some(stored) = StoredJob::find(self.database, id)? else { return Ok(Err(SubmitRefusal::Unknown(id))) };
+        let Some(stored) = self.find(id)? else { return Ok(Err(SubmitRefusal::Unknown(id))) };
         let Some(load) = self.loads.queues.get(&stored.queue).filter(|_| stored.job.is_over()) else {
             return Ok(Err(SubmitRefusal::NotEnded(id)));
         };

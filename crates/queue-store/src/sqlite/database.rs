@@ -3,12 +3,12 @@
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
 use rusqlite::{Connection, Statement, ToSql, params_from_iter};
 
-use crate::sql::{Bound, Database, Fault, Numbered, Row, Value};
+use crate::sql::{Database, Fault, NumberedTable, Row, RowChange, SqlParameter, Value};
 
 /// A connection, within a transaction or without one.
 pub(super) struct SqliteDatabase<'a>(pub(super) &'a Connection);
 
-impl ToSql for Bound<'_> {
+impl ToSql for SqlParameter<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(match self {
             Self::Null => ToSqlOutput::Owned(Owned::Null),
@@ -19,12 +19,12 @@ impl ToSql for Bound<'_> {
     }
 }
 
-fn value(value: ValueRef<'_>) -> Result<Value, Fault> {
+pub(super) fn value(value: ValueRef<'_>) -> Result<Value, Fault> {
     Ok(match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => Value::Whole(number),
         ValueRef::Text(text) => {
-            let text = std::str::from_utf8(text).map_err(|_| Fault::Row("a text is no UTF-8".to_owned()))?;
+            let text = std::str::from_utf8(text).map_err(|_| Fault::Row("a text is not UTF-8".to_owned()))?;
             Value::Text(text.to_owned())
         }
         ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
@@ -32,7 +32,7 @@ fn value(value: ValueRef<'_>) -> Result<Value, Fault> {
     })
 }
 
-fn rows(statement: &mut Statement<'_>, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+fn rows(statement: &mut Statement<'_>, values: &[SqlParameter<'_>]) -> Result<Vec<Row>, Fault> {
     let columns = statement.column_count();
     let mut found = statement.query(params_from_iter(values))?;
     let mut rows = Vec::new();
@@ -44,23 +44,44 @@ fn rows(statement: &mut Statement<'_>, values: &[Bound<'_>]) -> Result<Vec<Row>,
 }
 
 impl Database for SqliteDatabase<'_> {
-    fn query(&self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Fault> {
+    fn query(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Vec<Row>, Fault> {
         rows(&mut *self.0.prepare_cached(sql)?, values)
     }
 
-    fn execute(&self, sql: &str, values: &[Bound<'_>]) -> Result<u64, Fault> {
+    fn execute(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault> {
         Ok(self.0.prepare_cached(sql)?.execute(params_from_iter(values))? as u64)
     }
 
-    fn write(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), Fault> {
+    fn write(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
         self.execute(sql, values).map(drop)
     }
 
-    fn insert(&self, _table: Numbered, sql: &str, values: &[Bound<'_>]) -> Result<i64, Fault> {
+    fn insert(&self, _table: NumberedTable, sql: &str, values: &[SqlParameter<'_>]) -> Result<i64, Fault> {
         // SQLite gives the number to a row without one.
-        let values = [Bound::Null].into_iter().chain(values.iter().copied());
+        let values = [SqlParameter::Null].into_iter().chain(values.iter().copied());
         self.0.prepare_cached(sql)?.execute(params_from_iter(values))?;
         Ok(self.0.last_insert_rowid())
+    }
+
+    fn change_row(&self, change: &'static RowChange, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
+        self.write(change.one, values)
+    }
+
+    fn insert_row(
+        &self,
+        table: NumberedTable,
+        change: &'static RowChange,
+        values: &[SqlParameter<'_>],
+    ) -> Result<i64, Fault> {
+        self.insert(table, change.one, values)
+    }
+
+    fn among(&self) -> &'static str {
+        "IN (SELECT value FROM json_each(?1))"
+    }
+
+    fn list(&self, numbers: &[i64]) -> String {
+        format!("[{}]", crate::sql::joined(numbers))
     }
 
     fn skip_locked(&self) -> &'static str {

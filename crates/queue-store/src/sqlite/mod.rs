@@ -6,6 +6,7 @@
 mod copy;
 mod database;
 mod schema;
+pub(crate) mod source;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 pub use self::copy::{check_queue, copy_queue};
 use self::database::SqliteDatabase;
+use crate::sql::ahead::ReadAhead;
 use crate::sql::load::Loads;
 use crate::sql::read::QueueReader;
 use crate::sql::write::Writer;
@@ -67,16 +69,15 @@ impl SqliteQueue {
     /// [`QueueStoreError`].
     pub fn reader(&self) -> Result<QueueReader, QueueStoreError> {
         let connection = schema::connect(&self.path)?;
-        Ok(QueueReader::of_file(Beside { connection, path: self.path.clone() }))
+        Ok(QueueReader::of_file(SqliteReads { connection, path: self.path.clone() }))
     }
 
     fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Fault> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let database = SqliteDatabase(&transaction);
         let (loads, most_open) = (&mut self.loads, &mut self.most_open);
-        let mut writer = Writer { database: &database, loads, most_open, now };
-        let replies: Result<Vec<_>, Fault> = commands.into_iter().map(|command| writer.apply(command)).collect();
-        let replies = replies?;
+        let mut writer = Writer { database: &database, loads, most_open, now, ahead: ReadAhead::default() };
+        let replies = writer.apply_all(commands)?;
         transaction.commit()?;
         Ok(replies)
     }
@@ -101,12 +102,12 @@ impl QueueStore for SqliteQueue {
 
 /// The file, beside its writer.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct SqliteReads {
     connection: Connection,
     path: PathBuf,
 }
 
-impl Beside {
+impl SqliteReads {
     pub(crate) fn read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, QueueStoreError> {
         read(&SqliteDatabase(&self.connection)).map_err(|error| fault(error, "read", &self.path))
     }

@@ -3,20 +3,24 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::fault;
+use super::source::UNMARK;
 use crate::QueueStoreError;
 use crate::sql::Fault;
 
 /// Longest wait for another connection's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest wait for other connections to end, such as that of a backup.
+const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// `GNTQ`, the mark of the queue's file.
 const APPLICATION_ID: i64 = 0x474e_5451;
 
 /// The newest format.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 /// `place` is the moment (delayed), the rank (held, ready), the begin (leased) or the end (ended). `ended` is the kind of
 /// the end.
@@ -71,9 +75,47 @@ const MESSAGES: &str = "
         BEGIN UPDATE message_queues SET size = size - 1 WHERE id = OLD.queue; END;
 ";
 
-/// Opens the file for writing.
+/// The changes from format 3: deliveries of push queues and of callbacks, and the keys that sign callbacks.
+const DELIVERIES: &str = "
+    CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER, message INTEGER, job INTEGER,
+                             subscriber TEXT, host TEXT NOT NULL, state INTEGER NOT NULL, due INTEGER,
+                             reservation INTEGER NOT NULL, attempts INTEGER NOT NULL, status INTEGER, note TEXT,
+                             tried INTEGER);
+    CREATE INDEX deliveries_due ON deliveries (due) WHERE due IS NOT NULL;
+    CREATE INDEX deliveries_host ON deliveries (host, due, id) WHERE due IS NOT NULL;
+    CREATE INDEX deliveries_message ON deliveries (message) WHERE message IS NOT NULL;
+    CREATE INDEX deliveries_job ON deliveries (job) WHERE job IS NOT NULL;
+    ALTER TABLE messages ADD COLUMN headers TEXT;
+    ALTER TABLE message_queues ADD COLUMN deliveries INTEGER NOT NULL DEFAULT 0;
+    CREATE TRIGGER delivery_added AFTER INSERT ON deliveries WHEN NEW.queue IS NOT NULL
+        BEGIN UPDATE message_queues SET deliveries = deliveries + 1 WHERE id = NEW.queue; END;
+    CREATE TRIGGER delivery_removed AFTER DELETE ON deliveries WHEN OLD.queue IS NOT NULL
+        BEGIN UPDATE message_queues SET deliveries = deliveries - 1 WHERE id = OLD.queue; END;
+    CREATE TRIGGER message_deliveries_removed AFTER DELETE ON messages
+        BEGIN DELETE FROM deliveries WHERE message = OLD.id; END;
+    CREATE TABLE signing_keys (project TEXT PRIMARY KEY, current TEXT NOT NULL, previous TEXT, rotated INTEGER);
+";
+
+/// Opens the file for writing. A move of its contents ends here: see `transfer`.
 pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
-    let mut connection = connect(path)?;
+    let connection = open_unchanged(path)?;
+    connection.execute_batch(UNMARK).map_err(|error| fault(error.into(), "open", path))?;
+    Ok(connection)
+}
+
+/// Opens the file, with the tables of the newest format.
+fn open_unchanged(path: &Path) -> Result<Connection, QueueStoreError> {
+    prepared(connect(path)?, path)
+}
+
+/// Opens the file, with the tables of the newest format, and keeps all other connections out. None if the file is open
+/// elsewhere.
+pub(super) fn open_alone(path: &Path) -> Result<Option<Connection>, QueueStoreError> {
+    connect_alone(path)?.map(|connection| prepared(connection, path)).transpose()
+}
+
+/// Makes the tables of the newest format.
+fn prepared(mut connection: Connection, path: &Path) -> Result<Connection, QueueStoreError> {
     let mut prepare = || -> Result<i64, Fault> {
         // A new file: tables and format appear in one transaction, so a kill leaves an empty file or a whole one.
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -87,6 +129,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
         }
         if found <= 2 {
             transaction.execute_batch(MESSAGES)?;
+        }
+        if found <= 3 {
+            transaction.execute_batch(DELIVERIES)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             found = FORMAT;
         }
@@ -107,10 +152,34 @@ pub(super) fn connect(path: &Path) -> Result<Connection, QueueStoreError> {
     let open = || -> Result<Connection, Fault> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.set_prepared_statement_cache_capacity(64);
+        configure(&connection)?;
         Ok(connection)
     };
     open().map_err(|error| fault(error, "open", path))
+}
+
+/// A connection that keeps all others out. None if another connection stays open.
+fn connect_alone(path: &Path) -> Result<Option<Connection>, QueueStoreError> {
+    let open = || -> Result<Connection, Fault> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(ALONE_TIMEOUT)?;
+        // Must precede the first access: only then does SQLite lock the file itself, which idle connections lock too.
+        connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
+        configure(&connection)?;
+        connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
+        Ok(connection)
+    };
+    match open() {
+        Ok(connection) => Ok(Some(connection)),
+        Err(Fault::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(None),
+        Err(error) => Err(fault(error, "open", path)),
+    }
+}
+
+/// Sets what every connection needs.
+fn configure(connection: &Connection) -> Result<(), Fault> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
 }

@@ -3,7 +3,7 @@
 // Each test program uses some of it.
 #![allow(dead_code)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -50,15 +50,9 @@ impl Cluster {
 
     /// Kills the whole PostgreSQL with SIGKILL, as a power failure would.
     pub(crate) fn kill(&mut self) {
-        let text = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid")).expect("a process id");
-        let pid: i32 = text.lines().next().expect("a line").parse().expect("a number");
-        // The other processes first: they would finish their work once the first one is gone.
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for process in children.split_whitespace().chain([pid.to_string().as_str()]) {
-            let _ = Command::new("kill").args(["-9", process]).stderr(Stdio::null()).status();
-        }
-        self.stop();
-        std::fs::remove_file(self.folder.path().join("data/postmaster.pid")).ok();
+        let mut process = self.process.take().expect("PostgreSQL runs");
+        process.stdin.take().expect("piped").write_all(b"kill\n").expect("asked");
+        assert!(process.wait().expect("an end").success(), "PostgreSQL is not killed");
     }
 
     /// Changes the settings of the next start.

@@ -1,11 +1,14 @@
-//! Random histories: the counts in memory are those of the file, and no limit is exceeded.
+//! Random histories: the counts in memory are those of the file, no limit is exceeded, and a batch does what its commands
+//! do one by one.
 
 use gantry_model::Moment;
-use gantry_queue::{AttemptOutcome, ConcurrencyKey, Fence, JobId, JobSettings, JobState, RetryPolicy};
-use gantry_queue_store::{JobFilter, QueueCommand};
+use gantry_queue::{
+    AttemptOutcome, ConcurrencyKey, Fence, Jitter, JobId, JobSettings, JobState, Priority, RetryPolicy,
+};
+use gantry_queue_store::{JobFilter, JobReport, QueueCommand, QueueReply};
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use super::World;
+use super::{StorageUnderTest, machine, new_job};
 
 const QUEUES: [&str; 3] = ["a/x", "a/y", "b/x"];
 
@@ -20,7 +23,7 @@ impl Dice {
 }
 
 /// Each queue's counts, from the states of all jobs.
-fn counted(world: &World) -> [[u64; 5]; 3] {
+fn counted(world: &StorageUnderTest) -> [[u64; 5]; 3] {
     let mut counts = [[0; 5]; 3];
     for job in world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs {
         let place = QUEUES.iter().position(|name| *name == job.queue.to_string()).expect("a queue");
@@ -37,14 +40,14 @@ fn counted(world: &World) -> [[u64; 5]; 3] {
 }
 
 /// Most jobs with the key, ready and leased.
-fn with_key(world: &World) -> u64 {
+fn with_key(world: &StorageUnderTest) -> u64 {
     let jobs = world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
     jobs.iter()
         .filter(|job| job.job.settings.key.is_some() && job.job.takes_room() && job.queue.to_string() == "a/x")
         .count() as u64
 }
 
-pub(crate) fn a_random_history_keeps_the_counts(world: &mut World) {
+pub(crate) fn a_random_history_keeps_the_counts(world: &mut StorageUnderTest) {
     let mut dice = Dice(TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let mut leases: Vec<(JobId, Fence)> = Vec::new();
     let mut last = JobId(0);
@@ -94,4 +97,71 @@ pub(crate) fn a_random_history_keeps_the_counts(world: &mut World) {
     let claimed = world.claim("m", 1000);
     let ready: u64 = before.iter().map(|counts| counts[2]).sum();
     assert!(claimed.len() as u64 <= ready, "{} of {ready}", claimed.len());
+}
+
+/// A random batch: commands on jobs up to the number `last`, in an order that puts changes of one job next to each other.
+fn batch(dice: &mut Dice, last: u64, leases: &[(JobId, Fence)]) -> Vec<QueueCommand> {
+    let mut commands = Vec::new();
+    for _ in 0..=dice.below(12) {
+        let job = JobId(1 + dice.below(last + 3));
+        let lease = leases.get(dice.below(leases.len() as u64 + 1) as usize).copied();
+        let (leased, fence) = lease.unwrap_or((job, Fence(1)));
+        commands.push(match dice.below(8) {
+            0 | 1 => {
+                let new = |dice: &mut Dice| {
+                    let key = (dice.below(3) == 0).then(|| ConcurrencyKey { name: "k".to_owned(), limit: 1 });
+                    let idempotency = (dice.below(6) == 0).then(|| format!("once-{}", dice.below(4)));
+                    let priority = Priority::try_from(dice.below(3) as u8).expect("a priority");
+                    let retries = RetryPolicy { most: 1, delay: 0 };
+                    let settings = JobSettings { key, idempotency, priority, retries, ..JobSettings::default() };
+                    new_job(QUEUES[dice.below(3) as usize], settings)
+                };
+                QueueCommand::Submit((0..=dice.below(4)).map(|_| new(dice)).collect())
+            }
+            2 | 3 => QueueCommand::Claim { machine: machine("m"), most: dice.below(6) as usize, limit: Some(30) },
+            4 => QueueCommand::Lose { job: leased, fence },
+            5 => QueueCommand::Cancel(if dice.below(2) == 0 { leased } else { job }),
+            _ => {
+                let outcome = if dice.below(3) == 0 { AttemptOutcome::Failed } else { AttemptOutcome::Succeeded };
+                let report = JobReport { outcome, details: b"{}".to_vec(), output: vec![b'x'; dice.below(5) as usize] };
+                QueueCommand::Complete { job: leased, fence, report, jitter: Jitter(0) }
+            }
+        });
+    }
+    commands
+}
+
+pub(crate) fn a_batch_does_what_its_commands_do_one_by_one(world: &mut StorageUnderTest) {
+    let folder = world.folder.join(format!("{}-single", world.folder.file_name().expect("a name").to_string_lossy()));
+    std::fs::create_dir(&folder).expect("made");
+    let mut single = StorageUnderTest::new(&folder, world.open);
+    let mut dice = Dice(TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let (mut leases, mut last): (Vec<(JobId, Fence)>, u64) = (Vec::new(), 0);
+    for round in 0..120 {
+        let commands = batch(&mut dice, last, &leases);
+        let replies = world.all(commands.clone());
+        for (command, reply) in commands.into_iter().zip(replies) {
+            match &reply {
+                QueueReply::Submitted(Ok(ids)) => last = ids.iter().map(|id| id.0).fold(last, u64::max),
+                QueueReply::Claimed(claimed) => leases.extend(claimed.iter().map(|job| (job.id, job.fence))),
+                _ => {}
+            }
+            let text = format!("round {round}: {command:?}");
+            assert_eq!(single.one(command), reply, "{text}");
+        }
+        leases.truncate(60);
+        if dice.below(3) == 0 {
+            leases.clear();
+        }
+        world.now = Moment(world.now.0 + 500);
+        single.now = world.now;
+        assert_eq!(single.upkeep(), world.upkeep(), "round {round}");
+    }
+    let jobs = |world: &StorageUnderTest| {
+        let page = world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
+        let job = |job: gantry_queue_store::JobDetails| (job.id, job.job, world.reader.output(job.id).expect("read"));
+        page.into_iter().map(job).collect::<Vec<_>>()
+    };
+    assert!(last > 100, "{last}");
+    assert_eq!(jobs(&single), jobs(world));
 }

@@ -3,31 +3,34 @@
 use gantry_model::AppName;
 use gantry_queue::{DeadLetterPolicy, MessageQueueSettings, MessageRefusal};
 use gantry_queue_store::{
-    MessageCommand, MessageFault, MessageId, MessageQueueName, MessageReply, QueueCommand, QueueReply, StoredMessage,
+    ConsumerToken, MessageCommand, MessageFault, MessageId, MessageQueueName, MessageReply, NewMessage, QueueCommand,
+    QueueReply, StoredMessage,
 };
 
-use super::World;
+use super::StorageUnderTest;
 
 fn orders() -> MessageQueueName {
     MessageQueueName { project: AppName::parse("shop").expect("a name"), name: "orders/eu".to_owned() }
 }
 
-fn order(world: &mut World, command: MessageCommand) -> MessageReply {
+fn order(world: &mut StorageUnderTest, command: MessageCommand) -> MessageReply {
     match world.one(QueueCommand::Message(orders(), command)) {
         QueueReply::Message(reply) => reply,
         other => panic!("{other:?}"),
     }
 }
 
-fn post(world: &mut World, messages: &[(&str, u64)]) -> Vec<MessageId> {
-    let messages = messages.iter().map(|(body, delay)| ((*body).to_owned(), *delay)).collect();
+fn post(world: &mut StorageUnderTest, messages: &[(&str, u64)]) -> Vec<MessageId> {
+    let new =
+        |(body, delay): &(&str, u64)| NewMessage { body: (*body).to_owned(), delay: *delay, ..NewMessage::default() };
+    let messages = messages.iter().map(new).collect();
     match order(world, MessageCommand::Post(messages)) {
         MessageReply::Posted(ids) => ids,
         other => panic!("{other:?}"),
     }
 }
 
-fn reserve(world: &mut World, most: u32) -> Vec<StoredMessage> {
+fn reserve(world: &mut StorageUnderTest, most: u32) -> Vec<StoredMessage> {
     match order(world, MessageCommand::Reserve { most, timeout: None, delete: false }) {
         MessageReply::Reserved(found) => found,
         other => panic!("{other:?}"),
@@ -38,14 +41,14 @@ fn bodies(found: &[StoredMessage]) -> Vec<&str> {
     found.iter().map(|message| message.body.as_str()).collect()
 }
 
-pub(crate) fn messages_go_in_order_and_come_back_to_the_front(world: &mut World) {
+pub(crate) fn messages_go_in_order_and_come_back_to_the_front(world: &mut StorageUnderTest) {
     let unknown = order(world, MessageCommand::Clear);
     assert_eq!(unknown, MessageReply::Refused(MessageFault::UnknownQueue));
     let ids = post(world, &[("a", 0), ("b", 0), ("late", 10), ("c", 0)]);
     let first = reserve(world, 2);
     assert_eq!(bodies(&first), ["a", "b"]);
     assert_eq!(bodies(&reserve(world, 10)), ["c"]);
-    let held = first[0].reservation.expect("reserved");
+    let held = ConsumerToken::Reservation(first[0].reservation.expect("reserved"));
     let stolen = order(world, MessageCommand::Delete(vec![(ids[0], None)]));
     assert_eq!(stolen, MessageReply::Refused(MessageFault::Refused(ids[0], MessageRefusal::Reserved)));
     assert_eq!(order(world, MessageCommand::Delete(vec![(ids[0], Some(held))])), MessageReply::Done);
@@ -70,7 +73,7 @@ pub(crate) fn messages_go_in_order_and_come_back_to_the_front(world: &mut World)
     assert_eq!(world.reader.message_queue(&orders()).expect("read"), None);
 }
 
-pub(crate) fn messages_survive_a_restart_and_expire(world: &mut World) {
+pub(crate) fn messages_survive_a_restart_and_expire(world: &mut StorageUnderTest) {
     let ids = post(world, &[("a", 0), ("b", 0)]);
     let held = reserve(world, 1)[0].reservation;
     world.restart();

@@ -12,10 +12,20 @@ use gantry_queue_store::{
     QueueSetting, QueueStore, SubmitRefusal, Upkeep, WAITING_MAX,
 };
 
+mod deliveries;
 mod history;
 mod messages;
 mod schedules;
-pub(crate) use history::a_random_history_keeps_the_counts;
+pub(crate) use deliveries::{
+    a_busy_host_does_not_hold_up_others, a_callback_follows_every_end_of_a_job, a_failed_push_is_reported,
+    a_forwarded_message_is_queued_once, a_loop_through_dead_letters_ends,
+    a_message_above_the_payload_of_a_job_is_refused, a_message_becomes_a_job_once,
+    a_message_has_a_limited_number_of_copies, a_multicast_message_ends_with_its_last_subscriber,
+    a_queue_may_have_many_queues_behind_it, a_signing_key_is_made_once_and_rotated,
+    a_taken_delivery_comes_back_after_a_restart, a_unicast_message_goes_to_the_next_subscriber,
+    projects_with_one_name_of_a_queue_take_turns, queues_form_no_loop, settings_of_push_queues_are_kept_apart,
+};
+pub(crate) use history::{a_batch_does_what_its_commands_do_one_by_one, a_random_history_keeps_the_counts};
 pub(crate) use messages::{messages_go_in_order_and_come_back_to_the_front, messages_survive_a_restart_and_expire};
 pub(crate) use schedules::{
     a_due_time_queues_one_job, a_schedule_is_paused_and_removed, overlapping_runs_follow_the_policy,
@@ -26,7 +36,7 @@ pub(crate) use schedules::{
 pub(crate) type Opened = (Box<dyn QueueStore>, QueueReader);
 
 /// A storage under test, with its own clock.
-pub(crate) struct World {
+pub(crate) struct StorageUnderTest {
     folder: PathBuf,
     open: fn(&Path) -> Opened,
     store: Box<dyn QueueStore>,
@@ -42,7 +52,12 @@ pub(crate) fn machine(name: &str) -> MachineName {
     MachineName::parse(name).expect("a name")
 }
 
-impl World {
+/// A job to submit.
+pub(crate) fn new_job(to: &str, settings: JobSettings) -> NewJob {
+    NewJob { queue: queue(to), settings, work: b"work".to_vec(), payload: b"payload".to_vec(), by: "me".to_owned() }
+}
+
+impl StorageUnderTest {
     pub(crate) fn new(folder: &Path, open: fn(&Path) -> Opened) -> Self {
         let (store, reader) = open(folder);
         Self { folder: folder.to_owned(), open, store, reader, now: Moment(1_000_000) }
@@ -62,14 +77,7 @@ impl World {
     }
 
     pub(crate) fn submit(&mut self, to: &str, settings: JobSettings) -> JobId {
-        let job = NewJob {
-            queue: queue(to),
-            settings,
-            work: b"work".to_vec(),
-            payload: b"payload".to_vec(),
-            by: "me".to_owned(),
-        };
-        match self.one(QueueCommand::Submit(vec![job])) {
+        match self.one(QueueCommand::Submit(vec![new_job(to, settings)])) {
             QueueReply::Submitted(Ok(ids)) => ids[0],
             other => panic!("{other:?}"),
         }
@@ -143,7 +151,7 @@ fn with_key(name: &str, limit: u32) -> JobSettings {
     JobSettings { key: Some(ConcurrencyKey { name: name.to_owned(), limit }), ..settings() }
 }
 
-pub(crate) fn a_job_is_claimed_once_and_completed_once(world: &mut World) {
+pub(crate) fn a_job_is_claimed_once_and_completed_once(world: &mut StorageUnderTest) {
     let id = world.submit("shop/report", settings());
     let claimed = world.claim("m", 10);
     assert_eq!(claimed.len(), 1);
@@ -164,7 +172,7 @@ pub(crate) fn a_job_is_claimed_once_and_completed_once(world: &mut World) {
     assert_eq!(world.counts("shop/report"), [0, 0, 0, 0, 1]);
 }
 
-pub(crate) fn jobs_go_by_priority_and_age(world: &mut World) {
+pub(crate) fn jobs_go_by_priority_and_age(world: &mut StorageUnderTest) {
     let of = |priority| JobSettings { priority, ..settings() };
     let low = world.submit("shop/report", of(Priority::Low));
     world.pass(1000);
@@ -177,7 +185,7 @@ pub(crate) fn jobs_go_by_priority_and_age(world: &mut World) {
     assert_eq!(world.claimed_ids(1), [low]);
 }
 
-pub(crate) fn projects_share_evenly(world: &mut World) {
+pub(crate) fn projects_share_evenly(world: &mut StorageUnderTest) {
     let big: Vec<JobId> = (0..20).map(|_| world.submit("big/a", settings())).collect();
     world.pass(1000);
     let small = [world.submit("small/a", settings()), world.submit("small/b", settings())];
@@ -185,11 +193,11 @@ pub(crate) fn projects_share_evenly(world: &mut World) {
     assert_eq!(world.claimed_ids(2), big[3..5]);
 }
 
-pub(crate) fn limits_and_pauses_hold(world: &mut World) {
+pub(crate) fn limits_and_pauses_hold(world: &mut StorageUnderTest) {
     for _ in 0..5 {
         world.submit("shop/report", settings());
     }
-    let set = |world: &mut World, setting| world.one(QueueCommand::Set(queue("shop/report"), setting));
+    let set = |world: &mut StorageUnderTest, setting| world.one(QueueCommand::Set(queue("shop/report"), setting));
     assert_eq!(set(world, QueueSetting::Limit(Some(2))), QueueReply::Set(true));
     let first = world.claim("m", 10);
     assert_eq!(first.len(), 2);
@@ -207,7 +215,7 @@ pub(crate) fn limits_and_pauses_hold(world: &mut World) {
     assert_eq!(unknown, QueueReply::Set(false));
 }
 
-pub(crate) fn a_key_admits_its_jobs_one_after_the_other(world: &mut World) {
+pub(crate) fn a_key_admits_its_jobs_one_after_the_other(world: &mut StorageUnderTest) {
     let first = [(); 3].map(|()| world.submit("shop/report", with_key("customer 7", 1)));
     let other = world.submit("shop/report", with_key("customer 8", 1));
     assert_eq!(world.counts("shop/report"), [0, 2, 2, 0, 0]);
@@ -226,7 +234,7 @@ pub(crate) fn a_key_admits_its_jobs_one_after_the_other(world: &mut World) {
     assert_eq!(world.claimed_ids(10), [elsewhere]);
 }
 
-pub(crate) fn a_delay_ends_with_upkeep(world: &mut World) {
+pub(crate) fn a_delay_ends_with_upkeep(world: &mut StorageUnderTest) {
     let id = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
     assert_eq!(world.claim("m", 10), []);
     assert_eq!(world.upkeep().next, Some(Moment(world.now.0 + 10_000)));
@@ -238,7 +246,7 @@ pub(crate) fn a_delay_ends_with_upkeep(world: &mut World) {
     assert_eq!(world.claimed_ids(10), [id]);
 }
 
-pub(crate) fn failed_jobs_come_back_and_end_as_dead_letters(world: &mut World) {
+pub(crate) fn failed_jobs_come_back_and_end_as_dead_letters(world: &mut StorageUnderTest) {
     let retries = RetryPolicy { most: 1, delay: 5 };
     let id = world.submit("shop/report", JobSettings { retries, ..settings() });
     let first = world.claim("m", 1);
@@ -258,7 +266,7 @@ pub(crate) fn failed_jobs_come_back_and_end_as_dead_letters(world: &mut World) {
     assert_eq!(world.reader.queues().expect("read")[0].dead, 1);
 }
 
-pub(crate) fn a_lost_lease_gives_the_job_to_another_machine(world: &mut World) {
+pub(crate) fn a_lost_lease_gives_the_job_to_another_machine(world: &mut StorageUnderTest) {
     let id = world.submit("shop/report", settings());
     let first = world.claim("one", 1);
     assert_eq!(world.one(QueueCommand::Lose { job: id, fence: Fence(9) }), QueueReply::Lost(false));
@@ -270,7 +278,7 @@ pub(crate) fn a_lost_lease_gives_the_job_to_another_machine(world: &mut World) {
     assert!(matches!(world.complete(id, second[0].fence, AttemptOutcome::Succeeded), Completed::Recorded(_)));
 }
 
-pub(crate) fn cancel_works_in_every_state(world: &mut World) {
+pub(crate) fn cancel_works_in_every_state(world: &mut StorageUnderTest) {
     let delayed = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
     let ready = world.submit("shop/report", settings());
     for id in [delayed, ready] {
@@ -287,7 +295,7 @@ pub(crate) fn cancel_works_in_every_state(world: &mut World) {
     assert_eq!(world.cancel(JobId(999)), CancelEffect::Unknown);
 }
 
-pub(crate) fn an_idempotency_key_queues_one_job(world: &mut World) {
+pub(crate) fn an_idempotency_key_queues_one_job(world: &mut StorageUnderTest) {
     let once = || JobSettings { idempotency: Some("order 7".to_owned()), ..settings() };
     let first = world.submit("shop/report", once());
     assert_eq!(world.submit("shop/report", once()), first);
@@ -298,7 +306,7 @@ pub(crate) fn an_idempotency_key_queues_one_job(world: &mut World) {
     assert_eq!(world.counts("shop/report"), [0, 0, 2, 0, 0]);
 }
 
-pub(crate) fn waiting_jobs_expire(world: &mut World) {
+pub(crate) fn waiting_jobs_expire(world: &mut StorageUnderTest) {
     let soon = || JobSettings { expires: Some(5), ..settings() };
     let [by_upkeep, claimed] = [(); 2].map(|()| world.submit("shop/report", soon()));
     world.pass(5000);
@@ -312,7 +320,7 @@ pub(crate) fn waiting_jobs_expire(world: &mut World) {
     assert_eq!(world.end(late), Some(JobEnd::Expired));
 }
 
-pub(crate) fn a_purge_cancels_what_waits(world: &mut World) {
+pub(crate) fn a_purge_cancels_what_waits(world: &mut StorageUnderTest) {
     let running = world.submit("shop/report", settings());
     let lease = world.claim("m", 1)[0].fence;
     for _ in 0..700 {
@@ -333,7 +341,7 @@ pub(crate) fn a_purge_cancels_what_waits(world: &mut World) {
     assert_eq!(world.one(QueueCommand::Purge(queue("shop/none"))), QueueReply::Purged(0));
 }
 
-pub(crate) fn an_ended_job_is_queued_again_as_another_job(world: &mut World) {
+pub(crate) fn an_ended_job_is_queued_again_as_another_job(world: &mut StorageUnderTest) {
     let once = JobSettings { idempotency: Some("a".to_owned()), delay: 3, ..settings() };
     let id = world.submit("shop/report", once);
     let replay = |job| QueueCommand::Replay { job, delay: 0, by: "you".to_owned() };
@@ -347,8 +355,9 @@ pub(crate) fn an_ended_job_is_queued_again_as_another_job(world: &mut World) {
     assert_eq!(world.reader.job(ids[0]).expect("read").expect("a job").by, "you");
 }
 
-pub(crate) fn the_limit_of_waiting_jobs_can_change(world: &mut World) {
-    let limit = |world: &mut World, most_open| world.one(QueueCommand::Upkeep { keep_since: Moment(0), most_open });
+pub(crate) fn the_limit_of_waiting_jobs_can_change(world: &mut StorageUnderTest) {
+    let limit =
+        |world: &mut StorageUnderTest, most_open| world.one(QueueCommand::Upkeep { keep_since: Moment(0), most_open });
     let first = world.submit("shop/report", settings());
     let _ = world.submit("shop/report", settings());
     limit(world, 2);
@@ -367,7 +376,7 @@ pub(crate) fn the_limit_of_waiting_jobs_can_change(world: &mut World) {
     assert!(matches!(world.one(QueueCommand::Submit(vec![third()])), QueueReply::Submitted(Ok(_))));
 }
 
-pub(crate) fn old_jobs_are_removed(world: &mut World) {
+pub(crate) fn old_jobs_are_removed(world: &mut StorageUnderTest) {
     let old: Vec<JobId> = (0..3).map(|_| world.submit("shop/report", settings())).collect();
     let claimed = world.claim("m", 2);
     for job in &claimed {
@@ -383,7 +392,7 @@ pub(crate) fn old_jobs_are_removed(world: &mut World) {
     assert!(newer > old[2], "a number is never used again");
 }
 
-pub(crate) fn pages_go_through_all_jobs(world: &mut World) {
+pub(crate) fn pages_go_through_all_jobs(world: &mut StorageUnderTest) {
     let ids: Vec<JobId> = (0..7).map(|n| world.submit(["a/x", "b/x"][n % 2], settings())).collect();
     let mut found = Vec::new();
     let mut before = None;
@@ -404,7 +413,7 @@ pub(crate) fn pages_go_through_all_jobs(world: &mut World) {
     assert_eq!(world.reader.page(&of_queue, 10).expect("read").jobs.len(), 4);
 }
 
-pub(crate) fn everything_survives_a_restart(world: &mut World) {
+pub(crate) fn everything_survives_a_restart(world: &mut StorageUnderTest) {
     let delayed = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
     let ready = world.submit("shop/report", with_key("a", 1));
     let held = world.submit("shop/report", with_key("a", 1));

@@ -8,7 +8,7 @@ use gantry_queue_store::{
 };
 use gantry_schedule::{OverlapPolicy, Schedule, Timing};
 
-use super::{World, queue};
+use super::{StorageUnderTest, queue};
 
 fn name(text: &str) -> ScheduleName {
     text.parse().expect("a name")
@@ -20,26 +20,26 @@ fn schedule(text: &str, overlap: OverlapPolicy, origin: ScheduleOrigin) -> NewSc
     NewSchedule { name: name(text), schedule, template: b"template".to_vec(), origin, by: "me".to_owned() }
 }
 
-fn order(world: &mut World, command: ScheduleCommand) -> ScheduleReply {
+fn order(world: &mut StorageUnderTest, command: ScheduleCommand) -> ScheduleReply {
     match world.one(QueueCommand::Schedule(command)) {
         QueueReply::Schedule(reply) => reply,
         other => panic!("{other:?}"),
     }
 }
 
-fn create(world: &mut World, new: NewSchedule) -> Result<(), ScheduleRefusal> {
+fn create(world: &mut StorageUnderTest, new: NewSchedule) -> Result<(), ScheduleRefusal> {
     match order(world, ScheduleCommand::Create(Box::new(new))) {
         ScheduleReply::Created(created) => created,
         other => panic!("{other:?}"),
     }
 }
 
-fn due(world: &World) -> Vec<StoredSchedule> {
+fn due(world: &StorageUnderTest) -> Vec<StoredSchedule> {
     world.reader.due_schedules(world.now, 10).expect("read").0
 }
 
 /// The command for what is due now.
-fn fire(world: &World, schedule: &StoredSchedule) -> Fire {
+fn fire(world: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
     let turn = schedule.progress.turn(&schedule.new.schedule, world.now);
     let job = NewJob {
         queue: queue("shop/report"),
@@ -52,7 +52,7 @@ fn fire(world: &World, schedule: &StoredSchedule) -> Fire {
     Fire { id: schedule.id, after: schedule.progress, handled: turn.handled, runs, skipped: turn.skipped, note: None }
 }
 
-fn fired(world: &mut World, fire: Fire) -> Fired {
+fn fired(world: &mut StorageUnderTest, fire: Fire) -> Fired {
     match order(world, ScheduleCommand::Fire(Box::new(fire))) {
         ScheduleReply::Fired(fired) => fired,
         other => panic!("{other:?}"),
@@ -66,7 +66,7 @@ fn jobs(fired: Fired) -> Vec<JobId> {
     }
 }
 
-pub(crate) fn a_due_time_queues_one_job(world: &mut World) {
+pub(crate) fn a_due_time_queues_one_job(world: &mut StorageUnderTest) {
     let new = schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller);
     create(world, new.clone()).expect("created");
     assert_eq!(create(world, new.clone()), Err(ScheduleRefusal::Exists(name("shop/nightly"))));
@@ -89,7 +89,7 @@ pub(crate) fn a_due_time_queues_one_job(world: &mut World) {
     assert_eq!(world.claimed_ids(10), queued);
 }
 
-pub(crate) fn overlapping_runs_follow_the_policy(world: &mut World) {
+pub(crate) fn overlapping_runs_follow_the_policy(world: &mut StorageUnderTest) {
     for (text, policy) in [("shop/a", OverlapPolicy::Forbid), ("shop/b", OverlapPolicy::Replace)] {
         create(world, schedule(text, policy, ScheduleOrigin::Caller)).expect("created");
         world.pass(10_000);
@@ -115,11 +115,12 @@ pub(crate) fn overlapping_runs_follow_the_policy(world: &mut World) {
     }
 }
 
-pub(crate) fn a_schedule_is_paused_and_removed(world: &mut World) {
+pub(crate) fn a_schedule_is_paused_and_removed(world: &mut StorageUnderTest) {
     create(world, schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
     world.pass(10_000);
     let stale = due(world).pop().expect("due");
-    let pause = |world: &mut World, paused| order(world, ScheduleCommand::Pause(name("shop/nightly"), paused));
+    let pause =
+        |world: &mut StorageUnderTest, paused| order(world, ScheduleCommand::Pause(name("shop/nightly"), paused));
     assert_eq!(pause(world, true), ScheduleReply::Changed(true));
     assert_eq!(due(world), []);
     let command = fire(world, &stale);
@@ -131,12 +132,12 @@ pub(crate) fn a_schedule_is_paused_and_removed(world: &mut World) {
     assert_eq!(due(world).len(), 1);
     assert_eq!(world.reader.schedules(Some(&queue("shop/x").project)).expect("read").len(), 1);
     assert_eq!(world.reader.schedules(Some(&queue("blog/x").project)).expect("read"), []);
-    let remove = |world: &mut World| order(world, ScheduleCommand::Remove(name("shop/nightly")));
+    let remove = |world: &mut StorageUnderTest| order(world, ScheduleCommand::Remove(name("shop/nightly")));
     assert_eq!((remove(world), remove(world)), (ScheduleReply::Changed(true), ScheduleReply::Changed(false)));
     assert_eq!(pause(world, false), ScheduleReply::Changed(false));
 }
 
-pub(crate) fn the_schedule_of_a_release_follows_the_release(world: &mut World) {
+pub(crate) fn the_schedule_of_a_release_follows_the_release(world: &mut StorageUnderTest) {
     let mut new = schedule("shop/report", OverlapPolicy::Allow, ScheduleOrigin::Release);
     create(world, new.clone()).expect("created");
     world.pass(25_000);

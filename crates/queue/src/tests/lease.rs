@@ -28,7 +28,7 @@ fn a_lease_lasts_while_its_machine_names_the_job() {
 }
 
 #[test]
-fn a_server_that_stood_still_loses_no_lease() {
+fn a_stalled_server_expires_no_lease() {
     let mut table = LeaseTable::default();
     table.grant(JOB, Fence(1), machine("m"));
     assert_eq!(table.tick(3_600_000), []);
@@ -37,7 +37,7 @@ fn a_server_that_stood_still_loses_no_lease() {
 }
 
 #[test]
-fn names_what_a_machine_must_not_run() {
+fn names_jobs_that_a_machine_must_stop() {
     let mut table = LeaseTable::default();
     table.grant(JOB, Fence(2), machine("m"));
     let strange = |table: &mut LeaseTable, name: &str, job, fence| {

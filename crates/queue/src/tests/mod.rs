@@ -1,10 +1,12 @@
 //! Tests of the rules: by table, and properties over random histories.
 
+mod delivery;
 mod lease;
 mod mask;
 mod message;
 mod order;
 mod properties;
+mod push;
 mod settings;
 mod share;
 mod transitions;

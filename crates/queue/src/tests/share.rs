@@ -46,7 +46,7 @@ fn limits_and_pauses_stop_a_queue_and_no_other() {
 }
 
 #[test]
-fn the_limit_of_all_queues_counts_what_runs() {
+fn the_total_limit_counts_running_jobs() {
     let queues = || vec![queue("a", 2, 1), queue("b", 1, 1)];
     assert_eq!(turns(FairShare::new(queues(), Some(5)), 10).len(), 2);
     assert_eq!(turns(FairShare::new(queues(), Some(3)), 10).len(), 0);

@@ -100,7 +100,7 @@ fn a_lost_lease_makes_its_completion_void() {
 }
 
 #[test]
-fn a_job_that_ends_its_machines_is_given_up() {
+fn gives_up_a_job_that_kills_its_machines() {
     let mut job = ready();
     for lost in 1..=6 {
         job = job.after(claim(), NOW).expect("taken");
@@ -178,7 +178,7 @@ fn ready_and_leased_jobs_take_room_of_their_key() {
 }
 
 #[test]
-fn dead_letters_are_jobs_that_nobody_ended_and_that_did_not_succeed() {
+fn dead_letters_are_jobs_that_failed_timed_out_expired_or_were_lost() {
     let dead: Vec<JobEnd> = JobEnd::ALL.into_iter().filter(|end| end.is_dead()).collect();
     assert_eq!(dead, [JobEnd::Failed, JobEnd::TimedOut, JobEnd::Expired, JobEnd::Lost]);
 }

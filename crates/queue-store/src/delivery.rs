@@ -1,0 +1,176 @@
+//! Commands on deliveries: messages of push queues, and callbacks of jobs.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{AppName, Moment};
+use gantry_queue::{Delivery, Jitter, JobId, PushHeaders, ReceiverAnswer, Reservation, SubscriberUrl};
+
+use crate::{MessageId, MessageQueueName, NewJob, NewMessage};
+
+/// Most deliveries of push queues that wait.
+pub const DELIVERIES_MAX: u64 = 1_000_000;
+
+/// Most projects with a signing key.
+pub const SIGNING_KEYS_MAX: u64 = 10_000;
+
+/// Number of a delivery. A number is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub u64);
+
+impl std::fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A command on deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryCommand {
+    /// Takes deliveries that are due, host by host.
+    Take {
+        /// Most deliveries.
+        most: u32,
+        /// Most deliveries of a host that `rooms` does not name.
+        most_per_host: u32,
+        /// Most deliveries of some hosts: those with requests under way.
+        rooms: BTreeMap<String, u32>,
+        /// The host after which to begin; the next take goes on after the last one.
+        after: String,
+    },
+    /// Records the answer to a request.
+    Answer {
+        /// The delivery.
+        id: DeliveryId,
+        /// The reservation of the try.
+        reservation: Reservation,
+        /// The answer.
+        answer: ReceiverAnswer,
+        /// Status of the response; none without a response.
+        status: Option<u16>,
+        /// The error, for people.
+        note: Option<String>,
+        /// For the pause before a retry.
+        jitter: Jitter,
+    },
+    /// Puts a message of a push queue into another queue, or queues its job. The same transaction records the answer: a
+    /// repeated command changes nothing.
+    Forward {
+        /// The delivery.
+        id: DeliveryId,
+        /// The reservation of the try.
+        reservation: Reservation,
+        /// The message or job that the delivery queues.
+        forwarded: Forwarded,
+        /// For the pause before a retry.
+        jitter: Jitter,
+    },
+    /// Reads the key that signs the callbacks of a project, and makes it at first need.
+    SigningKey {
+        /// The project.
+        project: AppName,
+        /// A random key, in case that a new one is needed.
+        fresh: String,
+        /// True to make the key anew. The one before stays valid for a while.
+        rotate: bool,
+    },
+    /// Removes the key of a project that was destroyed: another one of the same name does not inherit it.
+    ForgetKey(AppName),
+}
+
+/// A message of a push queue, as its subscriber gets the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forwarded {
+    /// For another queue of messages.
+    Message(MessageQueueName, NewMessage),
+    /// As the payload of a job.
+    Job(Box<NewJob>),
+}
+
+/// Reply to a command on deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryReply {
+    /// To `Take`.
+    Taken(TakenDeliveries),
+    /// To `Answer` and `Forward`: false if the reservation is over.
+    Answered(bool),
+    /// To `SigningKey`; none if there are too many. To `ForgetKey`: none.
+    Key(Option<SigningKey>),
+}
+
+/// Deliveries for a sender.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakenDeliveries {
+    /// The deliveries.
+    pub deliveries: Vec<TakenDelivery>,
+    /// The last host that was looked at; empty after the last host of all.
+    pub last: String,
+}
+
+/// A delivery that a sender has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenDelivery {
+    /// Its number.
+    pub id: DeliveryId,
+    /// The reservation of this try.
+    pub reservation: Reservation,
+    /// The host whose limit it counts to.
+    pub host: String,
+    /// The request.
+    pub work: DeliveryWork,
+}
+
+/// Content of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryWork {
+    /// A message of a push queue.
+    Push {
+        /// Name of the queue.
+        queue: MessageQueueName,
+        /// The message.
+        message: MessageId,
+        /// Name of the subscriber.
+        subscriber: String,
+        /// URL of the subscriber.
+        url: SubscriberUrl,
+        /// Headers of the subscriber, and over them those of the message.
+        headers: PushHeaders,
+        /// The body.
+        body: String,
+    },
+    /// The result of a job.
+    Callback(JobId),
+}
+
+/// A delivery with all that is known about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDelivery {
+    /// Its number.
+    pub id: DeliveryId,
+    /// Name of the subscriber that it was last sent to, or will be; none for a callback.
+    pub subscriber: Option<String>,
+    /// URL of that subscriber, if there still is one.
+    pub url: Option<SubscriberUrl>,
+    /// State and tries.
+    pub delivery: Delivery,
+    /// Status of the last response.
+    pub status: Option<u16>,
+    /// The last error.
+    pub note: Option<String>,
+    /// Time of the last answer.
+    pub tried: Option<Moment>,
+}
+
+/// The key that signs the callbacks of a project.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    /// The key.
+    pub current: String,
+    /// The key before, and the time at which it was replaced.
+    pub previous: Option<(String, Moment)>,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").finish_non_exhaustive()
+    }
+}
