@@ -81,11 +81,22 @@ impl JumpedRecords {
     }
 }
 
-/// Detects that the clock went back while no server ran: the newest event lies in the future.
+/// The newest stamp in the records: that of the last event, or one from which durations are counted. A stamp in the future
+/// comes from a server whose clock was ahead, or from the time before this machine's clock went back.
 #[must_use]
-pub fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
-    let newest = records.events.values().next_back()?.at;
-    let ahead = newest.since(now);
+pub fn newest_stamp(records: &RecordIndex) -> Option<Moment> {
+    let event = records.events.values().next_back().map(|event| event.at);
+    let deploys = records.deploys.values().flat_map(|deploys| deploys.values());
+    let deploys = deploys.filter(|deploy| !deploy.state.is_final()).map(|deploy| deploy.entered.max(deploy.progressed));
+    let retires = records.plan.machines.values().flat_map(|part| part.retires()).map(|(_, since)| since);
+    event.into_iter().chain(deploys).chain(retires).max()
+}
+
+/// The jump that takes the newest stamp back to the time of this server; `None` if no stamp lies in the future by more than
+/// the tolerance.
+#[must_use]
+pub fn stamps_ahead(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
+    let ahead = newest_stamp(records)?.since(now);
     let by = i64::try_from(ahead).ok()?.saturating_neg();
     (ahead >= TOLERANCE).then_some(ClockJump { at: now, by, suspended: 0 })
 }

@@ -38,7 +38,7 @@ use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 pub use apps::{HostChange, NewApp};
 pub use bases::check_stack;
 pub use builds::{BuiltRelease, build_failed, release_built};
-pub use clock::{JumpedRecords, clock_went_back};
+pub use clock::{JumpedRecords, newest_stamp, stamps_ahead};
 pub use codes::{CODES_MAX, REVISIONS_KEPT, UploadedCode, check_upload};
 pub use config::{RequestedConfig, RequestedConfigError, RequestedValue, requested_config};
 pub use deploys::rollback_target;

@@ -72,7 +72,7 @@ pub enum Refusal {
     TooManyLabels { count: usize, most: usize },
     #[error("there is no base {base}")]
     BaseNotFound { base: BaseName },
-    #[error("base {base} is what {} is built on", join_names(.apps))]
+    #[error("base {base} is still the base of {}", join_names(.apps))]
     BaseInUse { base: BaseName, apps: Vec<AppName> },
     #[error("base {base} was not made as a stack")]
     StackNameTaken { base: BaseName },
@@ -99,7 +99,7 @@ pub enum Refusal {
         "the configuration is too large: {count} values, {bytes} bytes; at most {most_values} values, {most_bytes} bytes"
     )]
     ConfigTooLarge { count: usize, bytes: usize, most_values: usize, most_bytes: usize },
-    #[error("a rollback of {app} is under way, and brings the configuration of then")]
+    #[error("a rollback of {app} is under way, and restores the configuration of its release")]
     RollbackInProgress { app: AppName },
 
     #[error("deploy {deploy} of {by} is under way with {commit}, which this is not built on")]
@@ -303,7 +303,13 @@ impl Refusal {
             Self::StackNameTaken { .. } => "use the base as it is, or remove it first with `gantry base rm`",
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",
-            Self::ReleaseNotFound { .. } => "`gantry releases` lists them",
+            Self::ReleaseNotFound { .. } => "`gantry releases APP` lists the releases",
+            Self::InvalidVariableName { .. } => {
+                "a name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`"
+            }
+            Self::ReservedVariable { .. } => "choose another name",
+            Self::NoHeldDeploy { .. } => "`git push -o hold` and `gantry deploy --hold` make one",
+            Self::NoDeployInProgress { .. } => "`gantry rollback` undoes a deploy that is done",
             Self::ZeroLimit => "`gantry pause` lets requests wait, `gantry maintenance on` refuses them",
             Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
             Self::DomainTaken { address, other, .. } => {

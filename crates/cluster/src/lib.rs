@@ -12,7 +12,7 @@
 //! - `step`: plans one step and returns its changes in groups.
 //! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
 //!
-//! The server's core (`gantry-controller`) runs this state against a store; `gantry-simulation` runs it under virtual time
+//! The server's core (`gantry-server`) runs this state against a store; `gantry-simulation` runs it under virtual time
 //! with faults.
 
 mod activity;

@@ -48,7 +48,7 @@ struct Silence {
     /// True if the agent has reported since the server began.
     is_heard: bool,
     agent: u64,
-    /// Of agent and router both.
+    /// Time since the last sign of either, the agent or the router.
     both: u64,
 }
 
@@ -315,6 +315,146 @@ mod tests {
         assert_eq!(machines.state(1), MachineState::Ready);
         machines.pass(2_000, &[0, 1], &[0, 1]);
         assert_eq!((machines.state(1), machines.state(2)), (MachineState::Ready, MachineState::Lost));
+    }
+
+    /// The time settings `suspect-after` and `lost-after`, and the states of a machine after silences in milliseconds. The
+    /// longer of the two times counts for a loss.
+    #[test]
+    fn the_policy_sets_the_silences_of_the_states() {
+        use MachineState::{Lost, Ready, Suspected};
+        let policy = |suspect_after: Option<u32>, lost_after: Option<u32>| ClusterPolicy {
+            suspect_after: suspect_after.map(gantry_model::Seconds),
+            lost_after: lost_after.map(gantry_model::Seconds),
+            ..ClusterPolicy::default()
+        };
+        for (policy, silences) in [
+            (policy(None, None), [(0, Ready), (2_000, Ready), (2_001, Suspected), (3_000, Suspected), (3_001, Lost)]),
+            (
+                policy(Some(1), None),
+                [(0, Ready), (1_000, Ready), (1_001, Suspected), (3_000, Suspected), (3_001, Lost)],
+            ),
+            (
+                policy(None, Some(30)),
+                [(0, Ready), (2_000, Ready), (2_001, Suspected), (30_000, Suspected), (30_001, Lost)],
+            ),
+            (policy(Some(5), Some(3)), [(0, Ready), (3_001, Ready), (5_000, Ready), (5_001, Lost), (9_000, Lost)]),
+            (policy(Some(4), Some(4)), [(0, Ready), (3_999, Ready), (4_000, Ready), (4_001, Lost), (9_000, Lost)]),
+        ] {
+            for (millis, expected) in silences {
+                let silence = Silence { is_heard: true, agent: millis, both: millis };
+                for before in [None, Some(Ready), Some(Suspected)] {
+                    let found = next_state(before, &silence, &policy);
+                    assert_eq!(found, expected, "{before:?} after {millis} ms of {policy:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_state_follows_from_the_state_before_and_both_links() {
+        use MachineState::{Joining, Lost, Ready, Suspected};
+        let policy = ClusterPolicy::default();
+        // The state before; whether the agent was heard; the silences of the agent, and of agent and router both.
+        for (before, is_heard, agent, both, expected) in [
+            (None, false, 0, 0, Joining),
+            (None, false, 10_000, 10_000, Joining),
+            (None, false, 10_001, 10_001, Lost),
+            (None, false, 60_000, 500, Joining),
+            (Some(Ready), false, 9_000, 9_000, Joining),
+            (Some(Lost), false, 500, 500, Lost),
+            (Some(Joining), true, 500, 500, Ready),
+            (Some(Ready), true, 60_000, 500, Suspected),
+            (Some(Ready), true, 60_000, 3_001, Lost),
+            (Some(Suspected), true, 60_000, 500, Suspected),
+            (Some(Suspected), true, 2_000, 500, Ready),
+            (Some(Lost), true, 60_000, 500, Lost),
+            (Some(Lost), true, 2_001, 2_001, Lost),
+            (Some(Lost), true, 2_000, 2_000, Ready),
+        ] {
+            let found = next_state(before, &Silence { is_heard, agent, both }, &policy);
+            assert_eq!(found, expected, "{before:?}, heard {is_heard}, {agent} ms and {both} ms");
+        }
+    }
+
+    #[test]
+    fn a_judgement_names_the_machines_whose_state_changed() {
+        let mut machines = Machines::new(3);
+        let mut seen = Vec::new();
+        for _ in 0..24 {
+            machines.now.0 += 500;
+            for machine in [0, 1] {
+                let report = ObservedMachine { seen: machines.now, ..ObservedMachine::default() };
+                machines.observed.machines.insert(name(machine), Arc::new(report));
+            }
+            let silence = machines.now.since(machines.observed.machines[&name(2)].seen);
+            let changed = machines.judge();
+            seen.extend((!changed.is_empty()).then(|| (silence, changed, machines.state(2), machines.is_fenced(2))));
+        }
+        let changed = || vec![name(2)];
+        let expected = [
+            (2_500, changed(), MachineState::Suspected, false),
+            (3_500, changed(), MachineState::Lost, false),
+            (10_500, changed(), MachineState::Lost, true),
+        ];
+        assert_eq!(seen, expected);
+        assert!(machines.liveness.heard(&name(2)), "the report ends the loss");
+        assert!(!machines.liveness.heard(&name(2)), "the next report changes no state");
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_is_no_silence_and_hides_none() {
+        for by in [3_600_000, -900_000] {
+            let mut machines = Machines::new(3);
+            machines.pass(2_500, &[0, 1], &[0, 1]);
+            assert_eq!(machines.state(2), MachineState::Suspected);
+            machines.now = machines.now.moved(by);
+            machines.observed.move_stamps(by);
+            machines.liveness.move_stamps(by);
+            assert_eq!(machines.judge(), [], "by {by}");
+            machines.pass(1_000, &[0, 1], &[0, 1]);
+            assert_eq!(machines.state(0), MachineState::Ready, "by {by}");
+            assert_eq!(machines.state(2), MachineState::Lost, "by {by}");
+            machines.pass(6_500, &[0, 1], &[0, 1]);
+            assert!(!machines.is_fenced(2), "by {by}");
+            machines.pass(500, &[0, 1], &[0, 1]);
+            assert!(machines.is_fenced(2), "by {by}");
+        }
+    }
+
+    #[test]
+    fn machines_that_never_reported_hint_at_a_fault_of_the_server_only_if_they_have_copies() {
+        for (is_idle, expected) in [(true, MachineState::Lost), (false, MachineState::Suspected)] {
+            let mut machines = Machines::new(2);
+            machines.names.extend([name(2), name(3)]);
+            for _ in 0..30 {
+                machines.now.0 += 500;
+                let report = ObservedMachine { seen: machines.now, ..ObservedMachine::default() };
+                machines.observed.machines.insert(name(0), Arc::new(report));
+                let Machines { liveness, observed, names, now, policy } = &mut machines;
+                liveness.judge(&*names, |_| is_idle, observed, policy, *now);
+            }
+            assert_eq!(machines.state(1), MachineState::Lost, "one of two that reported");
+            assert_eq!([machines.state(2), machines.state(3)], [expected; 2], "idle: {is_idle}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_left_the_cluster_has_no_state() {
+        let mut machines = Machines::new(3);
+        machines.names.pop();
+        machines.judge();
+        assert_eq!(machines.liveness.state(&name(2)), None);
+        assert_eq!(machines.state(1), MachineState::Ready);
+    }
+
+    #[test]
+    fn only_an_agent_s_report_ends_the_first_wait() {
+        let mut machines = Machines::new(3);
+        machines.names.push(name(3));
+        machines.pass(30_000, &[0, 1, 2], &[0, 1, 2, 3]);
+        assert_eq!(machines.state(3), MachineState::Joining, "its router confirms that the machine lives");
+        machines.pass(500, &[0, 1, 2, 3], &[0, 1, 2, 3]);
+        assert_eq!(machines.state(3), MachineState::Ready);
     }
 
     #[test]

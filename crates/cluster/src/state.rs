@@ -9,14 +9,16 @@ use gantry_model::clock::{ClockJump, ClockJumps};
 use gantry_model::observed::{SILENCE_MILLIS, differences};
 use gantry_model::{
     AppName, InstanceGoal, MachineAvailability, MachineName, MachinePlan, MachineState, Moment, ObservedCluster,
-    ObservedMachine, ObservedRouter, RouterId,
+    ObservedMachine, ObservedRouter, RolePattern, RouterId,
 };
 use gantry_planner::{ClusterIndex, PlanReport};
 
 use crate::activity::Activity;
 use crate::changed::ChangedParts;
 use crate::dirty::DirtySet;
-use crate::machines::{ClusterMachines, apps_for_open_machine, apps_on, apps_without_room, crowded_apps, names};
+use crate::machines::{
+    ClusterMachines, apps_for_open_machine, apps_on, apps_without_neighbour, apps_without_room, crowded_apps, names,
+};
 use crate::step::{PlannedStep, plan_step};
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key, machine_of_part_key};
 
@@ -79,9 +81,12 @@ impl PublishedView {
 pub enum CoreEvent {
     /// The records were read again from the store.
     Loaded(Box<RecordIndex>),
+    /// This server leads again, and another server may have led meanwhile. Durations count from now at the earliest.
+    TermBegan,
     /// The store committed changes.
     Committed(Vec<RecordChange>),
-    /// The planner gave its reasons.
+    /// The planner gave its reasons. This event precedes the commit of the same step: a change that makes room then finds
+    /// the apps that wait for room.
     Planned {
         /// The apps that were planned.
         apps: BTreeSet<AppName>,
@@ -176,6 +181,10 @@ impl CoreState {
         let mut state = StateParts { view, activity, index, machines };
         match event {
             CoreEvent::Loaded(records) => loaded(&mut state, *records),
+            CoreEvent::TermBegan => {
+                Arc::make_mut(&mut state.view.observed).began = now;
+                EventEffects { dirty: DirtySet::everything(), ..EventEffects::default() }
+            }
             CoreEvent::Committed(changes) => committed(&mut state, changes),
             CoreEvent::Planned { apps, report } => {
                 planned(state.view, &apps, report);
@@ -259,6 +268,7 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
     let mut effects = EventEffects::default();
     let EventEffects { dirty, changed, .. } = &mut effects;
     let (records, report) = (Arc::make_mut(&mut view.records), &view.report);
+    let lonely: Vec<(&AppName, &RolePattern)> = apps_without_neighbour(report).collect();
     for change in changes {
         let registered = registered_by(&change);
         let mut is_policy = false;
@@ -271,8 +281,13 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
             index.assigned(&machine, before.instances.keys(), part.instances.keys());
             machines.loads.assigned(&machine, before, &part);
             let mut frees = false;
-            differences(&before.instances, &part.instances, |id, _, after| {
+            differences(&before.instances, &part.instances, |id, before, after| {
                 frees |= after.is_none();
+                if before.is_none() {
+                    let joins = |pattern: &RolePattern| pattern.covers(&id.slot.app, &id.slot.role);
+                    let joined = lonely.iter().filter(|(_, pattern)| joins(pattern));
+                    dirty.apps.extend(joined.map(|(app, _)| (*app).clone()));
+                }
                 if !dirty.apps.contains(&id.slot.app) {
                     dirty.apps.insert(id.slot.app.clone());
                 }

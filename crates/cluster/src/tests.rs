@@ -1,4 +1,12 @@
 //! Tests of the core without a store: events, their consequences, and every prefix of a step's transactions.
+//!
+//! - `events`: tables of the events with their effects.
+//! - `histories`: random histories, in which the dirty sets leave nothing for a plan of everything.
+//! - `previews`: previews of deploys.
+
+mod events;
+mod histories;
+mod previews;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,9 +18,10 @@ use crate::transactions::transactions;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest,
-    Exposure, Generation, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
-    ObservedInstance, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
+    AllocationId, App, AppName, Assignment, AuditAction, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest,
+    Exposure, Generation, InstanceGoal, InstancePhase, InstanceSpec, Machine, MachineAvailability, MachineCapacity,
+    MachineId, MachineName, MachinePlan, MilliCpu, Moment, ObservedInstance, Release, ReleaseConfig, ReleaseNumber,
+    Role, RoleCommand, RoleName, RoutingHead, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
@@ -20,16 +29,56 @@ use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenR
 /// Time at which the state of every test is created.
 const START: u64 = 1_000_000;
 
-fn app_name(name: &str) -> AppName {
+pub(crate) fn app_name(name: &str) -> AppName {
     AppName::parse(name).expect("a name")
 }
 
-fn machine_name(name: &str) -> MachineName {
+pub(crate) fn machine_name(name: &str) -> MachineName {
     MachineName::parse(name).expect("a name")
 }
 
-fn instance_id(text: &str) -> AllocationId {
+pub(crate) fn instance_id(text: &str) -> AllocationId {
     AllocationId::parse(text).expect("an id")
+}
+
+/// A machine that registered with a gibibyte of memory and four processors.
+pub(crate) fn registered(name: &str) -> Machine {
+    Machine {
+        id: MachineId::from_random(1),
+        name: machine_name(name),
+        capacity: MachineCapacity { cpu: MilliCpu(4_000), memory: Bytes::mebi(1024) },
+        program: "test".into(),
+        protocol: 3,
+        registered: Moment(0),
+        addresses: Vec::new(),
+        subnet: None,
+        architecture: None,
+        labels: BTreeMap::new(),
+        availability: MachineAvailability::Schedulable,
+    }
+}
+
+/// A part of the plan with assignments.
+pub(crate) fn part(assigned: &[(&str, InstanceGoal)]) -> MachinePlan {
+    let instances = assigned.iter().map(|(id, goal)| (instance_id(id), assignment(*goal))).collect();
+    MachinePlan { generation: Generation(1), instances }
+}
+
+/// The goal of an instance that has left the routes.
+pub(crate) fn retire() -> InstanceGoal {
+    InstanceGoal::Retire { removed_in: Generation(1), since: Moment(START) }
+}
+
+/// The texts of events for the audit trail.
+fn texts(trail: &[RecordChange]) -> Vec<String> {
+    let text = |change: &RecordChange| match change {
+        RecordChange::Put(record) => match &**record {
+            StoreRecord::Event(event) => Some(event.what.clone()),
+            _ => None,
+        },
+        RecordChange::Remove(_) => None,
+    };
+    trail.iter().filter_map(text).collect()
 }
 
 fn digest() -> Digest {
@@ -45,7 +94,7 @@ fn ready(address: Ipv4Addr) -> ObservedInstance {
     }
 }
 
-fn assignment(goal: InstanceGoal) -> Assignment {
+pub(crate) fn assignment(goal: InstanceGoal) -> Assignment {
     let role = Role::new(RoleCommand::Shell("serve".into()));
     let spec = InstanceSpec { image: digest(), commit: None, config: ReleaseConfig::default(), role, volumes_of: None };
     Assignment { spec: Arc::new(spec), goal }
@@ -69,10 +118,7 @@ fn router(generation: u64, active: &[(&str, u64)]) -> RouterReport {
 /// Records with a machine `m` that runs `web-1`, and retires `web-2`.
 fn records() -> RecordIndex {
     let mut records = RecordIndex::default();
-    let mut part = MachinePlan { generation: Generation(1), ..MachinePlan::default() };
-    part.instances.insert(instance_id("shop.v1.web-1"), assignment(InstanceGoal::Run));
-    let retired = InstanceGoal::Retire { removed_in: Generation(1), since: Moment(START) };
-    part.instances.insert(instance_id("shop.v1.web-2"), assignment(retired));
+    let part = part(&[("shop.v1.web-1", InstanceGoal::Run), ("shop.v1.web-2", retire())]);
     records.apply(StoreRecord::App(App::new(app_name("shop"), Moment(0))).into());
     records.apply(StoreRecord::Machine(machine_name("m"), part.into()).into());
     records.apply(StoreRecord::Routing(RoutingHead { revision: Generation(2), ..RoutingHead::default() }).into());
@@ -98,7 +144,7 @@ impl CoreState {
 }
 
 #[test]
-fn a_heartbeat_without_news_plans_nothing_and_wakes_nobody() {
+fn a_heartbeat_without_news_plans_nothing_and_wakes_no_peer() {
     let mut state = state();
     let first = state.machine(report(&["shop.v1.web-1"]), START + 1);
     assert_eq!(first.dirty, DirtySet::everything(), "the first report of a machine");
@@ -142,7 +188,7 @@ fn a_router_matters_when_it_acknowledges_drains_comes_or_goes() {
 }
 
 #[test]
-fn a_committed_change_wakes_those_whose_part_changed() {
+fn a_committed_change_notifies_machines_with_a_changed_part() {
     let mut state = state();
     let machine = state.put(StoreRecord::Machine(machine_name("m"), Arc::default()));
     assert_eq!((machine.changed.machines.len(), machine.changed.routes, machine.changed.deploys), (1, false, false));
@@ -186,13 +232,21 @@ fn time_matters_to_open_deploys_and_retired_instances_alone() {
 }
 
 #[test]
-fn records_that_were_read_again_wake_everyone() {
+fn reloaded_records_notify_every_machine() {
     let mut state = state();
     let mut other = RecordIndex::default();
     other.apply(StoreRecord::Machine(machine_name("n"), Arc::default()).into());
     let effects = state.apply(CoreEvent::Loaded(Box::new(other)), Moment(START + 1));
     assert_eq!(effects.changed.machines, [machine_name("m"), machine_name("n")].into());
     assert!(effects.changed.routes && effects.changed.deploys && effects.dirty.everything);
+}
+
+#[test]
+fn durations_count_from_the_beginning_of_a_term() {
+    let mut state = state();
+    let effects = state.apply(CoreEvent::TermBegan, Moment(START + 1));
+    assert!(effects.dirty.everything);
+    assert_eq!(state.view().observed.began, Moment(START + 1));
 }
 
 #[test]
@@ -311,16 +365,24 @@ impl SimulatedCluster {
     }
 }
 
-fn release(number: u64) -> Release {
-    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
-    role.instances = 3;
+/// A role that serves HTTP.
+fn web_role(copies: u32) -> Role {
+    Role { exposure: Exposure::Http, instances: copies, ..Role::new(RoleCommand::Shell("serve".into())) }
+}
+
+fn role_name(name: &str) -> RoleName {
+    RoleName::parse(name).expect("a role")
+}
+
+/// A release from the deploy of the same number.
+pub(crate) fn release_of(app: &str, number: u64, roles: BTreeMap<RoleName, Role>) -> Release {
     Release {
-        app: app_name("shop"),
+        app: app_name(app),
         number: ReleaseNumber(number),
         image: digest(),
         commit: None,
         config: ReleaseConfig::default(),
-        roles: [(RoleName::parse("web").expect("a role"), role)].into(),
+        roles,
         deploy: DeployNumber(number),
         created: Moment(START),
         by: "test".into(),
@@ -328,20 +390,26 @@ fn release(number: u64) -> Release {
     }
 }
 
-/// Returns the records with a deploy of a further release.
-fn deploying(records: &mut RecordIndex, number: u64, now: u64) {
-    let mut app = records
-        .apps
-        .get(&app_name("shop"))
-        .map_or_else(|| App::new(app_name("shop"), Moment(START)), |app| (**app).clone());
-    (app.last_release, app.last_deploy) = (number, number);
-    let previous = app.current;
-    let mut deploy = Deploy::new(app_name("shop"), DeployNumber(number), cause(), "test".into(), false, Moment(now));
-    (deploy.release, deploy.previous) = (Some(ReleaseNumber(number)), previous);
+/// A release of `shop` with three copies.
+fn release(number: u64) -> Release {
+    release_of("shop", number, [(role_name("web"), web_role(3))].into())
+}
+
+/// Returns the records of a deploy of a release that is about to be placed. The release has the deploy's number.
+fn deploy_of(records: &RecordIndex, release: Release, now: u64) -> [StoreRecord; 3] {
+    let (name, number) = (release.app.clone(), release.number);
+    let known = records.apps.get(&name).map(|app| (**app).clone());
+    let mut app = known.unwrap_or_else(|| App::new(name.clone(), Moment(START)));
+    (app.last_release, app.last_deploy) = (number.0, number.0);
+    let mut deploy = Deploy::new(name, DeployNumber(number.0), cause(), "test".into(), false, Moment(now));
+    (deploy.release, deploy.previous) = (Some(number), app.current);
     deploy.enter(DeployState::Placing, Moment(now));
-    for record in [StoreRecord::App(app), StoreRecord::Release(release(number)), StoreRecord::Deploy(deploy)] {
-        records.apply(record.into());
-    }
+    [StoreRecord::App(app), StoreRecord::Release(release), StoreRecord::Deploy(deploy)]
+}
+
+/// Adds a deploy of a further release of `shop`.
+fn deploying(records: &mut RecordIndex, number: u64, now: u64) {
+    deploy_of(records, release(number), now).into_iter().for_each(|record| records.apply(record.into()));
 }
 
 #[test]
@@ -377,14 +445,7 @@ impl SimulatedCluster {
             self.now += 500;
             let mut dirty = self.hear();
             let ticked = self.state.apply(CoreEvent::Tick, Moment(self.now));
-            let texts = ticked.trail.iter().filter_map(|change| match change {
-                RecordChange::Put(record) => match &**record {
-                    StoreRecord::Event(event) => Some(event.what.clone()),
-                    _ => None,
-                },
-                RecordChange::Remove(_) => None,
-            });
-            trail.extend(texts);
+            trail.extend(texts(&ticked.trail));
             dirty.merge(ticked.dirty);
             while let Some(step) = self.state.plan(&dirty, Moment(self.now)) {
                 let changes = step.groups.concat();
@@ -436,7 +497,7 @@ fn a_lost_machine_is_replaced_within_seconds_and_learns_of_it_when_it_returns() 
 }
 
 #[test]
-fn silence_of_all_machines_moves_nothing() {
+fn silence_of_all_machines_moves_no_copy() {
     let mut cluster = three_machines();
     cluster.machines.clear();
     cluster.pass(60_000);

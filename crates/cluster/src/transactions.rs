@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn small_steps_are_one_transaction() {
+    fn combines_small_steps_into_one_transaction() {
         assert_eq!(transactions(groups(&[1, 0, 2, 3]), 6).len(), 1);
         assert!(transactions(groups(&[0, 0]), 6).is_empty());
     }

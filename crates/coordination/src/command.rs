@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::lock::{LockState, Turn};
 use crate::{
-    Entry, Events, Key, KeyRange, LeaseId, LeaseInfo, Operation, OperationReply, Revision, Transaction,
+    Events, Key, KeyRange, KeyValue, LeaseId, LeaseInfo, Operation, OperationReply, Revision, Transaction,
     TransactionReply,
 };
 
-/// A command.
+/// Request to a keyspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// One operation.
@@ -77,24 +77,24 @@ pub enum Command {
 /// The reply to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Of [`Command::One`].
+    /// Result of [`Command::One`].
     One(OperationReply),
-    /// Of [`Command::Transact`].
+    /// Result of [`Command::Transact`].
     Transact(TransactionReply),
-    /// Of [`Command::Compact`], [`Command::Revoke`] and [`Command::Leave`].
+    /// Result of [`Command::Compact`], [`Command::Revoke`] and [`Command::Leave`].
     Done,
-    /// Of [`Command::Watch`].
+    /// Result of [`Command::Watch`].
     Events(Events),
-    /// Of [`Command::Grant`], and of [`Command::KeepAlive`] and [`Command::Lease`] for a lease that exists.
+    /// Result of [`Command::Grant`], and of [`Command::KeepAlive`] and [`Command::Lease`] for a lease that exists.
     Lease(LeaseInfo),
-    /// Of [`Command::KeepAlive`] and [`Command::Lease`] for an unknown lease.
+    /// Result of [`Command::KeepAlive`] and [`Command::Lease`] for an unknown lease.
     NoLease,
-    /// Of [`Command::Leases`].
+    /// Result of [`Command::Leases`].
     Leases(Vec<LeaseId>),
-    /// Of [`Command::Enter`] and [`Command::Renew`]: the place.
-    Place(Arc<Entry>),
-    /// Of [`Command::Turn`].
+    /// Result of [`Command::Enter`] and [`Command::Renew`]: the place.
+    Place(Arc<KeyValue>),
+    /// Result of [`Command::Turn`].
     Turn(Turn),
-    /// Of [`Command::Lock`].
+    /// Result of [`Command::Lock`].
     Lock(LockState),
 }

@@ -2,35 +2,35 @@
 
 use gantry_model::Moment;
 
-use crate::{Command, Keyspace, Operation, Refusal, Reply, Step};
+use crate::{Command, CommandEffects, Keyspace, Operation, Refusal, Reply};
 
 impl Keyspace {
     /// Executes a command. A refused command changes nothing.
     ///
     /// # Errors
     /// When the command is refused.
-    pub fn execute(&mut self, command: Command, now: Moment) -> Result<(Reply, Step), Refusal> {
-        let mut step = self.begin_step(now);
-        match self.reply(command, now, &mut step) {
-            Ok(reply) => Ok((reply, step)),
+    pub fn execute(&mut self, command: Command, now: Moment) -> Result<(Reply, CommandEffects), Refusal> {
+        let mut effects = self.begin_effects(now);
+        match self.reply(command, now, &mut effects) {
+            Ok(reply) => Ok((reply, effects)),
             Err(refusal) => {
-                self.revert(step);
+                self.revert(effects);
                 Err(refusal)
             }
         }
     }
 
-    fn reply(&mut self, command: Command, now: Moment, step: &mut Step) -> Result<Reply, Refusal> {
+    fn reply(&mut self, command: Command, now: Moment, effects: &mut CommandEffects) -> Result<Reply, Refusal> {
         Ok(match command {
             Command::One(operation) => {
                 if let Operation::Nested(transaction) = &operation {
                     transaction.check(self.quota.operations)?;
                 }
-                Reply::One(self.operate(&operation, step)?)
+                Reply::One(self.operate(&operation, effects)?)
             }
             Command::Transact(transaction) => {
                 transaction.check(self.quota.operations)?;
-                Reply::Transact(self.transact(&transaction, step)?)
+                Reply::Transact(self.transact(&transaction, effects)?)
             }
             Command::Compact(revision) => {
                 if revision > self.revision {
@@ -44,9 +44,9 @@ impl Keyspace {
                 Reply::Done
             }
             Command::Watch(range, from) => Reply::Events(self.events(&range, from)?),
-            Command::Grant { id, ttl } => Reply::Lease(self.grant(id, ttl, false, step)?),
+            Command::Grant { id, ttl } => Reply::Lease(self.grant(id, ttl, false, effects)?),
             Command::Revoke(id) => {
-                self.revoke(id, step)?;
+                self.revoke(id, effects)?;
                 Reply::Done
             }
             Command::KeepAlive(id) => self.keep_alive(id, now).map_or(Reply::NoLease, Reply::Lease),
@@ -56,13 +56,13 @@ impl Keyspace {
                 if name.is_empty() {
                     return Err(Refusal::KeyMissing);
                 }
-                Reply::Place(self.enter(&name, lease, ttl, value, step)?)
+                Reply::Place(self.enter(&name, lease, ttl, value, effects)?)
             }
             Command::Turn { key, token, name } => Reply::Turn(self.turn(&name, &key, token)),
             Command::Lock(name) => Reply::Lock(self.lock_state(&name)),
-            Command::Renew { name, token, value } => Reply::Place(self.renew(&name, token, value, step)?),
+            Command::Renew { name, token, value } => Reply::Place(self.renew(&name, token, value, effects)?),
             Command::Leave { name, token } => {
-                self.leave(&name, token, step)?;
+                self.leave(&name, token, effects)?;
                 Reply::Done
             }
         })

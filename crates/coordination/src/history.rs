@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::{Entry, Key, KeyRange, Quota, Refusal, Revision};
+use crate::{Key, KeyRange, KeyValue, Quota, Refusal, Revision};
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +13,9 @@ pub struct Event {
     /// Revision of the change.
     pub revision: Revision,
     /// The new entry; none if the key was removed.
-    pub entry: Option<Arc<Entry>>,
+    pub entry: Option<Arc<KeyValue>>,
     /// The entry before.
-    pub previous: Option<Arc<Entry>>,
+    pub previous: Option<Arc<KeyValue>>,
 }
 
 impl Event {
@@ -60,8 +60,8 @@ impl History {
         &mut self,
         key: &[u8],
         revision: Revision,
-        entry: Option<Arc<Entry>>,
-        previous: Option<Arc<Entry>>,
+        entry: Option<Arc<KeyValue>>,
+        previous: Option<Arc<KeyValue>>,
         quota: &Quota,
     ) {
         let event = Event { key: key.to_vec(), revision, entry, previous };
@@ -110,7 +110,7 @@ impl History {
     }
 
     /// Takes all changes after a revision back from a copy of the entries.
-    pub(crate) fn rewind(&self, entries: &mut BTreeMap<Key, Arc<Entry>>, revision: Revision) {
+    pub(crate) fn rewind(&self, entries: &mut BTreeMap<Key, Arc<KeyValue>>, revision: Revision) {
         for event in self.events.iter().rev().take_while(|event| event.revision > revision) {
             match &event.previous {
                 Some(entry) => drop(entries.insert(event.key.clone(), Arc::clone(entry))),

@@ -11,7 +11,7 @@ use crate::{Key, KeyRange, LeaseId, Quota, Refusal, Revision};
 
 /// A key's value and its revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct KeyValue {
     /// The key.
     pub key: Key,
     /// The value.
@@ -26,14 +26,14 @@ pub struct Entry {
     pub lease: Option<LeaseId>,
 }
 
-impl Entry {
+impl KeyValue {
     pub(crate) fn size(&self) -> usize {
         self.key.len() + self.value.len()
     }
 }
 
 /// An entry from the records.
-pub type LoadedEntry = Entry;
+pub type LoadedEntry = KeyValue;
 
 /// A lease from the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct LoadedLease {
 pub struct Keyspace {
     pub(crate) quota: Quota,
     pub(crate) revision: Revision,
-    pub(crate) entries: BTreeMap<Key, Arc<Entry>>,
+    pub(crate) entries: BTreeMap<Key, Arc<KeyValue>>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) history: History,
     /// Bytes of all keys and values.
@@ -114,12 +114,12 @@ impl Keyspace {
 
     /// The entry of a key.
     #[must_use]
-    pub fn entry(&self, key: &[u8]) -> Option<&Arc<Entry>> {
+    pub fn entry(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
         self.entries.get(key)
     }
 
     /// All entries.
-    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<KeyValue>> {
         self.entries.values()
     }
 
@@ -144,7 +144,7 @@ impl Keyspace {
     }
 
     /// The entries of a range in the order of their keys.
-    pub(crate) fn range(&self, range: &KeyRange) -> impl Iterator<Item = &Arc<Entry>> {
+    pub(crate) fn range(&self, range: &KeyRange) -> impl Iterator<Item = &Arc<KeyValue>> {
         let ends = range.clone();
         let entries = self.entries.range(range.first().clone()..).map(|(_, entry)| entry);
         entries.take_while(move |entry| ends.contains(&entry.key))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use gantry_model::Moment;
 
-use crate::{Key, Keyspace, Refusal, Step};
+use crate::{CommandEffects, Key, Keyspace, Refusal};
 
 /// Identifier of a lease, chosen by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +36,7 @@ pub struct LeaseInfo {
     pub granted: i64,
     /// Seconds until the lease ends.
     pub remaining: i64,
-    /// Its keys.
+    /// Keys of the lease.
     pub keys: Vec<Key>,
 }
 
@@ -52,7 +52,7 @@ impl Keyspace {
         id: LeaseId,
         ttl: i64,
         dedicated: bool,
-        step: &mut Step,
+        effects: &mut CommandEffects,
     ) -> Result<LeaseInfo, Refusal> {
         if ttl > TTL_MAX_SECONDS {
             return Err(Refusal::TtlTooLong);
@@ -64,8 +64,8 @@ impl Keyspace {
             return Err(Refusal::TooManyLeases { max: self.quota.leases });
         }
         let ttl = ttl.max(TTL_MIN_SECONDS);
-        let lease = Lease { ttl, dedicated, deadline: deadline(step.now, ttl), keys: BTreeSet::new() };
-        self.set_lease(id, Some(lease), step);
+        let lease = Lease { ttl, dedicated, deadline: deadline(effects.now, ttl), keys: BTreeSet::new() };
+        self.set_lease(id, Some(lease), effects);
         Ok(LeaseInfo { id, granted: ttl, remaining: ttl, keys: Vec::new() })
     }
 
@@ -86,17 +86,17 @@ impl Keyspace {
     }
 
     /// Ends a lease, and removes its keys as one revision.
-    pub(crate) fn revoke(&mut self, id: LeaseId, step: &mut Step) -> Result<usize, Refusal> {
+    pub(crate) fn revoke(&mut self, id: LeaseId, effects: &mut CommandEffects) -> Result<usize, Refusal> {
         let lease = self.leases.get(&id).ok_or(Refusal::LeaseNotFound)?;
         let keys: Vec<Key> = lease.keys.iter().cloned().collect();
         if !keys.is_empty() {
-            let revision = self.begin_revision(step);
+            let revision = self.begin_revision(effects);
             for key in &keys {
-                self.set_entry(key, None, revision, step);
+                self.set_entry(key, None, revision, effects);
             }
-            step.clearings.push(crate::Clearing::Lease { lease: id, before: revision });
+            effects.clearings.push(crate::Clearing::Lease { lease: id, before: revision });
         }
-        self.set_lease(id, None, step);
+        self.set_lease(id, None, effects);
         Ok(keys.len())
     }
 
@@ -107,13 +107,13 @@ impl Keyspace {
     }
 
     /// Ends the lease whose time is over for the longest time. Called until it returns nothing.
-    pub fn expire_one(&mut self, now: Moment) -> Option<Step> {
+    pub fn expire_one(&mut self, now: Moment) -> Option<CommandEffects> {
         let due = self.leases.iter().filter(|(_, lease)| lease.deadline <= now);
         let id = due.min_by_key(|(_, lease)| lease.deadline).map(|(id, _)| *id)?;
-        let mut step = self.begin_step(now);
+        let mut effects = self.begin_effects(now);
         // The lease is there.
-        let _ = self.revoke(id, &mut step);
-        Some(step)
+        let _ = self.revoke(id, &mut effects);
+        Some(effects)
     }
 
     /// Moves all deadlines by a time in which nobody could renew a lease.

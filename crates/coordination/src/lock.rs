@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use crate::transaction::Put;
-use crate::{Entry, Key, KeyRange, Keyspace, LeaseId, Refusal, Revision, Step};
+use crate::{CommandEffects, Key, KeyRange, KeyValue, Keyspace, LeaseId, Refusal, Revision};
 
 /// State of a lock or an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockState {
     /// The place that holds the lock.
-    pub holder: Option<Arc<Entry>>,
+    pub holder: Option<Arc<KeyValue>>,
     /// Number of places behind the holder.
     pub waiting: usize,
 }
@@ -46,11 +46,11 @@ pub fn places(name: &[u8]) -> KeyRange {
 }
 
 impl Keyspace {
-    fn first_place(&self, name: &[u8]) -> Option<&Arc<Entry>> {
+    fn first_place(&self, name: &[u8]) -> Option<&Arc<KeyValue>> {
         self.range(&places(name)).min_by_key(|entry| entry.created)
     }
 
-    fn place(&self, name: &[u8], token: Revision) -> Result<Arc<Entry>, Refusal> {
+    fn place(&self, name: &[u8], token: Revision) -> Result<Arc<KeyValue>, Refusal> {
         let found = self.range(&places(name)).find(|entry| entry.created == token && entry.lease.is_some());
         found.cloned().ok_or(Refusal::LockLost)
     }
@@ -76,10 +76,10 @@ impl Keyspace {
         lease: LeaseId,
         ttl: Option<i64>,
         value: Option<Vec<u8>>,
-        step: &mut Step,
-    ) -> Result<Arc<Entry>, Refusal> {
+        effects: &mut CommandEffects,
+    ) -> Result<Arc<KeyValue>, Refusal> {
         if let Some(ttl) = ttl {
-            self.grant(lease, ttl, true, step)?;
+            self.grant(lease, ttl, true, effects)?;
         }
         if !self.leases.contains_key(&lease) {
             return Err(Refusal::LeaseNotFound);
@@ -87,7 +87,7 @@ impl Keyspace {
         let key = place_key(name, lease);
         match self.entries.get(&key) {
             Some(own) if value.as_ref().is_none_or(|value| *value == own.value) => Ok(Arc::clone(own)),
-            _ => self.write_place(key, value.unwrap_or_default(), lease, step),
+            _ => self.write_place(key, value.unwrap_or_default(), lease, effects),
         }
     }
 
@@ -96,10 +96,10 @@ impl Keyspace {
         key: Key,
         value: Vec<u8>,
         lease: LeaseId,
-        step: &mut Step,
-    ) -> Result<Arc<Entry>, Refusal> {
+        effects: &mut CommandEffects,
+    ) -> Result<Arc<KeyValue>, Refusal> {
         let put = Put { lease: Some(lease), ..Put::new(key.clone(), value) };
-        self.put(put, step)?;
+        self.put(put, effects)?;
         self.entries.get(&key).cloned().ok_or(Refusal::LockLost)
     }
 
@@ -108,21 +108,21 @@ impl Keyspace {
         name: &[u8],
         token: Revision,
         value: Option<Vec<u8>>,
-        step: &mut Step,
-    ) -> Result<Arc<Entry>, Refusal> {
+        effects: &mut CommandEffects,
+    ) -> Result<Arc<KeyValue>, Refusal> {
         let own = self.place(name, token)?;
         let lease = own.lease.ok_or(Refusal::LockLost)?;
-        self.keep_alive(lease, step.now).ok_or(Refusal::LockLost)?;
+        self.keep_alive(lease, effects.now).ok_or(Refusal::LockLost)?;
         match value {
-            Some(value) if value != own.value => self.write_place(own.key.clone(), value, lease, step),
+            Some(value) if value != own.value => self.write_place(own.key.clone(), value, lease, effects),
             _ => Ok(own),
         }
     }
 
-    pub(crate) fn leave(&mut self, name: &[u8], token: Revision, step: &mut Step) -> Result<(), Refusal> {
+    pub(crate) fn leave(&mut self, name: &[u8], token: Revision, effects: &mut CommandEffects) -> Result<(), Refusal> {
         let own = self.place(name, token)?;
-        let revision = self.begin_revision(step);
-        self.set_entry(&own.key, None, revision, step);
+        let revision = self.begin_revision(effects);
+        self.set_entry(&own.key, None, revision, effects);
         Ok(())
     }
 }

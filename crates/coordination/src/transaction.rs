@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::{Clearing, Entry, Key, KeyRange, Keyspace, LeaseId, Refusal, Revision, Step};
+use crate::{Clearing, CommandEffects, Key, KeyRange, KeyValue, Keyspace, LeaseId, Refusal, Revision};
 
 /// A read of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,13 +143,13 @@ pub struct Condition {
 /// Comparison of a subject with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// They are equal.
+    /// Subject and value are equal.
     Equal,
     /// The subject is larger.
     Greater,
     /// The subject is smaller.
     Less,
-    /// They differ.
+    /// Subject and value differ.
     NotEqual,
 }
 
@@ -172,7 +172,7 @@ pub enum Subject {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeReply {
     /// The entries.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Vec<Arc<KeyValue>>,
     /// The number of entries in the range, beyond the limit, too.
     pub count: usize,
     /// There are more entries than the limit.
@@ -182,23 +182,23 @@ pub struct RangeReply {
 /// Reply to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperationReply {
-    /// Of a read.
+    /// Result of a read.
     Range(RangeReply),
-    /// Of a write: the entry before, and the new one.
+    /// Result of a write: the entry before, and the new one.
     Put {
         /// The entry before, if it was asked for.
-        previous: Option<Arc<Entry>>,
+        previous: Option<Arc<KeyValue>>,
         /// The new entry.
-        entry: Arc<Entry>,
+        entry: Arc<KeyValue>,
     },
-    /// Of a removal.
+    /// Result of a removal.
     Delete {
         /// Number of removed keys.
         deleted: usize,
         /// The removed entries, if they were asked for.
-        previous: Vec<Arc<Entry>>,
+        previous: Vec<Arc<KeyValue>>,
     },
-    /// Of a transaction within a transaction.
+    /// Result of a transaction within a transaction.
     Nested(TransactionReply),
 }
 
@@ -224,8 +224,8 @@ impl Condition {
         }
     }
 
-    fn matches(&self, entry: Option<&Entry>) -> bool {
-        let number = |of: fn(&Entry) -> i64, given: &i64| entry.map_or(0, of).cmp(given);
+    fn matches(&self, entry: Option<&KeyValue>) -> bool {
+        let number = |of: fn(&KeyValue) -> i64, given: &i64| entry.map_or(0, of).cmp(given);
         let ordering = match &self.subject {
             Subject::Version(given) => number(|entry| entry.version, given),
             Subject::Created(given) => number(|entry| entry.created, given),
@@ -251,7 +251,7 @@ impl Transaction {
             return Err(Refusal::TooManyOperations { max });
         }
         for branch in [&self.success, &self.failure] {
-            let mut written = Written::default();
+            let mut written = WrittenKeys::default();
             written.add(branch)?;
         }
         Ok(())
@@ -269,12 +269,12 @@ impl Transaction {
 
 /// Keys that a branch of a transaction writes.
 #[derive(Default)]
-struct Written<'a> {
+struct WrittenKeys<'a> {
     puts: Vec<&'a Key>,
     deletions: Vec<&'a KeyRange>,
 }
 
-impl<'a> Written<'a> {
+impl<'a> WrittenKeys<'a> {
     fn add(&mut self, branch: &'a [Operation]) -> Result<(), Refusal> {
         for operation in branch {
             match operation {
@@ -303,32 +303,44 @@ impl<'a> Written<'a> {
 }
 
 impl Keyspace {
-    pub(crate) fn transact(&mut self, transaction: &Transaction, step: &mut Step) -> Result<TransactionReply, Refusal> {
+    pub(crate) fn transact(
+        &mut self,
+        transaction: &Transaction,
+        effects: &mut CommandEffects,
+    ) -> Result<TransactionReply, Refusal> {
         let succeeded = transaction.conditions.iter().all(|condition| condition.holds(self));
         let branch = if succeeded { &transaction.success } else { &transaction.failure };
-        let replies = branch.iter().map(|operation| self.operate(operation, step)).collect::<Result<_, _>>()?;
+        let replies = branch.iter().map(|operation| self.operate(operation, effects)).collect::<Result<_, _>>()?;
         Ok(TransactionReply { succeeded, replies })
     }
 
-    pub(crate) fn operate(&mut self, operation: &Operation, step: &mut Step) -> Result<OperationReply, Refusal> {
+    pub(crate) fn operate(
+        &mut self,
+        operation: &Operation,
+        effects: &mut CommandEffects,
+    ) -> Result<OperationReply, Refusal> {
         match operation {
             Operation::Range(query) => self.read(query).map(OperationReply::Range),
             Operation::Put(put) => {
-                let (previous, entry) = self.put(put.clone(), step)?;
+                let (previous, entry) = self.put(put.clone(), effects)?;
                 Ok(OperationReply::Put { previous: previous.filter(|_| put.previous), entry })
             }
             Operation::Delete(deletion) => {
-                let removed = self.delete(&deletion.range, step)?;
+                let removed = self.delete(&deletion.range, effects)?;
                 let deleted = removed.len();
                 let previous = if deletion.previous { removed } else { Vec::new() };
                 Ok(OperationReply::Delete { deleted, previous })
             }
-            Operation::Nested(nested) => self.transact(nested, step).map(OperationReply::Nested),
+            Operation::Nested(nested) => self.transact(nested, effects).map(OperationReply::Nested),
         }
     }
 
     /// Writes a key. Returns the entry before and the new one.
-    pub(crate) fn put(&mut self, put: Put, step: &mut Step) -> Result<(Option<Arc<Entry>>, Arc<Entry>), Refusal> {
+    pub(crate) fn put(
+        &mut self,
+        put: Put,
+        effects: &mut CommandEffects,
+    ) -> Result<(Option<Arc<KeyValue>>, Arc<KeyValue>), Refusal> {
         let quota = &self.quota;
         let present = self.entries.get(&put.key).cloned();
         let value = match (put.value, &present) {
@@ -361,10 +373,10 @@ impl Keyspace {
             return Err(Refusal::NoSpace { max: quota.total_bytes });
         }
         if let Some((lease, ttl)) = put.ttl {
-            self.grant(lease, ttl, true, step)?;
+            self.grant(lease, ttl, true, effects)?;
         }
-        let revision = self.begin_revision(step);
-        let entry = Arc::new(Entry {
+        let revision = self.begin_revision(effects);
+        let entry = Arc::new(KeyValue {
             created: present.as_ref().map_or(revision, |entry| entry.created),
             version: present.as_ref().map_or(1, |entry| entry.version + 1),
             modified: revision,
@@ -372,22 +384,22 @@ impl Keyspace {
             value,
             lease,
         });
-        self.set_entry(&entry.key, Some(Arc::clone(&entry)), revision, step);
+        self.set_entry(&entry.key, Some(Arc::clone(&entry)), revision, effects);
         Ok((present, entry))
     }
 
     /// Removes a range. Returns the removed entries.
-    fn delete(&mut self, range: &KeyRange, step: &mut Step) -> Result<Vec<Arc<Entry>>, Refusal> {
+    fn delete(&mut self, range: &KeyRange, effects: &mut CommandEffects) -> Result<Vec<Arc<KeyValue>>, Refusal> {
         if range.first().is_empty() && matches!(range, KeyRange::One(_)) {
             return Err(Refusal::KeyMissing);
         }
-        let removed: Vec<Arc<Entry>> = self.range(range).cloned().collect();
+        let removed: Vec<Arc<KeyValue>> = self.range(range).cloned().collect();
         if !removed.is_empty() {
-            let revision = self.begin_revision(step);
+            let revision = self.begin_revision(effects);
             for entry in &removed {
-                self.set_entry(&entry.key, None, revision, step);
+                self.set_entry(&entry.key, None, revision, effects);
             }
-            step.clearings.push(Clearing::Range { range: range.clone(), before: revision });
+            effects.clearings.push(Clearing::Range { range: range.clone(), before: revision });
         }
         Ok(removed)
     }
@@ -397,7 +409,7 @@ impl Keyspace {
         if query.range.first().is_empty() && matches!(query.range, KeyRange::One(_)) {
             return Err(Refusal::KeyMissing);
         }
-        let mut entries: Vec<Arc<Entry>> = match query.revision {
+        let mut entries: Vec<Arc<KeyValue>> = match query.revision {
             Some(asked) if asked > self.revision => {
                 return Err(Refusal::FutureRevision { asked, newest: self.revision });
             }
@@ -435,7 +447,7 @@ impl Keyspace {
         }
         if query.keys_only {
             for entry in &mut entries {
-                *entry = Arc::new(Entry { value: Vec::new(), ..(**entry).clone() });
+                *entry = Arc::new(KeyValue { value: Vec::new(), ..(**entry).clone() });
             }
         }
         Ok(RangeReply { entries, count, more: more && !query.count_only })

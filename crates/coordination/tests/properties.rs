@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_coordination::lock::{Turn, place_key};
 use gantry_coordination::{
-    Command, Comparison, Condition, Deletion, Entry, KeyRange, Keyspace, LeaseId, Operation, OperationReply, Put,
+    Command, Comparison, Condition, Deletion, KeyRange, KeyValue, Keyspace, LeaseId, Operation, OperationReply, Put,
     Quota, RangeQuery, Refusal, Reply, Subject, Transaction,
 };
 use gantry_model::Moment;
@@ -102,29 +102,29 @@ fn fresh() -> Keyspace {
 #[derive(Default)]
 struct Records {
     revision: i64,
-    entries: BTreeMap<Vec<u8>, Entry>,
+    entries: BTreeMap<Vec<u8>, KeyValue>,
     leases: BTreeMap<LeaseId, (i64, bool)>,
 }
 
 impl Records {
-    /// Writes a step as the server does. A removal of several keys may be written as its description alone: the keys are
+    /// Writes effects as the server does. A removal of several keys may be written as its description alone: the keys are
     /// then still there, and the next load leaves them out.
-    fn write(&mut self, keyspace: &Keyspace, step: &gantry_coordination::Step) {
+    fn write(&mut self, keyspace: &Keyspace, effects: &gantry_coordination::CommandEffects) {
         self.revision = keyspace.revision();
         self.entries.retain(|key, entry| {
-            !step.clearings.iter().any(|clearing| clearing.covers(key, entry.modified, entry.lease))
+            !effects.clearings.iter().any(|clearing| clearing.covers(key, entry.modified, entry.lease))
         });
-        for key in &step.keys {
+        for key in &effects.keys {
             match keyspace.entry(key) {
                 Some(entry) => drop(self.entries.insert(key.clone(), (**entry).clone())),
                 // The description of the removal covers the key.
-                None => assert!(!self.entries.contains_key(key) || step.clearings.is_empty()),
+                None => assert!(!self.entries.contains_key(key) || effects.clearings.is_empty()),
             }
             if keyspace.entry(key).is_none() {
                 self.entries.remove(key);
             }
         }
-        for id in &step.leases {
+        for id in &effects.leases {
             match keyspace.lease(*id) {
                 Some(lease) => drop(self.leases.insert(*id, (lease.ttl, lease.dedicated))),
                 None => drop(self.leases.remove(id)),
@@ -144,7 +144,7 @@ impl Records {
 }
 
 /// Entries and leases of a keyspace, without deadlines and history.
-fn content(keyspace: &Keyspace) -> (i64, usize, Vec<Entry>, Vec<LeaseId>) {
+fn content(keyspace: &Keyspace) -> (i64, usize, Vec<KeyValue>, Vec<LeaseId>) {
     let entries = keyspace.entries().map(|entry| (**entry).clone()).collect();
     (keyspace.revision(), keyspace.bytes(), entries, keyspace.lease_ids().collect())
 }
@@ -159,8 +159,8 @@ proptest! {
             let _ = keyspace.execute(command, Moment(0));
         }
         let before = content(&keyspace);
-        if let Ok((_, step)) = keyspace.execute(last, Moment(0)) {
-            keyspace.revert(step);
+        if let Ok((_, effects)) = keyspace.execute(last, Moment(0)) {
+            keyspace.revert(effects);
         }
         prop_assert_eq!(content(&keyspace), before);
         let everything = keyspace.events(&KeyRange::From(Vec::new()), keyspace.revision() + 1).expect("the future");
@@ -173,14 +173,14 @@ proptest! {
         for action in actions {
             match action {
                 Action::Do(command) => {
-                    if let Ok((_, step)) = keyspace.execute(command, now) {
-                        records.write(&keyspace, &step);
+                    if let Ok((_, effects)) = keyspace.execute(command, now) {
+                        records.write(&keyspace, &effects);
                     }
                 }
                 Action::Wait(millis) => {
                     now = Moment(now.0 + millis);
-                    while let Some(step) = keyspace.expire_one(now) {
-                        records.write(&keyspace, &step);
+                    while let Some(effects) = keyspace.expire_one(now) {
+                        records.write(&keyspace, &effects);
                     }
                 }
                 Action::Load => keyspace = records.load(now),
@@ -201,10 +201,10 @@ proptest! {
         for action in actions {
             match action {
                 Action::Do(command) => {
-                    if let Ok((_, step)) = keyspace.execute(command, now) {
-                        let written: Vec<_> = step.keys.iter().filter_map(|key| keyspace.entry(key)).collect();
+                    if let Ok((_, effects)) = keyspace.execute(command, now) {
+                        let written: Vec<_> = effects.keys.iter().filter_map(|key| keyspace.entry(key)).collect();
                         prop_assert!(written.iter().all(|entry| entry.modified > revision));
-                        prop_assert_eq!(step.advanced, !step.keys.is_empty());
+                        prop_assert_eq!(effects.advanced, !effects.keys.is_empty());
                     }
                 }
                 Action::Wait(millis) => {
@@ -245,7 +245,7 @@ proptest! {
                 continue;
             }
             let Ok((Reply::One(OperationReply::Range(past)), _)) = past else { panic!("no reply") };
-            let past: Vec<Entry> = past.entries.iter().map(|entry| (**entry).clone()).collect();
+            let past: Vec<KeyValue> = past.entries.iter().map(|entry| (**entry).clone()).collect();
             prop_assert_eq!(&past, &entries);
             let mut replayed: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
             for event in keyspace.events(&all, revision + 1).expect("the history").events {
@@ -267,15 +267,15 @@ proptest! {
                 // An app that writes a lock's keys by itself breaks its own lock.
                 Action::Do(command @ (Command::Enter { .. } | Command::Leave { .. } | Command::Renew { .. }
                     | Command::Grant { .. } | Command::Revoke(_) | Command::KeepAlive(_))) => {
-                    if let Ok((_, step)) = keyspace.execute(command, now) {
-                        records.write(&keyspace, &step);
+                    if let Ok((_, effects)) = keyspace.execute(command, now) {
+                        records.write(&keyspace, &effects);
                     }
                 }
                 Action::Do(_) => {}
                 Action::Wait(millis) => {
                     now = Moment(now.0 + millis);
-                    while let Some(step) = keyspace.expire_one(now) {
-                        records.write(&keyspace, &step);
+                    while let Some(effects) = keyspace.expire_one(now) {
+                        records.write(&keyspace, &effects);
                     }
                 }
                 Action::Load => keyspace = records.load(now),

@@ -42,7 +42,7 @@ fn refuses_a_transaction_that_writes_a_key_twice_and_changes_nothing() {
 }
 
 #[test]
-fn a_removal_of_nothing_is_no_revision() {
+fn removing_no_key_adds_no_revision() {
     let mut keyspace = keyspace();
     let none = Operation::Delete(Deletion { range: KeyRange::One(b"a".to_vec()), previous: false });
     let Ok(Reply::One(OperationReply::Delete { deleted: 0, .. })) = run(&mut keyspace, Command::One(none)) else {
@@ -61,10 +61,10 @@ fn an_ended_lease_takes_its_keys_with_it_as_one_revision() {
         run(&mut keyspace, Command::One(Operation::Put(leased))).expect("written");
     }
     assert_eq!(keyspace.expire_one(Moment(1999)), None);
-    let step = keyspace.expire_one(Moment(2000)).expect("over");
-    assert_eq!((step.keys.len(), keyspace.revision(), keyspace.entries().count()), (2, 4, 0));
-    assert!(step.clearings[0].covers(b"a", 2, Some(LeaseId(7))));
-    assert!(!step.clearings[0].covers(b"a", 5, Some(LeaseId(7))), "a key that was written later");
+    let effects = keyspace.expire_one(Moment(2000)).expect("over");
+    assert_eq!((effects.keys.len(), keyspace.revision(), keyspace.entries().count()), (2, 4, 0));
+    assert!(effects.clearings[0].covers(b"a", 2, Some(LeaseId(7))));
+    assert!(!effects.clearings[0].covers(b"a", 5, Some(LeaseId(7))), "a key that was written later");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use gantry_coordination::{Entry, Event, LeaseId, LeaseInfo, OperationReply, RangeReply, Revision, TransactionReply};
+use gantry_coordination::{
+    Event, KeyValue, LeaseId, LeaseInfo, OperationReply, RangeReply, Revision, TransactionReply,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{ETCD_VERSION, LeaderKey, WatchOrder};
@@ -60,7 +62,7 @@ pub fn done(revision: Revision) -> Value {
 }
 
 /// A key with its value.
-fn pair(entry: &Entry) -> Value {
+fn pair(entry: &KeyValue) -> Value {
     Message::default()
         .bytes("key", &entry.key)
         .number("create_revision", entry.created)
@@ -71,7 +73,7 @@ fn pair(entry: &Entry) -> Value {
         .done()
 }
 
-fn pairs(entries: &[Arc<Entry>]) -> Vec<Value> {
+fn pairs(entries: &[Arc<KeyValue>]) -> Vec<Value> {
     entries.iter().map(|entry| pair(entry)).collect()
 }
 
@@ -155,7 +157,7 @@ pub fn lock(key: &[u8], revision: Revision) -> Value {
 
 /// A won campaign.
 #[must_use]
-pub fn campaign(name: &[u8], place: &Entry, revision: Revision) -> Value {
+pub fn campaign(name: &[u8], place: &KeyValue, revision: Revision) -> Value {
     let leader = Message::default()
         .bytes("name", name)
         .bytes("key", &place.key)
@@ -166,7 +168,7 @@ pub fn campaign(name: &[u8], place: &Entry, revision: Revision) -> Value {
 
 /// The leader of an election.
 #[must_use]
-pub fn leader(place: &Entry, revision: Revision) -> Value {
+pub fn leader(place: &KeyValue, revision: Revision) -> Value {
     Message::headed(revision).with("kv", pair(place)).done()
 }
 

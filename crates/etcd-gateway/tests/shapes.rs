@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_coordination::{
-    Command, Entry, KeyRange, LeaseId, Operation, OperationReply, Order, RangeReply, Transaction,
+    Command, KeyRange, KeyValue, LeaseId, Operation, OperationReply, Order, RangeReply, Transaction,
 };
 use gantry_etcd_gateway::{Call, GatewayError, parse, response};
 use serde_json::json;
@@ -30,7 +30,7 @@ fn reads_both_spellings_and_numbers_as_strings() {
 }
 
 #[test]
-fn refuses_what_etcd_refuses() {
+fn refuses_the_requests_that_etcd_refuses() {
     for body in [
         "{",
         "[]",
@@ -66,7 +66,7 @@ fn a_body_may_create_several_watches() {
 fn an_empty_transaction_and_an_empty_value_have_no_fields() {
     assert_eq!(call("kv/txn", ""), Ok(Call::Command(Command::Transact(Transaction::default()))));
     let entry =
-        Arc::new(Entry { key: b"a".to_vec(), value: Vec::new(), created: 2, modified: 3, version: 1, lease: None });
+        Arc::new(KeyValue { key: b"a".to_vec(), value: Vec::new(), created: 2, modified: 3, version: 1, lease: None });
     let reply = OperationReply::Range(RangeReply { entries: vec![entry], count: 1, more: false });
     let text = response::operation(&reply, 3);
     assert_eq!(text["kvs"], json!([{ "key": "YQ==", "create_revision": "2", "mod_revision": "3", "version": "1" }]));

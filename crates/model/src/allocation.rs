@@ -174,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn each_allocation_has_exactly_one_text() {
+    fn an_allocation_parses_to_its_own_text() {
         let id = AllocationId::parse("shop-2.v12.web-1").expect("an allocation");
         assert_eq!((id.to_string().as_str(), id.short().as_str(), id.number), ("shop-2.v12.web-1", "web-1", 1));
         let moved = AllocationId::parse("shop-2.v12.web-1.2").expect("an allocation");

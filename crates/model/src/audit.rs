@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, ExitStatus, FailureKind, HostName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, FailureKind, HostName,
     JoinRole, LabelKey, LabelValue, MachineAvailability, MachineId, MachineName, ReleaseNumber, RoleLimit, RoleName,
     TrafficPolicy, TrustedProxies, VolumeName,
 };
@@ -144,7 +144,7 @@ pub enum AuditAction {
     MachineRegistered {
         /// The machine.
         machine: MachineName,
-        /// Its id.
+        /// Id of the machine.
         id: MachineId,
     },
     /// A machine has another program or another capacity than before.
@@ -177,7 +177,7 @@ pub enum AuditAction {
     MachineJoined {
         /// The machine.
         machine: MachineName,
-        /// Its id.
+        /// Id of the machine.
         id: MachineId,
         /// Role of the machine in the cluster.
         role: JoinRole,
@@ -261,8 +261,12 @@ pub enum AuditAction {
     },
     /// A command was started in a container of its own.
     RunOpened {
-        /// The release whose image and configuration the container has.
-        release: ReleaseNumber,
+        /// The release whose configuration the container has; `None` for an app without a release.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<ReleaseNumber>,
+        /// The image that takes the place of the release's image; `None` for the image of the release.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<Digest>,
     },
     /// A volume was removed with its snapshots.
     VolumeRemoved {
@@ -451,7 +455,15 @@ impl fmt::Display for AuditAction {
             Self::TokenCreated { token } => write!(f, "created token {token:?}"),
             Self::TokenRevoked { token } => write!(f, "revoked token {token:?}"),
             Self::ExecOpened { instance } => write!(f, "exec in {instance}"),
-            Self::RunOpened { release } => write!(f, "run in {release}"),
+            Self::RunOpened { release, image } => {
+                let image = image.as_ref().map(|image| format!("run in image {image}"));
+                match (image, release) {
+                    (None, Some(release)) => write!(f, "run in {release}"),
+                    (None, None) => f.write_str("run without a release"),
+                    (Some(image), Some(release)) => write!(f, "{image} with the configuration of {release}"),
+                    (Some(image), None) => write!(f, "{image} without a release"),
+                }
+            }
             Self::VolumeRemoved { volume } => write!(f, "removed volume {volume}"),
             Self::VolumeExported { volume } => write!(f, "exported volume {volume}"),
             Self::VolumeImported { volume } => write!(f, "imported volume {volume}"),
@@ -465,5 +477,29 @@ impl fmt::Display for AuditAction {
             Self::ClockJumped { jump, .. } => write!(f, "{jump}; deploys and leases count the time by themselves"),
             Self::RepositoryDamaged { finding } => f.write_str(finding),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_names_its_image_and_its_release() {
+        let image = Digest::from_hex(&"0c".repeat(32)).expect("a digest");
+        let text = |release, image| AuditAction::RunOpened { release, image }.to_string();
+        let of_image = format!("run in image {image}");
+        assert_eq!(text(Some(ReleaseNumber(5)), None), "run in v5");
+        assert_eq!(
+            text(Some(ReleaseNumber(5)), Some(image.clone())),
+            format!("{of_image} with the configuration of v5")
+        );
+        assert_eq!(text(None, Some(image)), format!("{of_image} without a release"));
+    }
+
+    #[test]
+    fn a_run_of_an_earlier_version_has_no_image() {
+        let read: AuditAction = serde_json::from_str(r#"{"kind":"run_opened","release":5}"#).expect("read");
+        assert_eq!(read, AuditAction::RunOpened { release: Some(ReleaseNumber(5)), image: None });
     }
 }

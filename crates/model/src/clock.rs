@@ -156,6 +156,13 @@ impl SteadyClock {
         Self { anchor: now }
     }
 
+    /// Creates a clock for records whose newest stamp is `newest`. If the wall clock is behind that stamp, the clock goes
+    /// on from the stamp, and [`SteadyClock::jump`] reports the difference.
+    #[must_use]
+    pub fn after(now: ClockReading, newest: Moment) -> Self {
+        Self { anchor: ClockReading { wall: now.wall.max(newest), ..now } }
+    }
+
     /// The current time: the wall clock's time at the last call of [`SteadyClock::follow`], plus the time since that
     /// call.
     #[must_use]
@@ -221,6 +228,20 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_after_a_stamp_in_the_future_reports_the_difference() {
+        let ahead = SteadyClock::after(START, START.wall.moved(5_000));
+        assert_eq!(ahead.now(later(10, 0, 0)), START.wall.moved(15_000));
+        let jump = ahead.jump(later(10, 0, 0)).expect("a difference");
+        assert_eq!((jump.by, jump.suspended), (-5_000, 0));
+        assert_eq!(SteadyClock::after(START, START.wall.moved(-5_000)), SteadyClock::new(START));
+        assert_eq!(
+            SteadyClock::after(START, START.wall.moved(999)).jump(later(10, 0, 0)),
+            None,
+            "within the tolerance"
+        );
+    }
+
+    #[test]
     fn a_slewed_clock_reports_no_jump() {
         let clock = SteadyClock::new(START);
         let slewed = ClockReading { wall: Moment(START.wall.0 + 10_999), ..later(10, 0, 0) };
@@ -229,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_monotonic_clock_that_goes_back_changes_nothing() {
+    fn ignores_a_monotonic_clock_that_goes_back() {
         let clock = SteadyClock::new(START);
         let before = ClockReading { awake: START.awake - 1, ..START };
         assert_eq!(clock.now(before), START.wall);

@@ -1,4 +1,5 @@
-//! Default times of a deploy. Each is written here only: the flags of `gantry up`, the planner and the router use them.
+//! Default times of a deploy. The flags of `gantry up`, the planner and the router use these values. The help in
+//! `gantry/src/args/machine.rs`, `docs/operating.md` and `docs/apps.md` name them, too.
 
 use crate::Seconds;
 

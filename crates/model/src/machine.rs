@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_id_has_one_text() {
+    fn an_id_parses_to_its_own_text() {
         let id = MachineId::from_random(0x2a);
         assert_eq!((id.to_string().as_str(), id.short()), ("0000000000000000000000000000002a", "00000000"));
         assert_eq!(id.to_string().parse(), Ok(id));

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_one_text() {
+    fn a_subnet_parses_to_its_own_text() {
         let own = subnet("10.64.16.0/20");
         assert_eq!(
             (own.to_string().as_str(), own.gateway(), own.prefix()),

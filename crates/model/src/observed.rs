@@ -1,5 +1,5 @@
-//! Reports of machines and routers. The controller keeps reports in memory only, because a heartbeat must not cost a
-//! store write. After a restart of the controller, agents and routers report again.
+//! Reports of machines and routers. The server keeps reports in memory only, because a heartbeat must not cost a
+//! store write. After a restart of the server, agents and routers report again.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -20,16 +20,16 @@ pub const SILENCE_MILLIS: u64 = 10_000;
 /// All reports of the cluster.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObservedCluster {
-    /// Machines by name, each from its agent's first report since the controller started.
+    /// Machines by name, each from its agent's first report since the server started.
     pub machines: BTreeMap<MachineName, Arc<ObservedMachine>>,
     /// All routers, including a router that is being replaced.
     pub routers: BTreeMap<RouterId, ObservedRouter>,
-    /// When the controller started to receive reports, by its clock.
+    /// When the server started to receive reports, by its clock.
     pub began: Moment,
 }
 
 impl ObservedCluster {
-    /// Shifts the stamps of the controller's own clock, which jumped by `by` milliseconds.
+    /// Shifts the stamps of the server's own clock, which jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         self.began = self.began.moved(by);
         for machine in self.machines.values_mut().map(Arc::make_mut) {
@@ -38,14 +38,14 @@ impl ObservedCluster {
         self.routers.values_mut().for_each(|router| router.seen = router.seen.moved(by));
     }
 
-    /// Reports whether the controller started too recently for routers to have reported, so that their routes are
+    /// Reports whether the server started too recently for routers to have reported, so that their routes are
     /// unknown.
     #[must_use]
     pub fn awaits_routers(&self, now: Moment) -> bool {
         self.routers.is_empty() && now.since(self.began) <= SILENCE_MILLIS
     }
 
-    /// A machine whose router is not known yet: the controller started too recently for every router to have reported. The
+    /// A machine whose router is not known yet: the server started too recently for every router to have reported. The
     /// router may have routes that no other router has.
     pub fn awaited_router<'a>(
         &self,
@@ -78,7 +78,7 @@ pub struct ObservedMachine {
     /// Faults of the machine's network.
     #[serde(default)]
     pub network: Vec<NetworkFault>,
-    /// When the agent last reported, by the controller's clock.
+    /// When the agent last reported, by the server's clock.
     pub seen: Moment,
 }
 
@@ -370,6 +370,6 @@ pub struct ObservedRouter {
     /// The newest run of failed requests of each kind, per app.
     #[serde(default)]
     pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
-    /// When the router last reported, by the controller's clock.
+    /// When the router last reported, by the server's clock.
     pub seen: Moment,
 }

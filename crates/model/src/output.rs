@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_a_text_that_was_cut() {
+    fn marks_truncated_text() {
         let whole = "x".repeat(LINE_SHOWN);
         assert_eq!(within_a_line(&format!(" {whole}\r\n")), whole);
         assert_eq!(within_a_line(&format!("{whole}y")), format!("{}…", &whole[1..]));

@@ -207,6 +207,8 @@ pub enum MachineRefusal {
     Draining,
     /// The machine takes no new copies.
     Cordoned,
+    /// The machine's agent is too old for a setting of the role.
+    OldAgent,
     /// The image runs on another architecture.
     OtherArchitecture,
     /// A label lacks the required value.
@@ -226,7 +228,7 @@ pub enum MachineRefusal {
     },
     /// The copy failed on the machine just now.
     Failed,
-    /// Nothing on the machine matches the roles that the copy must be with.
+    /// The machine runs no copy of a role that the copy must be with.
     LacksNeighbour {
         /// The pattern.
         pattern: RolePattern,
@@ -298,6 +300,7 @@ impl fmt::Display for RefusalText<'_> {
             MachineRefusal::Lost => f.write_str("lost"),
             MachineRefusal::Draining => f.write_str("draining"),
             MachineRefusal::Cordoned => f.write_str("cordoned"),
+            MachineRefusal::OldAgent => f.write_str("agent too old for a single copy; update the machine"),
             MachineRefusal::OtherArchitecture => f.write_str("another architecture"),
             MachineRefusal::WrongLabel { key } => write!(f, "label {key} has no required value"),
             MachineRefusal::NotNamed { machine } => write!(f, "not {machine}, which the role names"),
@@ -346,16 +349,19 @@ mod tests {
             refusing(MachineRefusal::ShortOfMemory, 3, 128 << 20),
             refusing(MachineRefusal::Cordoned, 2, 0),
             refusing(MachineRefusal::ShortOfCpu, 1, 1500),
+            refusing(MachineRefusal::OldAgent, 1, 0),
         ]);
-        assert_eq!(refusal.to_string(), "3: 128 MiB short of memory; 2: cordoned; 1: 1.5 processors short");
-        assert_eq!(refusal.machines(), 6);
+        let text = "3: 128 MiB short of memory; 2: cordoned; 1: 1.5 processors short; \
+                    1: agent too old for a single copy; update the machine";
+        assert_eq!(refusal.to_string(), text);
+        assert_eq!(refusal.machines(), 7);
         assert_eq!(PlacementRefusal::default().to_string(), "there is no machine");
         let text = serde_json::to_string(&refusal).expect("JSON");
         assert_eq!(serde_json::from_str::<PlacementRefusal>(&text).expect("a refusal"), refusal);
     }
 
     #[test]
-    fn rules_that_are_not_set_are_not_written() {
+    fn omits_unset_placement_rules() {
         assert_eq!(serde_json::to_string(&PlacementRules::default()).expect("JSON"), "{}");
         let text = r#"{"reserve_memory":268435456,"labels":{"disk":["ssd"]},"apart_from":["*/batch"]}"#;
         let rules: PlacementRules = serde_json::from_str(text).expect("rules");

@@ -133,6 +133,9 @@ rules! {
         "how long all copies of a role must be ready before one of them moves to spread", Seconds(0), (0, 30 * DAY);
     TrustedProxies trusted_proxies: TrustedProxies, "trusted-proxies",
         "proxies that every app trusts, as address ranges", TrustedProxies::default(), (0, PROXIES_MAX as u64);
+    CallbackPrivateAddresses callback_private_addresses: TrustedProxies, "callback-private-addresses",
+        "private addresses that push queues and callbacks of jobs may reach, as address ranges",
+        TrustedProxies::default(), (0, PROXIES_MAX as u64);
     EventRetention event_retention: u32, "event-retention",
         "newest events of the audit trail that are kept", 1000, (100, EVENTS_MAX);
     JobRetention job_retention: Seconds, "job-retention",
@@ -255,7 +258,7 @@ pub enum RuleError {
     /// The text is no state.
     #[error("{0:?} is not a state; write serving or bake")]
     WaitFor(String),
-    /// The text is no host name.
+    /// The text is not a host name.
     #[error(transparent)]
     Domain(#[from] NameError),
     /// An element of the list is no address range.
@@ -265,7 +268,7 @@ pub enum RuleError {
     #[error(transparent)]
     Network(#[from] MachineSubnetError),
     /// The list is too long.
-    #[error("{count} trusted proxies: at most {most}; name the ranges that hold these addresses")]
+    #[error("{count} address ranges: at most {most}; name the ranges that hold these addresses")]
     TooManyProxies {
         /// Length of the list.
         count: usize,
@@ -471,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_values_as_people_write_them() {
+    fn parses_sizes_and_times_with_units() {
         for (key, text, shown) in [
             (PolicyKey::Drain, "90", "90s"),
             (PolicyKey::Drain, "90s", "90s"),

@@ -49,7 +49,7 @@ pub enum Reason {
     CannotLeave {
         /// The copy.
         instance: AllocationId,
-        /// Its machine.
+        /// Machine of the copy.
         machine: MachineName,
         /// The reasons of the machines.
         refusal: PlacementRefusal,
@@ -58,7 +58,7 @@ pub enum Reason {
     DataStays {
         /// The copy.
         instance: AllocationId,
-        /// Its machine.
+        /// Machine of the copy.
         machine: MachineName,
     },
     /// The release step is running.
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_build_names_its_part() {
+    fn a_failed_build_names_its_failed_part() {
         let failed = |phase: &str| {
             let (phase, message) = (phase.to_owned(), "container/base: no".to_owned());
             Reason::BuildFailed { phase, message, tail: Vec::new() }.to_string()

@@ -93,7 +93,9 @@ fn not_run(code: i32, line: &str) -> Option<String> {
                 path if path.contains('/') => format!(
                     "check that the image has {path}; a script also needs the interpreter of its first line, and lines that end with LF, not CR LF"
                 ),
-                name => format!("add the package that has {name} to the base, or install {name} in container/compile"),
+                name => format!(
+                    "if {name} is spelled right, add the package that has {name} to the base, or install {name} in container/compile"
+                ),
             })
         }
         _ => None,

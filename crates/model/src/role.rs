@@ -19,6 +19,9 @@ pub const REQUEST_BUFFER: Bytes = Bytes(64 << 10);
 /// Largest request buffer that a role may ask for.
 pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 
+/// The first version of the control protocol whose agents certainly fence copies of roles with `single: true`.
+pub const FENCE_PROTOCOL: u32 = 3;
+
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
@@ -48,7 +51,7 @@ pub struct Role {
     /// Response timeout: the longest wait for the first byte of a response, counted from the end of the request.
     #[serde(default = "request_timeout")]
     pub request_timeout: Seconds,
-    /// Time that a retired copy has to finish its requests; `None` takes the drain time of the machine's settings.
+    /// Time that a retired copy has to finish its requests; `None` takes the rule `drain` of the cluster policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Seconds>,
     /// Part of a request body that the router buffers before it chooses an instance; `None` takes the protocol's
@@ -117,7 +120,7 @@ pub enum OverlapPolicy {
 
 /// A word is no policy of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is no policy for {about}; known are {known}")]
+#[error("{word:?} is not a policy for {about}; known are {known}")]
 pub struct UnknownSchedulePolicy {
     word: String,
     about: &'static str,
@@ -195,6 +198,21 @@ impl Role {
             schedule: None,
             placement: PlacementRules::default(),
         }
+    }
+
+    /// The version of the control protocol that a machine's agent must speak to run copies of the role. An older agent
+    /// would pass over a setting, and break a promise without a word.
+    ///
+    /// | setting | since | an older agent |
+    /// |---|---|---|
+    /// | `single` | [`FENCE_PROTOCOL`] | does not end the copy when its lease is over: two copies run |
+    ///
+    /// Other parts of a release need no entry. An item that an agent cannot read is reported as unreadable; container jobs
+    /// go to agents that report room for jobs; layers come from the servers if the agent names no layers; placement,
+    /// routes and schedules are the servers' and the routers' work.
+    #[must_use]
+    pub fn needed_protocol(&self) -> u32 {
+        if self.single { FENCE_PROTOCOL } else { 0 }
     }
 
     /// Reports whether the role's copies run as long as their release.

@@ -74,6 +74,7 @@ impl Default for RequestTimeouts {
 
 /// Outcomes of an app's requests at one router, counted since the router started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RequestCounts {
     /// Requests that wait now.
     pub waiting: u64,

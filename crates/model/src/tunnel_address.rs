@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_address_has_one_text() {
+    fn an_address_parses_to_its_own_text() {
         for text in ["10.0.0.7:7001", "[fd00::7]:7001", "m1.example:7001", "m1:7001"] {
             assert_eq!(text.parse::<TunnelAddress>().expect(text).to_string(), text);
         }

@@ -66,3 +66,37 @@ fn ones(mut word: u64) -> impl Iterator<Item = usize> {
         bit
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers around the ends of words.
+    fn numbers() -> impl Strategy<Value = BTreeSet<usize>> {
+        prop::collection::btree_set(prop_oneof![0..8usize, 60..70usize, 120..200usize], 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn bits_equal_a_set(one in numbers(), two in numbers(), removed in numbers()) {
+            let mut bits: MachineBits = one.iter().copied().collect();
+            let other: MachineBits = two.iter().copied().collect();
+            let common: Vec<usize> = one.intersection(&two).copied().collect();
+            prop_assert_eq!(bits.common(&other).collect::<Vec<_>>(), common.clone());
+            prop_assert_eq!(other.common(&bits).collect::<Vec<_>>(), common);
+            // A machine that is removed twice, or was never in the set, changes nothing.
+            removed.iter().chain(&removed).for_each(|machine| bits.set(*machine, false));
+            two.iter().chain(&two).for_each(|machine| bits.set(*machine, true));
+            let expected: BTreeSet<usize> = one.difference(&removed).chain(&two).copied().collect();
+            prop_assert_eq!(bits.count(), expected.len());
+            prop_assert_eq!(bits.iter().collect::<BTreeSet<_>>(), expected.clone());
+            for machine in 0..256 {
+                prop_assert_eq!(bits.contains(machine), expected.contains(&machine));
+            }
+        }
+    }
+}

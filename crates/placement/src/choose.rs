@@ -33,11 +33,7 @@ impl PlacementIndex {
     pub fn crowded(&mut self, demand: &PlacementDemand) -> Option<MachineName> {
         let best = self.choose(demand)?;
         let copies = &self.roles.copies(&demand.role)?.machines;
-        let by_label = self.copies_by_label(demand);
-        let crowd = |machine: usize| {
-            let label = self.label(demand, machine).and_then(|value| by_label.get(value)).copied().unwrap_or_default();
-            (label, copies.get(&machine).copied().unwrap_or_default())
-        };
+        let crowd = self.crowd(demand);
         let worst = copies.keys().copied().max_by_key(|machine| (crowd(*machine), Reverse(*machine)))?;
         let (from, to) = (crowd(worst), crowd(best));
         let is_less = match self.label(demand, worst) == self.label(demand, best) {
@@ -84,11 +80,7 @@ impl PlacementIndex {
                 return found;
             }
         }
-        let by_label = self.copies_by_label(demand);
-        let crowd = |machine: usize| {
-            let label = self.label(demand, machine).and_then(|value| by_label.get(value)).copied().unwrap_or_default();
-            (label, copies.and_then(|copies| copies.get(&machine)).copied().unwrap_or_default())
-        };
+        let crowd = self.crowd(demand);
         allowed.iter().min_by(|one, two| crowd(*one).cmp(&crowd(*two)).then_with(|| self.compare(demand, *one, *two)))
     }
 
@@ -119,7 +111,18 @@ impl PlacementIndex {
         left(one).total_cmp(&left(two)).then(one.cmp(&two))
     }
 
-    /// The value of the label over which the copies of a role spread.
+    /// Returns the number of copies of a role beside which a copy on a machine would be: those with the machine's value of
+    /// the spread label, and those on the machine.
+    fn crowd<'a>(&'a self, demand: &'a PlacementDemand) -> impl Fn(usize) -> (u32, u32) + 'a {
+        let copies = self.roles.copies(&demand.role).map(|copies| &copies.machines);
+        let by_label = self.copies_by_label(demand);
+        move |machine| {
+            let of_label = by_label.get(&self.label(demand, machine)).copied().unwrap_or_default();
+            (of_label, copies.and_then(|copies| copies.get(&machine)).copied().unwrap_or_default())
+        }
+    }
+
+    /// The value of the label over which the copies of a role spread. Machines without the label share one value.
     fn label(&self, demand: &PlacementDemand, machine: usize) -> Option<&LabelValue> {
         match &demand.spread {
             CopySpread::Machines => None,
@@ -128,12 +131,13 @@ impl PlacementIndex {
     }
 
     /// The number of copies of a role for each value of the label over which they spread.
-    fn copies_by_label(&self, demand: &PlacementDemand) -> BTreeMap<&LabelValue, u32> {
+    fn copies_by_label(&self, demand: &PlacementDemand) -> BTreeMap<Option<&LabelValue>, u32> {
         let mut by_label = BTreeMap::new();
+        if demand.spread == CopySpread::Machines {
+            return by_label;
+        }
         for (machine, count) in self.roles.copies(&demand.role).into_iter().flat_map(|copies| &copies.machines) {
-            if let Some(value) = self.label(demand, *machine) {
-                *by_label.entry(value).or_default() += count;
-            }
+            *by_label.entry(self.label(demand, *machine)).or_default() += count;
         }
         by_label
     }

@@ -40,6 +40,8 @@ pub struct DemandShape {
     pub architecture: Option<Architecture>,
     /// For each key, the values of which the machine's label must have one.
     pub labels: BTreeMap<LabelKey, BTreeSet<LabelValue>>,
+    /// The oldest version of the control protocol with which the machine's agent keeps the role's promises.
+    pub protocol: u32,
 }
 
 /// Places of the copies of a role relative to each other.
@@ -48,7 +50,8 @@ pub enum CopySpread {
     /// On as many machines as possible.
     #[default]
     Machines,
-    /// On as many values of a label as possible, and there on as many machines as possible.
+    /// On as many values of a label as possible, and there on as many machines as possible. Machines without the label
+    /// share one value.
     Label(LabelKey),
 }
 
@@ -108,7 +111,8 @@ impl PlacementDemand {
             memory: rules.reserve_memory.map_or(0, |bytes| bytes.0),
             cpu: rules.reserve_cpu.map_or(0, |cpu| u64::from(cpu.0)),
         };
-        let shape = DemandShape { resources, architecture: rules.architecture.clone(), labels: rules.labels.clone() };
+        let (architecture, labels) = (rules.architecture.clone(), rules.labels.clone());
+        let shape = DemandShape { resources, architecture, labels, protocol: 0 };
         Self {
             role,
             shape,

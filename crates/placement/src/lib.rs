@@ -5,7 +5,7 @@
 //!   and [`PlacementIndex::vacate`]), and asks for machines ([`PlacementIndex::place`]).
 //! - Nothing is over-committed: the demands of a machine's copies never exceed the machine's capacity less what the system
 //!   keeps, unless the caller takes over copies that already do.
-//! - Constraints: architecture, labels (AND between keys, OR within), affinity (`with`), conflict (`apart_from`,
+//! - Constraints: the agent's version, architecture, labels (AND between keys, OR within), affinity (`with`), conflict (`apart_from`,
 //!   symmetric), one copy per machine, pinned. All must hold.
 //! - Preference: copies of a role go to different machines (or values of a label). Otherwise copies with a reservation go
 //!   to the fullest machine, and copies without one to the machine with the fewest copies.

@@ -40,6 +40,8 @@ pub struct PlacementMachine {
     pub architecture: Option<Architecture>,
     /// Labels by key.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Version of the control protocol that the machine's agent speaks; 0 if unknown.
+    pub protocol: u32,
     /// Readiness for new copies.
     pub readiness: MachineReadiness,
 }
@@ -64,6 +66,9 @@ impl PlacementMachine {
             MachineReadiness::Cordoned => return Some(MachineRefusal::Cordoned),
             MachineReadiness::Draining => return Some(MachineRefusal::Draining),
             MachineReadiness::Lost => return Some(MachineRefusal::Lost),
+        }
+        if self.protocol < shape.protocol {
+            return Some(MachineRefusal::OldAgent);
         }
         if shape.architecture.is_some() && shape.architecture != self.architecture {
             return Some(MachineRefusal::OtherArchitecture);

@@ -8,19 +8,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::{AppName, MachineName, ReleaseNumber, RoleName};
 use gantry_placement::{MachineReadiness, PlacedRole, PlacementDemand, PlacementIndex, PlacementMachine, Resources};
-
-/// A generator of pseudo-random numbers (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
+use gantry_random::Random;
 
 const SHAPES: u64 = 100;
 
@@ -35,6 +23,7 @@ fn machine(number: u64, capacity: Resources) -> PlacementMachine {
         reserve: Resources::default(),
         architecture: None,
         labels: BTreeMap::new(),
+        protocol: 3,
         readiness: MachineReadiness::Ready,
     }
 }
@@ -69,7 +58,7 @@ fn demands(count: u64, random: &mut Random) -> Vec<PlacementDemand> {
 #[ignore = "a measurement; benches/placement runs it"]
 fn decides_under_churn() {
     let (machines, copies) = (size("MACHINES", 10_000), size("COPIES", 1_000_000));
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let demands = demands(copies, &mut random);
     let sum = demands.iter().fold(Resources::default(), |sum, demand| add(sum, demand.shape.resources));
     // The copies fill 95 % of the cluster.
@@ -157,7 +146,7 @@ fn machines_taken(rule: Rule, demands: &[PlacementDemand], capacity: Resources) 
 #[test]
 #[ignore = "a measurement; benches/placement runs it"]
 fn packs() {
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     let copies = size("PACKED", 50_000);
     // Every role has one copy: copies that spread are no question of packing.
     let mut demands = demands(copies, &mut random);

@@ -40,6 +40,8 @@ pub enum Violation {
     RoutedToLostMachine(AllocationId),
     /// A machine that takes no new copies got one.
     PlacedOnClosedMachine(AllocationId),
+    /// A machine got a copy of a role whose promises its agent is too old to keep.
+    PlacedOnOldAgent(AllocationId),
     /// A machine got a copy, and its copies reserve more than it has.
     Overcommitted(MachineName),
     /// A route leads to a release that is neither current nor part of an unfinished deploy.
@@ -73,6 +75,8 @@ pub struct AuditedMachine {
     pub is_fenced: bool,
     /// Memory and thousandths of a processor that copies may reserve.
     pub usable: (u64, u64),
+    /// Version of the control protocol that the machine's agent speaks; 0 if unknown.
+    pub protocol: u32,
 }
 
 /// Everything that the audit compares.
@@ -277,15 +281,16 @@ fn machines_are_respected(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
         if !machine.takes_copies {
             found.extend(new.iter().map(|id| Violation::PlacedOnClosedMachine((*id).clone())));
         }
-        let rules = || part.instances.values().map(|assignment| &assignment.spec.role.placement);
-        let memory: u64 = rules().filter_map(|rules| rules.reserve_memory).map(|bytes| bytes.0).sum();
-        let cpu: u64 = rules().filter_map(|rules| rules.reserve_cpu).map(|cpu| u64::from(cpu.0)).sum();
-        // Copies without a reservation fit everywhere.
-        let reserves = |id: &&AllocationId| {
-            let rules = &part.instances[*id].spec.role.placement;
-            rules.reserve_memory.is_some() || rules.reserve_cpu.is_some()
+        let needed = |id: &&&AllocationId| part.instances[**id].spec.role.needed_protocol() > machine.protocol;
+        found.extend(new.iter().filter(needed).map(|id| Violation::PlacedOnOldAgent((*id).clone())));
+        let rules = |id: &AllocationId| &part.instances[id].spec.role.placement;
+        let memory = |id: &AllocationId| rules(id).reserve_memory.map_or(0, |bytes| bytes.0);
+        let cpu = |id: &AllocationId| rules(id).reserve_cpu.map_or(0, |cpu| u64::from(cpu.0));
+        // A copy without a reservation of a resource fits, even if other copies reserve more than there is.
+        let exceeds = |reserved: &dyn Fn(&AllocationId) -> u64, usable: u64| {
+            new.iter().any(|id| reserved(id) > 0) && part.instances.keys().map(reserved).sum::<u64>() > usable
         };
-        if new.iter().any(reserves) && (memory > machine.usable.0 || cpu > machine.usable.1) {
+        if exceeds(&memory, machine.usable.0) || exceeds(&cpu, machine.usable.1) {
             found.push(Violation::Overcommitted(name.clone()));
         }
     }

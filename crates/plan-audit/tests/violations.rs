@@ -8,8 +8,8 @@ use gantry_model::role::AppProtocol;
 use gantry_model::{
     AllocationId, AllocationNumbers, App, AppName, AppNames, AppRoutes, Assignment, Bytes, Deploy, DeployCause,
     DeployNumber, Digest, Endpoint, Generation, HostName, InstanceGoal, InstanceSpec, MachineAddress, MachineName,
-    MachinePlan, Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseConfig, ReleaseNumber,
-    RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
+    MachinePlan, MilliCpu, Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseConfig,
+    ReleaseNumber, RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
 };
 use gantry_plan_audit::{AuditInput, AuditedMachine, RoutableReleases, Violation, audit};
 
@@ -285,7 +285,7 @@ fn changed_routes_need_a_new_revision() {
 }
 
 #[test]
-fn what_all_routes_share_needs_a_new_revision() {
+fn a_change_of_shared_routing_needs_a_new_revision() {
     for (revision, allowed) in [(6, true), (5, false)] {
         let mut case = Case::new();
         case.plan.routing.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
@@ -459,12 +459,26 @@ fn a_route_to_a_lost_machine() {
 }
 
 #[test]
-fn a_copy_on_a_machine_that_takes_none() {
+fn a_copy_on_a_machine_that_accepts_no_copies() {
     let mut case = Case::new();
     case.machines.insert(machine("m"), AuditedMachine::default());
     assert_eq!(case.audit(), [], "copies that are there may stay");
     let id = add_reserving(&mut case, Bytes(0));
     assert_eq!(case.audit(), [Violation::PlacedOnClosedMachine(id)]);
+}
+
+#[test]
+fn a_single_copy_on_an_agent_without_fencing() {
+    for (protocol, single, is_allowed) in [(2, true, false), (2, false, true), (3, true, true)] {
+        let mut case = Case::new();
+        let open = AuditedMachine { takes_copies: true, usable: (100, 0), protocol, ..AuditedMachine::default() };
+        case.machines.insert(machine("m"), open);
+        let id = add_reserving(&mut case, Bytes(1));
+        let added = case.part().instances.get_mut(&id).expect("the copy");
+        Arc::make_mut(&mut added.spec).role.single = single;
+        let found = case.audit().contains(&Violation::PlacedOnOldAgent(id));
+        assert_eq!(!found, is_allowed, "version {protocol}, single {single}");
+    }
 }
 
 #[test]
@@ -475,5 +489,22 @@ fn more_reservations_than_a_machine_has() {
         case.machines.insert(machine("m"), open);
         add_reserving(&mut case, Bytes(memory));
         assert_eq!(case.audit(), found, "{memory}");
+    }
+}
+
+#[test]
+fn a_reservation_of_one_resource_where_another_is_short() {
+    let over = || vec![Violation::Overcommitted(machine("m"))];
+    for (memory, cpu, found) in [(0, 0, vec![]), (100, 0, vec![]), (101, 0, over()), (0, 1, over()), (100, 1, over())] {
+        let mut case = Case::new();
+        let open = AuditedMachine { takes_copies: true, usable: (100, 0), ..AuditedMachine::default() };
+        case.machines.insert(machine("m"), open);
+        let reserve = |assigned: &mut Assignment, cpu| {
+            Arc::make_mut(&mut assigned.spec).role.placement.reserve_cpu = Some(MilliCpu(cpu));
+        };
+        case.part().instances.values_mut().for_each(|assigned| reserve(assigned, 10));
+        let id = add_reserving(&mut case, Bytes(memory));
+        reserve(case.part().instances.get_mut(&id).expect("the copy"), cpu);
+        assert_eq!(case.audit(), found, "{memory} bytes, {cpu} thousandths");
     }
 }

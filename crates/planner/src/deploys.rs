@@ -421,7 +421,7 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, input: &PlanningInp
         _ => 0,
     };
     let deadline = Seconds(input.policy.progress.0.saturating_add(more));
-    // The deadline does not count time while no controller ran.
+    // The deadline does not count time while no server ran.
     let since = deploy.progressed.max(input.observed.began);
     if !exempt && input.now.since(since) >= deadline.millis() {
         return DeployStep::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });

@@ -162,7 +162,7 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// Reports whether an instance on a machine may have one of the named addresses, because the machine has not reported
-    /// since the controller started.
+    /// since the server started.
     pub(crate) fn may_be_named(&self, machine: &MachineName, routes: &AppRoutes) -> bool {
         let is_heard = self.observed.machines.contains_key(machine);
         !is_heard && routes.addresses().any(|named| named.machine() == machine)
@@ -211,7 +211,7 @@ impl<'a> PlanningInput<'a> {
     pub(crate) fn is_baking(&self, deploy: &Deploy) -> bool {
         match deploy.state {
             DeployState::Promoting => true,
-            // The bake time restarts with the controller: failures from its absence are reported first.
+            // The bake time restarts with the server: failures from its absence are reported first.
             DeployState::Draining => {
                 self.now.since(deploy.entered.max(self.observed.began)) < self.policy.watch.millis()
             }
@@ -220,7 +220,7 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// Milliseconds since the routes lost an instance that was retired at `since`. The count restarts with the
-    /// controller, because the wall clock may have jumped while no controller ran.
+    /// server, because the wall clock may have jumped while no server ran.
     pub(crate) fn retired_for(&self, since: Moment) -> u64 {
         self.now.since(since.max(self.observed.began))
     }
@@ -254,7 +254,7 @@ impl<'a> PlanningInput<'a> {
         }
     }
 
-    /// A machine whose router has not reported since the controller started.
+    /// A machine whose router has not reported since the server started.
     fn awaited_router(&self) -> Option<&MachineName> {
         let find = || self.observed.awaited_router(self.previous.machines.keys(), self.now).cloned();
         self.awaited_router.get_or_init(find).as_ref()

@@ -53,7 +53,7 @@ impl MachineLoads {
     }
 
     /// The machines that have the data of a role's volumes: those of the last copies, of the app or of the app before its
-    /// rename. What was on a removed machine is gone.
+    /// rename. The data of a removed machine is gone.
     pub(crate) fn data(&self, role: &Role, apps: [Option<&DesiredApp>; 2]) -> Vec<PinnedMachine> {
         let is_there = |machine: &&MachineName| {
             self.readiness(machine).is_some_and(|readiness| readiness != MachineReadiness::Removed)
@@ -82,11 +82,13 @@ impl MachineLoads {
 #[must_use]
 pub fn unregistered(name: MachineName, readiness: MachineReadiness) -> PlacementMachine {
     let (capacity, reserve) = (Resources::default(), Resources::default());
-    PlacementMachine { name, capacity, reserve, architecture: None, labels: Default::default(), readiness }
+    PlacementMachine { name, capacity, reserve, architecture: None, labels: Default::default(), protocol: 0, readiness }
 }
 
 /// Demand of a copy on its machine, by the rules of its role.
 pub(crate) fn demand(slot: &Slot, settings: &Role) -> PlacementDemand {
     let role = PlacedRole { app: slot.app.clone(), role: slot.role.clone(), release: slot.release };
-    PlacementDemand::of_rules(role, &settings.placement)
+    let mut demand = PlacementDemand::of_rules(role, &settings.placement);
+    demand.shape.protocol = settings.needed_protocol();
+    demand
 }

@@ -248,19 +248,23 @@ impl<'a> SpreadCopies<'a> {
     }
 }
 
-/// Copies of a role of a release.
-type RoleOfRelease = (ReleaseNumber, RoleName);
+/// A role of a release of an app.
+type RoleOfRelease = (AppName, ReleaseNumber, RoleName);
 
-/// The roles of one app of which a copy moves now. Each role moves one copy at a time.
+/// The roles of which a copy moves now. Each role moves one copy at a time.
 #[derive(Debug, Default)]
 pub(crate) struct MovingRoles(BTreeSet<RoleOfRelease>);
 
 impl MovingRoles {
     pub(crate) fn begin(&mut self, slot: &Slot) {
-        self.0.insert((slot.release, slot.role.clone()));
+        self.0.insert(role_of_release(slot));
     }
 
     pub(crate) fn contains(&self, slot: &Slot) -> bool {
-        self.0.contains(&(slot.release, slot.role.clone()))
+        self.0.contains(&role_of_release(slot))
     }
+}
+
+fn role_of_release(slot: &Slot) -> RoleOfRelease {
+    (slot.app.clone(), slot.release, slot.role.clone())
 }

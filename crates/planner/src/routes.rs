@@ -182,7 +182,7 @@ fn insert_route(
 }
 
 /// The names of a release's app. The app's own name leads to the role that serves HTTP, or else to the role with the
-/// app's name. A machine that has not reported since the controller started keeps its addresses.
+/// app's name. A machine that has not reported since the server started keeps its addresses.
 fn names(release: &Release, previous: Option<&AppNames>, placed: &PlacedInstances<'_>) -> AppNames {
     let named = || release.roles.keys().find(|role| role.as_str() == release.app.as_str());
     let main = release.web().map(|(role, _)| role).or_else(named).cloned();
@@ -228,7 +228,7 @@ fn running<'a>(
         .map(|(machine, id, _)| (machine, id))
 }
 
-/// The address of a ready instance. If the machine has not reported since the controller started, the previous routes
+/// The address of a ready instance. If the machine has not reported since the server started, the previous routes
 /// decide: missing reports never remove an endpoint. Only the loss of the machine does.
 fn address(machine: &MachineName, id: &AllocationId, input: &PlanningInput<'_>) -> Option<MachineAddress> {
     if input.is_lost(machine) {

@@ -198,7 +198,7 @@ impl Cluster {
 
 #[test]
 #[ignore = "a measurement; benches/planner runs it"]
-fn plans_what_changed() {
+fn plans_only_changed_apps() {
     let (machines, copies) = (size("MACHINES", 1_000), size("COPIES", 100_000));
     let mut cluster = Cluster::new(machines, copies);
     let first = cluster.plan_all();

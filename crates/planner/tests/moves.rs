@@ -19,8 +19,8 @@ use gantry_planner::{
     plan, unregistered,
 };
 
-/// An app with a release that serves, on machines that do what the plan says once [`World::agents_act`] is called.
-struct World {
+/// An app with a release that serves. The machines carry out the plan in [`PlacementScenario::agents_act`].
+struct PlacementScenario {
     desired: DesiredCluster,
     observed: ObservedCluster,
     plan: Plan,
@@ -35,7 +35,7 @@ struct World {
     address: u32,
 }
 
-impl World {
+impl PlacementScenario {
     fn new(machines: &[&str], roles: &[(&str, Role)]) -> Self {
         let now = Moment(1_000_000_000);
         let mut app = App::new(app_named("shop"), now);
@@ -62,10 +62,20 @@ impl World {
     fn add(&mut self, name: &str) {
         let capacity = Resources { memory: 1 << 30, cpu: 4000 };
         let machine = unregistered(machine_named(name), MachineReadiness::Ready);
-        self.machines.insert(name.to_owned(), PlacementMachine { capacity, ..machine });
+        self.machines.insert(name.to_owned(), PlacementMachine { capacity, protocol: 3, ..machine });
         self.observed.machines.insert(machine_named(name), Arc::default());
         let router = RouterId { machine: machine_named(name), number: 1 };
         self.observed.routers.insert(router, ObservedRouter::default());
+    }
+
+    /// Adds an app with the roles of `shop`, in a release of the same number.
+    fn add_app(&mut self, name: &str) {
+        let mut copy = self.desired.apps[&app_named("shop")].clone();
+        copy.app.name = app_named(name);
+        let roles = copy.releases[&ReleaseNumber(1)].roles.clone();
+        copy.releases = [(ReleaseNumber(1), Arc::new(release_with(&copy.app.name, 1, roles)))].into();
+        self.desired.apps.insert(copy.app.name.clone(), copy);
+        self.rest();
     }
 
     fn make(&mut self, name: &str, readiness: MachineReadiness) {
@@ -121,6 +131,7 @@ impl World {
             is_lost: machine.readiness == MachineReadiness::Lost,
             is_fenced: self.fenced.contains(machine.name.as_str()),
             usable: (machine.capacity.memory, machine.capacity.cpu),
+            protocol: machine.protocol,
         };
         let machines = self.machines.values().map(|machine| (machine.name.clone(), audited(machine))).collect();
         let (observed, previous, now) = (&self.observed, &self.plan, self.now);
@@ -229,7 +240,7 @@ fn database() -> (&'static str, Role) {
 
 #[test]
 fn copies_of_a_lost_machine_are_placed_elsewhere_at_once() {
-    let mut world = World::new(&["a", "b", "c"], &[web(3)]);
+    let mut world = PlacementScenario::new(&["a", "b", "c"], &[web(3)]);
     assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 c"]);
     world.make("b", MachineReadiness::Lost);
     let running = world.running();
@@ -241,16 +252,16 @@ fn copies_of_a_lost_machine_are_placed_elsewhere_at_once() {
 }
 
 #[test]
-fn a_machine_that_returns_is_told_what_has_moved() {
-    let mut world = World::new(&["a", "b"], &[web(2)]);
+fn a_returning_machine_stops_its_moved_copies() {
+    let mut world = PlacementScenario::new(&["a", "b"], &[web(2)]);
     let address = "10.0.0.7:7001".parse().expect("an address");
     world.desired.tunnels.set(&machine_named("b"), &[address]);
-    let lost = |world: &World| RoutingTable::assemble(&world.plan).lost;
+    let lost = |world: &PlacementScenario| RoutingTable::assemble(&world.plan).lost;
     world.make("b", MachineReadiness::Lost);
     assert_eq!(lost(&world), [machine_named("b")].into(), "routers give up what is under way there");
     world.rest();
     let left: Vec<&str> = vec!["web-2"];
-    let part = |world: &World| -> Vec<String> {
+    let part = |world: &PlacementScenario| -> Vec<String> {
         world.plan.machines[&machine_named("b")].instances.keys().map(AllocationId::short).collect()
     };
     assert_eq!(part(&world), left, "it can only be told once it is back");
@@ -265,7 +276,7 @@ fn a_machine_that_returns_is_told_what_has_moved() {
 
 #[test]
 fn a_copy_with_a_volume_stays_with_its_data() {
-    let mut world = World::new(&["a", "b"], &[database()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
     assert_eq!(world.running(), ["db-1 a"]);
     for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Cordoned] {
         world.make("a", readiness);
@@ -275,7 +286,7 @@ fn a_copy_with_a_volume_stays_with_its_data() {
     }
     // The data stays where it is even if no copy runs for a while.
     world.make("a", MachineReadiness::Ready);
-    let scale = |world: &mut World, copies| {
+    let scale = |world: &mut PlacementScenario, copies| {
         world.desired.apps.get_mut(&app_named("shop")).expect("the app").app.scale.insert(role_named("db"), copies);
         world.rest();
     };
@@ -291,7 +302,7 @@ fn a_copy_with_a_volume_stays_with_its_data() {
 
 #[test]
 fn a_single_copy_leaves_a_lost_machine_once_it_is_fenced() {
-    let mut world = World::new(&["a", "b"], &[single()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
     assert_eq!(world.running(), ["worker-1 a"]);
     world.make("a", MachineReadiness::Lost);
     world.rest();
@@ -309,8 +320,28 @@ fn a_single_copy_leaves_a_lost_machine_once_it_is_fenced() {
 }
 
 #[test]
+fn a_single_copy_needs_an_agent_with_fencing() {
+    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
+    assert_eq!(world.running(), ["worker-1 a"]);
+    for machine in world.machines.values_mut() {
+        machine.protocol = 2;
+    }
+    world.rest();
+    assert_eq!(world.running(), ["worker-1 a"], "a copy that runs already stays");
+    world.make("a", MachineReadiness::Lost);
+    world.fenced.insert("a".to_owned());
+    world.rest();
+    assert_eq!(world.running(), ["worker-1 a"], "it goes to no other machine");
+    let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    assert!(refused.contains("1: agent too old for a single copy; update the machine"), "{refused}");
+    world.machines.get_mut("b").expect("a machine").protocol = 3;
+    world.rest();
+    assert_eq!(world.running(), ["worker-1.2 b"]);
+}
+
+#[test]
 fn a_machine_that_returns_before_its_fence_keeps_its_single_copy() {
-    let mut world = World::new(&["a", "b"], &[single()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
     world.make("a", MachineReadiness::Lost);
     world.agents_act(InstancePhase::Ready);
     world.make("a", MachineReadiness::Ready);
@@ -320,7 +351,7 @@ fn a_machine_that_returns_before_its_fence_keeps_its_single_copy() {
 
 #[test]
 fn a_deploy_of_a_single_role_waits_for_the_fence() {
-    let mut world = World::new(&["a", "b"], &[single()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
     world.make("a", MachineReadiness::Lost);
     world.deploys_again();
     (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
@@ -333,7 +364,7 @@ fn a_deploy_of_a_single_role_waits_for_the_fence() {
 
 #[test]
 fn a_drain_moves_a_single_copy_stop_first() {
-    let mut world = World::new(&["a"], &[single()]);
+    let mut world = PlacementScenario::new(&["a"], &[single()]);
     world.make("a", MachineReadiness::Draining);
     assert_eq!(world.running(), ["worker-1 a"], "with nowhere to go the copy goes on");
     assert!(matches!(world.waits().as_slice(), [Reason::CannotLeave { .. }]), "{:?}", world.waits());
@@ -346,9 +377,9 @@ fn a_drain_moves_a_single_copy_stop_first() {
 
 #[test]
 fn a_global_role_has_a_copy_on_every_machine_that_fits() {
-    let mut world = World::new(&["a", "b"], &[everywhere()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[everywhere()]);
     assert_eq!(world.running(), [""; 0], "no machine has the label");
-    let label = |world: &mut World, name: &str| {
+    let label = |world: &mut PlacementScenario, name: &str| {
         let labels = &mut world.machines.get_mut(name).expect("a machine").labels;
         labels.insert(LabelKey::parse("disk").expect("a key"), LabelValue::parse("ssd").expect("a value"));
         world.rest();
@@ -380,7 +411,7 @@ fn a_global_role_has_a_copy_on_every_machine_that_fits() {
 
 #[test]
 fn crowded_copies_spread_one_by_one_once_there_is_room() {
-    let mut world = World::new(&["a"], &[web(4)]);
+    let mut world = PlacementScenario::new(&["a"], &[web(4)]);
     world.add("b");
     world.settle();
     assert_eq!(world.running().len(), 5, "the new copy starts first: {:?}", world.running());
@@ -404,7 +435,7 @@ fn crowded_copies_spread_one_by_one_once_there_is_room() {
 #[test]
 fn the_policy_bounds_the_copies_that_spread_at_once() {
     for (copies, most) in [(0, 6), (1, 7), (2, 8), (9, 9)] {
-        let mut world = World::new(&["a"], &[web(6)]);
+        let mut world = PlacementScenario::new(&["a"], &[web(6)]);
         world.rebalance = Some(RebalanceBudget { copies, interval: Seconds(0) });
         world.add("b");
         world.settle();
@@ -423,7 +454,7 @@ fn the_policy_bounds_the_copies_that_spread_at_once() {
 
 #[test]
 fn copies_spread_once_all_have_been_ready_for_the_interval() {
-    let mut world = World::new(&["a"], &[web(4)]);
+    let mut world = PlacementScenario::new(&["a"], &[web(4)]);
     // The copies became ready at 0.
     let interval = Seconds(u32::try_from(world.now.0 / 1000).expect("a time") + 600);
     world.rebalance = Some(RebalanceBudget { copies: 1, interval });
@@ -437,7 +468,7 @@ fn copies_spread_once_all_have_been_ready_for_the_interval() {
 
 #[test]
 fn nothing_spreads_while_a_copy_of_the_role_fails() {
-    let mut world = World::new(&["a"], &[web(2)]);
+    let mut world = PlacementScenario::new(&["a"], &[web(2)]);
     world.fails("web-2", 1);
     world.add("b");
     world.settle();
@@ -450,8 +481,8 @@ fn machines(running: &[String]) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_was_on_a_removed_machine_begins_anew_elsewhere() {
-    let mut world = World::new(&["a", "b"], &[database()]);
+fn copies_of_a_removed_machine_start_elsewhere() {
+    let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
     world.machines.get_mut("a").expect("a machine").readiness = MachineReadiness::Removed;
     world.plan.machines.remove(&machine_named("a"));
     world.observed.machines.remove(&machine_named("a"));
@@ -461,7 +492,7 @@ fn what_was_on_a_removed_machine_begins_anew_elsewhere() {
 
 #[test]
 fn a_drain_starts_each_new_copy_first_and_moves_one_at_a_time() {
-    let mut world = World::new(&["a", "b"], &[web(4)]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[web(4)]);
     assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 a", "web-4 b"]);
     world.make("a", MachineReadiness::Draining);
     assert_eq!(world.running(), ["web-1 a", "web-1.2 b", "web-2 b", "web-3 a", "web-4 b"]);
@@ -479,10 +510,23 @@ fn a_drain_starts_each_new_copy_first_and_moves_one_at_a_time() {
 }
 
 #[test]
-fn a_drain_with_nowhere_to_go_says_so_and_keeps_serving() {
+fn a_drain_moves_a_copy_of_each_app_at_once() {
+    let mut world = PlacementScenario::new(&["a"], &[web(1)]);
+    world.add_app("blog");
+    world.add("b");
+    world.settle();
+    assert_eq!(world.running(), ["web-1 a", "web-1 a"]);
+    world.make("a", MachineReadiness::Draining);
+    assert_eq!(world.running(), ["web-1 a", "web-1 a", "web-1.2 b", "web-1.2 b"]);
+    world.rest();
+    assert_eq!(world.running(), ["web-1.2 b", "web-1.2 b"]);
+}
+
+#[test]
+fn a_drain_without_another_machine_reports_the_reason_and_keeps_serving() {
     let mut role = web_role(2);
     role.placement.reserve_memory = Some(Bytes::mebi(600));
-    let mut world = World::new(&["a", "b"], &[("web", role)]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[("web", role)]);
     assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
     world.make("a", MachineReadiness::Draining);
     assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
@@ -499,15 +543,15 @@ fn a_drain_with_nowhere_to_go_says_so_and_keeps_serving() {
 fn reservations_are_never_over_committed() {
     let mut role = web_role(5);
     role.placement.reserve_memory = Some(Bytes::mebi(500));
-    let world = World::new(&["a", "b"], &[("web", role)]);
+    let world = PlacementScenario::new(&["a", "b"], &[("web", role)]);
     assert_eq!(world.running().len(), 4);
     let text = world.waits().first().map(ToString::to_string).unwrap_or_default();
     assert_eq!(text, "no machine takes shop.v1.web-5: 2: 476 MiB short of memory");
 }
 
 #[test]
-fn a_copy_that_fails_again_and_again_is_tried_on_another_machine() {
-    let mut world = World::new(&["a", "b"], &[web(1)]);
+fn moves_a_repeatedly_failing_copy_to_another_machine() {
+    let mut world = PlacementScenario::new(&["a", "b"], &[web(1)]);
     world.fails("web-1", 2);
     assert_eq!(world.running(), ["web-1 a"]);
     world.fails("web-1", 3);
@@ -524,13 +568,13 @@ fn a_copy_that_fails_again_and_again_is_tried_on_another_machine() {
 
 #[test]
 fn a_single_copy_that_fails_again_and_again_has_ended_before_another_machine_tries() {
-    let mut world = World::new(&["a", "b"], &[single()]);
+    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
     world.fails("worker-1", 2);
     assert_eq!(world.running(), ["worker-1 a"]);
     world.fails("worker-1", 3);
     assert!(world.running().is_empty(), "its agent ends it first: {:?}", world.running());
     assert!(matches!(world.waits().as_slice(), [Reason::StopFirst { .. }]), "{:?}", world.waits());
-    let is_reported = |world: &World| {
+    let is_reported = |world: &PlacementScenario| {
         world.observed.machines.values().any(|report| report.instances.keys().any(|id| id.short() == "worker-1"))
     };
     for _ in 0..10 {
@@ -551,9 +595,9 @@ fn a_single_copy_that_fails_again_and_again_has_ended_before_another_machine_tri
 }
 
 #[test]
-fn on_one_machine_nothing_moves() {
+fn moves_no_copy_on_a_single_machine() {
     for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Silent] {
-        let mut world = World::new(&["a"], &[web(3), database(), single()]);
+        let mut world = PlacementScenario::new(&["a"], &[web(3), database(), single()]);
         let before = world.running();
         world.fails("web-1", 30);
         world.fails("worker-1", 30);
@@ -565,7 +609,7 @@ fn on_one_machine_nothing_moves() {
 #[test]
 fn a_deploy_waits_while_the_machine_with_the_data_is_closed() {
     for readiness in [MachineReadiness::Cordoned, MachineReadiness::Draining] {
-        let mut world = World::new(&["a", "b"], &[database()]);
+        let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
         world.make("a", readiness);
         world.deploys_again();
         (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
@@ -584,7 +628,7 @@ fn a_deploy_waits_while_the_machine_with_the_data_is_closed() {
 #[test]
 fn roles_that_share_a_volume_are_on_one_machine() {
     let (_, role) = database();
-    let world = World::new(&["a", "b", "c"], &[("db", role.clone()), ("backup", role)]);
+    let world = PlacementScenario::new(&["a", "b", "c"], &[("db", role.clone()), ("backup", role)]);
     let machines: BTreeSet<String> = world.plan.assignments().map(|(machine, _, _)| machine.to_string()).collect();
     assert_eq!((world.running().len(), machines.len()), (2, 1), "{:?}", world.running());
 }

@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(packs.known(), Vec::<String>::new());
         let anew = packs.with(pack(99), &packs.known()).expect("added");
         assert_eq!(anew.packs, [pack(99)]);
-        // A push that built upon the packs before is of no use to a server that has the new one alone.
+        // A server with the new pack alone cannot use a push that builds upon the earlier packs.
         assert_eq!(anew.with(pack(100), &[pack(1).commit]), None);
         assert_eq!(anew.with(pack(100), &anew.known()).expect("added").packs, [pack(99), pack(100)]);
     }

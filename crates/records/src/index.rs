@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_is_named() {
+    fn names_an_unreadable_record() {
         let error = RecordIndex::load([("apps/shop", &b"{}"[..])]).expect_err("no app");
         assert!(error.to_string().starts_with("the store's record apps/shop cannot be read"), "{error}");
         assert_eq!(RecordIndex::load([("leader", &b"x"[..])]).expect("no record"), RecordIndex::default());

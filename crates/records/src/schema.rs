@@ -1,8 +1,8 @@
 //! The schema version of the records, and the migrations from one version to the next.
 //!
-//! The record [`KEY`] holds the version. A store without this record has version 1. A migration is a pure function of
-//! all records of a store. The server's core writes a migration's changes at the start, guarded by leadership, before
-//! the core reads any record.
+//! The record [`KEY`] holds the version. A store with records but without this one has version 1. A new store begins at
+//! the newest version: [`newest`]. A migration is a pure function of all records of a store. The server's core writes a
+//! migration's changes at the start, guarded by leadership, before the core reads any record.
 //!
 //! Every prefix of a migration's transactions is safe. The preparation adds only records and fields that the version
 //! before does not know, so a server of either version can start from any prefix. The last transaction switches: it removes the old
@@ -17,6 +17,10 @@ use crate::migrations::{allocation_numbers, configs, machine_addresses, role_kin
 
 /// Key of the record with the schema version.
 pub const KEY: &str = "schema";
+
+/// Key of the mark in a store into which records are being copied. The value names the source. Without all records, a
+/// server would stop what the missing ones ask for.
+pub const UNFINISHED: &str = "migrating-from";
 
 /// The schema version that this program writes, and the newest that it reads.
 pub const VERSION: u32 = 6;
@@ -69,9 +73,26 @@ pub enum SchemaError {
         /// The newest version that this program knows.
         known: u32,
     },
+    /// A copy into the store has not ended.
+    #[error(
+        "cannot use the store: it has only a part of the records, because a copy from {from} has not ended; wait for the end of \
+         the `gantry restore` or `gantry store migrate` that makes the copy, or repeat the command if it was interrupted"
+    )]
+    Unfinished {
+        /// The source of the copy: a store or a backup, with its machine.
+        from: String,
+    },
     /// A record cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl SchemaError {
+    /// The error for a store whose mark [`UNFINISHED`] has this value.
+    #[must_use]
+    pub fn unfinished(mark: &[u8]) -> Self {
+        Self::Unfinished { from: String::from_utf8_lossy(mark).into_owned() }
+    }
 }
 
 /// The record with the schema version.
@@ -104,24 +125,34 @@ pub fn version(value: Option<&[u8]>) -> Result<u32, SchemaError> {
     }
 }
 
+/// Returns the record of the newest version, with which a new store begins.
+///
+/// # Errors
+/// [`SchemaError::Record`] if the record cannot be serialized.
+pub fn newest() -> Result<RawChange, SchemaError> {
+    switch_to(VERSION)
+}
+
+/// Returns the change that names a store's schema version.
+fn switch_to(version: u32) -> Result<RawChange, SchemaError> {
+    let text = serde_json::to_vec(&SchemaRecord { version }).map_err(|error| RecordError::new(KEY, error))?;
+    Ok(RawChange::Put(KEY.to_owned(), text))
+}
+
 /// Returns the next migration of a store; none if the records have the present version.
 ///
 /// # Errors
-/// As [`version`], or when a record that the migration reads cannot be read.
+/// As [`version`], or [`SchemaError::Unfinished`], or when a record that the migration reads cannot be read.
 pub fn next_migration(records: &RawRecords) -> Result<Option<Migration>, SchemaError> {
-    let value = records.get(KEY).map(Vec::as_slice);
-    let found = version(value)?;
-    let switched = |to| {
-        let text = serde_json::to_vec(&SchemaRecord { version: to }).map_err(|error| RecordError::new(KEY, error))?;
-        Ok::<_, SchemaError>(RawChange::Put(KEY.to_owned(), text))
-    };
+    if let Some(mark) = records.get(UNFINISHED) {
+        return Err(SchemaError::unfinished(mark));
+    }
+    let found = version(records.get(KEY).map(Vec::as_slice))?;
     if found == VERSION {
-        // Only a store without the record has nothing to migrate and a version to write.
-        let unnamed = |to| Ok(Migration { to, preparation: Vec::new(), switch: vec![switched(to)?] });
-        return value.is_none().then(|| unnamed(found)).transpose();
+        return Ok(None);
     }
     let (preparation, mut switch) = STEPS[found as usize - 1](records)?;
-    switch.push(switched(found + 1)?);
+    switch.push(switch_to(found + 1)?);
     Ok(Some(Migration { to: found + 1, preparation, switch }))
 }
 
@@ -153,7 +184,17 @@ mod tests {
     }
 
     #[test]
-    fn reads_fields_that_a_newer_program_added() {
+    fn refuses_a_store_with_a_part_of_the_records() {
+        let mut records = migrated(RawRecords::new()).expect("a new store");
+        assert!(next_migration(&records).expect("readable").is_none());
+        records.insert(UNFINISHED.to_owned(), b"/backup.tar".to_vec());
+        let error = next_migration(&records).expect_err("a part");
+        assert!(matches!(&error, SchemaError::Unfinished { from } if from == "/backup.tar"));
+        assert!(error.to_string().contains("gantry restore"), "{error}");
+    }
+
+    #[test]
+    fn ignores_fields_of_a_newer_version() {
         assert_eq!(version(Some(br#"{"version":1,"by":"later"}"#)).expect("a version"), 1);
     }
 

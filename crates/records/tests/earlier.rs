@@ -18,7 +18,7 @@ fn load(records: &RawRecords) -> RecordIndex {
 }
 
 #[test]
-fn what_runs_keeps_its_name_and_gets_what_its_name_meant() {
+fn a_migrated_instance_keeps_its_name_and_gets_kind_and_number() {
     let records = version_2();
     let named = |key: &String| key.starts_with("plan/machines/");
     let parts = records.iter().filter(|(key, _)| named(key));

@@ -61,7 +61,7 @@ pub enum InvalidCron {
     Length(usize),
     /// The expression has another number of fields.
     #[error(
-        "{0:?} is no cron expression: write minute, hour, day of the month, month and day of the week, such as \"30 6 * * MON-FRI\""
+        "{0:?} is not a cron expression: write minute, hour, day of the month, month and day of the week, such as \"30 6 * * MON-FRI\""
     )]
     Fields(String),
     /// A variable such as `CRON_TZ=` stands before the fields.

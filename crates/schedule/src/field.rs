@@ -25,7 +25,7 @@ pub(crate) const WEEKDAY: Field = Field { name: "day of the week", least: 0, mos
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidField {
     /// The text is no number or name of the field.
-    #[error("{text:?} is no {field}; write {least} to {most}{}", names(*.named))]
+    #[error("{text:?} is not a valid {field}; write {least} to {most}{}", names(*.named))]
     Value {
         /// The field.
         field: &'static str,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_the_files_for_tls_and_renders_what_it_parsed() {
+    fn an_address_with_tls_files_round_trips() {
         let client = Some(ClientFiles { cert: "/c.pem".into(), key: "/k.pem".into() });
         let etcd = StoreAddress::Etcd {
             endpoints: vec!["https://a:1".into()],

@@ -241,6 +241,10 @@ impl Store for EtcdStore {
             .iter()
             .map(|compare| match compare {
                 TxnCondition::Absent(key) => etcd_client::Compare::create_revision(self.full(key), CompareOp::Equal, 0),
+                // etcd compares each key of the range; without any key, it compares a version of zero.
+                TxnCondition::NoKeys(prefix) => {
+                    etcd_client::Compare::version(self.full(prefix), CompareOp::Equal, 0).with_prefix()
+                }
                 TxnCondition::Modified(key, revision) => {
                     etcd_client::Compare::mod_revision(self.full(key), CompareOp::Equal, *revision)
                 }

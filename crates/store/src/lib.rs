@@ -51,6 +51,8 @@ pub struct Listing {
 pub enum TxnCondition {
     /// The key does not exist.
     Absent(String),
+    /// No key starts with this prefix.
+    NoKeys(String),
     /// This revision last wrote the key.
     Modified(String, Revision),
     /// This revision created the key.

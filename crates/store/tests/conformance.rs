@@ -91,6 +91,7 @@ macro_rules! for_each_store {
 for_each_store!(
     reads_what_was_written,
     writes_all_or_nothing,
+    writes_where_no_key_has_a_prefix,
     watches_without_gap_or_repeat,
     sees_deletes,
     refuses_a_compacted_revision,
@@ -153,6 +154,22 @@ async fn writes_all_or_nothing(world: TestStore) {
     assert!(matches!(store.commit(many).await, Err(StoreError::TooLarge { writes: 200 })));
     let twice = store.commit(Txn::default().put("x", "3").delete("x")).await;
     assert!(matches!(&twice, Err(StoreError::Twice { key }) if key == "x"), "{twice:?}");
+}
+
+async fn writes_where_no_key_has_a_prefix(world: TestStore) {
+    let store = world.open().await;
+    let when = |prefix: &str| Txn::default().when(TxnCondition::NoKeys(prefix.into())).put("p/mark", "1");
+    let marked = committed(store.commit(when("")).await);
+    for taken in ["", "p", "p/", "p/mark"] {
+        assert_eq!(store.commit(when(taken)).await.expect("an answer"), TxnOutcome::Conflict, "{taken}");
+    }
+    for free in ["o", "p/mark2", "q"] {
+        committed(store.commit(when(free)).await);
+    }
+    let entry = store.get("p/mark").await.expect("an answer").expect("an entry");
+    assert_eq!(entry.created, marked);
+    committed(store.commit(Txn::default().delete("p/mark")).await);
+    committed(store.commit(when("")).await);
 }
 
 async fn watches_without_gap_or_repeat(world: TestStore) {

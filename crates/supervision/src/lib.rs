@@ -15,6 +15,6 @@ mod retry;
 mod tasks;
 
 pub use backoff::Backoff;
-pub use reconcile::{LoopStatus, Nudge, ReconcileLoop};
+pub use reconcile::{LoopStatus, NextPass, Nudge, ReconcileLoop};
 pub use retry::Retry;
 pub use tasks::{OnPanic, OnShutdown, TaskKind, TaskSet};

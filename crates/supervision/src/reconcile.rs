@@ -4,11 +4,13 @@
 //!        ┌──────────── every interval, or when nudged ───────────┐
 //!        ▼                                                       │
 //! pass (one at a time) ─► done ──────────────────────────────────┤
-//!                     └─► failed: logged once, back-off ─► pass  │
+//!                     ├─► failed: logged once, back-off ─► pass  │
+//!                     └─► over: the loop returns                 │
 //! ```
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
@@ -33,6 +35,40 @@ impl Nudge {
     }
 }
 
+/// Due time of the next pass: after the loop's interval, or after a time that the pass returns. A pass may also end the
+/// loop.
+pub trait NextPass {
+    /// Result of the loop, if a pass ends the loop.
+    type End;
+
+    /// The pause until the next pass, at most `interval`; or the end of the loop.
+    fn within(self, interval: Duration) -> ControlFlow<Self::End, Duration>;
+}
+
+impl NextPass for () {
+    type End = Infallible;
+
+    fn within(self, interval: Duration) -> ControlFlow<Infallible, Duration> {
+        ControlFlow::Continue(interval)
+    }
+}
+
+impl NextPass for Duration {
+    type End = Infallible;
+
+    fn within(self, interval: Duration) -> ControlFlow<Infallible, Duration> {
+        ControlFlow::Continue(self.min(interval))
+    }
+}
+
+impl<T> NextPass for ControlFlow<T> {
+    type End = T;
+
+    fn within(self, interval: Duration) -> ControlFlow<T, Duration> {
+        self.map_continue(|()| interval)
+    }
+}
+
 /// Progress of a loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoopStatus {
@@ -53,6 +89,7 @@ pub struct ReconcileLoop {
     every: Duration,
     delay: Duration,
     gather: Duration,
+    quiet: u64,
     backoff: Backoff,
     status: watch::Sender<LoopStatus>,
 }
@@ -63,7 +100,7 @@ impl ReconcileLoop {
     #[must_use]
     pub fn new(name: &'static str, every: Duration, backoff: Backoff) -> Self {
         let (status, _) = watch::channel(LoopStatus::default());
-        Self { name, every, delay: Duration::ZERO, gather: Duration::ZERO, backoff, status }
+        Self { name, every, delay: Duration::ZERO, gather: Duration::ZERO, quiet: 1, backoff, status }
     }
 
     /// Runs the first pass only after the first interval.
@@ -79,30 +116,41 @@ impl ReconcileLoop {
         Self { gather, ..self }
     }
 
+    /// Logs a failure only once this many passes in a row have failed: early failures are expected.
+    #[must_use]
+    pub fn quiet_for(self, passes: u64) -> Self {
+        Self { quiet: passes.max(1), ..self }
+    }
+
     /// The loop's status, for others to read.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<LoopStatus> {
         self.status.subscribe()
     }
 
-    /// Runs passes for ever, periodically.
-    pub async fn run<E: Error>(self, pass: impl AsyncFnMut() -> Result<(), E>) -> Infallible {
+    /// Runs passes periodically, or when a pass says, until a pass ends the loop.
+    pub async fn run<N: NextPass, E: Error>(self, pass: impl AsyncFnMut() -> Result<N, E>) -> N::End {
         self.run_nudged(&Nudge::default(), pass).await
     }
 
-    /// Runs passes for ever, periodically and when nudged. A nudge does not shorten a back-off.
-    pub async fn run_nudged<E: Error>(
+    /// Runs passes periodically, or when a pass says, and when nudged, until a pass ends the loop. A nudge does not
+    /// shorten a back-off.
+    pub async fn run_nudged<N: NextPass, E: Error>(
         mut self,
         nudge: &Nudge,
-        mut pass: impl AsyncFnMut() -> Result<(), E>,
-    ) -> Infallible {
+        mut pass: impl AsyncFnMut() -> Result<N, E>,
+    ) -> N::End {
         tokio::time::sleep(self.delay).await;
         loop {
             let began = Instant::now();
             match pass().await {
-                Ok(()) => {
+                Ok(next) => {
                     self.succeed();
-                    if tokio::time::timeout(self.every, nudge.0.notified()).await.is_ok() {
+                    let pause = match next.within(self.every) {
+                        ControlFlow::Continue(pause) => pause,
+                        ControlFlow::Break(end) => return end,
+                    };
+                    if tokio::time::timeout(pause, nudge.0.notified()).await.is_ok() {
                         tokio::time::sleep_until(began + self.gather).await;
                     }
                 }
@@ -117,7 +165,7 @@ impl ReconcileLoop {
     fn succeed(&mut self) {
         self.backoff.reset();
         self.status.send_modify(|status| {
-            if status.failures > 0 {
+            if status.failures >= self.quiet {
                 tracing::info!(task = self.name, failures = status.failures, "task works again");
             }
             let (passes, succeeded) = (status.passes + 1, Some(Instant::now()));
@@ -129,11 +177,12 @@ impl ReconcileLoop {
     fn fail(&self, error: &dyn Error) {
         let why = ErrorChain(error).to_string();
         self.status.send_modify(|status| {
-            if status.failure.as_ref() != Some(&why) {
-                tracing::warn!(task = self.name, error = why, "task failed; retrying");
-            }
             status.passes += 1;
             status.failures += 1;
+            let is_new = status.failures == self.quiet || status.failure.as_ref() != Some(&why);
+            if is_new && status.failures >= self.quiet {
+                tracing::warn!(task = self.name, error = why, "task failed; retrying");
+            }
             status.failure = Some(why);
         });
     }
@@ -182,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn backs_off_after_failures_and_says_why() {
+    async fn backs_off_after_failures_and_reports_the_cause() {
         let loops = ReconcileLoop::new("test", 10 * SECOND, backoff());
         let outcome = |pass| if pass == 5 { Ok(()) } else { Err(io::Error::other(format!("failure {pass}"))) };
         let (began, status) = passes(loops, &Nudge::default(), 30 * SECOND, outcome).await;
@@ -190,6 +239,38 @@ mod tests {
         assert_eq!(began, [0, 1, 3, 7, 11, 21, 22, 24, 28]);
         assert_eq!((status.failures, status.failure.as_deref()), (4, Some("failure 9")));
         assert_eq!(status.passes, 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_names_the_time_of_the_next_within_the_interval() {
+        let (mut began, start) = (Vec::new(), Instant::now());
+        let pass = async || {
+            began.push(start.elapsed().as_secs());
+            match began.len() {
+                1 => Ok(3 * SECOND),
+                2 => Ok(60 * SECOND),
+                3 => Err(io::Error::other("failure")),
+                _ => Ok(7 * SECOND),
+            }
+        };
+        let running = ReconcileLoop::new("test", 10 * SECOND, backoff()).run(pass);
+        let _ = tokio::time::timeout(25 * SECOND, running).await;
+        assert_eq!(began, [0, 3, 13, 14, 21]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_ends_the_loop() {
+        let (mut passes, start) = (0, Instant::now());
+        let pass = async || {
+            passes += 1;
+            match passes {
+                1 => Ok(ControlFlow::Continue(())),
+                2 => Err(io::Error::other("failure")),
+                _ => Ok(ControlFlow::Break("over")),
+            }
+        };
+        let end = ReconcileLoop::new("test", 10 * SECOND, backoff()).run(pass).await;
+        assert_eq!((end, start.elapsed()), ("over", 11 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]

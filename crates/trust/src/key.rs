@@ -33,7 +33,7 @@ impl MachineKey {
     pub fn from_pem(pem: &str) -> Result<Self, TrustError> {
         KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256)
             .map(Self)
-            .map_err(|_| TrustError::Parse { what: "the private key", why: "it is no P-256 key in PEM form".into() })
+            .map_err(|_| TrustError::Parse { what: "the private key", why: "it is not a P-256 key in PEM form".into() })
     }
 
     /// The key in PEM form. The text is secret.
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_file_and_is_not_printed() {
+    fn a_key_reads_back_from_pem_and_is_not_printed() {
         let key = MachineKey::generate().expect("a key");
         let pem = key.to_pem();
         let again = MachineKey::from_pem(&pem).expect("read");
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(format!("{key:?}"), "MachineKey(secret)");
         let broken = pem.replace("MIG", "AAA");
         let error = MachineKey::from_pem(&broken).expect_err("broken").to_string();
-        assert_eq!(error, "cannot read the private key: it is no P-256 key in PEM form");
+        assert_eq!(error, "cannot read the private key: it is not a P-256 key in PEM form");
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub struct JoinToken {
     secret: [u8; 16],
 }
 
-/// The text is no join token. The message contains nothing of the text.
+/// The text is not a join token. The message contains nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this is no join token; `gantry cluster join-token create` prints one, which begins with `gantry-join-`")]
+#[error("this is not a join token; `gantry cluster join-token create` prints one, which begins with `gantry-join-`")]
 pub struct JoinTokenError;
 
 impl JoinToken {

@@ -28,7 +28,7 @@ fn an_app_is_created_with_its_settings() {
 }
 
 #[test]
-fn an_app_that_cannot_be_is_refused() {
+fn refuses_invalid_apps() {
     let mut records = with_app();
     edit_app(&mut records, |app| app.hosts = hosts(&["shop.test"]));
     let (blog, domain) = (|| new_app("blog"), host("localhost"));

@@ -55,7 +55,7 @@ fn a_rollback_repeats_the_configuration_of_its_release() {
 }
 
 #[test]
-fn what_app_json_brings_is_known_and_a_new_secret_is_not_part_of_it() {
+fn an_app_records_the_names_that_app_json_added_without_new_secrets() {
     let (mut records, deploy) = building();
     let pair = |key: &str| (key.to_owned(), "requested".to_owned());
     let defaults = RequestedConfig {
@@ -98,7 +98,7 @@ fn a_failed_build_takes_its_deploy_back() {
 }
 
 #[test]
-fn the_outcome_of_a_build_that_nobody_waits_for_changes_nothing() {
+fn the_outcome_of_a_build_of_an_ended_deploy_changes_nothing() {
     let (records, deploy) = building();
     let outcomes = |records: &RecordIndex, deploy: &Deploy| {
         let failed = build_failed(records, NOW, deploy, Reason::Aborted).len();

@@ -1,15 +1,15 @@
 //! Jumps of the wall clock.
 
-use gantry_model::clock::{ClockJump, TOLERANCE};
-use gantry_model::{AuditAction, DeployNumber, Generation, InstanceGoal, Kind, Moment};
+use gantry_model::clock::{ClockJump, ClockReading, SteadyClock, TOLERANCE};
+use gantry_model::{AuditAction, DeployNumber, DeployState, Generation, InstanceGoal, Kind, Moment};
 use gantry_records::{RecordIndex, StoreRecord};
 
 use super::events::assigned;
 use super::*;
-use crate::{JumpedRecords, clock_went_back};
+use crate::{JumpedRecords, newest_stamp, stamps_ahead};
 
 #[test]
-fn a_clock_that_jumps_takes_the_stamps_with_it() {
+fn a_clock_jump_moves_the_timestamps() {
     let mut records = released(&[push_of("a")]);
     let started = Actor::new(&records, Moment(10_000_000), "alice").start_deploy(&shop(), push_of("b"), false);
     let open = apply(&mut records, started);
@@ -53,7 +53,7 @@ fn stamps(records: &RecordIndex, number: DeployNumber) -> Vec<Moment> {
 }
 
 #[test]
-fn a_write_of_moved_stamps_that_ended_half_way_moves_none_twice() {
+fn an_interrupted_write_of_moved_timestamps_moves_each_once() {
     let (records, open) = with_stamps();
     let at = |by| ClockJump { at: AT.moved(by), by, suspended: 0 };
     let all = JumpedRecords::new(&records, at(3_600_000), AT.moved(3_600_000), None);
@@ -95,13 +95,55 @@ fn a_stamp_of_the_time_between_two_attempts_moves_with_the_clock() {
 }
 
 #[test]
-fn a_clock_that_went_back_while_no_server_ran_is_noticed() {
-    let mut records = with_app();
-    assert_eq!(clock_went_back(&records, NOW), None, "there is no event");
-    run(&mut records, |actor| actor.change_branch(&shop(), "main".to_owned())).expect("changed");
-    assert_eq!(clock_went_back(&records, NOW), None);
-    assert_eq!(clock_went_back(&records, Moment(NOW.0 - TOLERANCE + 1)), None, "within the tolerance");
-    let now = Moment(NOW.0 - 10_000);
-    let jump = clock_went_back(&records, now).expect("10 s");
+fn the_newest_stamp_is_that_of_an_event_or_of_a_duration_that_counts() {
+    assert_eq!(newest_stamp(&RecordIndex::default()), None);
+    let (mut records, open) = with_stamps();
+    let told = records.events.values().next_back().expect("an event").at;
+    assert_eq!(newest_stamp(&records), Some(told));
+    let mut deploy = (*records.deploys[&shop()][&open]).clone();
+    for (stamp, newest) in [(Moment(told.0 + 500), Moment(told.0 + 500)), (Moment(told.0 - 500), told)] {
+        deploy.progressed = stamp;
+        records.apply(StoreRecord::Deploy(deploy.clone()).into());
+        assert_eq!(newest_stamp(&records), Some(newest));
+    }
+    let since = Moment(told.0 + 700);
+    let retired = assigned(1, &InstanceGoal::Retire { removed_in: Generation(1), since }, Kind::Service);
+    assert_eq!(newest_stamp(&retired), Some(since));
+    // The stamps of finished deploys do not move with the clock, and may lie in the future for ever.
+    deploy.state = DeployState::Done;
+    deploy.entered = Moment(told.0 + 900);
+    records.apply(StoreRecord::Deploy(deploy).into());
+    assert_eq!(newest_stamp(&records), Some(told));
+}
+
+#[test]
+fn a_server_that_takes_over_with_a_clock_behind_counts_on() {
+    let (mut records, open) = with_stamps();
+    let mut deploy = (*records.deploys[&shop()][&open]).clone();
+    deploy.progressed = AT.moved(500);
+    records.apply(StoreRecord::Deploy(deploy).into());
+    let newest = newest_stamp(&records).expect("stamps");
+    let behind = ClockReading { wall: newest.moved(-3_600_000), awake: 1_000, booted: 1_000 };
+    let clock = SteadyClock::after(behind, newest);
+    let jump = clock.jump(behind).expect("the difference of the clocks");
+    let moved = JumpedRecords::new(&records, jump, behind.wall, None);
+    moved.changes(&records.clone()).into_iter().for_each(|change| records.apply(change));
+    assert_eq!(behind.wall.since(records.deploys[&shop()][&open].entered), 500, "as by the clock before");
+    assert_eq!(newest_stamp(&records), Some(behind.wall), "the next server finds no stamp in the future");
+}
+
+#[test]
+fn stamps_of_a_server_whose_clock_was_ahead_move_back_to_the_present() {
+    let (records, open) = with_stamps();
+    let newest = newest_stamp(&records).expect("stamps");
+    assert_eq!(stamps_ahead(&RecordIndex::default(), AT), None, "there is no stamp");
+    assert_eq!(stamps_ahead(&records, newest), None);
+    assert_eq!(stamps_ahead(&records, Moment(newest.0 - TOLERANCE + 1)), None, "within the tolerance");
+    let now = newest.moved(-10_000);
+    let jump = stamps_ahead(&records, now).expect("10 s");
     assert_eq!((jump.by, jump.at), (-10_000, now));
+    let mut moved = records.clone();
+    JumpedRecords::new(&records, jump, now, None).changes(&records).into_iter().for_each(|change| moved.apply(change));
+    assert_eq!(stamps(&moved, open), [AT.moved(-10_000); 3]);
+    assert_eq!(stamps_ahead(&moved, now), None);
 }

@@ -20,7 +20,7 @@ fn numbers(records: &RecordIndex) -> Vec<u64> {
 }
 
 #[test]
-fn an_upload_is_a_revision_and_the_same_upload_is_none() {
+fn an_upload_adds_a_revision_unless_its_content_is_unchanged() {
     let mut records = with_app();
     for (image, wanted) in [("01", vec![1]), ("01", vec![1]), ("02", vec![1, 2]), ("01", vec![1, 2, 3])] {
         let stored = run(&mut records, |actor| actor.upload_code(code("report", image))).expect("stored");

@@ -3,17 +3,17 @@ use gantry_model::deploy::DeployOrder;
 use super::*;
 use crate::{RequestedConfigError, RequestedValue, requested_config};
 
-type Wanted = BTreeMap<String, Option<String>>;
+type ConfigChanges = BTreeMap<String, Option<String>>;
 
-fn set(values: &[(&str, &str)]) -> Wanted {
+fn set(values: &[(&str, &str)]) -> ConfigChanges {
     values.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect()
 }
 
-fn unset(keys: &[&str]) -> Wanted {
+fn unset(keys: &[&str]) -> ConfigChanges {
     keys.iter().map(|key| ((*key).to_owned(), None)).collect()
 }
 
-fn change(records: &mut RecordIndex, wanted: Wanted) -> Result<Option<DeployNumber>, Refusal> {
+fn change(records: &mut RecordIndex, wanted: ConfigChanges) -> Result<Option<DeployNumber>, Refusal> {
     run(records, |actor| actor.change_config(&shop(), wanted, &[]))
 }
 
@@ -41,10 +41,10 @@ fn a_change_of_a_served_app_is_a_deploy() {
 }
 
 #[test]
-fn a_change_that_changes_nothing_starts_no_deploy() {
+fn an_unchanged_configuration_starts_no_deploy() {
     let mut records = released(&[push_of("a")]);
     assert_eq!(change(&mut records, unset(&["NONE"])), Ok(None));
-    assert_eq!(change(&mut records, Wanted::new()), Ok(None));
+    assert_eq!(change(&mut records, ConfigChanges::new()), Ok(None));
     assert!(records.events.is_empty(), "nothing happened");
 }
 
@@ -63,7 +63,7 @@ fn configuration_that_failed_is_deployed_when_it_is_set_again() {
 }
 
 #[test]
-fn names_and_values_that_no_environment_holds_are_refused() {
+fn refuses_names_and_values_unusable_in_an_environment() {
     let mut records = released(&[push_of("a")]);
     for (key, value, wanted) in [
         ("", "x", Refusal::InvalidVariableName { key: String::new() }),
@@ -86,7 +86,7 @@ fn names_and_values_that_no_environment_holds_are_refused() {
 }
 
 #[test]
-fn values_that_no_process_could_be_given_are_refused_by_name() {
+fn refuses_values_unusable_in_an_environment_by_name() {
     let mut records = released(&[push_of("a")]);
     let try_set = |records: &RecordIndex, values: &[(&str, usize)], image: &[String]| {
         let wanted = values.iter().map(|(key, length)| ((*key).to_owned(), Some("a".repeat(*length)))).collect();
@@ -111,7 +111,7 @@ fn values_that_no_process_could_be_given_are_refused_by_name() {
 #[test]
 fn the_size_of_a_configuration_is_limited() {
     let mut records = with_app();
-    let many: Wanted = (0..500).map(|number| (format!("K{number}"), Some(String::new()))).collect();
+    let many: ConfigChanges = (0..500).map(|number| (format!("K{number}"), Some(String::new()))).collect();
     assert_eq!(change(&mut records, many), Ok(None));
     let bytes: usize = records.apps[&shop()].config.keys().map(String::len).sum();
     let full = |count, bytes| Refusal::ConfigTooLarge { count, bytes, most_values: 500, most_bytes: 256 << 10 };
@@ -154,7 +154,7 @@ fn an_app_gets_the_configuration_that_it_requests_and_does_not_have() {
 }
 
 #[test]
-fn configuration_that_cannot_be_provided_is_refused() {
+fn refuses_missing_required_configuration() {
     let mut app = App::new(shop(), Moment(0));
     let provide = |wanted: &[(&str, RequestedValue)]| requested_config(&app, &requests(wanted), String::new);
     let error = provide(&[("DATABASE", RequestedValue::Required)]).expect_err("required");

@@ -19,7 +19,7 @@ fn deploys_are_numbered_and_named_after_their_actor() {
 }
 
 #[test]
-fn going_back_again_goes_further_back() {
+fn a_second_rollback_goes_to_an_older_release() {
     let pushes = [push_of("a"), push_of("b"), push_of("c")];
     let target = |more: &[DeployCause]| {
         let records = released(&[&pushes[..], more].concat());
@@ -54,7 +54,7 @@ fn a_rollback_goes_to_the_release_that_is_named() {
 }
 
 #[test]
-fn orders_go_to_a_deploy_that_can_take_them() {
+fn refuses_orders_to_a_deploy_in_another_state() {
     let no_held = || Refusal::NoHeldDeploy { app: shop() };
     let none = || Refusal::NoDeployInProgress { app: shop() };
     use DeployState::*;

@@ -112,7 +112,7 @@ fn an_exit_is_an_event_the_first_second_fourth_and_eighth_time() {
 }
 
 #[test]
-fn what_is_no_news_is_no_event() {
+fn known_planned_and_job_exits_make_no_event() {
     let records = assigned(1, &InstanceGoal::Run, Kind::Service);
     let exit = || seen(Some(exited(1, 1)), 0);
     assert_eq!(report(&records, &[exit()], &[exit()]).len(), 0, "known already");
@@ -140,7 +140,7 @@ fn a_limit_is_an_event_once() {
 }
 
 #[test]
-fn one_report_makes_few_events() {
+fn bounds_the_events_of_one_report() {
     let records = assigned(50, &InstanceGoal::Run, Kind::Service);
     let before: Vec<_> = (0..50).map(|_| seen(None, 0)).collect();
     let now: Vec<_> = (0..50).map(|_| seen(Some(exited(1, 2)), 0)).collect();

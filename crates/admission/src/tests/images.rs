@@ -38,7 +38,7 @@ fn a_pushed_manifest_has_its_tag_and_its_time() {
 }
 
 #[test]
-fn a_push_to_an_app_s_name_without_an_app_is_told() {
+fn reports_an_image_push_to_the_name_of_no_app() {
     let mut records = with_app();
     for (repository, missing) in [("shop", None), ("shpo", Some(app_name("shpo"))), ("team/tool", None)] {
         assert_eq!(app_of_repository_is_missing(&records, repository), missing);

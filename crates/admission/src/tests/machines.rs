@@ -12,7 +12,7 @@ fn machine(id: u128) -> Machine {
         name: MachineName::parse("m1").expect("a name"),
         capacity: MachineCapacity { cpu: MilliCpu(4000), memory: Bytes::mebi(4096) },
         program: "1.0.0".to_owned(),
-        protocol: 2,
+        protocol: 3,
         registered: NOW,
         addresses: Vec::new(),
         subnet: None,
@@ -46,7 +46,7 @@ fn a_machine_is_written_once_and_again_when_it_changed() {
 }
 
 #[test]
-fn two_machines_with_one_name_are_told_apart() {
+fn distinguishes_two_machines_with_one_name() {
     for (state, taken) in [(MachineState::Ready, false), (MachineState::Joining, false), (MachineState::Lost, true)] {
         let mut records = RecordIndex::default();
         register(&mut records, machine(1), MachineState::Lost).expect("registered");

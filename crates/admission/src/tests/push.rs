@@ -34,7 +34,7 @@ fn in_state(
 }
 
 #[test]
-fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
+fn refuses_a_push_that_would_drop_another_commit() {
     let (records, number) = pushing();
     assert_eq!(judge(&records, &[], "a"), question(false));
     assert_eq!(judge(&records, &[("b", true)], "a"), Ok(vec![]));
@@ -53,7 +53,7 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
 }
 
 #[test]
-fn a_commit_that_does_not_reach_the_branch_is_in_nobody_s_way() {
+fn a_commit_that_did_not_reach_the_branch_blocks_no_push() {
     let (records, number) = pushing();
     for (state, order) in [(DeployState::Reverting, None), (DeployState::Verifying, Some(DeployOrder::Abort))] {
         let records = in_state(&records, number, state, order);
@@ -81,7 +81,7 @@ fn a_second_push_of_the_same_commit_needs_no_answer() {
 }
 
 #[test]
-fn deploys_without_a_push_are_in_no_push_s_way() {
+fn deploys_without_a_push_block_no_push() {
     let mut records = released(&[push_of("a")]);
     run(&mut records, |actor| actor.start_deploy(&shop(), back_to(1), false)).expect("a deploy");
     assert_eq!(judge(&records, &[], "a"), Ok(vec![]));

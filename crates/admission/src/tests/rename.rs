@@ -52,7 +52,7 @@ fn a_rename_moves_every_record_and_repeats_an_interrupted_move() {
 }
 
 #[test]
-fn a_former_name_is_free_once_its_address_and_its_volumes_are_another_s_no_more() {
+fn a_former_name_is_free_without_its_address_and_volumes() {
     let mut records = renamed(DeployState::Done);
     let rename = decided_renames(&records).remove(0);
     let changes = finish_rename(&records, NOW, &rename);

@@ -21,7 +21,7 @@ fn counts_are_kept_by_role() {
 }
 
 #[test]
-fn counts_that_cannot_be_are_refused() {
+fn refuses_invalid_copy_counts() {
     let mut records = released(&[push_of("a")]);
     edit_release(&mut records, |release| {
         let mut data = Role::new(RoleCommand::Shell("db".into()));

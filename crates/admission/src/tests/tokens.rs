@@ -27,7 +27,7 @@ fn a_token_is_created_and_revoked() {
 }
 
 #[test]
-fn a_token_that_cannot_be_is_refused() {
+fn refuses_invalid_tokens() {
     let mut records = with_app();
     run(&mut records, |actor| actor.create_token(new_token("ci"))).expect("created");
     let ghost = app_name("ghost");

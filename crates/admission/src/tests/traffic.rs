@@ -13,7 +13,7 @@ fn subnets(count: u8) -> Vec<Subnet> {
 }
 
 #[test]
-fn each_change_leaves_the_rest_as_it_is() {
+fn each_traffic_change_keeps_the_other_settings() {
     let mut records = with_app();
     let mut expected = TrafficPolicy::default();
     let message = Some("back at noon".to_owned());
@@ -35,7 +35,7 @@ fn each_change_leaves_the_rest_as_it_is() {
 }
 
 #[test]
-fn values_that_make_no_sense_are_refused() {
+fn refuses_invalid_traffic_values() {
     let mut records = with_app();
     let message = |text: &str| TrafficChange::Maintenance(Some(text.to_owned()));
     let wrong_message = |bytes| Refusal::InvalidMaintenanceMessage { bytes, most: 500 };
@@ -74,7 +74,7 @@ fn settings(volumes: &[(&str, &str)]) -> ImageSettings {
 }
 
 #[test]
-fn volumes_of_images_are_checked_with_those_that_are_there() {
+fn checks_volumes_of_an_image_against_existing_volumes() {
     let mut records = with_app();
     edit_app(&mut records, |app| app.image = settings(&[("data", "/data")]));
     let check = |change: &[(&str, &str)]| check_image_settings(&records, &shop(), &settings(change));

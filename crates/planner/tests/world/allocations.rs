@@ -37,7 +37,7 @@ fn highest(world: &TestCluster, slot: &str) -> u32 {
 }
 
 #[test]
-fn a_copy_that_comes_back_is_a_new_allocation_beside_the_one_that_stops() {
+fn a_returning_copy_gets_a_new_allocation_while_the_old_one_stops() {
     let mut world = deployed(PLAIN);
     assert_eq!(running(&world), ["web-1", "web-2"]);
     scale(&mut world, 1);
@@ -55,7 +55,7 @@ fn a_copy_that_comes_back_is_a_new_allocation_beside_the_one_that_stops() {
 }
 
 #[test]
-fn a_retired_copy_that_is_wanted_again_goes_on() {
+fn keeps_a_retired_copy_that_the_plan_needs_again() {
     let mut world = deployed(PLAIN);
     scale(&mut world, 1);
     assert!(matches!(plan(&world)[1], (_, InstanceGoal::Retire { .. })), "no router has acknowledged yet");
@@ -102,7 +102,7 @@ fn a_single_writer_waits_for_the_allocation_before_it() {
 
 /// After a restore, a machine runs an allocation that no record names. The agent removes it.
 #[test]
-fn an_unknown_allocation_is_not_taken_for_a_new_one() {
+fn does_not_treat_an_unknown_allocation_as_new() {
     for (volume, expected) in [(false, vec!["web-1.4", "web-2"]), (true, vec![])] {
         let mut world = TestCluster::new(AppShape { volume, ..PLAIN });
         world.apply(&ClusterEvent::Push { hold: false });
@@ -120,7 +120,7 @@ fn an_unknown_allocation_is_not_taken_for_a_new_one() {
 }
 
 #[test]
-fn numbers_lost_with_the_records_follow_what_machines_have() {
+fn allocation_numbers_continue_above_those_on_machines() {
     let mut world = deployed(PLAIN);
     world.plan.numbers.insert(app_name(), AllocationNumbers::default().into());
     scale(&mut world, 1);

@@ -64,10 +64,10 @@ pub(crate) enum ClusterEvent {
     InstanceCrashes(usize),
     Order(DeployOrder),
     Time(u16),
-    ControllerForgets,
-    /// The wall clock jumps by this many seconds, and the controller shifts its stamps.
+    ServerForgets,
+    /// The wall clock jumps by this many seconds, and the server shifts its stamps.
     ClockJumps(i32),
-    /// The wall clock jumps by this many seconds while no controller runs, so the stamps stay.
+    /// The wall clock jumps by this many seconds while no server runs, so the stamps stay.
     ClockJumpsUnseen(i32),
 }
 
@@ -216,10 +216,10 @@ impl TestCluster {
             }
             ClusterEvent::ClockJumpsUnseen(seconds) => {
                 self.now = self.now.moved(i64::from(seconds) * 1000);
-                self.apply(&ClusterEvent::ControllerForgets);
+                self.apply(&ClusterEvent::ServerForgets);
             }
-            ClusterEvent::ControllerForgets => {
-                // Agents and routers keep their state while the controller loses its own, and report again.
+            ClusterEvent::ServerForgets => {
+                // Agents and routers keep their state while the server loses its own, and report again.
                 let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
                 self.observed = ObservedCluster { began: self.now, ..ObservedCluster::default() };
                 self.settle();
@@ -323,7 +323,7 @@ impl TestCluster {
         }
     }
 
-    /// Creates the machine's report again after the controller lost all reports.
+    /// Creates the machine's report again after the server lost all reports.
     fn report(&mut self) {
         self.machine();
     }

@@ -40,7 +40,7 @@ fn events() -> impl Strategy<Value = Vec<ClusterEvent>> {
         2 => (0..20usize).prop_map(ClusterEvent::InstanceCrashes),
         1 => prop_oneof![Just(DeployOrder::Promote), Just(DeployOrder::Abort)].prop_map(ClusterEvent::Order),
         4 => (1..40u16).prop_map(ClusterEvent::Time),
-        1 => Just(ClusterEvent::ControllerForgets),
+        1 => Just(ClusterEvent::ServerForgets),
         1 => (-7200..7200i32).prop_map(ClusterEvent::ClockJumps),
         1 => (-7200..7200i32).prop_map(ClusterEvent::ClockJumpsUnseen),
     ];
@@ -171,7 +171,7 @@ fn wall_clock_jumps_change_no_bake_time() {
     for seconds in [-3600, -54, -2, 2, 11, 3600, 31_536_000] {
         // The bake time is 15 s, and 5 s have passed.
         assert_eq!(bake_time_after(ClusterEvent::ClockJumps(seconds), 5), 10, "{seconds} s");
-        // The bake time restarts with the controller.
+        // The bake time restarts with the server.
         assert_eq!(bake_time_after(ClusterEvent::ClockJumpsUnseen(seconds), 5), 15, "{seconds} s, unseen");
     }
 }
@@ -340,7 +340,7 @@ fn an_instance_that_left_the_routes_stops_only_when_every_router_knows() {
 }
 
 #[test]
-fn a_restarted_controller_waits_for_the_routers_of_all_machines() {
+fn a_restarted_server_waits_for_the_routers_of_all_machines() {
     let other = MachineName::parse("n").expect("a name");
     for reports in [true, false] {
         let mut world = plain();
@@ -398,7 +398,7 @@ fn a_release_step_may_exceed_the_deadline() {
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
-/// Simulates ten minutes without a controller, and a new controller without any report.
+/// Simulates ten minutes without a server, and a new server without any report.
 fn away(world: &mut TestCluster) {
     world.now.0 += 600_000;
     world.observed = ObservedCluster { began: world.now, ..ObservedCluster::default() };
@@ -406,7 +406,7 @@ fn away(world: &mut TestCluster) {
 }
 
 #[test]
-fn time_without_a_controller_does_not_count_towards_the_deadline() {
+fn time_without_a_server_does_not_count_towards_the_deadline() {
     let mut world = plain();
     world.apply(&ClusterEvent::Push { hold: false });
     world.apply(&ClusterEvent::BuildEnds { well: true });
@@ -419,7 +419,7 @@ fn time_without_a_controller_does_not_count_towards_the_deadline() {
 }
 
 #[test]
-fn a_crash_while_the_controller_was_away_reverts_the_deploy() {
+fn a_crash_while_the_server_was_away_reverts_the_deploy() {
     let mut world = plain();
     promote_second(&mut world);
     assert_eq!(world.app().deploys[0].state, DeployState::Draining);
@@ -476,7 +476,7 @@ fn the_newest_queued_deploy_supersedes_the_others() {
 }
 
 #[test]
-fn a_restarted_controller_keeps_the_routes() {
+fn a_restarted_server_keeps_the_routes() {
     let mut world = plain();
     deploy_one(&mut world);
     let before = world.table();

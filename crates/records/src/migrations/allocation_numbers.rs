@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_part_with_something_else_than_instances() {
+    fn names_the_plan_part_with_an_invalid_instance() {
         let part = json!({ "instances": { "nonsense": {} } });
         let refused = schema::next_migration(&raw(&[("schema", json!({ "version": 2 })), ("plan/machines/m", part)]));
         let text = refused.expect_err("refused").to_string();

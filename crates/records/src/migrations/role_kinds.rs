@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_gets_what_its_name_meant() {
+    fn each_role_gets_the_kind_of_its_name() {
         let with_port = |mut role: Value| {
             role["port"] = json!(5432);
             role

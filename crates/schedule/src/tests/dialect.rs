@@ -59,24 +59,24 @@ fn seconds_stand_first_and_words_are_short_forms() {
 #[test]
 fn refuses_with_the_remedy() {
     for (text, wanted) in [
-        ("* * * *", "is no cron expression: write minute"),
-        ("* * * * * * *", "is no cron expression"),
-        ("", "is no cron expression"),
-        ("60 * * * *", "\"60\" is no minute; write 0 to 59"),
-        ("* 24 * * *", "\"24\" is no hour; write 0 to 23"),
-        ("* * 0 * *", "\"0\" is no day of the month; write 1 to 31"),
+        ("* * * *", "is not a cron expression: write minute"),
+        ("* * * * * * *", "is not a cron expression"),
+        ("", "is not a cron expression"),
+        ("60 * * * *", "\"60\" is not a valid minute; write 0 to 59"),
+        ("* 24 * * *", "\"24\" is not a valid hour; write 0 to 23"),
+        ("* * 0 * *", "\"0\" is not a valid day of the month; write 1 to 31"),
         ("* * * 13 *", "write 1 to 12, or a name such as JAN or MON"),
-        ("* * * * Monday", "\"Monday\" is no day of the week"),
+        ("* * * * Monday", "\"Monday\" is not a valid day of the week"),
         ("50-10 * * * *", "ends before it begins; write two ranges"),
         ("* * * * FRI-MON", "ends before it begins"),
         ("*/90 * * * *", "the step of \"*/90\" in the minute must be 1 to 59"),
         ("*/0 * * * *", "must be 1 to 59"),
         ("5/15 * * * *", "write 5-59/"),
-        ("H * * * *", "\"H\" is no minute"),
-        ("+5 * * * *", "\"+5\" is no minute"),
-        ("1,,2 * * * *", "\"\" is no minute"),
-        ("* * L-2 * *", "\"L\" is no day of the month"),
-        ("* * * * 5#6", "\"6\" is no week of a month"),
+        ("H * * * *", "\"H\" is not a valid minute"),
+        ("+5 * * * *", "\"+5\" is not a valid minute"),
+        ("1,,2 * * * *", "\"\" is not a valid minute"),
+        ("* * L-2 * *", "\"L\" is not a valid day of the month"),
+        ("* * * * 5#6", "\"6\" is not a valid week of a month"),
         ("@reboot", "\"@reboot\" is unknown"),
         ("CRON_TZ=UTC 0 6 * * *", "name the time zone beside the expression"),
         (&"1,".repeat(150), "at most 200 bytes"),
@@ -89,7 +89,7 @@ fn refuses_with_the_remedy() {
 }
 
 #[test]
-fn what_never_runs_is_refused_and_a_rare_time_is_found() {
+fn an_expression_without_times_is_refused_and_a_rare_time_is_found() {
     let now = at("2026-11-30T00:00:00Z");
     let check =
         |expression: &str, zone: &str| Schedule::cron(cron(expression), zone.parse().expect("a zone")).check(now);
@@ -108,7 +108,7 @@ fn what_never_runs_is_refused_and_a_rare_time_is_found() {
 }
 
 #[test]
-fn a_schedule_survives_its_text() {
+fn a_schedule_round_trips_through_text() {
     let text = r#"{"cron":"0 6 * * *","timezone":"Europe/Paris","start":5,"missed":"all","overlap":"forbid"}"#;
     let schedule: Schedule = serde_json::from_str(text).expect("a schedule");
     assert_eq!(serde_json::to_string(&schedule).expect("text"), text);

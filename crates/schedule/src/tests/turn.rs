@@ -21,7 +21,7 @@ fn hourly(missed: MissedPolicy) -> Schedule {
 }
 
 #[test]
-fn missed_times_run_as_the_policy_says() {
+fn missed_times_follow_the_policy() {
     let created = at("2026-11-30T00:30:00Z");
     let noon = at("2026-11-30T04:00:10Z");
     let late = at("2026-11-30T04:30:00Z");

@@ -55,10 +55,10 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<StoreEntry> {
 
 /// Returns the last revision, and the oldest revision that a watch can still start after.
 pub(super) fn head(connection: &Connection) -> rusqlite::Result<(Revision, Revision)> {
-    let (revision, compacted, seal): (Revision, Revision, i64) = connection
+    let (revision, compacted, checksum): (Revision, Revision, i64) = connection
         .prepare_cached("SELECT revision, compacted, seal FROM head")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    if seal == of_head(revision, compacted) { Ok((revision, compacted)) } else { Err(broken("head")) }
+    if checksum == of_head(revision, compacted) { Ok((revision, compacted)) } else { Err(broken("head")) }
 }
 
 pub(super) fn set_head(connection: &Connection, revision: Revision, compacted: Revision) -> rusqlite::Result<()> {
@@ -81,8 +81,8 @@ pub(super) fn check(connection: &Connection) -> rusqlite::Result<usize> {
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (key, value): (String, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
-        let seal = of_change(row.get(0)?, row.get(1)?, &key, value.as_deref(), row.get(4)?);
-        if seal != row.get::<_, i64>(5)? {
+        let checksum = of_change(row.get(0)?, row.get(1)?, &key, value.as_deref(), row.get(4)?);
+        if checksum != row.get::<_, i64>(5)? {
             return Err(broken(&key));
         }
     }
@@ -105,8 +105,8 @@ pub(super) fn upgrade(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         let lease: Option<i64> = row.get(4)?;
         entries.push((of_entry(&entry, lease.map(LeaseId)), entry.key));
     }
-    for (seal, key) in entries {
-        transaction.execute("UPDATE entries SET seal = ?1 WHERE key = ?2", params![seal, key])?;
+    for (checksum, key) in entries {
+        transaction.execute("UPDATE entries SET seal = ?1 WHERE key = ?2", params![checksum, key])?;
     }
     // Only watches use the history, and a watch without history lists again.
     transaction.execute("DELETE FROM changes", [])?;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
 use super::high_water_mark::HighWaterMark;
-use super::{checksum, file, lease};
+use super::{checksum, file, lease, prefix_end};
 use crate::{LeaseId, Revision, StoreEntry, StoreError, Txn, TxnCondition, TxnOutcome, TxnWrite};
 
 /// Limit of requests that are committed together.
@@ -230,18 +230,34 @@ pub(super) fn begin_revision(transaction: &Transaction<'_>) -> rusqlite::Result<
 }
 
 fn holds(transaction: &Transaction<'_>, compare: &TxnCondition) -> rusqlite::Result<bool> {
-    let key = match compare {
-        TxnCondition::Absent(key) | TxnCondition::Modified(key, _) | TxnCondition::Created(key, _) => key,
-    };
-    let found: Option<(Revision, Revision)> = transaction
+    Ok(match compare {
+        TxnCondition::Absent(key) => revisions(transaction, key)?.is_none(),
+        TxnCondition::NoKeys(prefix) => !has_keys(transaction, prefix)?,
+        TxnCondition::Modified(key, revision) => {
+            revisions(transaction, key)?.is_some_and(|(_, modified)| modified == *revision)
+        }
+        TxnCondition::Created(key, revision) => {
+            revisions(transaction, key)?.is_some_and(|(created, _)| created == *revision)
+        }
+    })
+}
+
+/// Returns the revisions that created and last wrote a key.
+fn revisions(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<(Revision, Revision)>> {
+    transaction
         .prepare_cached("SELECT created, modified FROM entries WHERE key = ?1")?
         .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(match compare {
-        TxnCondition::Absent(_) => found.is_none(),
-        TxnCondition::Modified(_, revision) => found.is_some_and(|(_, modified)| modified == *revision),
-        TxnCondition::Created(_, revision) => found.is_some_and(|(created, _)| created == *revision),
-    })
+        .optional()
+}
+
+/// Reports whether a key starts with the prefix.
+fn has_keys(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached(
+            "SELECT 1 FROM entries
+             WHERE CAST(key AS BLOB) >= CAST(?1 AS BLOB) AND (?2 IS NULL OR CAST(key AS BLOB) < ?2) LIMIT 1",
+        )?
+        .exists(params![prefix, prefix_end(prefix)])
 }
 
 fn put(

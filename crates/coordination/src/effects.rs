@@ -1,4 +1,4 @@
-//! Steps: the effects of a command on the records, and the way back.
+//! Effects of a command on the records, and the way back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use gantry_model::Moment;
 
 use crate::lease::Lease;
-use crate::{Entry, Key, KeyRange, Keyspace, LeaseId, Revision};
+use crate::{Key, KeyRange, KeyValue, Keyspace, LeaseId, Revision};
 
-/// Effects of one command. The caller writes the records of the changed keys and leases, or reverts the step.
+/// Effects of one command. The caller writes the records of the changed keys and leases, or reverts the effects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct CommandEffects {
     /// Keys whose record changes.
     pub keys: BTreeSet<Key>,
     /// Leases whose record changes.
@@ -22,7 +22,7 @@ pub struct Step {
     /// Time of the command.
     pub(crate) now: Moment,
     undo: Vec<Undo>,
-    /// Revision before the step.
+    /// Revision before the command.
     before: Revision,
 }
 
@@ -58,12 +58,12 @@ impl Clearing {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Undo {
-    Entry(Key, Option<Arc<Entry>>),
+    Entry(Key, Option<Arc<KeyValue>>),
     Lease(LeaseId, Option<Lease>),
 }
 
-impl Step {
-    /// Reports whether the step changes no record.
+impl CommandEffects {
+    /// Reports whether the effects change no record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.leases.is_empty()
@@ -71,44 +71,50 @@ impl Step {
 }
 
 impl Keyspace {
-    pub(crate) fn begin_step(&self, now: Moment) -> Step {
-        Step { before: self.revision, now, ..Step::default() }
+    pub(crate) fn begin_effects(&self, now: Moment) -> CommandEffects {
+        CommandEffects { before: self.revision, now, ..CommandEffects::default() }
     }
 
-    /// Takes the next revision, once in a step.
-    pub(crate) fn begin_revision(&mut self, step: &mut Step) -> Revision {
-        if !step.advanced {
-            step.advanced = true;
+    /// Takes the next revision, once for a command.
+    pub(crate) fn begin_revision(&mut self, effects: &mut CommandEffects) -> Revision {
+        if !effects.advanced {
+            effects.advanced = true;
             self.revision += 1;
         }
         self.revision
     }
 
     /// Sets or removes an entry, with its place in its lease and in the history.
-    pub(crate) fn set_entry(&mut self, key: &[u8], entry: Option<Arc<Entry>>, revision: Revision, step: &mut Step) {
+    pub(crate) fn set_entry(
+        &mut self,
+        key: &[u8],
+        entry: Option<Arc<KeyValue>>,
+        revision: Revision,
+        effects: &mut CommandEffects,
+    ) {
         let before = self.place_entry(key, entry.clone());
         self.history.push(key, revision, entry, before.clone(), &self.quota);
-        step.keys.insert(key.to_vec());
+        effects.keys.insert(key.to_vec());
         let lease = before.as_ref().and_then(|entry| entry.lease);
-        step.undo.push(Undo::Entry(key.to_vec(), before));
+        effects.undo.push(Undo::Entry(key.to_vec(), before));
         // A dedicated lease ends with its key.
         let is_over = |id: &LeaseId| self.leases.get(id).is_some_and(|lease| lease.dedicated && lease.keys.is_empty());
         if let Some(lease) = lease.filter(is_over) {
-            self.set_lease(lease, None, step);
+            self.set_lease(lease, None, effects);
         }
     }
 
-    pub(crate) fn set_lease(&mut self, id: LeaseId, lease: Option<Lease>, step: &mut Step) {
+    pub(crate) fn set_lease(&mut self, id: LeaseId, lease: Option<Lease>, effects: &mut CommandEffects) {
         let before = match lease {
             Some(lease) => self.leases.insert(id, lease),
             None => self.leases.remove(&id),
         };
-        step.leases.insert(id);
-        step.undo.push(Undo::Lease(id, before));
+        effects.leases.insert(id);
+        effects.undo.push(Undo::Lease(id, before));
     }
 
     /// Puts an entry in its place; returns the entry that was there.
-    fn place_entry(&mut self, key: &[u8], entry: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+    fn place_entry(&mut self, key: &[u8], entry: Option<Arc<KeyValue>>) -> Option<Arc<KeyValue>> {
         let lease = entry.as_ref().and_then(|entry| entry.lease);
         let size = entry.as_ref().map_or(0, |entry| entry.size());
         let before = match entry {
@@ -129,16 +135,16 @@ impl Keyspace {
         before
     }
 
-    /// Takes a step back. Steps are reverted in the opposite order.
-    pub fn revert(&mut self, step: Step) {
-        for undo in step.undo.into_iter().rev() {
+    /// Takes the effects of a command back. Commands are reverted in the opposite order.
+    pub fn revert(&mut self, effects: CommandEffects) {
+        for undo in effects.undo.into_iter().rev() {
             match undo {
                 Undo::Entry(key, entry) => drop(self.place_entry(&key, entry)),
                 Undo::Lease(id, Some(lease)) => drop(self.leases.insert(id, lease)),
                 Undo::Lease(id, None) => drop(self.leases.remove(&id)),
             }
         }
-        self.history.revert_to(step.before);
-        self.revision = step.before;
+        self.history.revert_to(effects.before);
+        self.revision = effects.before;
     }
 }
