@@ -9,6 +9,8 @@ fn main() {
     let init = Path::new(&manifest).join("../init");
     println!("cargo:rerun-if-changed={}", init.join("src").display());
     println!("cargo:rerun-if-changed={}", init.join("Cargo.toml").display());
+    // Init links the kernel calls.
+    println!("cargo:rerun-if-changed={}", init.join("../linux/src").display());
     let folder = Path::new(&out).join("init");
     let status = Command::new(variable("CARGO"))
         .args(["build", "--quiet", "--release", "--package", "gantry-init", "--target", &target])

@@ -1,7 +1,6 @@
 //! Command line of `gantry-init`. The sandbox is the only caller, so the form is fixed and terse:
 //!
-//! - `init <uid> <gid> <groups> <segment bytes> <fenced: 0 or 1> <cwd> [command…]`
-//! - `shim <uid> <gid> <groups> <cwd> [command…]`
+//! `init <uid> <gid> <groups> <segment bytes> <fenced: 0 or 1> <durable: 0 or 1> <cwd> [command…]`
 //!
 //! `groups` lists the supplementary groups, separated by commas.
 
@@ -27,17 +26,9 @@ pub(crate) struct InitSettings {
     pub(crate) segment: u64,
     /// True if the container ends once its lease is over.
     pub(crate) fenced: bool,
+    /// True if the exit record is on the disk before the container ends.
+    pub(crate) durable: bool,
     pub(crate) application: Application,
-}
-
-impl Application {
-    /// Arguments for the shim, in the form that [`ProcessRole::parse`] reads.
-    pub(crate) fn words(&self) -> Vec<OsString> {
-        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
-        let numbers = [self.uid.to_string(), self.gid.to_string(), groups.join(",")].map(OsString::from);
-        let cwd = std::iter::once(self.cwd.clone().into());
-        numbers.into_iter().chain(cwd).chain(self.command.iter().cloned()).collect()
-    }
 }
 
 /// Reason why the command line is refused.
@@ -60,16 +51,9 @@ impl fmt::Display for ArgumentError {
 
 impl std::error::Error for ArgumentError {}
 
-/// Role of this process: pid 1 or pid 2.
-pub(crate) enum ProcessRole {
-    Init(InitSettings),
-    Shim(Application),
-}
-
-impl ProcessRole {
+impl InitSettings {
     pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, ArgumentError> {
-        let mode = words.next().unwrap_or_default();
-        if mode != "init" && mode != "shim" {
+        if words.next().unwrap_or_default() != "init" {
             return Err(ArgumentError::ByHand);
         }
         let mut next = |what: &'static str| words.next().ok_or(ArgumentError::Missing(what));
@@ -77,15 +61,12 @@ impl ProcessRole {
         let groups = next("groups")?;
         let groups = groups.to_str().unwrap_or("?").split(',').filter(|text| !text.is_empty());
         let groups: Result<Vec<u32>, ArgumentError> = groups.map(|text| number(OsStr::new(text), "group")).collect();
-        let segment = if mode == "init" { number(&next("segment size")?, "segment size")? } else { 0 };
-        let fenced = mode == "init" && number::<u8>(&next("fence")?, "fence")? != 0;
+        let segment = number(&next("segment size")?, "segment size")?;
+        let fenced = number::<u8>(&next("fence")?, "fence")? != 0;
+        let durable = number::<u8>(&next("durability")?, "durability")? != 0;
         let cwd = PathBuf::from(next("working directory")?);
         let application = Application { uid, gid, groups: groups?, cwd, command: words.collect() };
-        Ok(if mode == "init" {
-            Self::Init(InitSettings { segment, fenced, application })
-        } else {
-            Self::Shim(application)
-        })
+        Ok(Self { segment, fenced, durable, application })
     }
 }
 
@@ -97,21 +78,33 @@ fn number<N: std::str::FromStr>(word: &OsStr, what: &'static str) -> Result<N, A
 mod tests {
     use super::*;
 
+    fn parse(words: &str) -> Result<InitSettings, ArgumentError> {
+        InitSettings::parse(words.split(' ').map(OsString::from))
+    }
+
     #[test]
-    fn parses_the_arguments_that_init_passes_to_the_shim() {
-        for groups in [vec![], vec![4], vec![4, 27, 65_535]] {
-            let command = ["/bin/sh", "-c", ""].map(OsString::from).to_vec();
-            let application = Application { uid: 1000, gid: 7, groups, cwd: "/srv/a b".into(), command };
-            let words = std::iter::once("shim".into()).chain(application.words());
-            let Ok(ProcessRole::Shim(read)) = ProcessRole::parse(words) else { panic!("not the shim's") };
-            assert_eq!((read.uid, read.gid, &read.groups), (1000, 7, &application.groups));
-            assert_eq!((read.cwd, read.command), (application.cwd, application.command));
-        }
-        let init = "init 0 0 4 1024 1 / /bin/true".split(' ').map(OsString::from);
-        let Ok(ProcessRole::Init(read)) = ProcessRole::parse(init) else { panic!("not init's") };
-        assert_eq!((read.segment, read.fenced, read.application.command.len()), (1024, true, 1));
-        for wrong in ["shim", "shim 1 x", "shim 1 1 4,x /", "init 1 1 4 /", "init 1 1 4 1024 /", "by hand"] {
-            assert!(ProcessRole::parse(wrong.split(' ').map(OsString::from)).is_err(), "{wrong}");
+    fn parses_what_the_sandbox_passes() {
+        let read = parse("init 1000 7 4,27,65535 1024 1 0 /srv /bin/sh -c ").expect("parsed");
+        let application = &read.application;
+        assert_eq!((application.uid, application.gid, &application.groups[..]), (1000, 7, &[4, 27, 65_535][..]));
+        assert_eq!((application.cwd.to_str(), application.command.len()), (Some("/srv"), 3));
+        assert_eq!((read.segment, read.fenced, read.durable), (1024, true, false));
+        let idle = parse("init 0 0  1024 0 1 /").expect("parsed");
+        assert!(idle.application.groups.is_empty() && idle.application.command.is_empty() && idle.durable);
+    }
+
+    #[test]
+    fn refuses_any_other_command_line() {
+        let wrong = [
+            "shim 1 1 4 /",
+            "init 1 x",
+            "init 1 1 4,x 1024 0 0 /",
+            "init 1 1 4 1024 0 /",
+            "init 1 1 4 1024 1",
+            "by hand",
+        ];
+        for wrong in wrong {
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pid 1  init      root, but only setuid, setgid and kill; reaps, forwards signals, writes log and exit record
-//! pid 2   ppidshim the app's user; waits for the app, so that the app's parent is not pid 1
+//! pid 2   ppidshim a fork of pid 1 and the app's user; waits for the app, so that the app's parent is not pid 1
 //! pid 3    the application
 //! ```
 //! Pid 1 reaches the outside through its three standard descriptors alone, which the sandbox opened. Descriptor 0 is
@@ -16,12 +16,11 @@ mod shim;
 
 use std::process::ExitCode;
 
-use arguments::ProcessRole;
+use arguments::InitSettings;
 
 fn main() -> ExitCode {
-    let outcome = match ProcessRole::parse(std::env::args_os().skip(1)) {
-        Ok(ProcessRole::Init(settings)) => reaper::run(&settings),
-        Ok(ProcessRole::Shim(application)) => shim::run(&application),
+    let outcome = match InitSettings::parse(std::env::args_os().skip(1)) {
+        Ok(settings) => reaper::run(&settings),
         Err(error) => Err(std::io::Error::other(error)),
     };
     match outcome {

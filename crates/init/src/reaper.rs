@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::{Command, ExitCode, Stdio};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gantry_linux::process::{ForkSide, SingleThreaded};
+use gantry_linux::signals::SignalReader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, wait,
 };
@@ -19,10 +21,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::arguments::{Application, InitSettings};
 use crate::log::{LineSplitter, LogSource, SegmentedLog};
+use crate::shim;
 
-/// Signals that pid 1 forwards to the application.
-const FORWARDED: [Signal; 7] =
-    [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
+/// Signals that pid 1 handles: the end of a child, and those that it forwards to the application.
+const HANDLED: [Signal; 8] =
+    [Signal::CHILD, Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
 
 /// Pid of the application: the first child of the shim.
 const APPLICATION: Option<Pid> = Pid::from_raw(3);
@@ -30,19 +33,20 @@ const APPLICATION: Option<Pid> = Pid::from_raw(3);
 /// Pid of the shim: the first child of pid 1.
 const SHIM: Option<Pid> = Pid::from_raw(2);
 
-/// Interval at which pid 1 of a fenced container looks at its lease.
+/// Poll interval for the lease of a fenced container.
 const LEASE_POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 pub(crate) fn run(settings: &InitSettings) -> io::Result<ExitCode> {
-    // Hides pid 1's open files and memory from the application, which may run as the same user.
+    // Hides the open files and the memory of pid 1 and its fork from the application, which may run as the same user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let _ = rustix::thread::set_name(c"init");
     let record = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let segments = [io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?];
     let log = SegmentedLog::open(segments, settings.segment)?;
-    let signals = SignalSockets::register()?;
+    let signals = SignalReader::block(&HANDLED)?;
     let idle = settings.application.command.is_empty();
     let streams = if idle { Vec::new() } else { start(&settings.application)? };
-    Reaper { log, signals, streams, record, fenced: settings.fenced }.run(idle)
+    Reaper { log, signals, streams, record, fenced: settings.fenced, durable: settings.durable }.run(idle)
 }
 
 /// Starts the shim, which starts the application. Returns the two streams of the application's output.
@@ -54,16 +58,11 @@ fn start(application: &Application) -> io::Result<Vec<OutputPipe>> {
     for end in [&out_end, &err_end] {
         fchmod(end, Mode::from_raw_mode(0o666))?;
     }
-    let program = std::env::args_os().next().unwrap_or_default();
     // The shim changes to the application's user, because `Command` cannot set supplementary groups. A failure in the
     // shim concerns the application only, and appears in its log.
-    Command::new(program)
-        .arg("shim")
-        .args(application.words())
-        .stdin(Stdio::null())
-        .stdout(out_end)
-        .stderr(err_end)
-        .spawn()?;
+    if let ForkSide::Child = SingleThreaded::prove()?.fork()? {
+        shim::become_shim(application, &out_end, &err_end);
+    }
     Ok(vec![OutputPipe::new(out, LogSource::Out)?, OutputPipe::new(err, LogSource::Err)?])
 }
 
@@ -96,39 +95,13 @@ impl OutputPipe {
     }
 }
 
-/// One socket per signal, readable after the signal arrived.
-struct SignalSockets {
-    sockets: Vec<(Signal, UnixStream)>,
-}
-
-impl SignalSockets {
-    fn register() -> io::Result<Self> {
-        let mut sockets = Vec::new();
-        for signal in FORWARDED.into_iter().chain([Signal::CHILD]) {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            write.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(signal.as_raw(), OwnedFd::from(write))?;
-            sockets.push((signal, read));
-        }
-        Ok(Self { sockets })
-    }
-
-    /// Returns the signals that arrived since the last call.
-    fn take(&self) -> impl Iterator<Item = Signal> {
-        self.sockets.iter().filter_map(|(signal, socket)| {
-            let mut buffer = [0; 64];
-            matches!((&mut &*socket).read(&mut buffer), Ok(1..)).then_some(*signal)
-        })
-    }
-}
-
 struct Reaper {
     log: SegmentedLog,
-    signals: SignalSockets,
+    signals: SignalReader,
     streams: Vec<OutputPipe>,
     record: File,
     fenced: bool,
+    durable: bool,
 }
 
 impl Reaper {
@@ -145,11 +118,11 @@ impl Reaper {
                     false
                 }
             });
-            let came: Vec<Signal> = self.signals.take().collect();
-            for signal in came {
+            for signal in self.signals.take() {
                 if signal == Signal::CHILD {
-                    if let Some(status) = reap_children() {
-                        return self.end(status);
+                    let (ended, left) = reap_children();
+                    if let Some(status) = ended {
+                        return self.end(status, left);
                     }
                 } else if idle {
                     return Ok(ExitCode::SUCCESS);
@@ -162,9 +135,8 @@ impl Reaper {
     }
 
     fn wait_for_anything(&self) -> io::Result<()> {
-        let sockets = self.signals.sockets.iter().map(|(_, socket)| socket.as_fd());
         let pipes = self.streams.iter().map(|source| source.pipe.as_fd());
-        let all: Vec<BorrowedFd<'_>> = sockets.chain(pipes).collect();
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(self.signals.as_fd()).chain(pipes).collect();
         let mut polled: Vec<_> = all.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut polled, self.fenced.then_some(&LEASE_POLL)) {
             Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
@@ -174,12 +146,11 @@ impl Reaper {
 
     /// Finishes after the application's end: writes its last output and the exit record. Processes that the application
     /// left running end with this process.
-    fn end(mut self, status: WaitStatus) -> io::Result<ExitCode> {
+    fn end(mut self, status: WaitStatus, left: bool) -> io::Result<ExitCode> {
         for source in &mut self.streams {
             source.drain(&mut self.log);
             source.lines.finish(&mut self.log);
         }
-        let left = has_leftover_processes();
         if left {
             self.log.record(
                 LogSource::Own,
@@ -188,7 +159,9 @@ impl Reaper {
             );
         }
         self.write_record(status.exit_status(), status.terminating_signal(), left)?;
-        self.record.sync_all()?;
+        if self.durable {
+            self.record.sync_all()?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -221,32 +194,19 @@ fn is_lease_over(record: &File) -> bool {
     Duration::new(seconds.unwrap_or(u64::MAX), nanos.unwrap_or_default()) >= end
 }
 
-/// Reports whether any process runs besides this one. Processes that `gantry exec` brought in from outside have no
-/// parent here, and do not count.
-fn has_leftover_processes() -> bool {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| *pid != 1)
-        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok())
-        .any(|stat| is_leftover(&stat).unwrap_or(false))
-}
-
-/// Decides by a line of `/proc/<pid>/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent.
-fn is_leftover(stat: &str) -> Option<bool> {
-    // A name may contain any character, including a parenthesis.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let (state, parent) = (fields.next()?, fields.next()?);
-    Some(!["Z", "X"].contains(&state) && parent != "0")
-}
-
-/// Reaps every child that ended. Returns the shim's status if the shim was among them.
-fn reap_children() -> Option<WaitStatus> {
-    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        if Some(pid) == SHIM && !status.stopped() {
-            return Some(status);
+/// Reaps every child that ended. Returns the shim's status if the shim was among them, and whether other children still
+/// run. Every process that the application left behind is a child of pid 1 by then, or descends from one. A process that
+/// `gantry exec` brought in from outside is no child.
+fn reap_children() -> (Option<WaitStatus>, bool) {
+    let mut ended = None;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if Some(pid) == SHIM && !status.stopped() => ended = Some(status),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return (ended, true),
+            Err(_) => return (ended, false),
         }
     }
-    None
 }
 
 #[cfg(test)]
@@ -254,7 +214,7 @@ mod tests {
     use std::fs::File;
     use std::time::{Duration, UNIX_EPOCH};
 
-    use super::{is_lease_over, is_leftover};
+    use super::is_lease_over;
 
     #[test]
     fn a_lease_is_over_at_the_time_since_boot_in_the_exit_record() {
@@ -269,14 +229,5 @@ mod tests {
         assert!(is_lease_over(&record));
         lease(Duration::ZERO);
         assert!(is_lease_over(&record));
-    }
-
-    #[test]
-    fn counts_only_running_processes_of_the_application_as_leftovers() {
-        assert_eq!(is_leftover("7 (sleep) S 1 1 1 0 -1"), Some(true));
-        assert_eq!(is_leftover("7 (odd) Z 0) R 1 1 1"), Some(true));
-        assert_eq!(is_leftover("7 (sleep) Z 1 1 1"), Some(false));
-        assert_eq!(is_leftover("7 (sh) S 0 7 7"), Some(false));
-        assert_eq!(is_leftover("7 (sh"), None);
     }
 }

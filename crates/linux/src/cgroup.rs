@@ -3,9 +3,13 @@
 //! The name of a group is its path below the hierarchy's root: `gantry/storefront.v1.web-1`. On v1 a group has one
 //! folder per controller, on v2 a single folder.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::{LinuxError, WithAction};
 
@@ -54,6 +58,37 @@ pub struct GroupUsage {
     pub refused: u64,
 }
 
+/// Folder above all control groups.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// The machine's hierarchies of control groups, which do not change while a process runs.
+#[derive(Debug)]
+enum Hierarchies {
+    /// The unified hierarchy (v2).
+    Unified,
+    /// The hierarchies of v1 that a container's group is in, each by the name of one of its controllers.
+    Separate(Vec<&'static str>),
+}
+
+impl Hierarchies {
+    /// Returns the hierarchies, as the first call of the process found them.
+    fn of_machine() -> &'static Self {
+        static FOUND: OnceLock<Hierarchies> = OnceLock::new();
+        FOUND.get_or_init(|| {
+            let root = Path::new(ROOT);
+            if root.join("cgroup.controllers").exists() {
+                return Self::Unified;
+            }
+            // Controllers may share a hierarchy, as `cpu` and `cpuacct` do, under links or under mounts of their own. Each
+            // hierarchy has its device number; a folder with the root's number is no hierarchy.
+            let device = |folder: &Path| fs::metadata(folder).map(|metadata| metadata.dev()).ok();
+            let mut known: BTreeSet<u64> = device(root).into_iter().collect();
+            let mut is_new = |name: &&str| device(&root.join(name)).is_some_and(|device| known.insert(device));
+            Self::Separate(CONTROLLERS.iter().chain(&V1_EXTRA).copied().filter(|name| is_new(name)).collect())
+        })
+    }
+}
+
 /// A control group.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
@@ -66,9 +101,8 @@ impl Cgroup {
     /// Names a group without creating it.
     #[must_use]
     pub fn named(path: &str) -> Self {
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let unified = root.join("cgroup.controllers").exists();
-        Self { path: path.trim_matches('/').to_owned(), root, unified }
+        let unified = matches!(Hierarchies::of_machine(), Hierarchies::Unified);
+        Self { path: path.trim_matches('/').to_owned(), root: ROOT.into(), unified }
     }
 
     /// Reports whether this machine has the unified hierarchy (v2).
@@ -79,11 +113,10 @@ impl Cgroup {
 
     /// Returns every folder of this group.
     fn folders(&self) -> Vec<PathBuf> {
-        if self.unified {
-            return vec![self.root.join(&self.path)];
+        match Hierarchies::of_machine() {
+            Hierarchies::Unified => vec![self.root.join(&self.path)],
+            Hierarchies::Separate(names) => names.iter().map(|name| self.folder(name)).collect(),
         }
-        let present = |name: &&str| self.root.join(name).is_dir();
-        CONTROLLERS.iter().chain(&V1_EXTRA).filter(|name| present(name)).map(|name| self.folder(name)).collect()
     }
 
     fn folder(&self, controller: &str) -> PathBuf {
@@ -104,6 +137,7 @@ impl Cgroup {
         }
         if !self.unified {
             self.inherit_processors()?;
+            self.deny_devices()?;
         }
         self.limit(limits)
     }
@@ -166,13 +200,16 @@ impl Cgroup {
         let folder = self.folder("cpu");
         write(&folder.join("cpu.cfs_period_us"), &CPU_PERIOD.to_string())?;
         write(&folder.join("cpu.cfs_quota_us"), &quota.to_string())?;
-        write(&self.folder("pids").join("pids.max"), &pids)?;
+        write(&self.folder("pids").join("pids.max"), &pids)
+    }
+
+    /// Denies all devices but [`DEVICES`], on v1. A process of the group that makes one of these devices meanwhile is
+    /// refused for a moment.
+    fn deny_devices(&self) -> Result<(), LinuxError> {
         let devices = self.folder("devices");
         if devices.is_dir() {
             write(&devices.join("devices.deny"), "a")?;
-            for device in DEVICES {
-                write(&devices.join("devices.allow"), device)?;
-            }
+            write_each(&devices.join("devices.allow"), &DEVICES)?;
         }
         Ok(())
     }
@@ -203,8 +240,14 @@ impl Cgroup {
     /// Returns every process in the group.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        let text = fs::read_to_string(self.folder("pids").join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        processes_in(&self.folder("pids"))
+    }
+
+    /// Returns every process that is in the group in any hierarchy. On v1, a process may have joined a part of them.
+    #[must_use]
+    pub fn processes_anywhere(&self) -> Vec<i32> {
+        let found: BTreeSet<i32> = self.folders().iter().flat_map(|folder| processes_in(folder)).collect();
+        found.into_iter().collect()
     }
 
     /// Returns the usage of the group; zeros once the group is gone.
@@ -259,21 +302,112 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Returns the names of the group's direct children.
+    /// Returns the names of the group's direct children in all hierarchies.
     #[must_use]
     pub fn children(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.folder("pids")) else {
-            return Vec::new();
+        let entries = self.folders().into_iter().flat_map(fs::read_dir).flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names: BTreeSet<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Opens the group's folder in the unified hierarchy, on v2 or beside those of v1, and creates the folder there. A
+    /// process can be started in the folder. None on a machine without that hierarchy.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open_unified(&self) -> Result<Option<OwnedFd>, LinuxError> {
+        let folder = match Hierarchies::of_machine() {
+            Hierarchies::Unified => self.folder(""),
+            Hierarchies::Separate(names) if names.contains(&UNIFIED_BESIDE) => self.folder(UNIFIED_BESIDE),
+            Hierarchies::Separate(_) => return Ok(None),
         };
-        entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
+        fs::create_dir_all(&folder).with_action(|| format!("create the control group {}", folder.display()))?;
+        let opened = fs::File::open(&folder).with_action(|| format!("open the control group {}", folder.display()));
+        opened.map(|file| Some(file.into()))
     }
 }
 
+/// Name of the unified hierarchy beside those of v1.
+const UNIFIED_BESIDE: &str = "unified";
+
+/// The groups of v1 that exist before their container has a name. A process joins ahead of time, because joining may wait
+/// for the kernel, and becomes the container's parent: a child starts in its parent's groups without waiting.
+/// [`PreparedGroup::rename`] then gives the groups the container's name.
+///
+/// The unified hierarchy has no part in this, because no group can be renamed there: the container is started in its group
+/// ([`Cgroup::open_unified`]).
+#[derive(Debug)]
+pub struct PreparedGroup(Cgroup);
+
+impl PreparedGroup {
+    /// Names groups without creating them.
+    #[must_use]
+    pub fn named(path: &str) -> Self {
+        Self(Cgroup::named(path))
+    }
+
+    /// Creates groups without limits, and with the rules for devices.
+    ///
+    /// # Errors
+    /// When a group of this name exists, or the kernel refuses.
+    pub fn create(path: &str) -> Result<Self, LinuxError> {
+        let prepared = Self::named(path);
+        for folder in prepared.folders() {
+            let action = || format!("create the control group {}", folder.display());
+            folder.parent().map_or(Ok(()), fs::create_dir_all).with_action(action)?;
+            fs::create_dir(&folder).with_action(action)?;
+            gantry_failpoint::failpoint!("slot.grouped");
+        }
+        if !prepared.0.unified {
+            prepared.0.inherit_processors()?;
+            prepared.0.deny_devices()?;
+        }
+        Ok(prepared)
+    }
+
+    /// Moves a process into the groups.
+    ///
+    /// # Errors
+    /// When the process is gone or the kernel refuses.
+    pub fn add(&self, pid: i32) -> Result<(), LinuxError> {
+        for folder in self.folders() {
+            write(&folder.join("cgroup.procs"), &pid.to_string())?;
+            gantry_failpoint::failpoint!("slot.joined");
+        }
+        Ok(())
+    }
+
+    /// Gives the groups the name of `to`, which has the same parent, and the limits.
+    ///
+    /// # Errors
+    /// When a group of that name exists, or the kernel refuses.
+    pub fn rename(&self, to: &Cgroup, limits: &GroupLimits) -> Result<(), LinuxError> {
+        for (from, to) in self.folders().iter().zip(PreparedGroup(to.clone()).folders()) {
+            fs::rename(from, &to)
+                .with_action(|| format!("rename the control group {} to {}", from.display(), to.display()))?;
+            gantry_failpoint::failpoint!("slot.renamed");
+        }
+        to.limit(limits)
+    }
+
+    /// The folders that can be renamed.
+    fn folders(&self) -> Vec<PathBuf> {
+        let Hierarchies::Separate(names) = Hierarchies::of_machine() else { return Vec::new() };
+        names.iter().filter(|name| **name != UNIFIED_BESIDE).map(|name| self.0.folder(name)).collect()
+    }
+}
+
+fn processes_in(folder: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 fn remove_tree(folder: &Path) -> Result<(), LinuxError> {
+    // Most groups have no group below.
+    if fs::remove_dir(folder).is_ok() {
+        return Ok(());
+    }
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -292,6 +426,13 @@ fn remove_tree(folder: &Path) -> Result<(), LinuxError> {
 
 fn write(file: &Path, text: &str) -> Result<(), LinuxError> {
     fs::write(file, text).with_action(|| format!("write {text:?} to {}", file.display()))
+}
+
+/// Writes texts to a control file, one after the other.
+fn write_each(file: &Path, texts: &[&str]) -> Result<(), LinuxError> {
+    let action = |what: &str| format!("write {what:?} to {}", file.display());
+    let mut opened = fs::File::options().write(true).open(file).with_action(|| action("a rule"))?;
+    texts.iter().try_for_each(|text| opened.write_all(text.as_bytes()).with_action(|| action(text)))
 }
 
 fn write_if_there(file: &Path, text: &str) -> Result<(), LinuxError> {
@@ -317,5 +458,45 @@ mod tests {
         Cgroup::named(&format!("gantry-test-{}", std::process::id())).remove().expect("removed");
         assert_eq!(group.usage(), GroupUsage::default());
         group.remove().expect("removed twice");
+    }
+
+    #[test]
+    fn prepared_groups_get_the_name_and_the_limits_of_their_container() {
+        let parent = format!("gantry-prepared-{}", std::process::id());
+        let limits = GroupLimits { memory: 64 << 20, milli_cpu: 500, pids: 20 };
+        let group = Cgroup::named(&format!("{parent}/web"));
+        if group.is_unified() {
+            return;
+        }
+        let prepared = PreparedGroup::create(&format!("{parent}/slot-1")).expect("made");
+        assert!(PreparedGroup::create(&format!("{parent}/slot-1")).is_err(), "the name is taken");
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        prepared.add(pid).expect("added");
+        assert_eq!(Cgroup::named(&parent).children(), ["slot-1"]);
+        prepared.rename(&group, &limits).expect("renamed");
+        assert_eq!((group.processes(), group.processes_anywhere()), (vec![pid], vec![pid]));
+        assert_eq!(fs::read_to_string(group.folder("pids").join("pids.max")).expect("read").trim(), "20");
+        assert_eq!(Cgroup::named(&parent).children(), ["web"]);
+        let next = PreparedGroup::create(&format!("{parent}/slot-1")).expect("made again");
+        assert!(next.rename(&group, &limits).is_err(), "the name is taken");
+        child.kill().expect("killed");
+        child.wait().expect("waited");
+        Cgroup::named(&parent).remove().expect("nothing is left in it");
+    }
+
+    #[test]
+    fn finds_a_process_and_a_group_of_one_hierarchy() {
+        let parent = Cgroup::named(&format!("gantry-partial-{}", std::process::id()));
+        let group = Cgroup::named(&format!("{}/part", parent.path));
+        let Hierarchies::Separate(_) = Hierarchies::of_machine() else { return };
+        fs::create_dir_all(group.folder("memory")).expect("made");
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+        write(&group.folder("memory").join("cgroup.procs"), &child.id().to_string()).expect("joined");
+        assert_eq!(group.processes_anywhere(), [i32::try_from(child.id()).expect("a pid")]);
+        assert_eq!((group.processes(), parent.children()), (Vec::new(), vec!["part".to_owned()]));
+        child.kill().expect("killed");
+        child.wait().expect("waited");
+        parent.remove().expect("removed");
     }
 }

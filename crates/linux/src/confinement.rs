@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_folder_is_shown_as_it_is() {
+    fn shows_an_open_folder_unchanged() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().canonicalize().expect("a path");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("opened");

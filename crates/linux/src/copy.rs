@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_has_all_that_the_original_has() {
+    fn a_copy_keeps_content_metadata_and_links() {
         let outer = tempfile::tempdir().expect("a folder");
         let (from, into) = (outer.path().join("from"), outer.path().join("into"));
         std::fs::create_dir_all(from.join("data/base")).expect("made");

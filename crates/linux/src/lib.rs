@@ -1,9 +1,10 @@
 //! The kernel interface that Gantry needs. Only this crate may contain `unsafe`, and only in [`process`],
-//! [`confinement`], [`stream`] and [`mounts`].
+//! [`confinement`], [`signals`], [`stream`], [`mounts`], [`opens`] and [`names`].
 //!
 //! | module | provides |
 //! |---|---|
 //! | [`process`] | fork and unshare for a single-threaded process; pidfds; identity of a process |
+//! | [`signals`] | signals of pid 1, read from a descriptor |
 //! | [`confinement`] | another user's rights and view of the folders, for a command or a thread |
 //! | [`rooted`] | paths inside an untrusted root: opened with `RESOLVE_IN_ROOT`, never followed out of the root |
 //! | [`stream`] | pipes and terminals, read without a thread |
@@ -13,9 +14,12 @@
 //! | [`clock`] | clocks that are independent of the wall clock |
 //! | [`disk`] | free space on a disk, and when to measure its usage |
 //! | [`mounts`] | detached mounts, attached by file descriptor |
+//! | [`opens`] | the files that processes open on an overlay |
 //! | [`cgroup`] | limits and resource usage, on cgroup v1 and v2 |
-//! | [`network`] | bridge and veth over netlink |
+//! | [`network`] | bridge over netlink |
+//! | [`link`] | a container's veth pair, in one packet of netlink |
 //! | [`connection`] | options of a client's TCP connection |
+//! | [`names`] | name resolution of a statically linked program |
 //!
 //! The crate knows nothing of containers, apps or images.
 
@@ -25,10 +29,19 @@ pub mod confinement;
 pub mod connection;
 pub mod copy;
 pub mod disk;
+pub mod link;
 pub mod mounts;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub mod names;
+mod netlink;
+#[cfg(feature = "async")]
 pub mod network;
+#[cfg(feature = "async")]
+pub mod opens;
 pub mod process;
 pub mod rooted;
+pub mod signals;
+#[cfg(feature = "async")]
 pub mod stream;
 pub mod tree;
 pub mod walk;

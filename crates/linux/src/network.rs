@@ -1,15 +1,16 @@
-//! The machine's bridge, and the veth pair of a container, over netlink.
+//! The machine's bridge, over netlink. The veth pair of a container is in [`crate::link`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder, new_connection};
 
 use crate::LinuxError;
+use crate::link::{HARDWARE, hardware_address};
 
 type Netlink<T> = Result<T, rtnetlink::Error>;
 
@@ -44,16 +45,6 @@ async fn index_of(handle: &Handle, name: &str) -> Netlink<Option<u32>> {
         Err(error) => Err(error),
     }
 }
-
-/// Returns the hardware address that belongs to an IPv4 address (locally administered, IEEE 802). A host's ARP cache
-/// stays valid when another container gets the same IPv4 address. And a bridge keeps its hardware address when its
-/// ports change.
-fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
-    [&HARDWARE, &address.octets()[..]].concat()
-}
-
-/// Prefix of Gantry's hardware addresses.
-const HARDWARE: [u8; 2] = [0x02, 0x67];
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,7 +244,7 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
             explained(handle.link().add(LinkBridge::new(name).up().build()).execute().await, action)?;
         }
         let index = explained(index_of(&handle, name).await, action)?.unwrap_or_default();
-        let link = LinkUnspec::new_with_index(index).address(hardware_address(address)).up().build();
+        let link = LinkUnspec::new_with_index(index).address(hardware_address(address).to_vec()).up().build();
         explained(handle.link().set(link).execute().await, action)?;
         explained(remove_other_addresses(&handle, index, address, prefix).await, action)?;
         match handle.address().add(index, IpAddr::V4(address), prefix).execute().await {
@@ -302,14 +293,6 @@ pub async fn remove_bridge(name: &str) -> Result<(), LinuxError> {
     .await
 }
 
-/// Removes the link `name`; a missing link is not an error.
-async fn delete(handle: &Handle, name: &str) -> Netlink<()> {
-    match index_of(handle, name).await? {
-        Some(index) => delete_index(handle, index).await,
-        None => Ok(()),
-    }
-}
-
 /// Removes a link; a missing link is not an error. The kernel may remove the link at the same time, with the last
 /// process at its other end.
 async fn delete_index(handle: &Handle, index: u32) -> Netlink<()> {
@@ -322,61 +305,6 @@ async fn delete_index(handle: &Handle, index: u32) -> Netlink<()> {
 /// Recognizes `ENODEV`: there is no such link.
 fn is_gone(error: &rtnetlink::Error) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -19)
-}
-
-/// Creates a veth pair: `name` here, on `bridge`, and `eth0` for `address` inside the network namespace of `pid`. The
-/// kernel creates the far end directly in the namespace; moving it there would cost an RCU grace period (20 ms against
-/// 1.4 ms, measured).
-///
-/// # Errors
-/// Any error of netlink.
-pub async fn connect(name: &str, bridge: &str, pid: i32, address: Ipv4Addr) -> Result<(), LinuxError> {
-    let action = || format!("connect {name} to the bridge {bridge}");
-    with_netlink(async |handle| {
-        let Some(bridge) = explained(index_of(&handle, bridge).await, action)? else {
-            return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
-        };
-        // A link of the same name is left over from a killed process and blocks the new link.
-        explained(delete(&handle, name).await, action)?;
-        let far = LinkMessageBuilder::<LinkUnspec>::new()
-            .name("eth0")
-            .address(hardware_address(address))
-            .setns_by_pid(pid.unsigned_abs())
-            .build();
-        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
-            .name(name)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
-            .controller(bridge)
-            .up()
-            .build();
-        explained(handle.link().add(pair).execute().await, action)
-    })
-    .await
-}
-
-/// Configures the network inside a container's namespace: brings loopback up. Given an address, also brings `eth0` up
-/// with this address and a default route.
-///
-/// # Errors
-/// Any error of netlink.
-pub async fn configure(address: Option<(Ipv4Addr, u8, Ipv4Addr)>) -> Result<(), LinuxError> {
-    let action = || "configure the container's network".to_owned();
-    with_netlink(async |handle| {
-        let up = async |index: u32| {
-            explained(handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await, action)
-        };
-        // The loopback device of a network namespace always has index 1.
-        up(1).await?;
-        let Some((address, prefix, gateway)) = address else {
-            return Ok(());
-        };
-        let index = explained(index_of(&handle, "eth0").await, action)?.unwrap_or_default();
-        explained(handle.address().add(index, IpAddr::V4(address), prefix).execute().await, action)?;
-        up(index).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-        explained(handle.route().add(route).execute().await, action)
-    })
-    .await
 }
 
 #[cfg(test)]
@@ -455,7 +383,7 @@ mod tests {
             let remove = || remove_bridge(&bridge);
             let (one, two, three, four) = tokio::join!(remove(), remove(), remove(), remove());
             for removed in [one, two, three, four] {
-                removed.expect("it is gone, whoever did it");
+                removed.expect("the bridge is gone");
             }
             assert!(!Path::new("/sys/class/net").join(&near).exists(), "what was connected to it stays");
         }

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_are_found() {
+    fn finds_holes_in_sparse_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("made");

@@ -2,33 +2,35 @@
 //! Each container has a network, limits, its own users and a seccomp filter. It runs `/bin/true`, its exit is recorded,
 //! and it is removed completely.
 //!
-//! `lifecycles COUNT AT_ONCE BRIDGE` prints the lifecycles per second, the time of each phase, and the resources held
-//! before and after. With debug assertions and a folder in `GANTRY_FAILPOINTS`, the program records there when each
+//! `lifecycles COUNT AT_ONCE BRIDGE slots|fresh` prints the lifecycles per second, the time of each phase, and the
+//! resources held before and after. With `slots`, a container starts in a prepared slot if one is ready, as jobs do; the
+//! slots are prepared meanwhile. With debug assertions and a folder in `GANTRY_FAILPOINTS`, the program records there when each
 //! failpoint was passed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use gantry_sandbox::{
-    ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser, RootFilesystem, install_init,
-    launch, launcher_main,
+    ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, PreparedSlot, ProcessUser, RootFilesystem,
+    SlotSpec, end_slots, install_init, launch, launcher_main, slot_group,
 };
+use tokio::sync::mpsc;
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [count, at_once, bridge] = arguments.as_slice() else {
-        eprintln!("lifecycles COUNT AT_ONCE BRIDGE");
+    let [count, at_once, bridge, mode] = arguments.as_slice() else {
+        eprintln!("lifecycles COUNT AT_ONCE BRIDGE slots|fresh");
         return ExitCode::from(2);
     };
     let (Ok(count), Ok(at_once)) = (count.parse(), at_once.parse()) else { return ExitCode::from(2) };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(measure(count, at_once, bridge.clone()));
+    runtime.block_on(measure(count, at_once, bridge.clone(), mode == "slots"));
     ExitCode::SUCCESS
 }
 
@@ -39,15 +41,47 @@ fn layer(folder: &Path) -> PathBuf {
     layer
 }
 
-fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) -> ContainerSpec {
+/// Most slots without a container.
+const SLOTS: usize = 8;
+
+/// Slots that are prepared at the same time.
+const MAKERS: usize = 3;
+
+/// A slot with its network.
+type Ready = (PreparedSlot, ContainerNetwork);
+
+/// The `n`th network. Addresses are reused, as the agent does.
+fn network(bridge: &str, n: usize) -> ContainerNetwork {
+    let address = std::net::Ipv4Addr::from(0x0afa_0000 + 2 + u32::try_from(n % 60_000).expect("small"));
+    ContainerNetwork {
+        bridge: bridge.to_owned(),
+        link: format!("gb{:08x}", u32::from(address)),
+        address,
+        prefix: 16,
+        gateway: std::net::Ipv4Addr::new(10, 250, 0, 1),
+    }
+}
+
+/// Prepares slots while there are few.
+async fn prepare_slots(bridge: String, init: PathBuf, next: Arc<AtomicUsize>, ready: mpsc::Sender<Ready>) {
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        let network = network(&bridge, n);
+        let cgroup = slot_group("gantry-bench", n as u64);
+        let slot = PreparedSlot::prepare(SlotSpec { cgroup, network: Some(network.clone()), init: init.clone() });
+        if ready.send((slot.await.expect("a slot"), network)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn spec(folder: &Path, layer: PathBuf, init: PathBuf, network: ContainerNetwork, n: usize) -> ContainerSpec {
     let own = folder.join(n.to_string());
     let path = |name: &str| {
         let path = own.join(name);
         std::fs::create_dir_all(&path).expect("made");
         path
     };
-    // Addresses are reused, as the agent does.
-    let address = std::net::Ipv4Addr::from(0x0afa_0000 + 2 + u32::try_from(n % 60_000).expect("small"));
     ContainerSpec {
         state: path("state"),
         cgroup: format!("gantry-bench/{n}"),
@@ -65,17 +99,12 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
         groups: Vec::new(),
         users: Some(0x7000_0000),
         limits: ContainerLimits { memory: 64 << 20, milli_cpu: 1000, pids: 64, disk: Some(1 << 30) },
-        network: Some(ContainerNetwork {
-            bridge: bridge.to_owned(),
-            link: format!("gb{:08x}", u32::from(address)),
-            address,
-            prefix: 16,
-            gateway: std::net::Ipv4Addr::new(10, 250, 0, 1),
-        }),
+        network: Some(network),
         binds: Vec::new(),
         log: LogFiles { segments: [own.join("log.0"), own.join("log.1")], limit: 1 << 20 },
         exit: own.join("exit"),
         fenced: false,
+        durable_exit: false,
         init,
     }
 }
@@ -87,33 +116,54 @@ fn mark(name: &str) {
     }
 }
 
-async fn measure(count: usize, at_once: usize, bridge: String) {
+async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     let folder = Arc::new(tempfile::tempdir().expect("a folder"));
     let (layer, init) = (layer(folder.path()), install_init(folder.path()).expect("init"));
     let next = Arc::new(AtomicUsize::new(0));
     let spent: Arc<[AtomicU64; 4]> = Arc::default();
     let before = held(&bridge);
+    let (networks, fresh) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Slots are prepared within the measured time, all of them.
     let begun = Instant::now();
+    let (sender, ready) = mpsc::channel(SLOTS);
+    let ready = Arc::new(Mutex::new(ready));
+    let mut makers = tokio::task::JoinSet::new();
+    for _ in 0..if in_slots { MAKERS } else { 0 } {
+        makers.spawn(prepare_slots(bridge.clone(), init.clone(), Arc::clone(&networks), sender.clone()));
+    }
     let workers: Vec<_> = (0..at_once)
         .map(|_| {
             let (folder, layer, init, bridge) = (Arc::clone(&folder), layer.clone(), init.clone(), bridge.clone());
             let (next, spent) = (Arc::clone(&next), Arc::clone(&spent));
+            let (networks, ready, fresh) = (Arc::clone(&networks), Arc::clone(&ready), Arc::clone(&fresh));
             tokio::spawn(async move {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= count {
                         return;
                     }
+                    let slot = ready.lock().expect("no panic").try_recv().ok();
+                    let (slot, network) = match slot {
+                        Some((slot, network)) => (Some(slot), network),
+                        None => (None, network(&bridge, networks.fetch_add(1, Ordering::Relaxed))),
+                    };
                     let mut last = Instant::now();
                     let mut lap = |step: usize| {
                         let micros = u64::try_from(last.elapsed().as_micros()).unwrap_or_default();
                         spent[step].fetch_add(micros, Ordering::Relaxed);
                         last = Instant::now();
                     };
-                    let spec = spec(folder.path(), layer.clone(), init.clone(), &bridge, n);
+                    let spec = spec(folder.path(), layer.clone(), init.clone(), network, n);
                     lap(0);
                     mark("life.asked");
-                    let container = launch(&spec).await.expect("launched");
+                    let container = match slot {
+                        Some(slot) => slot.launch(&spec).await,
+                        None => {
+                            fresh.fetch_add(1, Ordering::Relaxed);
+                            launch(&spec).await
+                        }
+                    };
+                    let container = container.expect("launched");
                     lap(1);
                     mark("life.launched");
                     container.ended().await;
@@ -132,6 +182,9 @@ async fn measure(count: usize, at_once: usize, bridge: String) {
         worker.await.expect("lived");
     }
     let seconds = begun.elapsed().as_secs_f64();
+    makers.shutdown().await;
+    drop(ready);
+    assert!(end_slots("gantry-bench").await.is_empty());
     let count = u32::try_from(count).expect("few");
     println!("{:8.1} lives/s, {at_once} at once, {count} lives", f64::from(count) / seconds);
     for (name, micros) in ["folders", "launch", "/bin/true and its exit", "removal"].iter().zip(spent.iter()) {
@@ -139,6 +192,7 @@ async fn measure(count: usize, at_once: usize, bridge: String) {
         let each = micros.load(Ordering::Relaxed) as f64 / 1000.0 / f64::from(count);
         println!("         {each:6.2} ms {name}");
     }
+    println!("         {} of them without a slot", fresh.load(Ordering::Relaxed));
     println!("         before: {before}");
     println!("         after:  {}", held(&bridge));
 }

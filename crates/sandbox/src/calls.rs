@@ -3,8 +3,6 @@
 //! A call on neither list is unknown. The filter answers as a kernel without that call does (`ENOSYS`): a C library
 //! that tries a newer call first then uses the older call. A refused call returns `EPERM`.
 
-use seccompiler::SeccompCmpOp::{self, MaskedEq, Ne};
-
 /// Calls that a container may make. [`conditions`] refuses some arguments of `clone`, `personality` and `socket`.
 ///
 /// `clone3` is missing: its flags are in memory, where a filter cannot read them. Libraries then use `clone`.
@@ -415,8 +413,31 @@ pub(crate) const REFUSED_HERE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const REFUSED_HERE: &[i64] = &[];
 
-/// A condition on an argument: the argument's index, the comparison, and the value to compare with.
-pub(crate) type Condition = (u8, SeccompCmpOp, u64);
+/// A test of the lower half of an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Argument {
+    /// The argument is not this value.
+    Differs(u32),
+    /// The argument's bits under the mask are this value.
+    Equals { mask: u32, value: u32 },
+}
+
+/// A condition on an argument of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// Index of the argument.
+    pub(crate) index: u8,
+    /// The test.
+    pub(crate) argument: Argument,
+}
+
+fn differs(index: u8, value: u32) -> Condition {
+    Condition { index, argument: Argument::Differs(value) }
+}
+
+fn equals(index: u8, mask: u32, value: u32) -> Condition {
+    Condition { index, argument: Argument::Equals { mask, value } }
+}
 
 /// A refusal by arguments: the filter refuses the call if its arguments meet every condition of any line.
 pub(crate) struct CallConditions {
@@ -427,7 +448,7 @@ pub(crate) struct CallConditions {
 }
 
 /// Flags of `clone` that make a namespace. `clone` uses the bit of CLONE_NEWTIME for the exit signal.
-const NEW_NAMESPACES: [u64; 7] = [
+const NEW_NAMESPACES: [u32; 7] = [
     0x0002_0000, // NEWNS
     0x0200_0000, // NEWCGROUP
     0x0400_0000, // NEWUTS
@@ -438,34 +459,34 @@ const NEW_NAMESPACES: [u64; 7] = [
 ];
 
 /// Execution domains that do not affect security: Linux, 32-bit uname, and the query of the current domain.
-const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// Allowed socket families: unix, inet, inet6, netlink (libraries list interfaces with netlink).
-const FAMILIES: [u64; 4] = [1, 2, 10, NETLINK];
+const FAMILIES: [u32; 4] = [1, 2, 10, NETLINK];
 
-const NETLINK: u64 = 16;
+const NETLINK: u32 = 16;
 
 /// Mask of a socket's type: the low four bits of the argument.
-const TYPE: u64 = 15;
+const TYPE: u32 = 15;
 
 /// Socket types allowed for every family except netlink: stream, datagram, sequential packets. Raw and link-layer
 /// packet sockets are missing.
-const TYPES: [u64; 3] = [1, 2, 5];
+const TYPES: [u32; 3] = [1, 2, 5];
 
 /// Returns the arguments that are refused for allowed calls.
 pub(crate) fn conditions() -> Vec<CallConditions> {
     let types = (0..=TYPE).filter(|kind| !TYPES.contains(kind));
-    let other_family = FAMILIES.map(|family| (0, Ne, family)).to_vec();
+    let other_family = FAMILIES.map(|family| differs(0, family)).to_vec();
     vec![
+        CallConditions { call: libc::SYS_clone, any: NEW_NAMESPACES.map(|flag| vec![equals(0, flag, flag)]).to_vec() },
         CallConditions {
-            call: libc::SYS_clone,
-            any: NEW_NAMESPACES.map(|flag| vec![(0, MaskedEq(flag), flag)]).to_vec(),
+            call: libc::SYS_personality,
+            any: vec![PERSONALITIES.map(|domain| differs(0, domain)).to_vec()],
         },
-        CallConditions { call: libc::SYS_personality, any: vec![PERSONALITIES.map(|domain| (0, Ne, domain)).to_vec()] },
         CallConditions {
             call: libc::SYS_socket,
             any: std::iter::once(other_family)
-                .chain(types.map(|kind| vec![(0, Ne, NETLINK), (1, MaskedEq(TYPE), kind)]))
+                .chain(types.map(|kind| vec![differs(0, NETLINK), equals(1, TYPE, kind)]))
                 .collect(),
         },
     ]

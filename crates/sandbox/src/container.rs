@@ -1,26 +1,22 @@
 //! The caller's side of a container.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use gantry_ledger::Replacement;
 use gantry_linux::cgroup::{Cgroup, GroupUsage};
-use gantry_linux::mounts;
 use gantry_linux::process::{ProcessHandle, boot_id};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
-use crate::launch::{ContainerIdentity, IDENTITY, LAUNCH_COMMAND, LaunchOutcome, PROBE_COMMAND, UNRELEASED};
+use crate::hiring::Worker;
+use crate::launch::{ContainerIdentity, IDENTITY, LaunchOutcome, UNRELEASED};
 use crate::spec::ContainerSpec;
+use crate::worker::{ProbeOutcome, WorkerTask};
 
 /// Timeout of a launch.
-const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout from SIGKILL to the end of every process of a container. After this time the container is reported as
 /// unkillable.
@@ -43,8 +39,8 @@ pub enum SandboxError {
     #[error("the container launcher did not respond within {0} s")]
     NoResponse(u64),
     /// The launcher ended without a result.
-    #[error("the container launcher ended without a result, and printed {0:?}")]
-    NoResult(String),
+    #[error("the container launcher ended without a result")]
+    NoResult,
     /// The container could not be created: the launcher's report, with the failed operation and its causes.
     #[error("{0}")]
     Launch(String),
@@ -134,65 +130,44 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
 /// # Errors
 /// [`SandboxError::Unmapped`] with the reason, or when the probe could not run.
 pub async fn probe_users(folder: &Path) -> Result<(), SandboxError> {
-    let mut probe = launcher(PROBE_COMMAND);
-    probe.arg(folder).stdin(Stdio::null());
-    let output = tokio::time::timeout(LAUNCH_TIMEOUT, probe.output()).await;
-    let output = output.map_err(|_| SandboxError::NoResponse(LAUNCH_TIMEOUT.as_secs()))?;
-    let output = output.map_err(SandboxError::launcher("run"))?;
-    if output.status.success() { Ok(()) } else { Err(SandboxError::Unmapped(printed(&output.stderr))) }
+    match perform(None, WorkerTask::Probe(folder.to_owned())).await? {
+        ProbeOutcome::Mapped => Ok(()),
+        ProbeOutcome::Unmapped(message) => Err(SandboxError::Unmapped(message)),
+    }
 }
 
-/// Builds the command that runs this program as a launcher.
-///
-/// If the kernel supports read-only copies of a file (Linux 5.12), the launcher runs from such a copy. Root in a
-/// container without its own users is root on the disk. Such a root could overwrite the program of a launcher that
-/// enters the container (CVE-2019-5736).
-pub(crate) fn launcher(mode: &str) -> Command {
-    static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let own = OWN.get_or_init(|| mounts::read_only_copy_of(Path::new("/proc/self/exe")).ok());
-    let program = own.as_ref().map(|own| format!("/proc/self/fd/{}", own.as_raw_fd()));
-    let mut launcher = Command::new(program.as_deref().unwrap_or("/proc/self/exe"));
-    launcher.arg(mode).env_clear().current_dir("/").kill_on_drop(true);
-    launcher
+/// Has a worker carry out a task, and returns its answer. Dropping the future ends the worker.
+async fn perform<T: serde::de::DeserializeOwned>(init: Option<&Path>, task: WorkerTask) -> Result<T, SandboxError> {
+    let mut worker = Worker::hire(init).await?;
+    let answered = async {
+        worker.begin(&task).await.map_err(SandboxError::launcher("describe the task to"))?;
+        worker.answer().await.ok_or(SandboxError::NoResult)
+    };
+    let answer = tokio::time::timeout(LAUNCH_TIMEOUT, answered).await;
+    answer.unwrap_or(Err(SandboxError::NoResponse(LAUNCH_TIMEOUT.as_secs())))
 }
 
-/// Creates and starts the container through a launcher.
+/// Creates and starts the container, through a worker of the launcher.
 ///
 /// # Errors
 /// [`SandboxError::Launch`] names the failed operation. Only folders are left of the container then.
 pub async fn launch(spec: &ContainerSpec) -> Result<Container, SandboxError> {
-    let text =
-        serde_json::to_vec(spec).map_err(|error| SandboxError::launcher("describe the container to")(error.into()))?;
-    let mut launcher = launcher(LAUNCH_COMMAND)
-        .envs(std::env::var_os(gantry_failpoint::VARIABLE).map(|folder| (gantry_failpoint::VARIABLE, folder)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(SandboxError::launcher("start"))?;
-    if let Some(mut input) = launcher.stdin.take() {
-        input.write_all(&text).await.map_err(SandboxError::launcher("describe the container to"))?;
+    match perform(Some(&spec.init), WorkerTask::Launch(Box::new(spec.clone()))).await? {
+        LaunchOutcome::Launched(identity) => Ok(Container::launched(spec, &identity)),
+        LaunchOutcome::Failed(message) => Err(SandboxError::Launch(message)),
     }
-    let output = tokio::time::timeout(LAUNCH_TIMEOUT, launcher.wait_with_output())
-        .await
-        .map_err(|_| SandboxError::NoResponse(LAUNCH_TIMEOUT.as_secs()))?
-        .map_err(SandboxError::launcher("run"))?;
-    match serde_json::from_slice(&output.stdout) {
-        Ok(LaunchOutcome::Launched(identity)) => Ok(Container {
-            process: ProcessHandle::open(identity.pid, identity.start_time),
-            state: spec.state.clone(),
-            group: Cgroup::named(&spec.cgroup),
-        }),
-        Ok(LaunchOutcome::Failed(message)) => Err(SandboxError::Launch(message)),
-        Err(_) => Err(SandboxError::NoResult(printed(&output.stderr))),
-    }
-}
-
-fn printed(output: &[u8]) -> String {
-    String::from_utf8_lossy(output).trim().to_owned()
 }
 
 impl Container {
+    /// The container that a launch has just released.
+    pub(crate) fn launched(spec: &ContainerSpec, identity: &ContainerIdentity) -> Self {
+        Self {
+            process: ProcessHandle::open(identity.pid, identity.start_time),
+            state: spec.state.clone(),
+            group: Cgroup::named(&spec.cgroup),
+        }
+    }
+
     /// Finds the container whose state is in the folder `state`. Returns none if the folder records no container. The
     /// container may have ended.
     #[must_use]
@@ -204,7 +179,7 @@ impl Container {
         Some(Self { process, state: state.to_owned(), group: Cgroup::named(cgroup) })
     }
 
-    /// Returns whether the launcher released the container. An unreleased container has never run its application, and
+    /// Returns whether the worker released the container. An unreleased container has never run its application, and
     /// never will.
     #[must_use]
     pub fn was_released(&self) -> bool {
@@ -307,18 +282,19 @@ pub async fn kill_rest(cgroup: &str) -> Result<(), SandboxError> {
 async fn kill_group(group: &Cgroup) -> Result<(), SandboxError> {
     let deadline = tokio::time::Instant::now() + KILL_TIMEOUT;
     loop {
-        let processes = group.processes();
+        let error = match group.remove() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let processes = group.processes_anywhere();
         for pid in &processes {
             if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
         }
-        match group.remove() {
-            Ok(()) => return Ok(()),
-            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(2)).await,
-            Err(error) => {
-                return Err(processes.first().map_or(SandboxError::Linux(error), |pid| SandboxError::Unkillable(*pid)));
-            }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(processes.first().map_or(SandboxError::Linux(error), |pid| SandboxError::Unkillable(*pid)));
         }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

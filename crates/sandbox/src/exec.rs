@@ -1,38 +1,35 @@
 //! Runs another process in a running container, with the same capabilities as the application, and optionally with a
 //! terminal.
 //!
-//! Caller and launcher share a unix socket, which is the launcher's standard input. The caller sends the spec. The
-//! launcher sends the descriptors of the process's terminal or pipes, and finally the outcome.
+//! Caller and worker share a unix socket. The caller sends the spec. The worker sends the descriptors of the process's
+//! terminal or pipes, and finally the outcome.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users};
+use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users, stay};
 use gantry_linux::{LinuxError, WithAction};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
+use rustix::net::SendFlags;
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, pidfd_send_signal,
     set_dumpable_behavior, waitpid,
 };
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
-use crate::container::{Container, SandboxError, launcher};
-use crate::launch::EXEC_COMMAND;
-use crate::posture;
+use crate::container::{Container, SandboxError};
+use crate::hiring::{Worker, WorkerKill, descriptors};
 use crate::spec::ProcessUser;
+use crate::worker::WorkerTask;
+use crate::{passing, posture};
 
 /// Timeout for starting a process.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,8 +56,9 @@ pub struct ExecSpec {
     pub terminal: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ExecRequest {
+/// The task of a worker that runs a process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExecRequest {
     spec: ExecSpec,
     pid: i32,
     start_time: u64,
@@ -82,7 +80,7 @@ pub struct ExecSession {
     /// error output, in this order.
     pub descriptors: Vec<OwnedFd>,
     outcome: OutcomeReader,
-    _launcher: tokio::process::Child,
+    _worker: WorkerKill,
 }
 
 impl ExecSession {
@@ -92,7 +90,7 @@ impl ExecSession {
     }
 }
 
-/// Reader of the outcome that the launcher sends. Keeps the received part: callers drop the wait, for instance in a
+/// Reader of the outcome that the worker sends. Keeps the received part: callers drop the wait, for instance in a
 /// `select!`, and wait again.
 #[derive(Debug)]
 struct OutcomeReader {
@@ -121,84 +119,39 @@ impl OutcomeReader {
 pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, SandboxError> {
     let pid = container.pid().ok_or(SandboxError::NotRunning)?;
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
-    let (ours, theirs) = UnixStream::pair().map_err(SandboxError::launcher("connect to"))?;
-    ours.set_nonblocking(true).map_err(SandboxError::launcher("connect to"))?;
-    let launcher = launcher(EXEC_COMMAND)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(SandboxError::launcher("start"))?;
-    let terminal = spec.terminal;
-    let mut socket = tokio::net::UnixStream::from_std(ours).map_err(SandboxError::launcher("connect to"))?;
-    let text = serde_json::to_vec(&ExecRequest { spec, pid, start_time }).map_err(io::Error::from);
-    let text = text.map_err(SandboxError::launcher("send the request to"))?;
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    socket.write_u32(length).await.map_err(SandboxError::launcher("send the request to"))?;
-    socket.write_all(&text).await.map_err(SandboxError::launcher("send the request to"))?;
-    let wanted = if terminal { 1 } else { 3 };
-    let descriptors = tokio::time::timeout(START_TIMEOUT, receive(&socket, wanted))
+    let wanted = if spec.terminal { 1 } else { 3 };
+    let mut worker = Worker::hire(None).await?;
+    let task = WorkerTask::Exec(Box::new(ExecRequest { spec, pid, start_time }));
+    worker.begin(&task).await.map_err(SandboxError::launcher("send the request to"))?;
+    let received = tokio::time::timeout(START_TIMEOUT, descriptors(worker.socket()))
         .await
         .map_err(|_| SandboxError::NoResponse(START_TIMEOUT.as_secs()))?
         .map_err(SandboxError::launcher("receive descriptors from"))?;
-    let outcome = OutcomeReader { socket, received: Vec::new() };
-    Ok(ExecSession { descriptors, outcome, _launcher: launcher })
-}
-
-async fn receive(socket: &tokio::net::UnixStream, wanted: usize) -> io::Result<Vec<OwnedFd>> {
-    loop {
-        socket.readable().await?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        let received = socket.try_io(tokio::io::Interest::READABLE, || {
-            Ok(recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?)
-        });
-        match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            result => result.map(drop)?,
-        }
-        let descriptors: Vec<OwnedFd> = control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        if descriptors.len() == wanted {
-            return Ok(descriptors);
-        }
-        return Err(io::Error::other("the launcher could not enter the container"));
+    if received.len() != wanted {
+        let source = io::Error::other("the launcher could not enter the container");
+        return Err(SandboxError::launcher("receive descriptors from")(source));
     }
+    let (socket, process) = worker.into_parts();
+    Ok(ExecSession { descriptors: received, outcome: OutcomeReader { socket, received: Vec::new() }, _worker: process })
 }
 
-/// Runs the launcher's side of [`exec`].
-pub(crate) fn launcher_main() -> ExitCode {
-    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    let mut socket = UnixStream::from(socket);
-    let outcome = match serve(&mut socket) {
+/// Runs the worker's side of [`exec`].
+pub(crate) fn work(alone: &SingleThreaded, request: ExecRequest, mut socket: UnixStream) -> io::Result<()> {
+    let outcome = match serve(alone, request, &mut socket) {
         Ok(code) => ExecOutcome::Exited(code),
         Err(error) => ExecOutcome::Failed(ErrorChain(&error).to_string()),
     };
-    match serde_json::to_vec(&outcome).map(|text| socket.write_all(&text)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+    socket.write_all(&serde_json::to_vec(&outcome)?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a forked child returns to nobody")]
-fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
-    let alone = SingleThreaded::prove()?;
-    let request = read_request(socket).with_action(|| "read the request".to_owned())?;
+fn serve(alone: &SingleThreaded, request: ExecRequest, socket: &mut UnixStream) -> Result<i32, LinuxError> {
     let ExecRequest { spec, pid, start_time } = request;
     let target = ProcessHandle::open(pid, start_time)
         .ok_or_else(|| io::Error::other("the container has ended"))
         .with_action(|| "enter the container".to_owned())?;
     check_complete(pid)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).with_action(|| "make the launcher undumpable".to_owned())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).with_action(|| "make the worker undumpable".to_owned())?;
     Cgroup::named(&spec.cgroup).add(std::process::id().cast_signed())?;
     let spaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
@@ -214,8 +167,11 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     }
     let (inner, outer) = make_streams(&spec).with_action(|| "create the process's streams".to_owned())?;
     let borrowed: Vec<BorrowedFd<'_>> = outer.iter().map(AsFd::as_fd).collect();
-    send_descriptors(socket, &borrowed).with_action(|| "pass the process's streams to the caller".to_owned())?;
+    passing::send(&*socket, &borrowed, SendFlags::empty())
+        .with_action(|| "pass the process's streams to the caller".to_owned())?;
     drop(outer);
+    // From here on the worker lives as long as the process and the caller.
+    stay();
     match alone.fork()? {
         ForkSide::Child => {
             let error = become_process(&spec, inner);
@@ -240,23 +196,28 @@ fn users_of(pid: i32) -> Result<Option<OwnedFd>, LinuxError> {
     Ok(Some(std::fs::File::open(path).with_action(action)?.into()))
 }
 
-/// Checks that the container is complete. Its pid 1 installs the two seccomp filters last, just before it runs init.
-/// Without the filters, its root may still be the host's.
+/// Checks that the container is complete. Its pid 1 installs its seccomp filter last, just before it runs init. Without
+/// the filter, its root may still be the host's.
 fn check_complete(pid: i32) -> Result<(), LinuxError> {
     let action = || "enter the container".to_owned();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_action(action)?;
-    if status.lines().any(|line| line.split_ascii_whitespace().eq(["Seccomp_filters:", "2"])) {
+    let filters = |process: &str| -> io::Result<Option<u32>> {
+        Ok(seccomp_filters(&std::fs::read_to_string(format!("/proc/{process}/status"))?))
+    };
+    let (its, own) = (filters(&pid.to_string()).with_action(action)?, filters("self").with_action(action)?);
+    if is_filtered(its, own) {
         return Ok(());
     }
     Err(io::Error::other("the container is still being created; try again")).with_action(action)
 }
 
-fn read_request(socket: &mut UnixStream) -> io::Result<ExecRequest> {
-    let mut length = [0; 4];
-    socket.read_exact(&mut length)?;
-    let mut text = vec![0; usize::try_from(u32::from_be_bytes(length).min(16 << 20)).unwrap_or_default()];
-    socket.read_exact(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+/// The number of seccomp filters in a `/proc/PID/status`.
+fn seccomp_filters(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"))?.trim().parse().ok()
+}
+
+/// Reports whether a container has filters beside those that it inherited. Containers of earlier versions have two.
+fn is_filtered(its: Option<u32>, own: Option<u32>) -> bool {
+    matches!((its, own), (Some(its), Some(own)) if its > own)
 }
 
 /// Creates the process's three streams, and the ends for the caller.
@@ -282,14 +243,6 @@ fn make_streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
     Ok(([input.into(), output.into(), error.into()], vec![input_end.into(), output_end.into(), error_end.into()]))
 }
 
-fn send_descriptors(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(descriptors));
-    sendmsg(socket, &[IoSlice::new(b"d")], &mut control, SendFlags::empty())?;
-    Ok(())
-}
-
 /// Turns this process into the requested process. Returns only after a failure, with the error stream already in place
 /// for a message.
 fn become_process(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
@@ -310,7 +263,7 @@ fn become_process(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> Linu
         posture::drop_rights(spec.user.uid)?;
         // Changing from root to another user clears the remaining capabilities.
         rustix::thread::set_thread_res_uid(uid, uid, uid).with_action(|| "set the user id".to_owned())?;
-        // If the caller goes away, the launcher is killed; this signal then kills the process too.
+        // If the caller goes away, the worker is killed; this signal then kills the process too.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .with_action(|| "set the parent-death signal".to_owned())?;
         rustix::process::chdir(&spec.cwd).with_action(|| format!("enter {}", spec.cwd))?;
@@ -363,7 +316,21 @@ fn wait_for_exit(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+
+    #[test]
+    fn a_container_is_complete_once_it_has_filters_of_its_own() {
+        let status = |count: &str| format!("Name:\tgantry-init\nSeccomp:\t2\nSeccomp_filters:\t{count}\nThreads:\t1\n");
+        assert_eq!(seccomp_filters(&status("2")), Some(2));
+        assert_eq!(seccomp_filters("Name:\tgantry-init\n"), None);
+        // The agent may run under a filter, which each container inherits.
+        for (its, own, complete) in [(0, 0, false), (1, 0, true), (2, 0, true), (1, 1, false), (2, 1, true)] {
+            assert_eq!(is_filtered(Some(its), Some(own)), complete, "{its} {own}");
+        }
+        assert!(!is_filtered(None, None), "a kernel that does not tell");
+    }
 
     #[tokio::test]
     async fn a_dropped_wait_loses_no_part_of_the_outcome() {
@@ -381,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launcher_that_is_killed_has_no_outcome() {
+    async fn a_killed_launcher_reports_no_exit() {
         let (launcher, socket) = tokio::net::UnixStream::pair().expect("a pair");
         drop(launcher);
         let outcome = OutcomeReader { socket, received: Vec::new() }.read().await;

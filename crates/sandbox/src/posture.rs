@@ -1,25 +1,21 @@
 //! Security posture: the capabilities, system calls and paths that a container loses. Tests check the effects from
 //! inside a container (`tests/`).
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use gantry_linux::{LinuxError, WithAction, mounts, rooted};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
-use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::BpfProgram;
 
-use crate::calls;
+use crate::filter;
 
 /// Capabilities of pid 1: for starting the application as its user, and for forwarding signals. An application that
 /// does not run as root has none of these.
@@ -123,69 +119,16 @@ pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
     set_no_new_privs(true).with_action(|| "forbid new privileges".to_owned())
 }
 
-/// The two seccomp filters. The first allows a list of calls, and answers any other call as a kernel without that call
-/// does (`ENOSYS`). The second refuses dangerous calls and arguments (`EPERM`).
-static FILTERS: LazyLock<Result<[BpfProgram; 2], FilterError>> = LazyLock::new(|| filters().map_err(FilterError::new));
+/// The seccomp filter. The filter allows a list of calls, refuses dangerous calls and arguments (`EPERM`), and answers
+/// any other call as a kernel without that call does (`ENOSYS`).
+static FILTER: LazyLock<BpfProgram> = LazyLock::new(filter::program);
 
-/// The filters cannot be compiled. The cause stands in the text, because the cause itself cannot be copied.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("cannot compile the filter of system calls: {0}")]
-struct FilterError(String);
-
-impl FilterError {
-    fn new(error: seccompiler::BackendError) -> Self {
-        Self(error.to_string())
-    }
+/// Compiles the filter, so that no forked process has to.
+pub(crate) fn compile_filter() {
+    LazyLock::force(&FILTER);
 }
 
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let whole = |calls: [&[i64]; 3]| -> BTreeMap<i64, Vec<SeccompRule>> {
-        calls.into_iter().flatten().map(|call| (*call, Vec::new())).collect()
-    };
-    let mut refused = whole([calls::REFUSED, calls::REFUSED_HERE, &[]]);
-    for conditions in calls::conditions() {
-        let rule = |line: Vec<calls::Condition>| {
-            let parts = line
-                .into_iter()
-                .map(|(index, operator, value)| SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value));
-            SeccompRule::new(parts.collect::<Result<_, _>>()?)
-        };
-        refused.insert(conditions.call, conditions.any.into_iter().map(rule).collect::<Result<_, _>>()?);
-    }
-    let allowed = whole([calls::ALLOWED, calls::ALLOWED_NEWER, calls::ALLOWED_HERE]);
-    let unknown = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
-    let forbidden = SeccompAction::Errno(Errno::PERM.raw_os_error().unsigned_abs());
-    Ok([
-        SeccompFilter::new(allowed, unknown, SeccompAction::Allow, arch)?.try_into()?,
-        SeccompFilter::new(refused, SeccompAction::Allow, forbidden, arch)?.try_into()?,
-    ])
-}
-
-/// Installs the seccomp filters for this process and all its descendants.
+/// Installs the seccomp filter for this process and all its descendants.
 pub(crate) fn filter_system_calls() -> Result<(), LinuxError> {
-    let action = || "filter system calls".to_owned();
-    let filters = FILTERS.as_ref().map_err(|error| io::Error::other(error.clone())).with_action(action)?;
-    // If both filters return an error, the kernel uses the error of the filter that was installed last.
-    for filter in filters {
-        seccompiler::apply_filter(filter).map_err(io::Error::other).with_action(action)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn compiles_both_filters_from_disjoint_lists() {
-        let [allowed, refused] = FILTERS.as_ref().expect("compiled");
-        assert!(allowed.len() > 600 && refused.len() > 100, "{} and {}", allowed.len(), refused.len());
-        let lists = [calls::ALLOWED, calls::ALLOWED_NEWER, calls::ALLOWED_HERE, calls::REFUSED, calls::REFUSED_HERE];
-        let mut all = lists.concat();
-        let count = all.len();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), count, "a call is listed twice");
-    }
+    seccompiler::apply_filter(&FILTER).map_err(io::Error::other).with_action(|| "filter system calls".to_owned())
 }

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use gantry_linux::cgroup::GroupLimits;
+use gantry_linux::link::InsideAddress;
 use serde::{Deserialize, Serialize};
 
 /// A container to create. Unless a field says otherwise, each path is a host path that Gantry made, and no other user
@@ -46,6 +48,10 @@ pub struct ContainerSpec {
     /// the file before the launch, and sets the time again for as long as the container may run.
     #[serde(default)]
     pub fenced: bool,
+    /// True if the exit record is on the disk before the container ends, for a caller that reads the record after a
+    /// power loss.
+    #[serde(default)]
+    pub durable_exit: bool,
     /// Path of the static init on the host.
     pub init: PathBuf,
 }
@@ -86,8 +92,25 @@ pub struct ContainerLimits {
     pub disk: Option<u64>,
 }
 
-/// A network connection: a veth pair between the container and a bridge.
+impl ContainerLimits {
+    pub(crate) fn of_group(self) -> GroupLimits {
+        GroupLimits { memory: self.memory, milli_cpu: self.milli_cpu, pids: self.pids }
+    }
+}
+
+/// The parts of a container that a [`PreparedSlot`](crate::PreparedSlot) makes ahead.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlotSpec {
+    /// Path of the slot's control groups until they get the container's name. The path has the container's parent.
+    pub cgroup: String,
+    /// The container's network ([`ContainerSpec::network`]).
+    pub network: Option<ContainerNetwork>,
+    /// Path of the static init on the host.
+    pub init: PathBuf,
+}
+
+/// A network connection: a veth pair between the container and a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerNetwork {
     /// Name of the machine's bridge.
     pub bridge: String,
@@ -99,6 +122,12 @@ pub struct ContainerNetwork {
     pub prefix: u8,
     /// The bridge's address.
     pub gateway: Ipv4Addr,
+}
+
+impl ContainerNetwork {
+    pub(crate) fn inside(&self) -> InsideAddress {
+        InsideAddress { address: self.address, prefix: self.prefix, gateway: self.gateway }
+    }
 }
 
 /// A file or folder of the host, mounted inside the container.

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use boxes::{FIRST, a_box, outcome, output, run, trial};
+use boxes::{FIRST, a_box, both, outcome, output, run};
 use gantry_sandbox::{
     BindMount, Container, ExecOutcome, ExecSpec, ExitRecord, ProcessUser, exec, launch, launcher_main,
 };
@@ -18,29 +18,29 @@ fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
-    let trials = vec![
-        trial("application_is_pid_3_below_the_shim", || run(process_tree())),
-        trial("hostname_names_the_copy", || run(host_name())),
-        trial("records_exit_status_and_signal", || run(exits())),
-        trial("missing_command_exits_127_with_a_message", || run(missing_command())),
-        trial("standard_streams_can_be_reopened_by_name", || run(streams_by_name())),
-        trial("limits_are_readable_in_the_cgroup_files", || run(limits_seen())),
-        trial("creates_a_missing_working_folder_for_the_user", || run(working_folder())),
-        trial("shared_memory_has_the_size_of_the_memory_limit", || run(shared_memory())),
-        trial("sets_supplementary_groups", || run(groups())),
-        trial("drops_capabilities", || run(rights())),
-        trial("refuses_dangerous_calls", || run(calls())),
-        trial("masks_paths_and_protects_read_only_paths", || run(paths())),
-        trial("leaks_no_descriptor_and_no_device", || run(leaks())),
-        trial("enforces_memory_and_process_limits", || run(limits())),
-        trial("root_inside_is_unprivileged_outside", || run(users())),
-        trial("forwards_signals_to_the_application", || run(signals())),
-        trial("links_in_a_hostile_root_stay_inside", || run(hostile_root())),
-        trial("refuses_a_symlinked_device_folder", || run(symlinked_dev())),
-        trial("exec_has_the_same_posture_and_a_terminal", || run(execs())),
-        trial("adopts_a_container_and_removes_every_trace", || run(adopted())),
+    let trials = [
+        both("application_is_pid_3_below_the_shim", || run(process_tree())),
+        both("hostname_names_the_copy", || run(host_name())),
+        both("records_exit_status_and_signal", || run(exits())),
+        both("missing_command_exits_127_with_a_message", || run(missing_command())),
+        both("standard_streams_can_be_reopened_by_name", || run(streams_by_name())),
+        both("limits_are_readable_in_the_cgroup_files", || run(limits_seen())),
+        both("creates_a_missing_working_folder_for_the_user", || run(working_folder())),
+        both("shared_memory_has_the_size_of_the_memory_limit", || run(shared_memory())),
+        both("sets_supplementary_groups", || run(groups())),
+        both("drops_capabilities", || run(rights())),
+        both("refuses_dangerous_calls", || run(calls())),
+        both("masks_paths_and_protects_read_only_paths", || run(paths())),
+        both("leaks_no_descriptor_and_no_device", || run(leaks())),
+        both("enforces_memory_and_process_limits", || run(limits())),
+        both("root_inside_is_unprivileged_outside", || run(users())),
+        both("forwards_signals_to_the_application", || run(signals())),
+        both("links_in_a_hostile_root_stay_inside", || run(hostile_root())),
+        both("refuses_a_symlinked_device_folder", || run(symlinked_dev())),
+        both("exec_has_the_same_posture_and_a_terminal", || run(execs())),
+        both("adopts_a_container_and_removes_every_trace", || run(adopted())),
     ];
-    boxes::all(trials)
+    boxes::all(trials.into_iter().flatten().collect())
 }
 
 async fn process_tree() {

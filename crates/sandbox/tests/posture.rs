@@ -9,29 +9,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::LazyLock;
 
-use boxes::{LEAKED, SHARED, TestBox, a_box, copy, outcome, output, run, trial};
+use boxes::{LEAKED, SHARED, TestBox, a_box, both, copy, outcome, output, run};
 use gantry_sandbox::{BindMount, ExecOutcome, ExecSpec, ProcessUser, exec, launch, launcher_main};
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
-    let trials = vec![
-        trial("refuses_every_dangerous_call_that_the_host_allows", || run(calls())),
-        trial("allows_newer_calls_and_answers_unknown_ones_with_enosys", || run(newer_calls())),
-        trial("allows_ping_without_a_raw_socket", || run(echo())),
-        trial("enforces_the_processor_limit", || run(processor())),
-        trial("stops_a_fork_bomb_without_harming_a_neighbour", || run(fork_bomb())),
-        trial("stops_a_file_at_the_disk_limit", || run(file_size())),
-        trial("shows_no_path_of_the_machine", || run(host_paths())),
-        trial("protects_the_runtime_s_program_from_writes_through_proc_self_exe", || run(own_program())),
-        trial("refuses_a_working_folder_that_is_a_descriptor", || run(working_folder())),
-        trial("refuses_mounts_over_proc_sys_and_dev", || run(over_proc())),
-        trial("ignores_dev_null_of_a_hostile_image", || run(hostile_files())),
-        trial("stays_inside_while_a_mount_target_becomes_a_link", || run(turning_folder())),
-        trial("refuses_a_foreign_device", || run(foreign_device())),
+    let trials = [
+        both("refuses_every_dangerous_call_that_the_host_allows", || run(calls())),
+        both("allows_newer_calls_and_answers_unknown_ones_with_enosys", || run(newer_calls())),
+        both("allows_ping_without_a_raw_socket", || run(echo())),
+        both("enforces_the_processor_limit", || run(processor())),
+        both("stops_a_fork_bomb_without_harming_a_neighbour", || run(fork_bomb())),
+        both("stops_a_file_at_the_disk_limit", || run(file_size())),
+        both("shows_no_path_of_the_machine", || run(host_paths())),
+        both("protects_the_runtime_s_program_from_writes_through_proc_self_exe", || run(own_program())),
+        both("refuses_a_working_folder_that_is_a_descriptor", || run(working_folder())),
+        both("refuses_mounts_over_proc_sys_and_dev", || run(over_proc())),
+        both("ignores_dev_null_of_a_hostile_image", || run(hostile_files())),
+        both("stays_inside_while_a_mount_target_becomes_a_link", || run(turning_folder())),
+        both("refuses_a_foreign_device", || run(foreign_device())),
     ];
-    boxes::all(trials)
+    boxes::all(trials.into_iter().flatten().collect())
 }
 
 /// Path of the compiled probe. `GANTRY_TEST_PROBE` names a prebuilt probe for machines without a compiler.

@@ -1,15 +1,18 @@
 //! Test containers. Their root is only Debian's static busybox.
 #![allow(dead_code)] // Each test program uses only a part.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gantry_sandbox::{
-    Container, ContainerLimits, ContainerSpec, ExitRecord, LogFiles, ProcessUser, RootFilesystem, install_init, launch,
+    Container, ContainerLimits, ContainerSpec, ExitRecord, LogFiles, PreparedSlot, ProcessUser, RootFilesystem,
+    SandboxError, SlotSpec, install_init, launch, slot_group,
 };
 use libtest_mimic::{Arguments, Trial};
 use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
@@ -25,15 +28,26 @@ pub(crate) const FIRST: u32 = 0x7000_0000;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_within(DEADLINE, test);
+}
+
+/// Runs a test that may take longer than most.
+pub(crate) fn run_within(time: Duration, test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(async {
-        tokio::time::timeout(DEADLINE, test).await.expect("in time");
+        tokio::time::timeout(time, test).await.expect("in time");
     });
+}
+
+thread_local! {
+    /// True while this thread runs a trial whose containers start in prepared slots.
+    static IN_SLOTS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A container's spec with its folders. Dropping the box removes the folders.
 pub(crate) struct TestBox {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) spec: ContainerSpec,
+    in_slot: bool,
 }
 
 /// Copies a program with a separate `cp` process. If this process opened the copy for writing, a launcher that another
@@ -97,9 +111,23 @@ pub(crate) fn a_box(script: &str) -> TestBox {
         log: LogFiles { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
         exit: folder.path().join("exit"),
         fenced: false,
+        durable_exit: false,
         init: INIT.clone(),
     };
-    TestBox { folder, spec }
+    TestBox { folder, spec, in_slot: IN_SLOTS.get() }
+}
+
+/// A slot for the container, with a number that no other slot of this program has.
+pub(crate) fn slot_spec(spec: &ContainerSpec) -> SlotSpec {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let (parent, _) = spec.cgroup.rsplit_once('/').expect("a group above");
+    let cgroup = slot_group(parent, NUMBER.fetch_add(1, Ordering::Relaxed));
+    SlotSpec { cgroup, network: spec.network.clone(), init: spec.init.clone() }
+}
+
+/// Starts a container in a slot that is prepared for it.
+pub(crate) async fn launch_in_slot(spec: &ContainerSpec) -> Result<Container, SandboxError> {
+    PreparedSlot::prepare(slot_spec(spec)).await?.launch(spec).await
 }
 
 impl TestBox {
@@ -115,7 +143,11 @@ impl TestBox {
     }
 
     pub(crate) async fn start(&self) -> Container {
-        launch(&self.spec).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+        let launched = match self.in_slot {
+            true => launch_in_slot(&self.spec).await,
+            false => launch(&self.spec).await,
+        };
+        launched.unwrap_or_else(|error| panic!("{error}: {error:?}"))
     }
 
     /// Waits until the log has a line equal to `text`.
@@ -166,10 +198,19 @@ fn hand_rights_on() {
 
 /// Runs the trials and removes the control group above all their containers.
 pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
+    conclude(&Arguments::from_args(), trials)
+}
+
+/// Does the same as [`all`], one trial after the other.
+pub(crate) fn one_by_one(trials: Vec<Trial>) -> ExitCode {
+    conclude(&Arguments { test_threads: Some(1), ..Arguments::from_args() }, trials)
+}
+
+fn conclude(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
     // A careless caller would leave these descriptors and capabilities in place.
     LazyLock::force(&LEAKED);
     hand_rights_on();
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    let conclusion = libtest_mimic::run(arguments, trials);
     gantry_linux::cgroup::Cgroup::named(&group()).remove().expect("nothing is left in it");
     std::fs::remove_dir_all(&*SHARED).expect("removed");
     conclusion.exit_code()
@@ -177,7 +218,18 @@ pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
 
 pub(crate) fn trial(name: &'static str, test: fn()) -> Trial {
     Trial::test(name, move || {
+        IN_SLOTS.set(false);
         test();
         Ok(())
     })
+}
+
+/// Two trials of one test: its containers are launched, or start in prepared slots.
+pub(crate) fn both(name: &'static str, test: fn()) -> [Trial; 2] {
+    let in_slots = Trial::test(format!("{name}_in_a_slot"), move || {
+        IN_SLOTS.set(true);
+        test();
+        Ok(())
+    });
+    [trial(name, test), in_slots]
 }
