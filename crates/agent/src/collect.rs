@@ -68,7 +68,7 @@ fn collect_once(agent: &AgentContext, ages: &FileAges) {
     collect_logs(agent, ages.at_least(Duration::from_millis(log_retention.millis())), logs_kept as usize);
 }
 
-/// Removes images that nothing runs on, and returns the layers of the remaining ones. Returns `None` if an image cannot
+/// Removes images that nothing runs on and that no snapshot brought, and returns the layers of the remaining ones. Returns `None` if an image cannot
 /// be read, because that image may use any layer.
 fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Digest>> {
     let used = used_images(agent);
@@ -79,7 +79,8 @@ fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Dige
     for name in file_names(&folder) {
         let path = folder.join(&name);
         let is_used = Digest::from_hex(&name).is_ok_and(|digest| used.contains(&digest));
-        if is_used || file_age(&path).is_none_or(|age| age < grace) {
+        let is_of_snapshot = path.join(crate::offline_images::MARK).exists();
+        if is_used || is_of_snapshot || file_age(&path).is_none_or(|age| age < grace) {
             match crate::images::read(&path) {
                 Some((_, config)) => layers.extend(config.rootfs.diff_ids),
                 None => all_read = false,
@@ -140,7 +141,7 @@ fn age_of_newest(folder: &Path) -> Option<Duration> {
 
 /// Time since the last write to a file. A modification time in the future, from before the clock went back, is set to
 /// now.
-fn file_age(path: &Path) -> Option<Duration> {
+pub(crate) fn file_age(path: &Path) -> Option<Duration> {
     let now = UNIX_EPOCH + Duration::from_millis(gantry_linux::clock::wall());
     let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);
     if age.is_err() {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_control::sessions::SessionRequest;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Connection, Hello, LinkError, PeerMessage, PeerPolicy, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
+    Connection, Hello, LinkError, MachineReport, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, ReportSender,
+    ServerMessage, Update, UpdateReceiver, link, version_one,
 };
 use gantry_model::{AllocationId, Generation, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
@@ -18,6 +20,9 @@ use crate::{AgentContext, jobs, machine, sessions};
 
 /// Pause before the next connection.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Failures in a row before the agent logs a warning: five seconds. The machine's server may start at the same time.
+const WARN_AFTER: u64 = 20;
 
 /// Interval between two messages without a change. Each message renews the machine's lease.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -37,7 +42,8 @@ pub(crate) async fn follow(
 ) {
     let mut received = UpdateReceiver::new(known.map(|plan| (plan.generation.0, plan)));
     let pass = async || connect(agent, &mut received, plans).await;
-    ReconcileLoop::new("control connection", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
+    let connections = ReconcileLoop::new("control connection", Duration::ZERO, Backoff::constant(RETRY));
+    connections.quiet_for(WARN_AFTER).run(pass).await;
 }
 
 /// Opens a connection, and serves it until it ends.
@@ -50,10 +56,13 @@ async fn connect(
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let machine = machine::facts(&agent.settings).map_err(LinkError::Machine)?;
     let hello = Hello { versions: SPOKEN, program, revision: received.revision(), machine: Some(machine), number: 0 };
-    let Connection { stream, .. } = &mut link::connect(&agent.client, &path, hello).await?;
+    let Connection { stream, welcome, .. } = &mut link::connect(&agent.client, &path, hello).await?;
+    let (version, here) = (welcome.version, &agent.settings.machine);
+    agent.exchange.connected(version);
     let mut reports = ReportSender::default();
     let mut next_report = Instant::now();
     stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(true))).await?;
+    stream.sender.send(&PeerMessage::Layers(agent.exchange.report())).await?;
     let (mut heartbeat, mut clock) = (tokio::time::interval(HEARTBEAT), tokio::time::interval(CLOCK));
     loop {
         let message = tokio::select! {
@@ -64,13 +73,13 @@ async fn connect(
             () = agent.status.changed() => {
                 tokio::time::sleep_until(next_report).await;
                 next_report = Instant::now() + GATHER;
-                if let Some(update) = reports.next(&agent.status.report()) {
+                if let Some(update) = next_update(agent, &mut reports, version) {
                     stream.sender.send(&PeerMessage::Update(update)).await?;
                 }
                 continue;
             }
             _ = heartbeat.tick() => {
-                let update = reports.next(&agent.status.report());
+                let update = next_update(agent, &mut reports, version);
                 stream.sender.send(&update.map_or(PeerMessage::Alive, PeerMessage::Update)).await?;
                 if agent.fence.is_needed() {
                     stream.sender.send(&lease_request()).await?;
@@ -88,34 +97,51 @@ async fn connect(
                 stream.sender.send(&lease_request()).await?;
                 continue;
             }
+            () = agent.exchange.changed() => {
+                stream.sender.send(&PeerMessage::Layers(agent.exchange.report())).await?;
+                continue;
+            }
             () = agent.jobs.changed() => {
                 stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(false))).await?;
                 continue;
             }
         };
         match message {
-            ServerMessage::Update(update) => match received.receive(&update) {
-                Receipt::Applied(unread) => {
-                    if let Some(plan) = received.part() {
-                        plans.send_replace(Some(plan.clone()));
+            ServerMessage::Update(mut update) => {
+                version_one::translate_received(version, &mut update, here);
+                match received.receive(&update) {
+                    Receipt::Applied(unread) => {
+                        if let Some(plan) = received.part() {
+                            plans.send_replace(Some(plan.clone()));
+                        }
+                        unread.iter().for_each(|item| refuse(agent, received.part(), item));
                     }
-                    unread.iter().for_each(|item| refuse(agent, received.part(), item));
+                    Receipt::Old => {}
+                    Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
                 }
-                Receipt::Old => {}
-                Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
-            },
+            }
             ServerMessage::Lease { asked, millis, revision } => agent.fence.renew(asked, millis, Generation(revision)),
             ServerMessage::Policy(policy) => obey(agent, policy),
             ServerMessage::Resend => reports.resend(),
-            ServerMessage::Session { request } => {
-                sessions::open(agent, serde_json::from_value(request).map_err(LinkError::Message)?);
-            }
+            ServerMessage::Session { request } => sessions::open(agent, SessionRequest::read(request)),
             ServerMessage::Jobs(orders) => jobs::carry_out(agent, orders),
+            ServerMessage::Layers(orders) => agent.exchange.obey(orders),
             ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
             ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
             ServerMessage::Unknown => {}
         }
     }
+}
+
+/// The change of the report since the last one, in the form of the connection's version; none if nothing changed.
+fn next_update(
+    agent: &AgentContext,
+    reports: &mut ReportSender<MachineReport>,
+    version: ProtocolVersion,
+) -> Option<Update> {
+    let mut update = reports.next(&agent.status.report())?;
+    version_one::translate_sent(version, &mut update, &agent.settings.machine);
+    Some(update)
 }
 
 /// A request for a lease. The lease counts from now on.
@@ -141,3 +167,6 @@ fn refuse(agent: &AgentContext, plan: Option<&MachinePlan>, item: &UnreadItem) {
     let phase = InstancePhase::Failed;
     agent.status.set(&id, ObservedInstance { phase, failure: Some(why), ..crate::status::new_status() });
 }
+
+#[cfg(test)]
+mod tests;

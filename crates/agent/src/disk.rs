@@ -15,7 +15,7 @@ use crate::records::{self, ContainerPaths};
 use crate::workload::{DiskAccount, Workload, read_metadata};
 
 /// Poll interval for the free space; a poll is one system call.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Instances that were killed because they exceeded their disk limit.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub(crate) async fn run(agent: Arc<AgentContext>) {
         }
         Ok::<_, Infallible>(())
     };
-    ReconcileLoop::new("disk limits", LOOK, Backoff::constant(LOOK)).run(pass).await;
+    ReconcileLoop::new("disk limits", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL)).run(pass).await;
 }
 
 /// Counts the usage of every workload that runs under a limit, and kills each that exceeds its limit.

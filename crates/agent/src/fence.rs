@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_over_allows_nothing() {
+    fn an_expired_lease_allows_no_run() {
         let fence = Fence::default();
         fence.renew(reading().booted.saturating_sub(10), 5, Generation(1));
         assert!(!fence.allows(Generation(1)));

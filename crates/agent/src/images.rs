@@ -1,16 +1,23 @@
-//! Images: fetched from the server's registry, with each layer unpacked once.
+//! Images: fetched from the server's registry or from other machines, with each layer unpacked once.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::ClientError;
 use gantry_image::{Config, MANIFEST_OCI, Manifest};
 use gantry_model::{AppName, Digest};
+use gantry_supervision::{Backoff, Retry};
+use tokio_util::io::ReaderStream;
 
-use crate::AgentContext;
+use crate::{AgentContext, exchange};
+
+/// Size of one read of a layer on the disk.
+const PIECE: usize = 256 << 10;
 
 /// Retry interval while the server does not answer.
 const SERVER_RETRY: Duration = Duration::from_millis(100);
@@ -40,25 +47,36 @@ pub(crate) enum FetchCause {
     Manifest(#[from] gantry_image::ManifestError),
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
-    #[error("cannot write the manifest to disk")]
+    #[error("cannot write the image to disk")]
     Disk(#[from] std::io::Error),
+    #[error("cannot receive a layer")]
+    Part(#[from] exchange::PartError),
+    #[error("the transfer of a layer from the servers broke off")]
+    Broken(#[source] std::io::Error),
+    #[error("the servers sent wrong bytes of layer {layer}; push the image again")]
+    WrongFromServers { layer: Digest, source: exchange::PartError },
+    #[error("cannot fetch layer {layer} from the servers; if the failure lasts, look at the servers' logs")]
+    FromServers { layer: Digest, source: Box<FetchCause> },
 }
 
 /// Paths at which the server serves the parts of an image; a digest is added.
 pub(crate) struct ImageSource {
     manifests: String,
     blobs: String,
+    /// Other machines may have the layers, too.
+    is_shared: bool,
 }
 
 impl ImageSource {
     /// The repository of an app.
     fn repository(app: &AppName) -> Self {
-        Self { manifests: format!("/v2/{app}/manifests"), blobs: format!("/v2/{app}/blobs") }
+        let (manifests, blobs) = (format!("/v2/{app}/manifests"), format!("/v2/{app}/blobs"));
+        Self { manifests, blobs, is_shared: true }
     }
 
     /// A folder with all blobs.
     pub(crate) fn folder(path: &str) -> Self {
-        Self { manifests: path.to_owned(), blobs: path.to_owned() }
+        Self { manifests: path.to_owned(), blobs: path.to_owned(), is_shared: false }
     }
 }
 
@@ -96,18 +114,25 @@ async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).rev() {
         if !agent.layers.has(diff_id) {
+            let path = format!("{}/{}", source.blobs, descriptor.digest);
+            let obtained = match source.is_shared {
+                true => exchange::obtain(agent, &path, descriptor).await?,
+                false => None,
+            };
             // Copies of a role start together and need the same layers. The lock makes one copy unpack a layer while
             // the others wait.
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
-                let path = format!("{}/{}", source.blobs, descriptor.digest);
-                let stream = reached(|| agent.client.stream(&path)).await?;
-                let unpacked = Arc::clone(&agent.unpacked);
-                let counted = stream.inspect_ok(move |piece| {
-                    unpacked.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                });
-                let stream = counted.boxed();
-                agent.layers.unpack(descriptor, diff_id, stream).await?;
+                let is_from_disk = obtained.is_some();
+                let stream = match obtained {
+                    Some(file) => ReaderStream::with_capacity(file, PIECE).boxed(),
+                    None => stream(agent, &path).await?,
+                };
+                let unpacked = agent.layers.unpack(descriptor, diff_id, stream).await;
+                if is_from_disk && unpacked.is_err() {
+                    agent.exchange.discard(&descriptor.digest);
+                }
+                unpacked?;
             }
         }
         layers.push(agent.layers.path(diff_id));
@@ -115,25 +140,30 @@ async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest
     Ok(LocalImage { manifest, config, layers })
 }
 
+/// Streams a layer from the servers.
+async fn stream(agent: &AgentContext, path: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, ClientError> {
+    let stream = reached(|| agent.client.stream(path)).await?;
+    let unpacked = Arc::clone(&agent.unpacked);
+    let counted = stream.inspect_ok(move |piece| {
+        unpacked.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    });
+    Ok(counted.boxed())
+}
+
 /// Calls the server until the server is reachable. After a boot the agent starts its instances before the server
 /// listens, and that must not fail a deploy. The caller ends the wait: when the plan no longer wants the instance,
 /// which the deadline of a deploy brings about.
-async fn reached<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
+pub(crate) async fn reached<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
 {
-    let mut waits = false;
-    loop {
+    let attempt = || async {
         match call().await {
-            Err(error @ ClientError::Unreachable { .. }) => {
-                if !std::mem::replace(&mut waits, true) {
-                    tracing::warn!(%error, "the agent waits for the server to fetch an image");
-                }
-                tokio::time::sleep(SERVER_RETRY).await;
-            }
-            result => return result,
+            Err(error @ ClientError::Unreachable { .. }) => Err(error),
+            result => Ok(result),
         }
-    }
+    };
+    Retry::new("fetch of an image", Backoff::constant(SERVER_RETRY)).until_done(attempt).await
 }
 
 /// Reads the manifest and configuration of an image that was fetched before. Such an image starts again without the
@@ -149,7 +179,8 @@ pub(crate) fn folder_of(agent: &AgentContext, digest: &Digest) -> PathBuf {
     agent.settings.data.join("images").join(digest.hex())
 }
 
-fn keep(folder: &std::path::Path, manifest: &Manifest, config: &Config) -> std::io::Result<()> {
+/// Keeps the manifest and configuration of an image.
+pub(crate) fn keep(folder: &std::path::Path, manifest: &Manifest, config: &Config) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("config.json"), serde_json::to_vec(config)?)?;
     std::fs::write(folder.join("manifest.json"), serde_json::to_vec(manifest)?)

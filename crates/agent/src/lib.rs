@@ -14,12 +14,14 @@
 //! - `health`: probes, and explanations of their failures.
 //! - `container`: translates an instance into the contents of a container.
 //! - `collect`: garbage collection of images, layers and logs.
+//! - `trash`: folders of removed containers, until their files are deleted.
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `app_api`: services, keys and locks for the containers of this machine.
-//! - `images`, `network`, `disk`, `users`: services that the tasks use.
+//! - `images`, `network`, `disk`, `users`: services that the tasks use. [`OfflineImages`]: images, beside the agent.
+//! - `exchange`: layers from and for other machines.
 //! - `builds`: builds of images and base images, for the server.
 //! - `jobs`: container jobs, for the server's queue.
-//! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
+//! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`. `opens`: the files that a one-off opens.
 //! - `volumes`: the volumes of containers, and `gantry volume`.
 //!
 //! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
@@ -31,6 +33,7 @@ mod collect;
 mod container;
 mod control_link;
 mod disk;
+mod exchange;
 mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -41,13 +44,16 @@ mod jobs;
 mod listening;
 mod machine;
 mod network;
+mod offline_images;
 mod one_off;
+mod opens;
 mod policy;
 mod records;
 mod sessions;
 mod status;
 mod supervisor;
 mod tasks;
+mod trash;
 mod users;
 mod volumes;
 mod workload;
@@ -63,11 +69,18 @@ use gantry_error::ErrorChain;
 use gantry_image::Layers;
 use gantry_model::{MachineName, MachineSubnet, TunnelAddress};
 use gantry_supervision::TaskSet;
+use gantry_trust::{Credentials, TrustError};
+use tokio_rustls::rustls::ClientConfig;
 
+pub use exchange::SHARED_LAYERS;
 pub use machine::{keep_machine_id, machine_id};
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
+pub use offline_images::OfflineImages;
 pub use volumes::offline::{StoredVolume, keep_volumes, stored_volumes};
+
+/// Folder of unpacked layers, in the data folder.
+const LAYERS: &str = "layers";
 
 /// Timeout of the agent's tasks at a shutdown. They are dropped where they wait, so this takes milliseconds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -138,10 +151,56 @@ pub(crate) struct AgentContext {
     pub(crate) disk: disk::DiskOverruns,
     pub(crate) builds: builds::Builds,
     pub(crate) jobs: jobs::Jobs,
+    pub(crate) prepared: workload::prepared::PreparedSlots,
     pub(crate) tasks: TaskSet,
+    pub(crate) trash: trash::Trash,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) policy: policy::AgentPolicy,
     pub(crate) fence: fence::Fence,
+    pub(crate) exchange: exchange::LayerExchange,
+}
+
+impl AgentContext {
+    /// Opens the folders of the settings. `mapped` says whether the machine's file system supports idmapped mounts.
+    fn open(
+        settings: AgentSettings,
+        client: Client,
+        tls: Option<Arc<ClientConfig>>,
+        mapped: bool,
+    ) -> Result<Self, AgentError> {
+        let data = &settings.data;
+        let file = |action, name: &str| {
+            let path = data.join(name);
+            move |source| AgentError::File { action, path, source }
+        };
+        let policy = policy::AgentPolicy::load(data);
+        Ok(Self {
+            client,
+            layers: Layers::in_folder(&data.join(LAYERS), policy.reserve())?,
+            unpacking: tokio::sync::Mutex::default(),
+            unpacked: Arc::default(),
+            init: gantry_sandbox::install_init(&data.join("init"))?,
+            status: status::StatusReporter::default(),
+            addresses: network::AddressPool::new(settings.gateway, settings.prefix),
+            users: users::UserRanges::load(data, mapped, &records::apps_on_machine(&settings)),
+            disk: disk::DiskOverruns::default(),
+            builds: builds::Builds::new(policy.now().builds),
+            jobs: jobs::Jobs::new(settings.jobs),
+            prepared: workload::prepared::PreparedSlots::new(settings.jobs),
+            tasks: TaskSet::default(),
+            trash: trash::Trash::open(data).map_err(file("make", "trash"))?,
+            volumes: volumes::Volumes::default(),
+            policy,
+            fence: fence::Fence::default(),
+            exchange: exchange::LayerExchange::open(data, tls).map_err(file("empty", SHARED_LAYERS))?,
+            settings,
+        })
+    }
+
+    /// Allocates an address for a container. If all are in use, a slot without a job gives up its own.
+    pub(crate) fn allocate_address(&self) -> Option<Ipv4Addr> {
+        self.addresses.allocate().or_else(|| self.prepared.give_up_address())
+    }
 }
 
 /// Reason why the agent could not start.
@@ -169,54 +228,38 @@ pub enum AgentError {
     /// The store of unpacked layers failed.
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
+    /// The machine's certificate cannot be used.
+    #[error("cannot use this machine's certificate for connections to other machines")]
+    Trust(#[from] TrustError),
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] gantry_sandbox::SandboxError),
 }
 
-/// Runs the agent until `shutdown`. Containers keep running afterwards.
+/// Runs the agent until `shutdown`. Containers keep running afterwards. With `credentials`, the agent fetches layers from
+/// other machines of the cluster, too.
 ///
 /// # Errors
 /// When the agent cannot start.
 pub async fn run(
     settings: AgentSettings,
+    credentials: Option<Credentials>,
     client: Client,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
-    for folder in [&settings.data, &settings.run] {
-        std::fs::create_dir_all(folder).map_err(|source| AgentError::File {
-            action: "make",
-            path: folder.clone(),
-            source,
-        })?;
+    for folder in [settings.data.join(LAYERS), settings.run.clone()] {
+        let made = std::fs::create_dir_all(&folder);
+        made.map_err(|source| AgentError::File { action: "make", path: folder, source })?;
     }
     network::set_up(&settings).await?;
     gantry_failpoint::failpoint!("agent.networked");
-    let policy = policy::AgentPolicy::load(&settings.data);
-    let layers = Layers::in_folder(&settings.data.join("layers"), policy.reserve())?;
-    let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
+    let mapped = gantry_sandbox::probe_users(&settings.data.join(LAYERS)).await;
     if let Err(why) = &mapped {
         tracing::warn!(why = %ErrorChain(why), "idmapped mounts unsupported: containers share the host's user ids");
     }
     gantry_failpoint::failpoint!("agent.probed");
-    let agent = Arc::new(AgentContext {
-        client,
-        layers,
-        unpacking: tokio::sync::Mutex::default(),
-        unpacked: Arc::default(),
-        init: gantry_sandbox::install_init(&settings.data.join("init"))?,
-        status: status::StatusReporter::default(),
-        addresses: network::AddressPool::new(settings.gateway, settings.prefix),
-        users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
-        disk: disk::DiskOverruns::default(),
-        builds: builds::Builds::new(policy.now().builds),
-        jobs: jobs::Jobs::new(settings.jobs),
-        tasks: TaskSet::default(),
-        volumes: volumes::Volumes::default(),
-        policy,
-        fence: fence::Fence::default(),
-        settings,
-    });
+    let tls = credentials.map(|credentials| credentials.client_config(&[b"h2"])).transpose()?;
+    let agent = Arc::new(AgentContext::open(settings, client, tls, mapped.is_ok())?);
     tracing::info!(machine = %agent.settings.machine, "agent started");
     gantry_failpoint::failpoint!("agent.loaded");
     // Builds of servers before builds ran as workloads of the agent.
@@ -226,6 +269,7 @@ pub async fn run(
     agent.layers.sweep();
     volumes::sweep(&agent.settings);
     builds::sweep_caches(&agent.settings.data);
+    workload::prepared::sweep(&agent.settings).await;
     gantry_failpoint::failpoint!("agent.swept");
     let left_jobs = jobs::adopt(&agent);
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
@@ -239,12 +283,17 @@ pub async fn run(
         () = network::monitor(&agent) => {}
         () = app_api::run(&agent) => {}
         () = collect::run(&agent) => {}
+        () = exchange::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}
+        () = trash::run(&agent) => {}
+        () = workload::prepared::run(&agent) => {}
         () = shutdown => {}
     }
     let left = agent.tasks.shut_down(SHUTDOWN_TIMEOUT).await;
     if left > 0 {
         tracing::warn!(left, "tasks of the agent are still running at the end of the shutdown");
     }
+    // The seeds end by themselves, too. Their control groups would stay until the next start.
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, workload::prepared::close(&agent)).await;
     Ok(())
 }

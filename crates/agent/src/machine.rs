@@ -51,10 +51,15 @@ pub fn machine_id(data: &Path) -> io::Result<MachineId> {
 /// When the file cannot be written.
 pub fn keep_machine_id(data: &Path, id: &MachineId) -> io::Result<()> {
     let path = data.join(ID);
-    if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == id.to_string()) {
-        return Ok(());
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim() == id.to_string() => return Ok(()),
+        // The first start of a machine that has joined.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        _ => {
+            let path = path.display();
+            tracing::warn!(%path, %id, "the file does not hold the id of the cluster's member; writing it again");
+        }
     }
-    tracing::warn!(path = %path.display(), %id, "the file does not hold the id of the cluster's member; writing it again");
     gantry_ledger::replace(&path, format!("{id}\n").as_bytes())
 }
 
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_the_id_that_it_made() {
+    fn keeps_its_generated_id() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = machine_id(folder.path()).expect("an id");
         assert_eq!(machine_id(folder.path()).expect("an id"), first);

@@ -146,8 +146,8 @@ impl AddressPool {
         (self.first..=self.last).contains(&u32::from(address))
     }
 
-    /// Allocates the next free address. A freed address is given again only after all others: until then, whoever still
-    /// has the address finds nothing there, and no other container.
+    /// Allocates the next free address. A freed address is given again only after all others: until then, a client that
+    /// still has the address reaches no other container.
     pub(crate) fn allocate(&self) -> Option<Ipv4Addr> {
         let mut used = self.lock();
         let after = (used.last + 1).clamp(self.first, self.last);

@@ -6,13 +6,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gantry_ledger::Replacement;
 use gantry_model::{AllocationId, ExitStatus, Generation, InstanceSpec, MachinePlan, Moment, StopReason};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::AgentSettings;
+use crate::{AgentContext, AgentSettings};
 
 /// The record of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,18 +99,15 @@ impl ContainerPaths {
         write_file(&self.record(), record)
     }
 
-    /// Removes everything but the logs. Runs on a blocking thread, because a container may have filled its folder with
-    /// any number of files.
-    pub(crate) async fn remove(&self) -> io::Result<()> {
-        let paths = self.clone();
-        tokio::task::spawn_blocking(move || paths.remove_now()).await.map_err(io::Error::other)?
-    }
-
-    /// Same as [`Self::remove`], for a thread that may block.
-    pub(crate) fn remove_now(&self) -> io::Result<()> {
-        gantry_linux::tree::remove(&self.state)?;
-        gantry_failpoint::failpoint!("instance.forgotten");
-        Ok(gantry_linux::tree::remove(&self.folder)?)
+    /// Removes everything but the logs, on a blocking thread. The files of the container are deleted later.
+    pub(crate) async fn remove(&self, agent: &Arc<AgentContext>) -> io::Result<()> {
+        let (paths, agent) = (self.clone(), Arc::clone(agent));
+        let remove = move || {
+            gantry_linux::tree::remove(&paths.state)?;
+            gantry_failpoint::failpoint!("instance.forgotten");
+            agent.trash.throw(&paths.folder, agent.policy.reserve())
+        };
+        tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
     }
 }
 

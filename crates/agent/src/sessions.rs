@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gantry_api::Session;
 use gantry_api::frame::Frame;
-use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_api::types::LogLine;
+use gantry_control::sessions::{LogQuery, SessionKind, SessionRequest, UnreadSession};
 use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
 use gantry_model::{AllocationId, Moment};
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::container::{self, ExecError};
 use crate::instance::InstanceError;
 use crate::one_off::OneOff;
+use crate::opens::{ContainerTrace, OpensError};
 use crate::records::ContainerPaths;
 use crate::tasks::{BUILD, SESSION};
 use crate::{AgentContext, builds, jobs, volumes};
@@ -34,8 +36,16 @@ const LINES_MAX: usize = 100_000;
 /// Poll interval of a followed log.
 const LOG_POLL: Duration = Duration::from_millis(100);
 
-/// Opens a session that the server asks for.
-pub(crate) fn open(agent: &Arc<AgentContext>, request: SessionRequest) {
+/// Opens a session that the server asks for. Refuses a session whose request this agent cannot read.
+pub(crate) fn open(agent: &Arc<AgentContext>, request: Result<SessionRequest, UnreadSession>) {
+    let request = match request {
+        Ok(request) => request,
+        Err(unread) => {
+            tracing::warn!(kind = unread.kind, reason = unread.reason, "a session cannot be read; update this machine");
+            agent.tasks.spawn(SESSION, refuse(Arc::clone(agent), unread));
+            return;
+        }
+    };
     let kind = match request.kind {
         SessionKind::Build(_) | SessionKind::Base(_) => BUILD,
         _ => SESSION,
@@ -43,12 +53,33 @@ pub(crate) fn open(agent: &Arc<AgentContext>, request: SessionRequest) {
     agent.tasks.spawn(kind, open_session(Arc::clone(agent), request));
 }
 
+async fn refuse(agent: Arc<AgentContext>, unread: UnreadSession) {
+    let Some(id) = unread.id.clone() else { return };
+    if let Some((_, writer)) = call_back(&agent, &id).await {
+        end(Err(unread.into()), writer).await;
+    }
+}
+
+/// Opens the connection of a session; none if no client waits for the session any more.
+async fn call_back(agent: &AgentContext, id: &str) -> Option<(ReadHalf<Session>, WriteHalf<Session>)> {
+    let session = agent.client.session(&format!("/internal/v1/sessions/{id}"), bytes::Bytes::new()).await;
+    session.ok().map(tokio::io::split)
+}
+
+/// Sends the result of a session, and ends its connection.
+async fn end(result: Result<i32, SessionError>, mut writer: WriteHalf<Session>) {
+    let last = match result {
+        Ok(status) => Frame::Exit(status),
+        Err(error) => Frame::Failed(ErrorChain(&error).to_string()),
+    };
+    let _ = last.write(&mut writer).await;
+    let _ = writer.shutdown().await;
+}
+
 async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
-    let path = format!("/internal/v1/sessions/{}", request.id);
-    let Ok(session) = agent.client.session(&path, bytes::Bytes::new()).await else {
+    let Some((reader, mut writer)) = call_back(&agent, &request.id).await else {
         return;
     };
-    let (reader, mut writer) = tokio::io::split(session);
     let result = match request.kind {
         SessionKind::Build(order) => return builds::run_build(agent, request.id, order, reader, writer).await,
         SessionKind::Base(order) => return builds::run_base(agent, request.id, order, reader, writer).await,
@@ -60,10 +91,10 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
         SessionKind::Exec { instance, command, terminal } => {
             exec_in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
         }
-        SessionKind::Run { app, release, spec, alone, command, terminal } => {
+        SessionKind::Run { app, release, spec, alone, command, terminal, trace } => {
             match OneOff::start(&agent, app, release, *spec, alone, command, terminal).await {
                 Ok(once) => {
-                    let result = run_process(&once.container, once.exec.clone(), reader, &mut writer).await;
+                    let result = run_one_off(&once, trace, reader, &mut writer).await;
                     once.end().await;
                     result
                 }
@@ -74,17 +105,14 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
         SessionKind::JobOutput { job } => jobs::output::send(&agent, job, reader, &mut writer).await,
         SessionKind::Logs(query) => send_logs(&agent, &query, reader, &mut writer).await,
     };
-    let last = match result {
-        Ok(status) => Frame::Exit(status),
-        Err(error) => Frame::Failed(ErrorChain(&error).to_string()),
-    };
-    let _ = last.write(&mut writer).await;
-    let _ = writer.shutdown().await;
+    end(result, writer).await;
 }
 
 /// Reason why a session failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
+    #[error(transparent)]
+    Unread(#[from] UnreadSession),
     #[error("{0} does not run on this machine")]
     NotHere(AllocationId),
     #[error(transparent)]
@@ -93,11 +121,15 @@ pub(crate) enum SessionError {
     Prepare(#[from] ExecError),
     #[error(transparent)]
     Exec(SandboxError),
+    #[error("cannot end the container before its report; run the report again")]
+    End(#[source] SandboxError),
+    #[error("cannot trace the opened files")]
+    Opens(#[from] OpensError),
     #[error("cannot change a build cache")]
     Cache(#[source] io::Error),
     #[error("cannot open the streams of the process")]
     Streams(#[source] io::Error),
-    /// The process could not be run: the launcher's report, with its causes.
+    /// The process could not be run: the worker's report, with its causes.
     #[error("{0}")]
     Process(String),
     #[error("cannot write to the client")]
@@ -123,6 +155,25 @@ async fn exec_in_instance(
     let mut spec = container::exec_spec(agent, id, &record.spec, command).await?;
     spec.terminal = terminal;
     run_process(&container, spec, reader, writer).await
+}
+
+/// Runs the command of a one-off; with `trace`, reports which files of its image were opened.
+async fn run_one_off(
+    once: &OneOff,
+    trace: bool,
+    reader: ReadHalf<Session>,
+    writer: &mut WriteHalf<Session>,
+) -> Result<i32, SessionError> {
+    let tracing = if trace { Some(ContainerTrace::begin(&once.container).await?) } else { None };
+    let status = run_process(&once.container, once.exec.clone(), reader, writer).await?;
+    if let Some(tracing) = tracing {
+        // Processes that the command left behind open no further files.
+        once.container.kill().await.map_err(SessionError::End)?;
+        let report = serde_json::to_vec(&tracing.finish().await?).map_err(io::Error::from);
+        let answer = Frame::Answer(report.map_err(SessionError::Connection)?);
+        answer.write(writer).await.map_err(SessionError::Connection)?;
+    }
+    Ok(status)
 }
 
 /// Runs a process and carries its streams.
@@ -242,7 +293,7 @@ async fn carry_streams(
         }
     };
     tokio::select! {
-        // The client disconnected. Dropping the session ends the process together with its launcher.
+        // The client disconnected. Dropping the session ends the process together with its worker.
         () = carry_input(streams.input, streams.terminal, reader) => Err(SessionError::Disconnected),
         result = outward => match result? {
             ExecOutcome::Exited(status) => Ok(status),
@@ -252,7 +303,8 @@ async fn carry_streams(
 }
 
 /// Folders of this machine in the data folder, reported by name. `router` has the access log.
-const SPACE_KINDS: [&str; 7] = ["layers", "images", "caches", "logs", "volumes", "containers", "router"];
+const SPACE_KINDS: [&str; 9] =
+    ["layers", "shared-layers", "images", "caches", "logs", "volumes", "containers", "trash", "router"];
 
 /// Measures the disk usage of this machine.
 async fn send_space(agent: &Arc<AgentContext>, writer: &mut WriteHalf<Session>) -> Result<i32, SessionError> {

@@ -54,7 +54,7 @@ impl InstanceSupervisor {
             address.into_iter().for_each(|address| self.agent.addresses.reserve(address));
             let agent = Arc::clone(&self.agent);
             self.agent.tasks.spawn(REMOVAL, async move {
-                workload.discard(|_| {}).await;
+                workload.discard(&agent, |_| {}).await;
                 address.into_iter().for_each(|address| agent.addresses.release(address));
             });
         }
@@ -149,7 +149,7 @@ impl InstanceSupervisor {
             let (sender, receiver) = watch::channel(wanted);
             let handle = self.agent.tasks.spawn(REMOVAL, async move {
                 let leftover = Workload::leftover(&agent.settings, &gone.to_string());
-                leftover.discard(|why| report_failure(&agent, &gone, InstancePhase::Stopping, why)).await;
+                leftover.discard(&agent, |why| report_failure(&agent, &gone, InstancePhase::Stopping, why)).await;
                 drop(receiver);
                 agent.status.remove(&gone);
             });
@@ -187,7 +187,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: AllocationId, mut wanted: 
             }
         }
     }
-    Workload::leftover(&agent.settings, &id.to_string()).discard(|_| {}).await;
+    Workload::leftover(&agent.settings, &id.to_string()).discard(&agent, |_| {}).await;
     drop(wanted);
     agent.status.remove(&id);
 }

@@ -13,11 +13,13 @@
 mod forward;
 mod limits;
 
+use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_model::AppName;
+use gantry_supervision::{Backoff, Retry};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,13 +39,21 @@ const BACKLOG: u32 = 1024;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Failed attempts to listen before the agent logs a warning.
-const WARN_AFTER: u32 = 25;
+const WARN_AFTER: u64 = 25;
 
 /// Longest time in which a client sends the head of a request, and in which a kept connection stays idle.
 const HEAD: Duration = Duration::from_secs(75);
 
 /// Largest head of a request.
 const HEAD_MAX: usize = 16 << 10;
+
+/// Failure to listen for applications.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: applications have no services, keys and locks until the address is free")]
+struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
 
 /// The address that containers find in `GANTRY_API`.
 pub(crate) fn url(gateway: Ipv4Addr) -> String {
@@ -53,19 +63,8 @@ pub(crate) fn url(gateway: Ipv4Addr) -> String {
 /// Serves the containers of this machine, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let address = SocketAddr::from((agent.settings.gateway, PORT));
-    let mut attempts = 0;
-    let listener = loop {
-        match listen(address) {
-            Ok(listener) => break listener,
-            Err(error) => {
-                attempts += 1;
-                if attempts == WARN_AFTER {
-                    tracing::warn!(%address, %error, "cannot listen for applications: they have no services, keys and locks until the address is free");
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    };
+    let retry = Retry::new("listener for applications", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
+    let listener = retry.until_done(|| ready(listen(address).map_err(|source| ListenError { address, source }))).await;
     let callers = Callers::default();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {

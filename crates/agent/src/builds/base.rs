@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use gantry_api::builds::BaseOrder;
 use gantry_build::bases::{self, BaseRecipe};
 use gantry_build::{BuildError, Output};
+use gantry_control::builds::BaseOrder;
 use gantry_linux::cgroup::{Cgroup, GroupLimits};
 use gantry_model::{BuildPhase, Digest};
 use tokio::io::{AsyncBufReadExt, BufReader};

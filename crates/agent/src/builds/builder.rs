@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use gantry_api::builds::BuildOrder;
-use gantry_build::{BuildError, Compile, ImageDraft, Output, Source, Times, build_print};
+use gantry_build::{BuildError, Compile, ImageDraft, Output, Source, Times, build_fingerprint};
+use gantry_control::builds::BuildOrder;
 use gantry_error::ErrorChain;
-use gantry_image::{Layer, Looked, Merged};
+use gantry_image::{Layer, MergedLayers, PathLookup};
 use gantry_model::{BuildPhase, Digest};
 use tokio_util::io::ReaderStream;
 
 use super::cache::{self, AppCache};
-use super::compile::{self, Step};
+use super::compile::{self, CompileStep};
 use super::order_blobs::OrderBlobs;
 use super::slots::BuildSlot;
 use super::unless_cancelled;
@@ -54,7 +54,7 @@ impl Build<'_> {
             let (times, commit, scratch) = (times.clone(), self.order.commit.clone(), scratch.clone());
             let folders = base.layers.clone();
             let layers = move || {
-                let root = source.has_files().then(|| Merged::of(&folders)).transpose();
+                let root = source.has_files().then(|| MergedLayers::of(&folders)).transpose();
                 let root = root.map_err(|error| BuildError::new(BuildPhase::Base, error))?;
                 source.layers(&times, &commit, root.as_ref(), &scratch)
             };
@@ -120,8 +120,8 @@ impl Build<'_> {
         if !left.is_zero() {
             unless_cancelled(output, tokio::time::sleep(left.min(WAIT_MAX))).await?;
         }
-        let newest = times.of(build_print());
-        let step = Step {
+        let newest = times.of(build_fingerprint());
+        let step = CompileStep {
             layers,
             env: compile::env(image.env(), &self.order.commit, newest),
             by_shell: *compile == Compile::Shell,
@@ -198,8 +198,8 @@ async fn write_times(cache: &AppCache, times: &Times, scratch: &Path) -> Result<
 /// reports the same error as for a missing script.
 fn can_run(compile: &Compile, layers: &[PathBuf]) -> Result<(), BuildError> {
     let failed = |error: io::Error| BuildError::new(BuildPhase::Base, error);
-    let root = Merged::of(layers).map_err(failed)?;
-    let is_there = |path: &str| Ok(matches!(root.look(Path::new(path)).map_err(failed)?, Looked::Other { .. }));
+    let root = MergedLayers::of(layers).map_err(failed)?;
+    let is_there = |path: &str| Ok(matches!(root.look(Path::new(path)).map_err(failed)?, PathLookup::Other { .. }));
     let refuse = |why: String| Err(BuildError::new(BuildPhase::Compile, why));
     match compile {
         Compile::Script { interpreter } if !is_there(interpreter)? => refuse(format!(

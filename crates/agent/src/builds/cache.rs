@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_api::ClientError;
-use gantry_api::builds::CacheOrder;
+use gantry_control::builds::CacheOrder;
 use gantry_error::ErrorChain;
 use gantry_ledger::Replacement;
 use gantry_model::{AppName, Moment};

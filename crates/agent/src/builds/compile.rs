@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use gantry_api::builds::CompileLimits;
 use gantry_build::{BuildError, Output};
+use gantry_control::builds::CompileLimits;
 use gantry_error::ErrorChain;
 use gantry_image::{APP_USER, Accounts, Layer, diff};
 use gantry_linux::disk;
@@ -53,7 +53,7 @@ const POLL: Duration = Duration::from_millis(100);
 const TAIL: usize = 20;
 
 /// A compile step to run.
-pub(super) struct Step {
+pub(super) struct CompileStep {
     /// Folders of the unpacked layers, from the top down.
     pub(super) layers: Vec<PathBuf>,
     /// Environment. The app's configuration is left out, so the image is the same for every configuration.
@@ -91,7 +91,7 @@ pub(super) fn env(base: &[String], commit: &str, time: u64) -> Vec<(String, Stri
 
 /// Runs the step and returns the layer of its changes; `None` without changes. The caller discards the workload.
 pub(super) async fn run(
-    step: &Step,
+    step: &CompileStep,
     workload: &TransientWorkload,
     output: &Output,
 ) -> Result<Option<Layer>, BuildError> {
@@ -100,7 +100,7 @@ pub(super) async fn run(
     }
     let mut begun = begin(step, workload).await;
     if let Err(error) = &begun {
-        // A transient failure, such as a killed launcher, must not fail a build. Try once more.
+        // A transient failure, such as a killed worker, must not fail a build. Try once more.
         output.note(&format!("it could not be run: {}; once more", ErrorChain(error)));
         workload.workload().clear().await.map_err(failed)?;
         begun = begin(step, workload).await;
@@ -113,7 +113,7 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
     BuildError::new(BuildPhase::Compile, format!("it could not be run: {}", ErrorChain(&error)))
 }
 
-async fn begin(step: &Step, workload: &TransientWorkload) -> Result<(Container, ContainerSpec), InstanceError> {
+async fn begin(step: &CompileStep, workload: &TransientWorkload) -> Result<(Container, ContainerSpec), InstanceError> {
     let parts = parts(step);
     let cache = step.cache.clone();
     let prepare = move || {
@@ -132,7 +132,7 @@ async fn begin(step: &Step, workload: &TransientWorkload) -> Result<(Container, 
 
 /// Waits for the end of the step, and makes the layer of its changes.
 async fn finish(
-    step: &Step,
+    step: &CompileStep,
     workload: &TransientWorkload,
     container: &Container,
     spec: &ContainerSpec,
@@ -151,7 +151,7 @@ async fn finish(
     layer.map_err(|error| BuildError::new(BuildPhase::Compile, format!("its changes cannot be read: {error}")))
 }
 
-fn parts(step: &Step) -> ContainerParts {
+fn parts(step: &CompileStep) -> ContainerParts {
     let shell = step.by_shell.then_some("/bin/sh");
     ContainerParts {
         layers: step.layers.clone(),
@@ -178,7 +178,7 @@ fn parts(step: &Step) -> ContainerParts {
 /// Forwards the output until the step ends. Fails on a cancellation and above the time or disk limit; the container
 /// then ends when the caller discards the workload.
 async fn watch(
-    step: &Step,
+    step: &CompileStep,
     workload: &TransientWorkload,
     container: &Container,
     spec: &ContainerSpec,

@@ -32,8 +32,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use gantry_api::Session;
-use gantry_api::builds::{BaseOrder, BuildEvent, BuildOrder, PullOrder};
 use gantry_build::{BuildError, Output};
+use gantry_control::builds::{BaseOrder, BuildEvent, BuildOrder, PullOrder};
 use gantry_model::{BuildPhase, Digest};
 use tokio::io::{ReadHalf, WriteHalf};
 

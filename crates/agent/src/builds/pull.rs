@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join;
 use futures_util::stream::BoxStream;
-use gantry_api::builds::{BuildEvent, PullOrder};
 use gantry_api::{Client, ClientError, ErrorCode, Problem};
 use gantry_build::Output;
+use gantry_control::builds::{BuildEvent, PullOrder};
 use gantry_error::ErrorChain;
-use gantry_image::{Asker, Credentials, NoRoom, PullError, PullTarget, ReferenceError, Remote};
+use gantry_image::{Credentials, NoRoom, PullError, PullIdentity, PullTarget, ReferenceError, Remote};
 use gantry_model::Digest;
 use tokio::sync::mpsc;
 
@@ -38,7 +38,7 @@ async fn fetch(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> Result
         .credentials
         .as_ref()
         .map(|who| Credentials { username: who.username.clone(), password: who.password.clone() });
-    let asker = Asker { credentials: credentials.as_ref(), own: Some(&order.own) };
+    let asker = PullIdentity { credentials: credentials.as_ref(), own: Some(&order.own) };
     match gantry_image::pull(&remote, asker, blobs, |line| output.note(&line)).await {
         Ok(image) => Ok(BuildEvent::Done { image }),
         Err(PullError::Own(_)) => Ok(BuildEvent::OwnRegistry),

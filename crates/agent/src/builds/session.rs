@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::builds::BuildEvent;
 use gantry_api::frame::Frame;
 use gantry_build::{Output, OutputEvent};
+use gantry_control::builds::BuildEvent;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// Interval of empty frames, which tell the server that the build goes on.

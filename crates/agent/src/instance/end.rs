@@ -154,7 +154,7 @@ impl Instance {
             let folder = self.record.spec.volume_folder(&self.id.slot.app);
             crate::volumes::mark_used(&self.agent.settings, folder, volume);
         }
-        while let Err(error) = self.workload.try_discard().await {
+        while let Err(error) = self.workload.try_discard(&self.agent).await {
             self.wait_after_failed_removal(&error).await;
         }
         gantry_failpoint::failpoint!("instance.removed");

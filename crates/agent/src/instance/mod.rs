@@ -82,7 +82,7 @@ impl Instance {
         let record = match (kept, &*wanted.borrow()) {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
-                let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
+                let address = agent.allocate_address().ok_or(InstanceError::NoAddress)?;
                 let record = InstanceRecord {
                     spec: (*assignment.spec).clone(),
                     address,
@@ -151,7 +151,7 @@ impl Instance {
         self.workload.container().filter(|container| self.known && container.was_released())
     }
 
-    /// Reports whether the container may have run: it was started, and its launcher did not end before releasing it.
+    /// Reports whether the container may have run: it was started, and its worker did not end before releasing it.
     fn may_have_run(&self) -> bool {
         self.record.started && self.workload.container().is_none_or(|container| container.was_released())
     }

@@ -70,7 +70,7 @@ impl Instance {
         if self.is_on_old_network() {
             // The previous address stays reserved while this agent lives, because routers may still send requests
             // there.
-            self.record.address = self.agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
+            self.record.address = self.agent.allocate_address().ok_or(InstanceError::NoAddress)?;
             self.agent.addresses.own(self.record.address, &self.id.slot.app);
             self.status.address = Some(self.record.address);
         }

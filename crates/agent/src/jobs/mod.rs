@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gantry_control::jobs::{BATCH_MAX, EndedJob, HeldJob, JobId, JobLine, JobOrders, JobRef, JobsReport};
+use gantry_control::jobs::{BATCH_MAX, EndedJob, HeldJob, JobId, JobLine, JobOrders, JobRef, JobsReport, UnreadJob};
 use gantry_model::Moment;
 use gantry_supervision::Nudge;
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::record::JobRecord;
 use crate::AgentContext;
+use crate::status::now;
 use crate::tasks::JOB;
 use crate::workload::TransientWorkload;
 
@@ -47,6 +48,7 @@ pub(crate) struct Jobs {
 
 #[derive(Default)]
 struct KnownJob {
+    /// Name of the container; empty if the order could not be read.
     name: String,
     started: Option<Moment>,
     ended: Option<EndedJob>,
@@ -110,6 +112,17 @@ impl Jobs {
         Some(stop)
     }
 
+    /// Enters a job whose order this agent cannot read, as a failed one.
+    fn decline(&self, unread: UnreadJob) {
+        let UnreadJob { lease, reason } = unread;
+        tracing::warn!(job = ?lease, reason, "the order of a job cannot be read; update this machine");
+        let Some(lease) = lease else { return };
+        let failure = format!("this machine's agent cannot read the order of the job: {reason}; update the machine");
+        let ended = Some(EndedJob::failed(lease, failure, now()));
+        self.known().entry(lease).or_insert_with(|| KnownJob { ended, ..KnownJob::default() });
+        self.changed.nudge();
+    }
+
     fn start(&self, lease: JobRef, started: Moment) {
         self.known().entry(lease).and_modify(|job| job.started = Some(started));
         self.changed.nudge();
@@ -138,6 +151,7 @@ pub(crate) fn carry_out(agent: &Arc<AgentContext>, orders: JobOrders) {
     for order in orders.run {
         begin(agent, JobRecord::new(order));
     }
+    orders.unread.into_iter().for_each(|unread| agent.jobs.decline(unread));
 }
 
 /// A job of the agent before, to be continued.
@@ -169,7 +183,7 @@ pub(crate) fn go_on(agent: &Arc<AgentContext>, left: Vec<LeftJob>) {
     }
 }
 
-/// Reports whether this agent continues the job of this container name. What is left of any other container goes.
+/// Reports whether this agent continues the job of this container name. The leftovers of all other containers are removed.
 pub(crate) fn continues(agent: &AgentContext, name: &str) -> bool {
     agent.jobs.known().values().any(|job| job.name == name && job.ended.is_none())
 }
@@ -208,6 +222,21 @@ mod tests {
         tokio::time::advance(REPORT_RETRY).await;
         let again = jobs.report(false);
         assert_eq!((again.ended, again.held.len()), (vec![ended(1)], 1));
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_order_cannot_be_read_has_failed() {
+        let jobs = Jobs::new(1);
+        let unread = |lease| UnreadJob { lease, reason: "unknown variant `wasm`".to_owned() };
+        jobs.decline(unread(None));
+        assert!(jobs.is_idle(), "nothing can be said about a job without a lease");
+        jobs.decline(unread(Some(lease(1))));
+        let report = jobs.report(false);
+        assert_eq!((report.held.len(), report.ended.len()), (1, 1));
+        let EndedJob { lease: of, outcome, details, .. } = &report.ended[0];
+        assert_eq!((of, outcome), (&lease(1), &AttemptOutcome::Failed));
+        let failure = details.failure.as_deref().unwrap_or_default();
+        assert!(failure.contains("wasm") && failure.contains("update the machine"), "{failure}");
     }
 
     #[tokio::test]

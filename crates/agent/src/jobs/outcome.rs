@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_success_failure_timeout_and_lack_of_memory_apart() {
+    fn distinguishes_success_failure_timeout_and_out_of_memory() {
         let limits = ResourceLimits { memory: Bytes::mebi(64), ..ResourceLimits::default() };
         for (end, wanted, oom) in [
             (end(Some(0), 0, false), AttemptOutcome::Succeeded, None),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_control::jobs::{AttemptDetails, AttemptOutcome, EndedJob};
+use gantry_control::jobs::EndedJob;
 use gantry_error::ErrorChain;
 use gantry_image::Runtime;
 use gantry_model::{Moment, RoleCommand};
@@ -21,7 +21,7 @@ use super::record::JobRecord;
 use crate::container::{self, ContainerNames};
 use crate::instance::InstanceError;
 use crate::status::now;
-use crate::workload::{ContainerParts, TransientWorkload, WorkloadKind};
+use crate::workload::{ContainerParts, TransientWorkload};
 use crate::{AgentContext, images};
 
 /// Path of the payload in the container.
@@ -59,12 +59,12 @@ pub(super) async fn run(agent: Arc<AgentContext>, mut record: JobRecord, stop: C
         slot = agent.jobs.slots.acquire() => slot,
         () = stop.cancelled() => return agent.jobs.end(not_started(&record, &StartError::Stopped)),
     };
-    let workload = match TransientWorkload::resume(&agent, WorkloadKind::Job, &record.name()) {
+    let mut workload = match TransientWorkload::resume_job(&agent, &record.name(), record.order.network) {
         Ok(workload) => workload,
         Err(error) => return agent.jobs.end(not_started(&record, &error)),
     };
     workload.own(&record.order.queue.project);
-    let ended = match begin(&agent, &workload, &mut record, &stop).await {
+    let ended = match begin(&agent, &mut workload, &mut record, &stop).await {
         Ok((container, started)) => {
             agent.jobs.start(lease, started);
             finish(&workload, &record, &container, started, &stop).await
@@ -82,15 +82,13 @@ pub(super) async fn run(agent: Arc<AgentContext>, mut record: JobRecord, stop: C
 }
 
 fn not_started(record: &JobRecord, error: &dyn std::error::Error) -> EndedJob {
-    let failure = Some(ErrorChain(error).to_string());
-    let details = AttemptDetails { failure, ended: now(), ..AttemptDetails::default() };
-    EndedJob { lease: record.order.lease, outcome: AttemptOutcome::Failed, details, output: Vec::new() }
+    EndedJob::failed(record.order.lease, ErrorChain(error).to_string(), now())
 }
 
 /// Starts the container, or finds the one that the agent before started.
 async fn begin(
     agent: &Arc<AgentContext>,
-    workload: &TransientWorkload,
+    workload: &mut TransientWorkload,
     record: &mut JobRecord,
     stop: &CancellationToken,
 ) -> Result<(Container, Moment), StartError> {
@@ -105,10 +103,10 @@ async fn begin(
     }
 }
 
-/// Starts the container, with one retry. A passing failure, such as a launcher that was killed, then fails no job.
+/// Starts the container, with one retry. A passing failure, such as a worker that was killed, then fails no job.
 async fn start_with_retry(
     agent: &Arc<AgentContext>,
-    workload: &TransientWorkload,
+    workload: &mut TransientWorkload,
     record: &mut JobRecord,
 ) -> Result<(Container, Moment), StartError> {
     match start(agent, workload, record).await {
@@ -123,7 +121,7 @@ async fn start_with_retry(
 
 async fn start(
     agent: &Arc<AgentContext>,
-    workload: &TransientWorkload,
+    workload: &mut TransientWorkload,
     record: &mut JobRecord,
 ) -> Result<(Container, Moment), StartError> {
     workload.workload().clear().await.map_err(InstanceError::Previous)?;
@@ -161,7 +159,7 @@ async fn start(
     let started = now();
     record.launched = Some(started);
     record.write(&agent.settings).map_err(StartError::Record)?;
-    let container = workload.launch(&made).await?;
+    let container = workload.launch_in_slot(&made).await?;
     gantry_failpoint::failpoint!("job.launched");
     Ok((container, started))
 }

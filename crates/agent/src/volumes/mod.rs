@@ -61,12 +61,12 @@ pub(crate) struct Volumes {
 }
 
 /// Keeps a volume from being replaced and removed while it is read.
-struct Reading<'a> {
+struct VolumeReadGuard<'a> {
     volumes: &'a Volumes,
     key: Key,
 }
 
-impl Drop for Reading<'_> {
+impl Drop for VolumeReadGuard<'_> {
     fn drop(&mut self) {
         let mut readers = self.volumes.lock();
         if let Some(count) = readers.get_mut(&self.key) {
@@ -139,16 +139,26 @@ impl Volumes {
     }
 
     /// Opens a volume for reading. Until the returned guard is dropped, the volume is not replaced or removed.
-    fn read(&self, settings: &AgentSettings, key: &Key) -> Result<(Reading<'_>, std::os::fd::OwnedFd), Problem> {
+    fn read(
+        &self,
+        settings: &AgentSettings,
+        key: &Key,
+    ) -> Result<(VolumeReadGuard<'_>, std::os::fd::OwnedFd), Problem> {
         let mut readers = self.lock();
         let top = gantry_linux::walk::top(&path_of(settings, key)).map_err(|error| failed("open", key, &error))?;
         *readers.entry(key.clone()).or_default() += 1;
-        Ok((Reading { volumes: self, key: key.clone() }, top))
+        Ok((VolumeReadGuard { volumes: self, key: key.clone() }, top))
     }
 
     /// Puts the folder `fresh` in the place of a volume, in one step. Returns the old content, which the caller
     /// removes.
-    fn put(&self, settings: &AgentSettings, key: &Key, fresh: Half, replace: bool) -> Result<Half, Problem> {
+    fn put(
+        &self,
+        settings: &AgentSettings,
+        key: &Key,
+        fresh: TemporaryFolder,
+        replace: bool,
+    ) -> Result<TemporaryFolder, Problem> {
         let readers = self.lock();
         let _folder = lock_folder(settings, key, "replaced")?;
         refuse_busy(settings, key, &readers, "replaced")?;
@@ -169,14 +179,14 @@ impl Volumes {
     }
 
     /// Removes a volume with its snapshots. Returns the discarded folders, which the caller removes.
-    fn discard(&self, settings: &AgentSettings, key: &Key) -> Result<Vec<Half>, Problem> {
+    fn discard(&self, settings: &AgentSettings, key: &Key) -> Result<Vec<TemporaryFolder>, Problem> {
         let readers = self.lock();
         let _folder = lock_folder(settings, key, "removed")?;
         refuse_busy(settings, key, &readers, "removed")?;
         // The snapshots go first: after a crash between the two, the volume is there and can be removed again.
         let mut gone = Vec::new();
         for path in [snapshots::folder(settings, key), path_of(settings, key)] {
-            let half = Half::named(settings, &key.0);
+            let half = TemporaryFolder::named(settings, &key.0);
             match std::fs::rename(&path, &half.path) {
                 Ok(()) => gone.push(half),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -192,11 +202,11 @@ impl Volumes {
 }
 
 /// An unfinished or discarded folder, which is removed when this value is dropped.
-struct Half {
+struct TemporaryFolder {
     path: PathBuf,
 }
 
-impl Half {
+impl TemporaryFolder {
     /// A new name for a folder of the app; the folder is not created.
     fn named(settings: &AgentSettings, app: &AppName) -> Self {
         Self { path: folder_of(settings, app).join(format!("{HALF}{:016x}", rand::random::<u64>())) }
@@ -212,7 +222,7 @@ impl Half {
     }
 }
 
-impl Drop for Half {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         if let Err(error) = gantry_linux::tree::remove(&self.path) {
             tracing::warn!(%error, "a discarded folder stays until the next start");
@@ -225,11 +235,11 @@ pub(crate) fn sweep(settings: &AgentSettings) {
     let apps = subfolders(&settings.data.join("volumes"));
     // Each fails unless the folder is empty.
     apps.iter().for_each(|app| drop(std::fs::remove_dir(app.join(snapshots::FOLDER))));
-    let halves: Vec<Half> = apps
+    let halves: Vec<TemporaryFolder> = apps
         .iter()
         .flat_map(|app| subfolders(app))
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(HALF)))
-        .map(|path| Half { path })
+        .map(|path| TemporaryFolder { path })
         .collect();
     if !halves.is_empty() {
         drop(tokio::task::spawn_blocking(move || drop(halves)));
@@ -337,7 +347,7 @@ fn failed(action: &str, (app, name): &Key, error: &io::Error) -> Problem {
             Problem::new(ErrorCode::VolumeInUse, message).hint("unmount it first")
         }
         io::ErrorKind::StorageFull => {
-            Problem::new(ErrorCode::DiskFull, message).hint("`gantry status` tells what takes the space")
+            Problem::new(ErrorCode::DiskFull, message).hint("`gantry status` lists what uses the space")
         }
         _ => Problem::internal(message),
     }
@@ -436,5 +446,37 @@ fn room(agent: &AgentContext) -> impl FnMut(u64) -> io::Result<()> + '_ {
         let (free, reserve) = (Bytes(free), Bytes(reserve));
         let message = format!("the disk has {free} free, and {reserve} of it are kept free");
         Err(io::Error::new(io::ErrorKind::StorageFull, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_neither_replaced_nor_removed_while_it_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = AgentSettings { data: folder.path().to_owned(), ..AgentSettings::for_tests() };
+        let key = (AppName::parse("db").expect("a name"), VolumeName::parse("data").expect("a name"));
+        let path = path_of(&settings, &key);
+        std::fs::create_dir_all(&path).expect("made");
+        std::fs::write(path.join("file"), "content").expect("written");
+        let volumes = Volumes::default();
+        let [first, second] = [(); 2].map(|()| volumes.read(&settings, &key).expect("opened"));
+        let attempts = || {
+            let fresh = TemporaryFolder::make(&settings, &key.0).expect("made");
+            [volumes.put(&settings, &key, fresh, true).err(), volumes.discard(&settings, &key).err()]
+        };
+        for reader in [Some(first), None] {
+            for refused in attempts() {
+                let refused = refused.expect("a reader is left");
+                assert!(refused.message.contains("is being copied"), "{refused:?}");
+            }
+            drop(reader);
+        }
+        drop(second);
+        assert_eq!(std::fs::read_to_string(path.join("file")).expect("there"), "content");
+        assert_eq!(attempts(), [None, None]);
+        assert!(!path.exists());
     }
 }

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_are_found_and_nothing_else() {
+    fn lists_volumes_only() {
         let folder = tempfile::tempdir().expect("a folder");
         for path in ["db/data", "db/.half-1", "db/.snapshots/data/one", "shop/files", "shop/.new-x", "Nobody/data"] {
             std::fs::create_dir_all(folder.path().join("volumes").join(path)).expect("made");

@@ -10,7 +10,7 @@ use gantry_api::{Problem, Session};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
-use super::transfer::{Incoming, Piece};
+use super::transfer::{ArchiveChunk, IncomingArchive};
 use super::{list, remove, show, snapshots, transfer};
 use crate::AgentContext;
 use crate::sessions::SessionError;
@@ -110,14 +110,14 @@ async fn carry<T: Send + 'static>(
 
 /// Receives an archive. Reads until the client closes the connection, even if nothing needs the archive any more: a
 /// connection that is closed with unread data loses the answer.
-fn receive(agent: &AgentContext, mut reader: ReadHalf<Session>) -> Incoming {
+fn receive(agent: &AgentContext, mut reader: ReadHalf<Session>) -> IncomingArchive {
     let (sender, pieces) = mpsc::channel(AHEAD);
     agent.tasks.spawn(SESSION, async move {
         let mut sender = Some(sender);
         while let Ok(Ok(Some(frame))) = tokio::time::timeout(SILENCE, Frame::read(&mut reader)).await {
             let piece = match frame {
-                Frame::Input(bytes) => Piece::Bytes(bytes),
-                Frame::InputEnd => Piece::End,
+                Frame::Input(bytes) => ArchiveChunk::Bytes(bytes),
+                Frame::InputEnd => ArchiveChunk::End,
                 _ => continue,
             };
             if let Some(open) = &sender
@@ -127,5 +127,5 @@ fn receive(agent: &AgentContext, mut reader: ReadHalf<Session>) -> Incoming {
             }
         }
     });
-    Incoming::new(pieces)
+    IncomingArchive::new(pieces)
 }

@@ -14,7 +14,7 @@ use gantry_image::volume_may_carry;
 use gantry_linux::{copy, walk};
 use gantry_model::VolumeName;
 
-use super::{Half, Key, describe, failed, folder_of, in_use, moment, room, subfolders};
+use super::{Key, TemporaryFolder, describe, failed, folder_of, in_use, moment, room, subfolders};
 use crate::{AgentContext, AgentSettings};
 
 /// Folder of all snapshots of an app's volumes.
@@ -73,7 +73,7 @@ pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) ->
     let folder = folder(settings, key);
     let made = |error: &std::io::Error| failed("make a snapshot of", key, error);
     std::fs::create_dir_all(&folder).map_err(|error| made(&error))?;
-    let half = Half::make(settings, app).map_err(|error| made(&error))?;
+    let half = TemporaryFolder::make(settings, app).map_err(|error| made(&error))?;
     let copied = duplicate(agent, &top, &half).map_err(|error| made(&error))?;
     gantry_failpoint::failpoint!("snapshot.copied");
     std::fs::rename(&half.path, folder.join(snapshot.as_str())).map_err(|error| made(&error))?;
@@ -85,7 +85,11 @@ pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) ->
 }
 
 /// Copies a folder into the folder `into`, durably.
-fn duplicate(agent: &AgentContext, from: &std::os::fd::OwnedFd, into: &Half) -> std::io::Result<copy::Copied> {
+fn duplicate(
+    agent: &AgentContext,
+    from: &std::os::fd::OwnedFd,
+    into: &TemporaryFolder,
+) -> std::io::Result<copy::Copied> {
     let copied = copy::copy(from, &walk::top(&into.path)?, &volume_may_carry, &mut room(agent))?;
     gantry_ledger::sync_file_system(&into.path)?;
     Ok(copied)
@@ -116,7 +120,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 /// Removes a snapshot. Its files are removed in the background.
 pub(super) fn remove(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> Result<VolumeReport, Problem> {
     let settings = &agent.settings;
-    let half = Half::named(settings, &key.0);
+    let half = TemporaryFolder::named(settings, &key.0);
     std::fs::rename(folder(settings, key).join(snapshot.as_str()), &half.path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => unknown(key, snapshot),
         _ => failed("remove a snapshot of", key, &error),
@@ -134,7 +138,7 @@ pub(super) fn restore(agent: &AgentContext, key: &Key, snapshot: &VolumeName) ->
     })?;
     super::refuse_busy(settings, key, &agent.volumes.lock(), "replaced")?;
     let made = |error: std::io::Error| failed("restore a snapshot of", key, &error);
-    let half = Half::make(settings, &key.0).map_err(made)?;
+    let half = TemporaryFolder::make(settings, &key.0).map_err(made)?;
     duplicate(agent, &top, &half).map_err(made)?;
     drop(agent.volumes.put(settings, key, half, true)?);
     describe(agent, key)

@@ -14,30 +14,30 @@ use gantry_image::{Bounds, UnpackError, Unpacked};
 use gantry_model::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Half, Key, failed, in_use, is_empty, path_of, refuse_busy, remedy};
+use super::{Key, TemporaryFolder, failed, in_use, is_empty, path_of, refuse_busy, remedy};
 use crate::AgentContext;
 
 /// A piece of an archive that a client sends.
-pub(super) enum Piece {
+pub(super) enum ArchiveChunk {
     Bytes(Vec<u8>),
     /// The client has sent all of the archive.
     End,
 }
 
 /// The archive that a client sends. A connection that ends before the archive is an error.
-pub(super) struct Incoming {
-    pieces: mpsc::Receiver<Piece>,
+pub(super) struct IncomingArchive {
+    pieces: mpsc::Receiver<ArchiveChunk>,
     piece: io::Cursor<Vec<u8>>,
     ended: bool,
 }
 
-impl Incoming {
-    pub(super) fn new(pieces: mpsc::Receiver<Piece>) -> Self {
+impl IncomingArchive {
+    pub(super) fn new(pieces: mpsc::Receiver<ArchiveChunk>) -> Self {
         Self { pieces, piece: io::Cursor::default(), ended: false }
     }
 }
 
-impl Read for Incoming {
+impl Read for IncomingArchive {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let count = self.piece.read(buffer)?;
@@ -45,8 +45,8 @@ impl Read for Incoming {
                 return Ok(count);
             }
             match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.piece = io::Cursor::new(bytes),
-                Some(Piece::End) => self.ended = true,
+                Some(ArchiveChunk::Bytes(bytes)) => self.piece = io::Cursor::new(bytes),
+                Some(ArchiveChunk::End) => self.ended = true,
                 None => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
@@ -59,11 +59,11 @@ impl Read for Incoming {
 }
 
 /// The archive that goes to a client, in frames.
-struct Outgoing {
+struct OutgoingArchive {
     frames: mpsc::Sender<Frame>,
 }
 
-impl Write for Outgoing {
+impl Write for OutgoingArchive {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = bytes.len().min(PAYLOAD_MAX as usize);
         let sent = self.frames.blocking_send(Frame::Output(bytes[..count].to_vec()));
@@ -94,7 +94,7 @@ pub(super) fn export(
         ));
         warn(format!("for files of one moment, {remedy}; or use the program's own dump"));
     }
-    let archived = gantry_image::export(&top, Outgoing { frames: frames.clone() }, how.zstd);
+    let archived = gantry_image::export(&top, OutgoingArchive { frames: frames.clone() }, how.zstd);
     let archived = archived.map_err(|error| failed("export", key, &error))?;
     if archived.changed > 0 {
         warn(format!("warning: {} files changed while they were read", archived.changed));
@@ -117,7 +117,7 @@ pub(super) fn import(
     if path.exists() && !replace && !is_empty(&path) {
         return Err(not_empty(key));
     }
-    let half = Half::make(settings, &key.0).map_err(|error| failed("import", key, &error))?;
+    let half = TemporaryFolder::make(settings, &key.0).map_err(|error| failed("import", key, &error))?;
     let unpacked = unpack(agent, key, limit, archive, &half.path)?;
     if !unpacked.has_root {
         adopt_owner(&path, &half.path).map_err(|error| failed("import", key, &error))?;
@@ -142,7 +142,7 @@ fn unpack(agent: &AgentContext, key: &Key, limit: Bytes, archive: impl Read, int
         match error {
             UnpackError::Make { .. } => Problem::internal(what),
             UnpackError::TooLarge(_) if room < limit.0 => Problem::new(ErrorCode::DiskFull, what)
-                .hint(format!("the disk has room for {}; `gantry status` tells what takes the space", Bytes(room))),
+                .hint(format!("the disk has room for {}; `gantry status` lists what uses the space", Bytes(room))),
             UnpackError::TooLarge(_) => Problem::new(ErrorCode::VolumeArchiveTooLarge, what)
                 .hint(format!("the limit is {limit}, the disk limit of the role; `--limit SIZE` sets another")),
             UnpackError::Stream(_) | UnpackError::Entry { .. } | UnpackError::Cut => {

@@ -34,6 +34,9 @@ pub(crate) struct KindPolicy {
     pub(crate) keeps_output: bool,
     /// Size of each of the two segments of the output, in bytes.
     pub(crate) segment: u64,
+    /// True if an agent reads the exit record after a power loss: a release step that has ended is not run again. The
+    /// owner of any other workload ends with the power loss, or starts the workload again.
+    pub(crate) durable_exit: bool,
 }
 
 /// Part that counts the disk usage of a workload.
@@ -78,6 +81,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
+                durable_exit: true,
             },
             Self::ReleaseStep => KindPolicy {
                 prefix: None,
@@ -86,6 +90,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
+                durable_exit: true,
             },
             Self::OneOff => KindPolicy {
                 prefix: Some("run-"),
@@ -94,6 +99,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Engine,
                 keeps_output: false,
                 segment: SEGMENT,
+                durable_exit: false,
             },
             Self::Build => KindPolicy {
                 prefix: Some("build-"),
@@ -102,6 +108,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Owner,
                 keeps_output: false,
                 segment: BUILD_SEGMENT,
+                durable_exit: false,
             },
             Self::Job => KindPolicy {
                 prefix: Some("job-"),
@@ -110,6 +117,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Engine,
                 keeps_output: false,
                 segment: JOB_SEGMENT,
+                durable_exit: false,
             },
             Self::Base => KindPolicy {
                 prefix: Some("base-"),
@@ -118,6 +126,7 @@ impl WorkloadKind {
                 disk: DiskAccount::Owner,
                 keeps_output: false,
                 segment: BUILD_SEGMENT,
+                durable_exit: false,
             },
         }
     }

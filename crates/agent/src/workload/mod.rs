@@ -6,15 +6,18 @@
 //! - [`WorkloadKind`]: services, release steps, one-offs, builds and jobs, with a table of their differences.
 //! - [`Workload`]: the steps of the life cycle. Each step can be repeated, and the agent can be killed between any two.
 //! - [`TransientWorkload`]: a workload outside the plan. It ends with its owner, except a job.
+//! - `prepared`: networks and control groups that are made ahead for jobs.
 //!
 //! The engine knows neither the plan nor health: `instance` decides when a container of the plan starts and stops.
 
 mod kind;
+pub(crate) mod prepared;
 mod transient;
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gantry_error::ErrorChain;
 use gantry_image::Accounts;
@@ -26,6 +29,7 @@ use gantry_sandbox::{
     BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, LogFiles, ProcessUser, RootFilesystem,
     SandboxError, kill_rest, launch,
 };
+use gantry_supervision::{Backoff, Retry};
 
 pub(crate) use self::kind::{DiskAccount, KindPolicy, SEGMENT, WorkloadKind};
 pub(crate) use self::transient::{
@@ -66,6 +70,17 @@ pub(crate) struct ContainerParts {
     pub(crate) network: bool,
 }
 
+/// The network of the container with this address.
+fn container_network(settings: &AgentSettings, address: Ipv4Addr) -> ContainerNetwork {
+    ContainerNetwork {
+        bridge: settings.bridge.clone(),
+        link: format!("gt{:08x}", u32::from(address)),
+        address,
+        prefix: settings.prefix,
+        gateway: settings.gateway,
+    }
+}
+
 impl Workload {
     /// The workload of an instance.
     pub(crate) fn of_instance(settings: &AgentSettings, id: &AllocationId, spec: &InstanceSpec) -> Self {
@@ -104,7 +119,7 @@ impl Workload {
     pub(crate) async fn clear(&self) -> Result<(), SandboxError> {
         match self.container() {
             Some(container) => container.destroy().await,
-            // A launcher that was killed midway leaves a control group without a record.
+            // A worker that was killed midway leaves a control group without a record.
             None => kill_rest(&self.paths.cgroup).await,
         }
     }
@@ -159,17 +174,12 @@ impl Workload {
             groups: parts.groups,
             users: parts.users,
             limits: parts.limits,
-            network: parts.network.then(|| ContainerNetwork {
-                bridge: agent.settings.bridge.clone(),
-                link: format!("gt{:08x}", u32::from(address)),
-                address,
-                prefix: agent.settings.prefix,
-                gateway: agent.settings.gateway,
-            }),
+            network: parts.network.then(|| container_network(&agent.settings, address)),
             binds,
             log: LogFiles { segments: gantry_relay::segments(&paths.logs), limit: policy.segment },
             exit: paths.exit(),
             fenced: false,
+            durable_exit: policy.durable_exit,
             init: agent.init.clone(),
         })
     }
@@ -206,19 +216,23 @@ impl Workload {
     }
 
     /// Ends the workload and removes all that is left, except output that its kind keeps. One attempt.
-    pub(crate) async fn try_discard(&self) -> Result<(), InstanceError> {
+    pub(crate) async fn try_discard(&self, agent: &Arc<AgentContext>) -> Result<(), InstanceError> {
         self.clear().await.map_err(InstanceError::End)?;
-        self.paths.remove().await.map_err(InstanceError::Files)
+        self.paths.remove(agent).await.map_err(InstanceError::Files)
     }
 
     /// Ends the workload and removes all that is left, however long that takes. Retries while the kernel does not
     /// release the container, and passes each failure to `told`.
-    pub(crate) async fn discard(&self, told: impl Fn(String)) {
-        while let Err(error) = self.try_discard().await {
-            let why = ErrorChain(&error).to_string();
-            tracing::error!(name = self.name, why, "cannot remove a leftover container; retrying");
-            told(format!("cannot be removed; retrying: {why}"));
-            tokio::time::sleep(REMOVAL_RETRY).await;
-        }
+    pub(crate) async fn discard(&self, agent: &Arc<AgentContext>, told: impl Fn(String)) {
+        let attempt = || async {
+            self.try_discard(agent).await.inspect_err(|error| {
+                let why = ErrorChain(error).to_string();
+                tracing::error!(name = self.name, why, "cannot remove a leftover container; retrying");
+                told(format!("cannot be removed; retrying: {why}"));
+            })
+        };
+        // Each failure is logged above, with the name of the container.
+        let retry = Retry::new("removal of a container", Backoff::constant(REMOVAL_RETRY)).quiet_for(u64::MAX);
+        retry.until_done(attempt).await;
     }
 }

@@ -7,10 +7,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use gantry_error::ErrorChain;
 use gantry_model::{AppName, Bytes, Digest};
 use gantry_sandbox::{Container, ContainerSpec};
 use serde::{Deserialize, Serialize};
 
+use super::prepared::JobSlot;
 use super::{ContainerParts, Workload, WorkloadKind};
 use crate::instance::{InstanceError, REMOVAL_RETRY};
 use crate::records::{self, ContainerPaths};
@@ -25,13 +27,13 @@ const METADATA: &str = "once.json";
 pub(crate) struct TransientMetadata {
     pub(crate) disk: Bytes,
     pub(crate) address: Ipv4Addr,
-    /// Folder of its volumes; `None` without volumes, and in metadata of an earlier version.
+    /// Folder of the workload's volumes; `None` without volumes, and in metadata of an earlier version.
     #[serde(default)]
     pub(crate) volume_folder: Option<AppName>,
-    /// Its volumes.
+    /// The workload's volumes.
     #[serde(default)]
     pub(crate) volumes: BTreeSet<String>,
-    /// Those of its volumes that no other container may have at the same time.
+    /// The volumes that no other container may have at the same time.
     #[serde(default)]
     pub(crate) alone: BTreeSet<String>,
 }
@@ -41,7 +43,7 @@ pub(crate) struct VolumeClaim {
     /// Folder of the volumes.
     pub(crate) folder: AppName,
     pub(crate) volumes: BTreeSet<String>,
-    /// Those that no other container may have at the same time.
+    /// The volumes that no other container may have at the same time.
     pub(crate) alone: BTreeSet<String>,
 }
 
@@ -50,24 +52,32 @@ pub(crate) struct TransientWorkload {
     agent: Arc<AgentContext>,
     workload: Workload,
     address: Ipv4Addr,
+    /// The slot to start in; its address is the workload's.
+    slot: Option<JobSlot>,
 }
 
 impl TransientWorkload {
     /// Takes an address for a workload. `name` is unique.
     pub(crate) fn begin(agent: &Arc<AgentContext>, kind: WorkloadKind, name: &str) -> Result<Self, InstanceError> {
-        let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
-        Ok(Self { agent: Arc::clone(agent), workload: Workload::named(&agent.settings, kind, name), address })
+        let address = agent.allocate_address().ok_or(InstanceError::NoAddress)?;
+        let workload = Workload::named(&agent.settings, kind, name);
+        Ok(Self { agent: Arc::clone(agent), workload, address, slot: None })
     }
 
-    /// Continues a workload, with the address that the previous agent gave it, or begins it.
-    pub(crate) fn resume(agent: &Arc<AgentContext>, kind: WorkloadKind, name: &str) -> Result<Self, InstanceError> {
-        let workload = Workload::named(&agent.settings, kind, name);
-        match read_metadata(workload.paths()).map(|metadata| metadata.address) {
-            Some(address) if agent.addresses.contains(address) => {
-                agent.addresses.reserve(address);
-                Ok(Self { agent: Arc::clone(agent), workload, address })
-            }
-            _ => Self::begin(agent, kind, name),
+    /// Continues a job, with the address that the previous agent gave it, or begins it. A new job that has a network starts
+    /// in a prepared slot, if one is ready.
+    pub(crate) fn resume_job(agent: &Arc<AgentContext>, name: &str, network: bool) -> Result<Self, InstanceError> {
+        let workload = Workload::named(&agent.settings, WorkloadKind::Job, name);
+        if let Some(metadata) = read_metadata(workload.paths())
+            && agent.addresses.contains(metadata.address)
+        {
+            agent.addresses.reserve(metadata.address);
+            return Ok(Self { agent: Arc::clone(agent), workload, address: metadata.address, slot: None });
+        }
+        let slot = network.then(|| agent.prepared.take(&agent.addresses)).flatten();
+        match slot {
+            Some(slot) => Ok(Self { agent: Arc::clone(agent), workload, address: slot.address(), slot: Some(slot) }),
+            None => Self::begin(agent, WorkloadKind::Job, name),
         }
     }
 
@@ -129,13 +139,37 @@ impl TransientWorkload {
         self.workload.launch(spec).await.map_err(InstanceError::Launch)
     }
 
+    /// Starts the prepared container in the workload's slot. Without a slot, and if the slot fails, this is
+    /// [`TransientWorkload::launch`].
+    pub(crate) async fn launch_in_slot(&mut self, spec: &ContainerSpec) -> Result<Container, InstanceError> {
+        let Some(slot) = self.slot.take() else { return self.launch(spec).await };
+        let failure = match slot.launch(spec).await {
+            Ok(container) => {
+                self.agent.prepared.succeed();
+                return Ok(container);
+            }
+            Err(error) => ErrorChain(&error).to_string(),
+        };
+        tracing::warn!(name = self.workload.name, failure, "cannot start a job in its slot; starting it without");
+        // The seed may have released the container before it ended. No container starts twice.
+        if let Some(container) = self.workload.container().filter(Container::was_released) {
+            return Ok(container);
+        }
+        self.workload.clear().await.map_err(InstanceError::Previous)?;
+        let container = self.launch(spec).await?;
+        // A container that starts neither way is no failure of the slot.
+        self.agent.prepared.fail(&self.agent.addresses);
+        Ok(container)
+    }
+
     /// Removes the workload and releases its address. The wait is limited to [`REMOVAL_RETRY`]; a container that the
     /// kernel does not release keeps its address until the removal succeeds.
     pub(crate) async fn end(self) {
-        let Self { agent, workload, address } = self;
+        let Self { agent, workload, address, slot } = self;
+        drop(slot);
         let own = Arc::clone(&agent);
         let removal = agent.tasks.spawn(REMOVAL, async move {
-            workload.discard(|_| {}).await;
+            workload.discard(&own, |_| {}).await;
             own.addresses.release(address);
         });
         let _ = tokio::time::timeout(REMOVAL_RETRY, removal).await;

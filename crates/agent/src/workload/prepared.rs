@@ -1,0 +1,361 @@
+//! Prepared slots: network, address and control groups of jobs that are still to come.
+//!
+//! ```text
+//! job begins ─► takes a slot, if one is ready ─► launched in the slot      otherwise: launched without a slot
+//!           └─► nudges the loop: prepares slots while jobs come ─► none for 30 s: ends all slots
+//! ```
+//! - A slot serves one job. It belongs to no app before, and nothing of it serves another job.
+//! - Slots save time; nothing else depends on them. A job whose slot fails is launched without one, and all waiting slots
+//!   end. After a failure no slot is prepared for a while.
+//! - No job gets a slot whose seed has ended.
+//! - A slot holds an address. A container that finds no other address free gets the address of a slot.
+//! - The slots of an agent end with the agent. The next agent removes what is left.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gantry_error::ErrorChain;
+use gantry_sandbox::{
+    Container, ContainerSpec, PreparedSlot, SandboxError, SlotSpec, end_own_slots, end_slots, kill_rest, slot_group,
+};
+use gantry_supervision::{Backoff, Nudge, ReconcileLoop};
+use tokio::time::Instant;
+
+use super::container_network;
+use crate::network::AddressPool;
+use crate::{AgentContext, AgentSettings};
+
+/// Most slots that wait for a job.
+const IDLE_MAX: usize = 8;
+
+/// Slots that are prepared at the same time. A preparation mostly waits for the kernel.
+const MAKERS: usize = 3;
+
+/// Time without a job after which all slots end.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+
+/// Interval between two looks for slots to end.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// First and longest time without new slots after a failure.
+const SUSPENSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
+
+/// The agent's prepared slots.
+pub(crate) struct PreparedSlots {
+    stock: Mutex<Stock<JobSlot>>,
+    wanted: Nudge,
+    numbers: AtomicU64,
+    /// Control groups of slots that ended.
+    left: Arc<Mutex<Vec<String>>>,
+}
+
+/// A slot that waits for its job.
+pub(crate) struct JobSlot {
+    slot: PreparedSlot,
+    address: Ipv4Addr,
+    group: GroupRemoval,
+}
+
+/// The duty to remove the control groups of a slot. Dropping this value leaves the removal to the loop.
+struct GroupRemoval {
+    group: Option<String>,
+    left: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for GroupRemoval {
+    fn drop(&mut self) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.group.take());
+    }
+}
+
+impl JobSlot {
+    /// The address of the slot's job.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Starts a container in the slot.
+    pub(crate) async fn launch(self, spec: &ContainerSpec) -> Result<Container, SandboxError> {
+        let Self { slot, mut group, .. } = self;
+        let container = slot.launch(spec).await?;
+        // The groups have the container's name now.
+        group.group = None;
+        Ok(container)
+    }
+}
+
+impl PreparedSlots {
+    /// At most `jobs` jobs run at the same time.
+    pub(crate) fn new(jobs: u16) -> Self {
+        let most = usize::from(jobs).saturating_mul(2).min(IDLE_MAX);
+        let stock = Mutex::new(Stock::new(most));
+        Self { stock, wanted: Nudge::default(), numbers: AtomicU64::default(), left: Arc::default() }
+    }
+
+    fn stock(&self) -> MutexGuard<'_, Stock<JobSlot>> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a slot for a job, if one is ready, and has others prepared. Ends the slots whose seed has ended.
+    pub(crate) fn take(&self, addresses: &AddressPool) -> Option<JobSlot> {
+        let (slot, ended) = self.stock().take(Instant::now(), |slot| !slot.slot.has_ended());
+        end(ended, addresses);
+        self.wanted.nudge();
+        slot
+    }
+
+    /// Ends a slot, and returns its address, which stays in use.
+    pub(crate) fn give_up_address(&self) -> Option<Ipv4Addr> {
+        let slot = self.stock().idle.pop_front();
+        slot.map(|slot| slot.address)
+    }
+
+    /// Records that a job started in a slot.
+    pub(crate) fn succeed(&self) {
+        self.stock().backoff.reset();
+    }
+
+    /// Records that a slot failed and its job then started without one. Ends the waiting slots, which may fail as well.
+    pub(crate) fn fail(&self, addresses: &AddressPool) {
+        let rest = std::mem::take(&mut self.stock().idle);
+        end(rest, addresses);
+        self.suspend();
+    }
+
+    /// Prepares no slot for a while.
+    fn suspend(&self) {
+        let pause = self.stock().suspend(Instant::now());
+        if let Some(pause) = pause {
+            tracing::warn!(seconds = pause.as_secs(), "jobs start without prepared slots for a while");
+        }
+    }
+
+    fn removal_of(&self, group: &str) -> GroupRemoval {
+        GroupRemoval { group: Some(group.to_owned()), left: Arc::clone(&self.left) }
+    }
+
+    fn take_left(&self) -> Vec<String> {
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The slots that wait and those in preparation.
+struct Stock<S> {
+    idle: VecDeque<S>,
+    preparing: usize,
+    most: usize,
+    /// Time of the last job.
+    used: Option<Instant>,
+    /// Time until which no slot is prepared.
+    suspended: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl<S> Stock<S> {
+    fn new(most: usize) -> Self {
+        let [first, longest] = SUSPENSION;
+        let backoff = Backoff::new(first, longest);
+        Self { idle: VecDeque::new(), preparing: 0, most, used: None, suspended: None, backoff }
+    }
+
+    /// Takes the usable slot that has waited longest, and the unusable ones before it.
+    fn take(&mut self, now: Instant, is_usable: impl Fn(&S) -> bool) -> (Option<S>, Vec<S>) {
+        self.used = Some(now);
+        let unusable = self.idle.iter().take_while(|slot| !is_usable(slot)).count();
+        let unusable = self.idle.drain(..unusable).collect();
+        (self.idle.pop_front(), unusable)
+    }
+
+    fn is_used(&self, now: Instant) -> bool {
+        self.used.is_some_and(|used| now.duration_since(used) < IDLE_TIME)
+    }
+
+    /// Begins a preparation. Returns false if no further slot is wanted.
+    fn begin(&mut self, now: Instant) -> bool {
+        let is_wanted = self.is_used(now)
+            && self.suspended.is_none_or(|until| now >= until)
+            && self.idle.len() + self.preparing < self.most;
+        self.preparing += usize::from(is_wanted);
+        is_wanted
+    }
+
+    /// Ends a preparation.
+    fn end(&mut self, made: Option<S>) {
+        self.preparing -= 1;
+        self.idle.extend(made);
+    }
+
+    /// Takes all slots that wait, if no job came for [`IDLE_TIME`].
+    fn take_expired(&mut self, now: Instant) -> Vec<S> {
+        if self.is_used(now) { Vec::new() } else { self.idle.drain(..).collect() }
+    }
+
+    /// Suspends preparations, each time for longer. Returns the pause; none if preparations are suspended already. Several
+    /// slots that fail together are one failure.
+    fn suspend(&mut self, now: Instant) -> Option<Duration> {
+        if self.suspended.is_some_and(|until| now < until) {
+            return None;
+        }
+        let pause = self.backoff.pause();
+        self.suspended = Some(now + pause);
+        Some(pause)
+    }
+}
+
+/// Prepares slots while jobs come, and ends them afterwards, for ever.
+pub(crate) async fn run(agent: &Arc<AgentContext>) {
+    let pass = async || {
+        let expired = agent.prepared.stock().take_expired(Instant::now());
+        end(expired, &agent.addresses);
+        let makers: [_; MAKERS] = std::array::from_fn(|_| fill(agent));
+        let [first, second, third] = makers;
+        tokio::join!(first, second, third);
+        for group in agent.prepared.take_left() {
+            if let Err(error) = kill_rest(&group).await {
+                tracing::warn!(group, error = %ErrorChain(&error), "cannot remove the control group of a slot");
+            }
+        }
+        Ok::<_, Infallible>(())
+    };
+    ReconcileLoop::new("prepared slots", LOOK, Backoff::constant(LOOK)).run_nudged(&agent.prepared.wanted, pass).await;
+}
+
+/// Ends slots, and releases their addresses.
+fn end(slots: impl IntoIterator<Item = JobSlot>, addresses: &AddressPool) {
+    for slot in slots {
+        let address = slot.address;
+        drop(slot);
+        addresses.release(address);
+    }
+}
+
+/// Prepares slots, one after the other, while further slots are wanted.
+async fn fill(agent: &Arc<AgentContext>) {
+    while agent.prepared.stock().begin(Instant::now()) {
+        let made = match agent.addresses.allocate() {
+            Some(address) => prepare(agent, address).await,
+            None => None,
+        };
+        let failed = made.is_none();
+        agent.prepared.stock().end(made);
+        if failed {
+            return;
+        }
+    }
+}
+
+async fn prepare(agent: &Arc<AgentContext>, address: Ipv4Addr) -> Option<JobSlot> {
+    let slots = &agent.prepared;
+    let cgroup = slot_group(&agent.settings.cgroup, slots.numbers.fetch_add(1, Ordering::Relaxed));
+    let group = slots.removal_of(&cgroup);
+    let network = Some(container_network(&agent.settings, address));
+    match PreparedSlot::prepare(SlotSpec { cgroup, network, init: agent.init.clone() }).await {
+        Ok(slot) => Some(JobSlot { slot, address, group }),
+        Err(error) => {
+            tracing::warn!(error = %ErrorChain(&error), "cannot prepare a slot for a job");
+            slots.suspend();
+            agent.addresses.release(address);
+            None
+        }
+    }
+}
+
+/// Ends the slots of this agent, and removes what is left of them.
+pub(crate) async fn close(agent: &AgentContext) {
+    let idle = std::mem::take(&mut agent.prepared.stock().idle);
+    drop(idle);
+    for error in end_own_slots(&agent.settings.cgroup).await {
+        tracing::warn!(error = %ErrorChain(&error), "cannot remove a slot of this agent");
+    }
+}
+
+/// Removes what an agent that was killed left of its slots.
+pub(crate) async fn sweep(settings: &AgentSettings) {
+    for error in end_slots(&settings.cgroup).await {
+        tracing::warn!(error = %ErrorChain(&error), "cannot remove a slot of an earlier agent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(most: usize, now: Instant) -> Stock<u32> {
+        let mut stock = Stock::new(most);
+        assert_eq!(stock.take(now, |_| true), (None, vec![]), "the first job starts without a slot");
+        for number in 0.. {
+            if !stock.begin(now) {
+                return stock;
+            }
+            stock.end(Some(number));
+        }
+        unreachable!("a stock has a bound")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prepares_a_bounded_number_of_slots_once_a_job_came() {
+        let now = Instant::now();
+        assert!(!Stock::<u32>::new(3).begin(now), "no job came");
+        let mut stock = filled(3, now);
+        assert_eq!(stock.idle, [0, 1, 2]);
+        assert_eq!(stock.take(now, |_| true), (Some(0), vec![]));
+        assert!(stock.begin(now) && !stock.begin(now), "a slot in preparation counts");
+        stock.end(None);
+        assert!(stock.begin(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_the_slots_when_no_job_came_for_a_while() {
+        let now = Instant::now();
+        let mut stock = filled(2, now);
+        assert_eq!(stock.take_expired(now + IDLE_TIME / 2), [0; 0]);
+        assert_eq!(stock.take_expired(now + IDLE_TIME), [0, 1]);
+        assert!(!stock.begin(now + IDLE_TIME));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_longer_after_each_failure_until_a_job_started_in_a_slot() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut stock = Stock::<u32>::new(2);
+        stock.take(now, |_| true);
+        let at = [0_u32, 1, 3].map(|after| now + after * second);
+        assert_eq!(at.map(|now| stock.suspend(now)), [1_u32, 2, 4].map(|pause| Some(pause * second)));
+        assert!(!stock.begin(now + 6 * second));
+        assert!(stock.begin(now + 7 * second));
+        stock.end(Some(1));
+        stock.backoff.reset();
+        assert_eq!(stock.suspend(now + 7 * second), Some(second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_that_fail_together_suspend_once() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut stock = filled(3, now);
+        stock.idle.clear();
+        assert_eq!([(); 3].map(|()| stock.suspend(now)), [Some(second), None, None]);
+        assert!(!stock.begin(now) && stock.begin(now + second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_no_job_an_unusable_slot() {
+        let now = Instant::now();
+        let mut stock = filled(4, now);
+        assert_eq!(stock.take(now, |slot| *slot == 2), (Some(2), vec![0, 1]));
+        assert_eq!(stock.take(now, |_| false), (None, vec![3]));
+    }
+
+    #[test]
+    fn leaves_the_groups_of_a_dropped_slot_to_the_loop() {
+        let slots = PreparedSlots::new(2);
+        drop(slots.removal_of("gantry/slot-1-0"));
+        let mut used = slots.removal_of("gantry/slot-1-1");
+        used.group = None;
+        drop(used);
+        assert_eq!(slots.take_left(), ["gantry/slot-1-0"]);
+        assert_eq!(slots.take_left(), [""; 0]);
+    }
+}
