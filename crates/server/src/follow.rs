@@ -1,0 +1,360 @@
+//! Follows a deploy and reports its progress line by line, for `git push` and for `gantry deploy`.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::types::{DeployInfo, DeployProgress};
+use gantry_api::{ErrorCode, deploy_failure_code};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::{
+    AppName, ClusterPolicy, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, WaitFor,
+};
+use tokio::sync::mpsc;
+
+use crate::core::ClusterView;
+use crate::{Server, build_logs};
+
+/// Poll interval of a build's log.
+const LOG_POLL: Duration = Duration::from_millis(50);
+
+/// Time that a state must last before the follower reports the state's wait, in milliseconds.
+const SHORT_WAIT_MILLIS: u64 = 2000;
+
+/// Most lines of evidence below a refusal.
+const EVIDENCE_MAX: usize = 15;
+
+/// Point up to which a deploy is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FollowLimit {
+    /// The new release serves. `gantry why`, the events and the next deploy report whether it continues to serve.
+    Serving,
+    /// The bake time, and with it the deploy, is over.
+    Verdict,
+}
+
+impl FollowLimit {
+    /// The point at which a push or a command that deploys returns by the policy.
+    pub(crate) fn of(policy: &ClusterPolicy) -> Self {
+        match policy.wait_for() {
+            WaitFor::Serving => Self::Serving,
+            WaitFor::Bake => Self::Verdict,
+        }
+    }
+}
+
+/// Follows a deploy up to the given point, or until a held deploy needs an order to promote or abort. The last message
+/// is [`DeployProgress::End`].
+pub(crate) fn follow(
+    server: &Arc<Server>,
+    app: AppName,
+    number: DeployNumber,
+    until: FollowLimit,
+) -> mpsc::Receiver<DeployProgress> {
+    let (sender, receiver) = mpsc::channel(64);
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let log = LogFile { path: build_logs::path(&server.settings, &app, number), read: 0 };
+        DeployFollower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
+    });
+    receiver
+}
+
+/// A build's log, with the number of bytes read so far.
+struct LogFile {
+    path: PathBuf,
+    read: u64,
+}
+
+impl LogFile {
+    /// Returns the complete lines added since the last call.
+    fn new_lines(&mut self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&self.path).and_then(|mut file| {
+            // A repeated build starts its log anew.
+            if file.metadata()?.len() < self.read {
+                self.read = 0;
+            }
+            file.seek(SeekFrom::Start(self.read))?;
+            file.take(1 << 20).read_to_end(&mut bytes)
+        });
+        if read.is_err() {
+            return Vec::new();
+        }
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Reports the progress of one deploy to one client.
+struct DeployFollower {
+    server: Arc<Server>,
+    app: AppName,
+    number: DeployNumber,
+    until: FollowLimit,
+    log: LogFile,
+    sender: mpsc::Sender<DeployProgress>,
+    shown: Option<DeployState>,
+    waits: Option<String>,
+    /// The deploy was seen in a state other than queued. By then the outcome of the deploy before it is known, and was
+    /// reported.
+    begun: bool,
+}
+
+impl DeployFollower {
+    async fn run(mut self) {
+        let mut deploys = self.server.core.watch_deploys();
+        loop {
+            deploys.borrow_and_update();
+            let view = self.server.core.view();
+            let Some(deploy) = view.records.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned()
+            else {
+                return;
+            };
+            build_logs::bring(&self.server, &deploy).await;
+            // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
+            // build.
+            if self.shown.is_none() && deploy.order.is_some() {
+                drop(self.log.new_lines());
+            }
+            // The state is read before the log, so that lines written before a transition also appear before the
+            // transition. A queued deploy has no log.
+            if deploy.state != DeployState::Queued {
+                for line in self.log.new_lines() {
+                    self.send_line(line).await;
+                }
+            }
+            if !self.begun && deploy.state != DeployState::Queued {
+                self.begun = true;
+                for line in taken_back_before(&deploy, &view) {
+                    self.send_line(line).await;
+                }
+            }
+            self.transition(&deploy, &view).await;
+            let held = waits_for_an_order(&deploy);
+            if deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy) {
+                let host = if held { held_host(&deploy) } else { self.app.to_string() };
+                let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
+                let _ =
+                    self.sender.send(DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }).await;
+                return;
+            }
+            if self.sender.is_closed() {
+                return;
+            }
+            let _ = tokio::time::timeout(LOG_POLL, deploys.changed()).await;
+        }
+    }
+
+    async fn send_line(&self, text: String) {
+        let _ = self.sender.send(DeployProgress::Line { text }).await;
+    }
+
+    async fn transition(&mut self, deploy: &Deploy, view: &ClusterView) {
+        if self.shown != Some(deploy.state) {
+            let before = self.shown.replace(deploy.state);
+            self.waits = None;
+            // A state that lasts milliseconds may go unseen. The reason for the revert is reported anyway.
+            if deploy.state == DeployState::Reverted && before != Some(DeployState::Reverting) {
+                for line in refusal(deploy) {
+                    self.send_line(line).await;
+                }
+            }
+            for state in skipped_states(before, deploy.state) {
+                for line in state_lines(deploy, *state, view, &self.server) {
+                    self.send_line(line).await;
+                }
+            }
+            for line in state_lines(deploy, deploy.state, view, &self.server) {
+                self.send_line(line).await;
+            }
+        }
+        // A short wait is no news.
+        if view.now.since(deploy.entered) < SHORT_WAIT_MILLIS {
+            return;
+        }
+        let wait = view.report.waits.get(&self.app).and_then(|waits| waits.first());
+        if let Some(text) = wait.and_then(|wait| wait_text(deploy, wait))
+            && self.waits.as_ref() != Some(&text)
+        {
+            self.send_line(format!("       {text}")).await;
+            self.waits = Some(text);
+        }
+    }
+}
+
+/// Returns whether the new release serves and no abort was ordered.
+fn is_serving(deploy: &Deploy) -> bool {
+    deploy.state == DeployState::Draining && deploy.order != Some(DeployOrder::Abort)
+}
+
+/// Returns whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have
+/// such a role and counts as having it.
+fn speaks_http(deploy: &Deploy, view: &ClusterView) -> bool {
+    let release = deploy.release.and_then(|number| view.records.release(&deploy.app, number));
+    release.is_none_or(|release| release.speaks_http())
+}
+
+/// Reports the deploy before this one, if its release served and was taken back. The client that requested that deploy
+/// may have left by then.
+fn taken_back_before(deploy: &Deploy, view: &ClusterView) -> Vec<String> {
+    if deploy.order.is_some() {
+        return Vec::new();
+    }
+    let all = view.records.deploys.get(&deploy.app).into_iter();
+    let mut before = all.flat_map(|all| all.range(..deploy.number).rev()).map(|(_, deploy)| deploy);
+    let last = before.find(|deploy| deploy.state != DeployState::Superseded);
+    let Some((last, reason)) = last.and_then(|last| Some((last, last.reason.as_ref()?))) else {
+        return Vec::new();
+    };
+    match (last.served_before_revert(), reason) {
+        (None, _) | (_, Reason::Aborted) => Vec::new(),
+        (Some(_), reason) => vec![format!(
+            "-----> Deploy {} before this one ({}) was {}: {reason}",
+            last.number,
+            last.cause,
+            last.outcome()
+        )],
+    }
+}
+
+/// Returns whether the deploy is held and no order to promote or abort was given.
+fn waits_for_an_order(deploy: &Deploy) -> bool {
+    deploy.state == DeployState::Held && deploy.order.is_none()
+}
+
+/// Returns the host name of a held release, without the domain.
+fn held_host(deploy: &Deploy) -> String {
+    format!("{}.{}", deploy.release.map(|release| release.to_string()).unwrap_or_default(), deploy.app)
+}
+
+/// Returns the text of a wait, if the wait says more than the deploy's state does.
+fn wait_text(deploy: &Deploy, wait: &Reason) -> Option<String> {
+    match (deploy.state, wait) {
+        (DeployState::Building, _) => None,
+        (_, Reason::NotReady { probe: None, .. } | Reason::PreparesImage { .. }) => None,
+        (_, Reason::Stopping { .. } | Reason::Watching { .. }) => None,
+        (_, wait) => Some(wait.to_string()),
+    }
+}
+
+/// States of a successful deploy, in order.
+const SUCCESS_PATH: [DeployState; 7] = [
+    DeployState::Building,
+    DeployState::Placing,
+    DeployState::Starting,
+    DeployState::Verifying,
+    DeployState::Promoting,
+    DeployState::Draining,
+    DeployState::Done,
+];
+
+/// Returns the states between the last shown state and this state. They were over before the follower looked.
+fn skipped_states(before: Option<DeployState>, now: DeployState) -> &'static [DeployState] {
+    let place = |state| SUCCESS_PATH.iter().position(|known| *known == state);
+    match (before.and_then(place), place(now)) {
+        (Some(before), Some(now)) if before < now => &SUCCESS_PATH[before + 1..now],
+        _ => &[],
+    }
+}
+
+/// Returns the verb for a release that took the place of another release.
+fn verb(release: Option<&Release>) -> &'static str {
+    match release {
+        Some(release) if !release.speaks_http() && release.services().next().is_some() => {
+            "runs, and none of its roles serves HTTP"
+        }
+        Some(release) if !release.speaks_http() => "is the release, and none of its roles keeps running",
+        _ => "serves",
+    }
+}
+
+/// Returns whether the old release still runs during the bake time of the new one. A role with a volume was stopped
+/// before the new release started; any other service role runs on.
+fn stands_by(release: &Release) -> bool {
+    release.services().any(|(_, role)| !role.stop_first())
+}
+
+/// Returns the lines that announce a state.
+fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
+    let (http, policy) = (speaks_http(deploy, view), &view.records.policy);
+    let of = |number: Option<ReleaseNumber>| {
+        number.and_then(|number| view.records.release(&deploy.app, number)).map(AsRef::as_ref)
+    };
+    let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
+    match state {
+        DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
+        DeployState::Placing => vec![format!("-----> Releasing {release}")],
+        DeployState::Starting => vec![format!("-----> Starting {release}")],
+        DeployState::Verifying => vec![format!("-----> Verifying {release}")],
+        DeployState::Held if waits_for_an_order(deploy) => vec![
+            match http {
+                true => format!(
+                    "-----> {release} is held: it serves at {}",
+                    server.settings.url(policy, &held_host(deploy))
+                ),
+                false => format!("-----> {release} is held: it runs, and none of its roles serves HTTP"),
+            },
+            format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
+        ],
+        DeployState::Promoting => vec![format!("-----> Promoting {release}")],
+        DeployState::Draining => vec![format!(
+            "-----> {release} {}; {} for {}",
+            verb(of(deploy.release)),
+            match deploy.previous {
+                Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by"),
+                _ => "watching the new release".to_owned(),
+            },
+            policy.bake_time()
+        )],
+        DeployState::Reverting => refusal(deploy),
+        DeployState::Superseded => {
+            let reason = deploy.reason.as_ref();
+            vec![format!("-----> Not deployed: {}", reason.map(with_code).unwrap_or_default())]
+        }
+        DeployState::Reverted if deploy.reason == Some(Reason::AppDestroyed) => {
+            vec![format!("-----> {} is destroyed, and nothing serves", deploy.app)]
+        }
+        DeployState::Reverted => match deploy.previous {
+            Some(previous) => vec![format!("-----> {previous} {}, as before", verb(of(Some(previous))))],
+            None => vec!["-----> Nothing serves, as before".to_owned()],
+        },
+        DeployState::Building | DeployState::Held | DeployState::Done => Vec::new(),
+    }
+}
+
+/// Returns the text of a reason, with its stable code.
+fn with_code(reason: &Reason) -> String {
+    format!("{reason} [{}]", deploy_failure_code(reason))
+}
+
+/// Returns the reason of a failed deploy, with the last lines of evidence.
+fn refusal(deploy: &Deploy) -> Vec<String> {
+    let Some(reason) = &deploy.reason else {
+        return vec![format!(" !     The deploy failed [{}]", ErrorCode::DeployFailed)];
+    };
+    let evidence = reason.evidence();
+    let last = evidence.iter().skip(evidence.len().saturating_sub(EVIDENCE_MAX));
+    let mut lines = vec![format!(" !     {}", with_code(reason))];
+    lines.extend(last.map(|line| format!(" !       {line}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_states_between_two_polls() {
+        use DeployState::{Building, Done, Draining, Held, Placing, Promoting, Reverting, Starting, Verifying};
+        assert_eq!(skipped_states(Some(Building), Verifying), [Placing, Starting]);
+        assert_eq!(skipped_states(Some(Verifying), Done), [Promoting, Draining]);
+        for (before, now) in
+            [(None, Done), (Some(Building), Placing), (Some(Held), Promoting), (Some(Starting), Reverting)]
+        {
+            assert!(skipped_states(before, now).is_empty());
+        }
+    }
+}

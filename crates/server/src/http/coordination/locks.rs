@@ -1,0 +1,169 @@
+//! Locks and elections: for the containers of an app, and for people with a token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use gantry_admission::find_app;
+use gantry_api::endpoints::locks as endpoints;
+use gantry_api::endpoints::locks::TokenQuery;
+use gantry_api::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
+use gantry_api::{ErrorCode, Problem};
+use gantry_coordination::{Command, Reply, Revision};
+use gantry_model::AppName;
+use serde::Deserialize;
+
+use super::super::call::{Call, Routes};
+use super::super::{HttpResult, Params, json, parse_body};
+use super::AppCaller;
+use crate::Server;
+use crate::coordination::{AcquireOrder, Coordination, CoordinationError, HeldPlace, WAIT_MAX};
+
+/// Longest time to live of a lock in seconds: a lock that nobody renews is free within a day.
+const TTL_MAX: u64 = 86_400;
+
+/// Routes of the locks of a container's own app.
+pub(super) fn routes(path: &str) -> Router<Arc<Server>> {
+    Router::new().route(path, get(own_show).post(own_acquire).put(own_renew).delete(own_release))
+}
+
+/// Adds the endpoints for people.
+pub(in crate::http) fn public_routes(routes: Routes) -> Routes {
+    routes.endpoint(show).endpoint(acquire).endpoint(renew).endpoint(release)
+}
+
+/// A lock of an app.
+struct Lock<'a> {
+    server: &'a Arc<Server>,
+    space: AppName,
+    name: String,
+}
+
+impl<'a> Lock<'a> {
+    fn of_app(server: &'a Arc<Server>, app: &AppName, name: String) -> HttpResult<Self> {
+        let space = find_app(&server.core.view().records, app)?.volume_folder().clone();
+        Ok(Self { server, space, name })
+    }
+
+    fn of_caller(caller: &'a AppCaller) -> Self {
+        let name = caller.parameter("name").to_owned();
+        Self { server: &caller.server, space: caller.space.clone(), name }
+    }
+
+    async fn run(&self, command: Command) -> Result<crate::coordination::ReplyAtRevision, CoordinationError> {
+        self.server.coordination.run(&self.space, command).await
+    }
+
+    async fn info(&self) -> HttpResult<LockInfo> {
+        let found = self.run(Command::Lock(self.name.clone().into_bytes())).await?;
+        let Reply::Lock(state) = found.reply else { return Err(CoordinationError::Stopping.into()) };
+        let holder = state.holder.map(|entry| LockHolder {
+            token: entry.created,
+            value: String::from_utf8_lossy(&entry.value).into_owned(),
+        });
+        Ok(LockInfo { name: self.name.clone(), holder, waiting: state.waiting, revision: found.revision })
+    }
+
+    async fn acquire(&self, order: AcquireLock) -> HttpResult<HeldLock> {
+        if !(1..=TTL_MAX).contains(&order.ttl) {
+            let message = format!("the time to live of a lock is 1 to {TTL_MAX} seconds, not {}", order.ttl);
+            return Err(Problem::new(ErrorCode::InvalidKey, message).into());
+        }
+        let ttl = i64::try_from(order.ttl).unwrap_or_default();
+        let wait = Duration::from_secs(order.wait).min(WAIT_MAX);
+        let order = AcquireOrder {
+            space: self.space.clone(),
+            name: self.name.clone().into_bytes(),
+            lease: None,
+            ttl,
+            value: order.value.map(String::into_bytes),
+            wait: Some(wait),
+        };
+        match Coordination::acquire(self.server, order).await? {
+            HeldPlace::Held(entry) => self.held(entry.created, entry.lease).await,
+            HeldPlace::Taken => {
+                let info = self.info().await?;
+                let whose = info.holder.map(|holder| format!(" with the token {}", holder.token)).unwrap_or_default();
+                let message = format!("another holder{whose} has the lock {:?}", self.name);
+                Err(Problem::new(ErrorCode::LockHeld, message).into())
+            }
+        }
+    }
+
+    async fn renew(&self, order: RenewLock) -> HttpResult<HeldLock> {
+        let value = order.value.map(String::into_bytes);
+        let renewal = Command::Renew { name: self.name.clone().into_bytes(), token: order.token, value };
+        let Reply::Place(entry) = self.run(renewal).await?.reply else {
+            return Err(CoordinationError::Stopping.into());
+        };
+        self.held(order.token, entry.lease).await
+    }
+
+    /// The lock with the time that its lease was granted.
+    async fn held(&self, token: Revision, lease: Option<gantry_coordination::LeaseId>) -> HttpResult<HeldLock> {
+        let lost = || Problem::new(ErrorCode::LockLost, format!("the lock {:?} has been lost", self.name));
+        let found = self.run(Command::Lease(lease.ok_or_else(lost)?)).await?;
+        let Reply::Lease(lease) = found.reply else { return Err(lost().into()) };
+        Ok(HeldLock { name: self.name.clone(), token, ttl: lease.granted.unsigned_abs() })
+    }
+
+    async fn release(&self, token: Revision) -> HttpResult<()> {
+        self.run(Command::Leave { name: self.name.clone().into_bytes(), token }).await?;
+        Ok(())
+    }
+}
+
+/// Query of a look at a lock.
+#[derive(Debug, Default, Deserialize)]
+struct WatchQuery {
+    /// Wait until the holder differs from the one of this token; zero waits for the first holder.
+    wait: Option<Revision>,
+}
+
+async fn own_show(caller: AppCaller, Params(query): Params<WatchQuery>) -> HttpResult<Response> {
+    let lock = Lock::of_caller(&caller);
+    let mut poll = caller.poll(query.wait.is_some());
+    loop {
+        poll.look();
+        let info = lock.info().await?;
+        let token = info.holder.as_ref().map_or(0, |holder| holder.token);
+        if query.wait.is_none_or(|known| known != token) || !poll.changed().await? {
+            return json(&info);
+        }
+    }
+}
+
+async fn own_acquire(caller: AppCaller, body: Bytes) -> HttpResult<Response> {
+    // An empty body asks for a lock with the defaults.
+    let order = if body.is_empty() { parse_body(&Bytes::from_static(b"{}"))? } else { parse_body(&body)? };
+    json(&Lock::of_caller(&caller).acquire(order).await?)
+}
+
+async fn own_renew(caller: AppCaller, body: Bytes) -> HttpResult<Response> {
+    json(&Lock::of_caller(&caller).renew(parse_body(&body)?).await?)
+}
+
+async fn own_release(caller: AppCaller, Params(query): Params<TokenQuery>) -> HttpResult<Response> {
+    json(&Lock::of_caller(&caller).release(query.token).await?)
+}
+
+async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<LockInfo> {
+    Lock::of_app(&server, &at.app, at.name)?.info().await
+}
+
+async fn acquire(Call { server, at, body, .. }: Call<endpoints::Acquire>) -> HttpResult<HeldLock> {
+    let lock = Lock::of_app(&server, &at.app, at.name)?;
+    let _slot = server.coordination.admit(&lock.space)?;
+    lock.acquire(body).await
+}
+
+async fn renew(Call { server, at, body, .. }: Call<endpoints::Renew>) -> HttpResult<HeldLock> {
+    Lock::of_app(&server, &at.app, at.name)?.renew(body).await
+}
+
+async fn release(Call { server, at, query, .. }: Call<endpoints::Release>) -> HttpResult<()> {
+    Lock::of_app(&server, &at.app, at.name)?.release(query.token).await
+}

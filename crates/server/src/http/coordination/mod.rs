@@ -1,0 +1,159 @@
+//! Services, keys and locks for the containers of an app. An agent sends each request of a container here, and names the
+//! app; the server accepts an app only from a machine that has allocations of it.
+
+mod etcd;
+mod kv;
+pub(super) mod locks;
+mod services;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
+use axum::middleware::map_response;
+use axum::routing::{any, get};
+use gantry_admission::find_app;
+use gantry_api::{ErrorCode, Problem};
+use gantry_coordination::{Command, Refusal, Revision};
+use gantry_model::{AppName, MachineName};
+use http::request::Parts;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::auth::Caller;
+use super::{ErrorResponse, HttpResult, parse_name};
+use crate::Server;
+use crate::coordination::{CoordinationError, ReplyAtRevision, WAIT_MAX};
+
+/// Size limit of a request's body in bytes: a value of the largest size in base64, and room for more.
+const BODY_MAX: usize = 1 << 20;
+
+/// The routes below `/internal/v1/machines/{machine}/as/{app}`.
+pub(super) fn routes() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/v1/services/{of}/{role}", get(services::show))
+        .route("/v1/kv", get(kv::list))
+        .route("/v1/kv/{*key}", get(kv::show).put(kv::put).delete(kv::delete))
+        .merge(locks::routes("/v1/locks/{name}"))
+        .merge(locks::routes("/v1/elections/{name}"))
+        .merge(locks::routes("/v1/apps/{of}/locks/{name}"))
+        .layer(map_response(super::with_code))
+        // Errors of etcd's API have a form of their own.
+        .route("/version", get(etcd::version))
+        .route("/v3/{*path}", any(etcd::serve))
+        .route("/v3beta/{*path}", any(etcd::serve))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+/// A container of an app, for which a machine's agent asks.
+pub(super) struct AppCaller {
+    server: Arc<Server>,
+    machine: MachineName,
+    /// The app's keyspace.
+    space: AppName,
+    /// Other parameters of the path, by name.
+    parameters: Vec<(String, String)>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl FromRequestParts<Arc<Server>> for AppCaller {
+    type Rejection = ErrorResponse;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> HttpResult<Self> {
+        let caller = Caller::from_request_parts(parts, server).await?;
+        let read = RawPathParams::from_request_parts(parts, server).await;
+        let read = read.map_err(|rejection| super::invalid_request(rejection.body_text()))?;
+        let parameters: Vec<(String, String)> =
+            read.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let of = |name: &str| parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        let (machine, app): (MachineName, AppName) = (parse_name(of("machine"))?, parse_name(of("app"))?);
+        caller.machine(&machine)?;
+        let view = server.core.view();
+        let part = view.records.plan.machines.get(&machine);
+        if !part.is_some_and(|part| part.instances.keys().any(|id| id.slot.app == app)) {
+            let message = format!("machine {machine} has no copy of {app}, and so may not ask for it");
+            return Err(Problem::new(ErrorCode::ContainerUnknown, message).into());
+        }
+        if parameters.iter().any(|(name, value)| name == "of" && *value != app.as_str())
+            && parts.uri.path().contains("/v1/apps/")
+        {
+            let message = format!("a container of {app} has the locks of {app} alone");
+            return Err(Problem::new(ErrorCode::ScopeInsufficient, message).into());
+        }
+        let space = find_app(&view.records, &app)?.volume_folder().clone();
+        let slot = server.coordination.admit(&space)?;
+        Ok(Self { server: Arc::clone(server), machine, space, parameters, _slot: slot })
+    }
+}
+
+impl AppCaller {
+    /// A parameter of the path.
+    fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    async fn run(&self, command: Command) -> Result<ReplyAtRevision, CoordinationError> {
+        self.server.coordination.run(&self.space, command).await
+    }
+
+    /// Begins a long poll of the app's keys, or a single look if the caller does not wait.
+    fn poll(&self, waits: bool) -> KeyPoll {
+        let deadline = tokio::time::Instant::now() + if waits { WAIT_MAX } else { Duration::ZERO };
+        KeyPoll { changes: self.server.coordination.watch(&self.space), deadline }
+    }
+}
+
+/// A long poll of an app's keys.
+struct KeyPoll {
+    changes: watch::Receiver<Revision>,
+    deadline: tokio::time::Instant,
+}
+
+impl KeyPoll {
+    /// Marks the present revision as seen. Each look begins with it, so that no change gets lost.
+    fn look(&mut self) {
+        self.changes.borrow_and_update();
+    }
+
+    /// Waits for a change after the last look; false once the wait is over.
+    async fn changed(&mut self) -> Result<bool, CoordinationError> {
+        match tokio::time::timeout_at(self.deadline, self.changes.changed()).await {
+            Ok(changed) => changed.map(|()| true).map_err(|_| CoordinationError::Stopping),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+impl From<CoordinationError> for ErrorResponse {
+    fn from(error: CoordinationError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<CoordinationError> for Problem {
+    fn from(error: CoordinationError) -> Self {
+        let code = match &error {
+            CoordinationError::Refused(refusal) => match refusal {
+                Refusal::KeyMissing
+                | Refusal::FutureRevision { .. }
+                | Refusal::TtlTooLong
+                | Refusal::DuplicateKey
+                | Refusal::TooManyOperations { .. }
+                | Refusal::KeyTooLong { .. }
+                | Refusal::ValueTooLong { .. }
+                | Refusal::LeaseExists => ErrorCode::InvalidKey,
+                Refusal::Compacted { .. } => ErrorCode::RevisionCompacted,
+                Refusal::LeaseNotFound | Refusal::NothingToKeep => ErrorCode::KeyNotFound,
+                Refusal::TooManyKeys { .. } | Refusal::NoSpace { .. } | Refusal::TooManyLeases { .. } => {
+                    ErrorCode::AppQuotaExceeded
+                }
+                Refusal::LockLost => ErrorCode::LockLost,
+            },
+            CoordinationError::Busy | CoordinationError::Full { .. } => ErrorCode::AppQuotaExceeded,
+            CoordinationError::ReadOnly => ErrorCode::DiskReadOnly,
+            CoordinationError::Store(_) | CoordinationError::Damaged(_) => ErrorCode::StoreUnavailable,
+            CoordinationError::Stopping => ErrorCode::ServerStopping,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,93 @@
+//! `GET /v1/apps/{app}/logs`: relays the log lines of all agents, merged by time.
+//!
+//! Logs belong to the machines that wrote them, and an app may have run anywhere. So the server asks every machine. A
+//! machine that cannot be asked is an item of the response, and the lines of the others follow.
+//!
+//! - `source`: one machine's lines. - `merge`: the order of the lines of all machines.
+
+mod merge;
+mod source;
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use gantry_admission::find_app;
+use gantry_api::endpoints::sessions as endpoints;
+use gantry_api::types::{LogItem, UnreachableMachine};
+use gantry_api::{ErrorCode, Problem};
+use gantry_control::sessions::LogQuery;
+use tokio::sync::mpsc;
+
+use self::source::LogSource;
+use super::HttpResult;
+use super::call::Call;
+use crate::Server;
+use crate::machine_choice::{AskedMachines, asked_machines};
+
+/// Capacity of the queue between agents and client, in lines.
+const QUEUE_CAPACITY: usize = 256;
+
+/// Most machines that are asked at once. Further machines are asked as others answer.
+const ASKED_AT_ONCE: usize = 64;
+
+pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<LogItem>> {
+    let view = server.core.view();
+    find_app(&view.records, &at.app)?;
+    let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
+    let since = since.map(|since| view.jumps.earliest_stamp(view.now, since));
+    let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow };
+    let (sources, unreachable) = open_sources(&server, asked_machines(&view), &query).await?;
+    let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    tokio::spawn(async move {
+        let relayed = async {
+            for machine in unreachable {
+                sender.send(LogItem::Unreachable(machine)).await.ok()?;
+            }
+            let sources = match sources.len() {
+                0 | 1 => sources,
+                _ => merge::send_history(sources, lines, follow, &sender).await?,
+            };
+            merge::follow(sources, &sender).await
+        };
+        tokio::select! {
+            _ = relayed => {}
+            // The client disconnected; the closed sessions tell the agents.
+            () = sender.closed() => {}
+        }
+    });
+    Ok(receiver)
+}
+
+/// Opens the log of every machine, and returns the machines that cannot be asked.
+async fn open_sources(
+    server: &Arc<Server>,
+    machines: AskedMachines,
+    query: &LogQuery,
+) -> HttpResult<(Vec<LogSource>, Vec<UnreachableMachine>)> {
+    let AskedMachines { mut reporting, silent } = machines;
+    // A cluster without a machine that reports may have one that is back in a moment.
+    let (reporting, mut unreachable) = if reporting.is_empty() {
+        reporting.extend(silent);
+        (reporting, Vec::new())
+    } else {
+        (reporting, silent.into_iter().map(UnreachableMachine::silent).collect())
+    };
+    if reporting.is_empty() {
+        return Err(super::sessions::no_machine().into());
+    }
+    let opened = reporting.into_iter().map(|machine| LogSource::open(server, machine, query.clone()));
+    let mut opened = futures_util::stream::iter(opened).buffered(ASKED_AT_ONCE);
+    let mut sources = Vec::new();
+    while let Some(opened) = opened.next().await {
+        match opened {
+            Ok(source) => sources.push(source),
+            Err(refused) => unreachable.push(refused),
+        }
+    }
+    match unreachable.first() {
+        Some(first) if sources.is_empty() => {
+            Err(Problem::new(ErrorCode::AgentUnreachable, first.reason.clone()).into())
+        }
+        _ => Ok((sources, unreachable)),
+    }
+}

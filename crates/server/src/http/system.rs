@@ -1,0 +1,166 @@
+//! Endpoints for the status, events and tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use gantry_api::Problem;
+use gantry_api::endpoints::{cluster, tokens};
+use gantry_api::frame::Frame;
+use gantry_api::types::{
+    AuditEvent, BlobPlaces, ClusterStatus, CreateToken, FaultInfo, MachineStatus, NewToken, RouterStatus, ServerBlobs,
+    TokenInfo,
+};
+use gantry_control::sessions::SessionKind;
+use gantry_model::{Digest, MachineName, ObservedMachine, ObservedRouter};
+use gantry_records::{EventRecord, TokenRecord};
+use hyper_util::rt::TokioIo;
+
+use super::call::{Call, Routes};
+use super::{HttpResult, apps};
+use crate::core::ClusterView;
+use crate::machine_choice::asked_machines;
+use crate::servers::OtherServers;
+use crate::warnings::{overruled, warnings};
+use crate::{Server, tokens as secrets};
+
+/// Adds the endpoints of the status, the audit trail and tokens.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .endpoint(status)
+        .endpoint(find_blobs)
+        .endpoint(events)
+        .endpoint(list_tokens)
+        .endpoint(create_token)
+        .endpoint(revoke_token)
+}
+
+async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<ClusterStatus> {
+    let view = server.core.view();
+    let observed = &view.observed;
+    Ok(ClusterStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        store: match &server.settings.store {
+            gantry_store::StoreAddress::File(path) => path.display().to_string(),
+            gantry_store::StoreAddress::Etcd { endpoints, .. } => endpoints.join(","),
+        },
+        machines: observed
+            .machines
+            .iter()
+            .map(|(name, machine)| (name.clone(), machine_status(&server, &view, name, machine)))
+            .collect(),
+        routers: observed.routers.iter().map(|(name, router)| (name.clone(), router_status(&view, router))).collect(),
+        routes: view.records.plan.routing.revision,
+        apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
+        space: disk_usage(&server).await,
+        servers: server.servers.as_ref().map(OtherServers::info).unwrap_or_default(),
+        warnings: warnings(&server, &view)
+            .into_iter()
+            .chain(overruled(&server.settings.policy, &view.records.policy))
+            .collect(),
+    })
+}
+
+fn machine_status(server: &Server, view: &ClusterView, name: &MachineName, machine: &ObservedMachine) -> MachineStatus {
+    let network = machine.network.iter().map(FaultInfo::from).collect();
+    let clock_offset_millis = server.clock_offsets.of(name);
+    MachineStatus { silent_millis: view.now.since(machine.seen), clock_offset_millis, network }
+}
+
+fn router_status(view: &ClusterView, router: &ObservedRouter) -> RouterStatus {
+    RouterStatus { routes: router.generation, silent_millis: view.now.since(router.seen) }
+}
+
+/// Subfolders of the server's data folder, reported by name. Each agent measures the folders of its machine.
+const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
+
+/// Timeout for an agent to measure its folders. Without an answer, the response leaves these folders out.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most machines that are asked at once.
+const ASKED_AT_ONCE: usize = 256;
+
+/// Measures the bytes used by each kind of data: of the store, the server and all machines.
+async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
+    let data = server.settings.data.clone();
+    let sizes = tokio::task::spawn_blocking(move || {
+        let size = |path: std::path::PathBuf| gantry_linux::tree::usage(&path, u64::MAX).unwrap_or_default();
+        let mut sizes: BTreeMap<String, u64> =
+            DATA_FOLDERS.iter().map(|kind| ((*kind).to_owned(), size(data.join(kind)))).collect();
+        let store = ["", "-wal", "-shm"].map(|end| std::fs::metadata(data.join(format!("store.db{end}"))));
+        sizes.insert("store".to_owned(), store.into_iter().flatten().map(|is| is.len()).sum());
+        sizes
+    });
+    let (sizes, of_machines) = tokio::join!(sizes, machine_usage(server));
+    let mut sizes = sizes.unwrap_or_default();
+    sizes.extend(of_machines);
+    sizes
+}
+
+/// Asks all agents that report for the disk usage of their machines, and adds the answers up. A machine that does not
+/// answer in time is left out; the list of machines shows which one is silent.
+async fn machine_usage(server: &Server) -> BTreeMap<String, u64> {
+    let machines = asked_machines(&server.core.view()).reporting;
+    let asked = machines.into_iter().map(|machine| async move {
+        let usage = tokio::time::timeout(MACHINE_TIMEOUT, usage_of(server, &machine)).await;
+        usage.ok().flatten().unwrap_or_default()
+    });
+    let add = |mut sum: BTreeMap<String, u64>, usage: BTreeMap<String, u64>| async move {
+        usage.into_iter().for_each(|(kind, bytes)| *sum.entry(kind).or_default() += bytes);
+        sum
+    };
+    futures_util::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).fold(BTreeMap::new(), add).await
+}
+
+async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<String, u64>> {
+    let mut session = TokioIo::new(server.sessions.open(machine, SessionKind::Space).await.ok()?);
+    match Frame::read(&mut session).await {
+        Ok(Some(Frame::Output(text))) => serde_json::from_slice(&text).ok(),
+        _ => None,
+    }
+}
+
+async fn find_blobs(Call { server, body, .. }: Call<cluster::FindBlobs>) -> HttpResult<BlobPlaces> {
+    let wanted: BTreeSet<Digest> = body.digests.into_iter().collect();
+    let mut servers = match &server.servers {
+        Some(others) => others.find_blobs(&wanted).await,
+        None => BTreeMap::new(),
+    };
+    let own = server.blobs.list().await.map_err(|error| Problem::internal(crate::causes(&error)))?;
+    let has = own.into_iter().map(|(digest, _)| digest).filter(|digest| wanted.contains(digest)).collect();
+    servers.insert(server.settings.name.clone(), ServerBlobs { has, silent: None });
+    Ok(BlobPlaces { servers })
+}
+
+async fn events(Call { server, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {
+    let view = server.core.view();
+    let wanted = |event: &&Arc<EventRecord>| query.app.is_none() || event.app == query.app;
+    Ok(view.records.kept_events().filter(wanted).map(|event| event_info(event)).collect())
+}
+
+async fn list_tokens(Call { server, .. }: Call<tokens::List>) -> HttpResult<Vec<TokenInfo>> {
+    Ok(server.core.view().records.tokens.values().cloned().map(token_info).collect())
+}
+
+async fn create_token(Call { server, caller, body, .. }: Call<tokens::Create>) -> HttpResult<NewToken> {
+    let CreateToken { name, scope, lifetime } = body;
+    let secret = secrets::new_secret();
+    let new = gantry_admission::NewToken { name, scope: scope.into(), lifetime, hash: secrets::hash(&secret) };
+    let token = caller.mutate(&server, move |actor| actor.create_token(new)).await?;
+    Ok(NewToken { info: token_info(token), secret })
+}
+
+async fn revoke_token(Call { server, caller, at, .. }: Call<tokens::Revoke>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.revoke_token(&at.name)).await
+}
+
+fn token_info(token: TokenRecord) -> TokenInfo {
+    let TokenRecord { name, scope, created, expires } = token;
+    TokenInfo { name, scope: scope.into(), created, expires }
+}
+
+fn event_info(event: &EventRecord) -> AuditEvent {
+    let EventRecord { number, at, by, app, what, action } = event;
+    AuditEvent::new(*number, *at, by.clone(), app.as_ref(), action.as_ref(), what.clone())
+}
