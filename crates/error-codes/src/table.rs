@@ -50,27 +50,27 @@ codes! {
     TokenRequired "token_required" 401
         "The request carries no token."
         "Every request except the API's description needs a token."
-        "Set GANTRY_TOKEN, or send the token as the password (git, docker) or as a bearer token. `gantry token create` makes one."
+        "Set GANTRY_TOKEN, or send the token as the password (git, docker) or as a bearer token. `gantry token create` makes a token."
     TokenUnknown "token_unknown" 401
         "The server does not know the token."
         "The token was revoked, belongs to another cluster, or is misspelled."
         "Check which token was sent: the command line names the file or variable. `gantry token create` makes another token."
     TokenExpired "token_expired" 401
         "The token has expired."
-        "The token was created with a lifetime, and that time is over."
-        "Let an administrator make another one with `gantry token create`."
+        "The token was created with a lifetime, and the lifetime is over."
+        "Ask an administrator for a new token: `gantry token create`."
     ScopeInsufficient "scope_insufficient" 403
         "The token's scope does not allow this operation."
-        "Tokens are for reading, for one app, for one machine, or for administration. The message names the scope that is needed."
+        "A token's scope is reading, an app, a machine, or administration. The message names the required scope."
         "Use a token with the named scope, or ask an administrator to do this."
     TokenMissing "token_missing" 0
         "The command line found no token to send."
-        "GANTRY_TOKEN is not set, and none of the token files exists."
-        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, as root: set GANTRY_DATA to the data folder, or write `--token-file DATA/admin-token`."
+        "GANTRY_TOKEN is not set, and none of the token files exists. `gantry up` makes the administrator's token."
+        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, become root and run `gantry up`. If the data folder is not the default, set GANTRY_DATA, or write `--token-file DATA/admin-token`."
     TokenFileUnreadable "token_file_unreadable" 0
         "The command line cannot read the token file."
-        "The file that `--token-file` or GANTRY_TOKEN_FILE names is missing or not readable for you."
-        "Name another file, or become the user who may read the file."
+        "The file of `--token-file` or GANTRY_TOKEN_FILE is missing, or your user may not read the file."
+        "Name another file, or run the command as a user with read access."
 }
 "Requests" {
     InvalidRequest "invalid_request" 400
@@ -80,7 +80,7 @@ codes! {
     InvalidName "invalid_name" 400
         "A name in the request is invalid."
         "Names of apps, roles, bases, machines and hosts have rules. The message states the rule."
-        "Choose a name that follows the rule."
+        "Choose a name within the rule."
     EndpointNotFound "endpoint_not_found" 404
         "The server has no endpoint at this path."
         "The path is misspelled, or the client is of another version than the server."
@@ -88,17 +88,17 @@ codes! {
     MethodNotAllowed "method_not_allowed" 405
         "The endpoint exists, but not with this HTTP method."
         "The client used another method than the endpoint has."
-        "Use a method that `/v1/openapi.json` names for the path."
+        "Use a method of the path in `/v1/openapi.json`."
     RequestTooLarge "request_too_large" 413
         "The request's body is too large."
         "Each kind of body has a limit; the message names the limit."
         "Send less. Large files belong into the repository, an image or a volume."
     RequestBroken "request_broken" 400
-        "The request's body ended before it was complete."
-        "The client or a proxy closed the connection while it sent the body."
+        "The request's body ended early."
+        "The client or a proxy closed the connection before the end of the body."
         "Send the request again."
     EncodingUnsupported "encoding_unsupported" 415
-        "The request's body has a content encoding that the server does not accept."
+        "The server does not accept the content encoding of the request's body."
         "The server accepts plain bodies, and gzip from git."
         "Send the body without an encoding."
     SessionRequired "session_required" 426
@@ -107,14 +107,14 @@ codes! {
         "Use `gantry exec`, `gantry run` or `gantry volume`, and let the proxy pass upgrades on."
     SessionNotFound "session_not_found" 404
         "No client waits for this session any more."
-        "The client closed its connection before the agent called back."
-        "Nothing to do; start the session again if you need it."
+        "The client closed the connection before the agent called back."
+        "Start the session again if you still need the session."
 }
 "Apps" {
     AppNotFound "app_not_found" 404
         "No app has this name."
         "The name is misspelled, or the app was destroyed."
-        "`gantry app ls` lists the apps; `gantry app create` makes one."
+        "`gantry app ls` lists the apps; `gantry app create` creates an app."
     AppExists "app_exists" 409
         "An app with this name exists already."
         "Names of apps are unique in a cluster."
@@ -125,19 +125,19 @@ codes! {
         "Wait until `gantry app ls` no longer lists the app. Then the name can be used again."
     RenameInProgress "rename_in_progress" 409
         "The app is being renamed."
-        "Neither the old nor the new app can be changed until the new one serves, or the rename is undone."
+        "Until the new app serves, or the rename is undone, neither app can be changed."
         "Try again once the rename is over; `gantry events` says when."
     RenameDuringDeploy "rename_during_deploy" 409
-        "A deploy of the app is in progress, and a rename would be a second one."
+        "A deploy of the app is in progress. A rename would start a second deploy."
         "A rename deploys the serving release under the new name."
         "Rename the app once the deploy is over, or take the deploy back with `gantry abort APP`."
     RenameWhilePaused "rename_while_paused" 409
         "The app is paused or in maintenance."
-        "A rename ends when the app serves requests under its new name."
-        "End it first: `gantry resume APP` or `gantry maintenance off APP`."
+        "A rename ends when the app serves requests under the new name."
+        "End the pause or the maintenance first: `gantry resume APP` or `gantry maintenance off APP`."
     FormerNameInUse "former_name_in_use" 409
         "The address of this name leads to another app, which had the name before."
-        "A renamed app keeps its former address as a host name."
+        "A renamed app keeps the former address as a host name."
         "Choose another name, or free the address: `gantry app host APP --rm ADDRESS`."
     NoVolumeFolder "no_volume_folder" 409
         "No folder is free for the volumes of the app."
@@ -145,11 +145,11 @@ codes! {
         "Choose another name."
     HostTaken "host_taken" 409
         "Another app has this host name."
-        "A host name leads to one app."
+        "A host name belongs to a single app."
         "Remove the host name from the other app first: `gantry app host APP --rm HOST`."
     HostReserved "host_reserved" 409
         "The host name lies below the cluster's own domain."
-        "Gantry gives names below that domain to apps by their own names."
+        "Gantry assigns the names below the domain by the names of the apps."
         "Choose a host name outside the domain, or name the app accordingly."
     HostNotFound "host_not_found" 404
         "The app does not have this host name."
@@ -158,34 +158,34 @@ codes! {
     TooManyHosts "too_many_hosts" 400
         "The app would have too many host names."
         "The number of host names of an app is limited."
-        "Remove host names that are no longer used."
+        "Remove unused host names."
     NoChange "no_change" 400
         "The request asks for no change."
-        "The request names nothing to add, remove or set."
-        "Name at least one change."
+        "The request has no value to add, remove or set."
+        "Name a change."
     InvalidBranch "invalid_branch" 400
         "The name of the branch is invalid."
         "Git does not allow the name, or the name could be read as an option."
         "Use letters, digits, `-`, `_`, `.` and `/`, with a letter or digit at both ends."
     InstanceNotFound "instance_not_found" 404
-        "The app has no such instance, or none that runs."
+        "The app has no running instance of this name."
         "The instance ended, was replaced by another release, or never started."
         "`gantry ps APP` lists the instances; `gantry why APP` says why none runs."
     RoleNotFound "role_not_found" 404
-        "The app's release has no such role."
+        "The app's release does not have the role."
         "The Procfile or app.json of the serving release does not declare the role."
-        "Use one of the roles that the message lists, or push a release with the role."
+        "Use a role of the message's list, or push a release with the role."
     SingleWriter "single_writer" 409
-        "The role can have one copy only."
+        "The role cannot have more than a single copy."
         "The role has a volume, which has a single writer, or is `single`."
-        "Keep one copy, or move the data out of the role."
+        "Keep a single copy, or move the data out of the role."
     PlanStale "plan_stale" 409
-        "The deploy would do something else than its plan says."
-        "The app, its image or the machines changed since the plan was made."
-        "Make a new plan with `--plan`, and apply that one."
+        "The deploy would differ from the plan."
+        "The app, the image or the machines changed after the plan was made."
+        "Make a new plan with `--plan`, and apply the new plan."
     GlobalRole "global_role" 409
         "The number of copies of the role cannot be set."
-        "The role is `global`: it has a copy on every machine that fits."
+        "The role is `global`: each suitable machine runs a copy."
         "Limit the machines with the role's `placement`, or scale the role to 0."
     TooManyCopies "too_many_copies" 400
         "The number of copies is over the limit."
@@ -194,22 +194,22 @@ codes! {
     TooManyRoles "too_many_roles" 400
         "Too many roles of the app have a number of copies."
         "Before the first release any role can be scaled, up to a limit."
-        "Scale only roles that the app has."
+        "Scale only roles of the app."
     InvalidMaintenanceMessage "invalid_maintenance_message" 400
-        "The maintenance message is too long or has more than one line."
+        "The maintenance message is too long or has several lines."
         "Routers send the message in each response."
-        "Use one line of at most 500 bytes."
+        "Write a single line of at most 500 bytes."
     ZeroLimit "zero_limit" 400
         "A limit of 0 would let no request through."
-        "`gantry limit` bounds requests and does not stop them."
-        "`gantry pause` lets requests wait, `gantry maintenance on` refuses them."
+        "`gantry limit` bounds requests. A limit of 0 would stop all requests."
+        "`gantry pause` lets requests wait, `gantry maintenance on` refuses requests."
     InvalidPolicyValue "invalid_policy_value" 400
         "A value cannot be the value of this rule of the cluster policy."
-        "Each rule has its own kind of value and its bounds. The message states them."
+        "Each rule has a kind of value, and bounds. The message states both."
         "Correct the value; `gantry cluster policy get` shows the form of each."
     DomainTaken "domain_taken" 409
-        "Under this domain, an app would get an address that is a host name of another app."
-        "Each address leads to one app."
+        "With this domain, the address of an app would equal a host name of another app."
+        "Each address belongs to a single app."
         "Free the address: `gantry app host APP --rm ADDRESS`."
     PolicyRuleNotFound "policy_rule_not_found" 404
         "The cluster policy has no rule of this name."
@@ -218,15 +218,15 @@ codes! {
     TooManyProxies "too_many_proxies" 400
         "The list of trusted proxies is too long."
         "Routers compare each connection with the list."
-        "Name ranges that contain the addresses."
+        "Name address ranges instead of single addresses."
 }
 "Deploys" {
     DeployInProgress "deploy_in_progress" 409
-        "Another deploy of the app is in progress, and this push is not built on its commit."
+        "Another deploy of the app is in progress, and this push is not built on the commit of the deploy."
         "If both were accepted, the branch would lose the other commit."
-        "Wait for the deploy, fetch its commit and push again; or take the deploy back with `gantry abort APP`."
+        "Wait for the deploy, fetch the deployed commit and push again; or take the deploy back with `gantry abort APP`."
     BranchMoved "branch_moved" 409
-        "The branch has a commit that this push is not built on."
+        "This push is not built on the newest commit of the branch."
         "Another push reached the branch after your last fetch."
         "Fetch, merge or rebase, and push again."
     DeployNotFound "deploy_not_found" 404
@@ -239,11 +239,11 @@ codes! {
         "`gantry releases APP` lists the releases."
     NoRelease "no_release" 409
         "The app has no release yet."
-        "Nothing was deployed successfully so far."
+        "No deploy of the app has succeeded so far."
         "Push a commit, or run `gantry deploy APP --image REF`."
     NoEarlierRelease "no_earlier_release" 409
         "There is no good release to go back to."
-        "The app has one good release, or all earlier ones failed or were removed."
+        "The app has a single good release, or all earlier releases failed or were removed."
         "`gantry releases APP` lists the releases; deploy a repaired version instead."
     NoHeldDeploy "no_held_deploy" 409
         "No deploy of the app waits for a promotion."
@@ -255,10 +255,10 @@ codes! {
         "`gantry rollback APP` goes back to an earlier release."
     RollbackInProgress "rollback_in_progress" 409
         "A rollback of the app is in progress."
-        "A rollback brings the configuration of its release, which would overwrite the change."
+        "A rollback restores the configuration of the earlier release, and would overwrite the change."
         "Repeat the change once the rollback is over."
     BuildInProgress "build_in_progress" 409
-        "A build is in progress that may use the base."
+        "A running build may use the base."
         "The build's image needs the base until the build is recorded."
         "Remove the base once the build is over."
 }
@@ -266,63 +266,63 @@ codes! {
     BuildFailed "build_failed" 0
         "The build of the deploy failed."
         "The source, the base or the image is unusable. The message names the part and the cause."
-        "Correct what the message names, and push again."
+        "Correct the named part, and push again."
     CompileFailed "compile_failed" 0
         "The compile step of the build failed."
-        "`container/compile` exited with an error, or reached its limit of time, memory or disk."
-        "Read the last lines of its output, correct the script, and push again. The rules `compile-time`, `compile-memory` and `compile-disk` of `gantry cluster policy` set the limits."
+        "`container/compile` exited with an error, or reached a limit of time, memory or disk."
+        "Read the last lines of the output, correct the script, and push again. The rules `compile-time`, `compile-memory` and `compile-disk` of `gantry cluster policy` set the limits."
     InvalidRoles "invalid_roles" 0
         "The repository or image declares no valid roles."
-        "A file such as `container/roles.json` or the Procfile is missing or has a wrong entry. The message names file and place."
+        "`container/roles.json`, the Procfile or another file is missing or has a wrong entry. The message names file and place."
         "Correct the file and push again; `gantry docs apps` describes the entries."
     ReleaseStepFailed "release_step_failed" 0
         "The release step of the new release failed."
-        "The command of the role `release` exited with an error, or was stopped. The last lines of its output follow the message."
+        "The command of the role `release` exited with an error, or was stopped. The last lines of output follow the message."
         "Correct the command and push again. The old release still serves."
     InstanceExited "instance_exited" 0
-        "A process of the new release ended, and it must keep running."
-        "The program failed, a signal killed it, or its command does not exist. The message has the exit status and the last output."
-        "Correct the cause that the message names, and deploy again; `gantry logs APP` shows the output."
+        "A process of the new release ended instead of running on."
+        "The program failed, a signal killed the program, or the command does not exist. The message has the exit status and the last output."
+        "Correct the cause in the message, and deploy again; `gantry logs APP` shows the output."
     InstanceOverLimit "instance_over_limit" 0
-        "A process of the new release reached a limit of its role."
+        "A process of the new release reached a limit of the role."
         "The role limits memory, processes and disk. The message names the limit."
         "Raise the limit in the role, or let the program use less; then deploy again."
     InstanceNotStarted "instance_not_started" 0
         "An instance of the new release could not be started."
-        "The image or a volume cannot be used on the machine, or the machine lacks a resource. The message names it."
-        "Correct what the message names, and deploy again; `gantry status` shows the machine."
+        "The image or a volume cannot be used on the machine, or the machine lacks a resource. The message names the object."
+        "Correct the named cause, and deploy again; `gantry status` shows the machine."
     DeployTimeout "deploy_timeout" 0
         "The deploy made no progress in time."
         "A check of the new release keeps failing, a router does not report, or a wait does not end. The message names the condition."
-        "Correct the condition and deploy again. A role that needs longer says so with `health.start`; `gantry cluster policy set deadline=TIME` sets the time for all."
+        "Correct the condition and deploy again. `health.start` gives a role more time; `gantry cluster policy set deadline=TIME` sets the time for all apps."
     DeployAborted "deploy_aborted" 0
         "The deploy was aborted."
-        "Somebody ran `gantry abort`; `gantry events APP` names the token."
-        "Deploy again when it suits. The old release still serves."
+        "A user ran `gantry abort`; `gantry events APP` names the token."
+        "Deploy again later. The old release still serves."
     DeploySuperseded "deploy_superseded" 0
-        "A newer deploy took the place of this one."
-        "Of several deploys that wait, only the newest begins."
-        "Nothing to do; follow the newer deploy."
+        "A newer deploy replaced this deploy."
+        "Of several waiting deploys, only the newest begins."
+        "Follow the newer deploy."
     DeployFailed "deploy_failed" 0
-        "The deploy failed for a reason without a code of its own."
+        "The deploy failed for a reason without a specific code."
         "The message names the reason."
-        "`gantry why APP` shows the reason with its evidence."
+        "`gantry why APP` shows the reason with the evidence."
 }
 "Pushes" {
     BranchNotPushed "branch_not_pushed" 0
-        "The push does not contain the branch that the app is deployed from."
-        "An app is deployed from one branch. Other branches and tags alone deploy nothing."
+        "The push does not contain the app's branch."
+        "Gantry deploys an app from a single branch. Other branches and tags alone start no deploy."
         "`git push REMOTE HEAD:BRANCH` pushes to the branch; `gantry app branch` chooses another branch."
     BranchRemoval "branch_removal" 0
-        "The push would remove the branch that the app is deployed from."
-        "The branch records what serves."
+        "The push would remove the app's branch."
+        "The branch records the serving commit."
         "Push a commit to the branch, or choose another branch with `gantry app branch` first."
     BranchChanged "branch_changed" 0
         "The app's branch changed while the push was under way."
         "`gantry app branch` was run at the same time."
         "Push again."
     InvalidPushOption "invalid_push_option" 0
-        "The push has an option that Gantry does not know."
+        "Gantry does not know an option of the push."
         "`git push -o` accepts `hold` and `wait`."
         "Remove the option."
     PushIncomplete "push_incomplete" 0
@@ -331,8 +331,8 @@ codes! {
         "Push again."
     PushRejected "push_rejected" 0
         "Git's hook on the server refuses the push."
-        "The tree is too large, a name is invalid, or the branch would point to something other than a commit."
-        "The message names the object; correct it and push again."
+        "The tree is too large, a name is invalid, or the branch would point to an object other than a commit."
+        "Correct the object in the message and push again."
     SourceNotStored "source_not_stored" 0
         "The server cannot store the source of the push."
         "The tree is larger than the limit, or the disk of the server fails or is full."
@@ -340,7 +340,7 @@ codes! {
     DeployUnfollowed "deploy_unfollowed" 0
         "The server stopped reporting the deploy before the deploy ended."
         "The server restarts. The deploy goes on."
-        "`gantry status` and `gantry why APP` tell how it goes."
+        "`gantry status` and `gantry why APP` show the progress."
     GitProtocolUnsupported "git_protocol_unsupported" 400
         "The request is not of git's smart HTTP protocol."
         "The client is very old, or no git client."
@@ -348,7 +348,7 @@ codes! {
     LfsUnsupported "lfs_unsupported" 501
         "Gantry does not serve Git LFS."
         "The repository keeps large files in LFS."
-        "Keep the files in git itself, or name another LFS server in `.lfsconfig`."
+        "Keep the files in the git repository, or name another LFS server in `.lfsconfig`."
 }
 "Configuration" {
     InvalidVariableName "invalid_variable_name" 400
@@ -356,8 +356,8 @@ codes! {
         "A name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`."
         "Choose another name."
     ReservedVariable "reserved_variable" 400
-        "Gantry sets this variable itself."
-        "`PORT`, `REVISION` and names that begin with `GANTRY_` are Gantry's."
+        "Gantry sets this variable."
+        "Gantry reserves `PORT`, `REVISION` and all names with the prefix `GANTRY_`."
         "Choose another name."
     InvalidVariableValue "invalid_variable_value" 400
         "The value cannot be passed in an environment variable."
@@ -370,7 +370,7 @@ codes! {
     ConfigTooLarge "config_too_large" 400
         "The configuration of the app is too large."
         "An app has at most 500 values with 256 KiB in all."
-        "Unset values that are not used, or put them into a file."
+        "Unset unused values, or put large values into a file."
 }
 "Tokens" {
     InvalidTokenName "invalid_token_name" 400
@@ -379,7 +379,7 @@ codes! {
         "Choose another name."
     TokenExists "token_exists" 409
         "A token with this name exists already."
-        "The audit trail names tokens, so that names are unique."
+        "The audit trail names tokens. Names of tokens are therefore unique."
         "Choose another name, or revoke the old token first."
     TokenNotFound "token_not_found" 404
         "No token has this name."
@@ -387,34 +387,34 @@ codes! {
         "`gantry token ls` lists the tokens."
     ZeroLifetime "zero_lifetime" 400
         "The token's lifetime is zero."
-        "Such a token could never be used."
+        "A token without a lifetime could never be used."
         "Give a lifetime greater than zero, or none for a token without an end."
 }
 "Bases" {
     BaseNotFound "base_not_found" 404
         "No base has this name."
         "The name is misspelled, or the base was removed."
-        "`gantry base ls` lists the bases; `gantry base create` makes one."
+        "`gantry base ls` lists the bases; `gantry base create` creates a base."
     BaseInUse "base_in_use" 409
         "Apps are built on the base."
-        "Without the base the next push of such an app would fail."
+        "Without the base, the next push of an app would fail."
         "Put the apps on another base: `gantry app base APP OTHER`."
     BaseChanged "base_changed" 409
         "The base was replaced or removed meanwhile."
-        "Another administrator made, imported or removed the base while the code was uploaded onto it."
+        "An administrator made, imported or removed the base during the upload of the code."
         "Upload the code again."
     StackNotFound "stack_not_found" 404
         "No stack has this name."
-        "The program carries the recipes of a few stacks, and the name is none of them."
+        "The program contains the recipes of a few stacks, and none has this name."
         "`gantry stack ls` lists the stacks. For other packages, make a base with `gantry base create`."
     StackNotMade "stack_not_made" 409
         "The stack was not made in this cluster yet."
-        "A stack is made once, at first need. Only an administrator may make it."
+        "The first use of a stack makes the stack. Only an administrator may make stacks."
         "Run `gantry stack create STACK` as an administrator, and try again."
     StackNameTaken "stack_name_taken" 409
         "A base with the stack's name exists, and was not made as a stack."
-        "An operator made, imported or pulled the base. Making the stack would replace it."
-        "Use the base as it is: uploaded code may name any base. Or remove it first with `gantry base rm`."
+        "An operator made, imported or pulled a base of this name. Making the stack would replace the base."
+        "Use the base: uploaded code may name any base. Or remove the base first with `gantry base rm`."
     InvalidBaseRecipe "invalid_base_recipe" 400
         "The recipe of the base is invalid."
         "`base.toml` has a wrong or missing entry. The message names the place."
@@ -425,26 +425,26 @@ codes! {
         "Correct the recipe or the network, and try again."
     BaseImportFailed "base_import_failed" 400
         "The archive cannot be imported as a base."
-        "The archive is no OCI archive, is damaged, or has no image for this platform."
+        "The archive is not an OCI archive, is damaged, or has no image for this platform."
         "Make the archive with `skopeo copy … oci-archive:FILE`."
     BaseUnusable "base_unusable" 422
         "The image cannot be used as a base."
-        "The image cannot be read, or its environment is larger than the kernel allows."
+        "The image cannot be read, or the image's environment exceeds the kernel's limit."
         "Use another image."
 }
 "Images and the registry" {
     InvalidRepository "invalid_repository" 400
         "The name of the repository is invalid."
-        "A repository has one to four names of lower-case letters, digits, dots and hyphens, separated by slashes."
+        "The name of a repository has up to four parts of lower-case letters, digits, dots and hyphens, separated by slashes."
         "Choose another name."
     RepositoryNotFound "repository_not_found" 404
-        "The registry has no such repository."
-        "Nothing was pushed under this name, and no app has the name."
+        "The registry does not have the repository."
+        "No client pushed an image under this name, and no app has the name."
         "Check the name; `gantry app ls` lists the apps."
     RepositoryFull "repository_full" 409
-        "The repository has as many manifests, tags or referrers as it can have."
-        "The number is limited, so that a client cannot fill the store."
-        "Remove tags and manifests that are no longer used, and push again."
+        "The repository has the largest allowed number of manifests, tags or referrers."
+        "The limit protects the store from a client with too many pushes."
+        "Remove unused tags and manifests, and push again."
     InvalidImageReference "invalid_image_reference" 400
         "The reference names no image."
         "A reference is `app:tag`, `app@sha256:…` or `registry.example/team/app:tag`."
@@ -454,12 +454,12 @@ codes! {
         "A deploy over the API uses images of this registry."
         "Pull the image first: `POST /v1/apps/{app}/pull`. `gantry deploy` does both."
     ImageNotFound "image_not_found" 404
-        "The registry has no such image."
+        "The registry does not have the image."
         "The tag or digest is misspelled, was removed, or belongs to another repository."
         "Push the image again, or list the tags: `GET /v2/APP/tags/list`."
     ImageUnusable "image_unusable" 422
         "The image cannot be used."
-        "Its manifest or configuration is invalid or of an unknown kind."
+        "The image's manifest or configuration is invalid or of an unknown kind."
         "Push the image again with a current tool."
     PlatformMissing "platform_missing" 409
         "The image has no variant for this machine's platform."
@@ -467,14 +467,14 @@ codes! {
         "Build the image for this platform (`docker buildx build --platform …`)."
     PullFailed "pull_failed" 422
         "The image could not be pulled from the other registry."
-        "The registry refuses the login, has no such image, or sent invalid data. The message tells which."
+        "The registry refuses the login, does not have the image, or sent invalid data. The message names the cause."
         "Check the reference and the login (GANTRY_REGISTRY_USER, GANTRY_REGISTRY_PASSWORD)."
     RegistryUnreachable "registry_unreachable" 502
         "The other registry cannot be reached from the server."
-        "Its name does not resolve, or the network or its certificate is in the way."
+        "The registry's name does not resolve, a network fault blocks the connection, or the certificate is not trusted."
         "Check name and network on the server's machine."
     BlobNotFound "blob_not_found" 404
-        "The registry has no such blob."
+        "The registry does not have the blob."
         "The blob was never pushed, or was removed by garbage collection."
         "Push the image again."
     InvalidDigest "invalid_digest" 400
@@ -482,15 +482,15 @@ codes! {
         "A digest is `sha256:` and 64 hexadecimal digits."
         "Correct the digest."
     DigestMismatch "digest_mismatch" 400
-        "The data does not have the digest that the client named."
-        "The data changed on the way, or the client computed the digest of something else."
+        "The data does not match the client's digest."
+        "The data changed on the way, or the client computed the digest of other data."
         "Push again."
     InvalidManifest "invalid_manifest" 400
         "The manifest is invalid."
-        "The manifest is no JSON of a known kind, or its annotations are too long."
+        "The manifest is not JSON of a known kind, or an annotation is too long."
         "Push with a current tool."
     ManifestIncomplete "manifest_incomplete" 400
-        "The manifest names a blob that the registry does not have."
+        "The registry lacks a blob of the manifest."
         "The blob was not pushed, or has another size."
         "Push the blobs before the manifest; the usual tools do."
     InvalidTag "invalid_tag" 400
@@ -508,11 +508,11 @@ codes! {
     UploadOutOfOrder "upload_out_of_order" 416
         "The piece does not continue where the upload stands."
         "A piece was lost or sent twice."
-        "Continue at the size that the message names."
+        "Continue at the size in the message."
     UploadTakenOver "upload_taken_over" 409
         "Another request continues this upload."
-        "The client sent a new request, because it lost the connection of this one."
-        "Nothing to do for the old request."
+        "The client lost the connection, and sent a new request."
+        "Follow the new request; the old request needs no action."
     TooManyUploads "too_many_uploads" 429
         "Too many uploads are open."
         "The number of open uploads is limited for a repository and for the registry."
@@ -524,43 +524,43 @@ codes! {
     TooManyVolumes "too_many_volumes" 400
         "The app's images would have too many volumes."
         "The number of volumes of an app's images is limited."
-        "Remove volumes that are no longer used: `--volume NAME:`."
+        "Remove unused volumes: `--volume NAME:`."
     VolumePathTaken "volume_path_taken" 400
         "Two volumes would be at the same path."
-        "A path holds one volume."
-        "Choose another path, or remove the first volume: `--volume NAME:`. Its data stays."
+        "A path holds a single volume."
+        "Choose another path, or remove the first volume: `--volume NAME:`. The data stays."
 }
 "Volumes" {
     VolumeNotFound "volume_not_found" 404
-        "The app has no such volume."
+        "The app does not have the volume."
         "The name is misspelled, the volume was removed, or the app's images have no setting for the volume."
         "`gantry volume ls APP` lists the volumes, and `gantry app show APP --json` shows the settings of images."
     VolumeInUse "volume_in_use" 409
         "A container has the volume, or the volume is being copied."
-        "A volume has a single writer, and is replaced or removed only while nothing reads or writes it."
-        "Stop the instance with `gantry scale APP ROLE=0`, or wait until the `gantry run`, export or snapshot ends. The message names what to do."
+        "A volume has a single writer. Gantry replaces or removes a volume only without readers and writers."
+        "Stop the instance with `gantry scale APP ROLE=0`, or wait for the end of the `gantry run`, export or snapshot. The message names the user of the volume."
     VolumeOfRole "volume_of_role" 409
         "A role of the current release names the volume."
         "The next copy of the role would begin with an empty volume."
         "Take the volume out of the role, or remove the volume all the same with `--force`."
     VolumeAmbiguous "volume_ambiguous" 409
-        "Several machines have data of the volume, and no instance that has the volume says which data counts."
-        "A role with a volume ran on one machine and later on another, or an archive was imported while a machine was off."
-        "Start the role that has the volume. Its machine then has the volume that counts."
+        "Several machines have data of the volume, and no instance decides between the machines."
+        "A role with a volume ran on several machines in turn, or an archive was imported while a machine was off."
+        "Start the role of the volume. The data on the role's machine then counts."
     VolumeNotEmpty "volume_not_empty" 409
         "The volume has content already."
-        "An import does not mix an archive with files that are there."
+        "An import does not mix an archive with existing files."
         "`--replace` puts the archive in the place of the volume's content."
     VolumeArchiveInvalid "volume_archive_invalid" 400
         "The archive cannot be unpacked as a volume."
-        "The archive is no tar archive, is damaged or incomplete, or has an entry that leaves the volume. The message names the entry."
-        "Make the archive with `gantry volume export` or with `tar`, and import it again. The volume is as it was."
+        "The file is not a tar archive, is damaged or incomplete, or has an entry outside the volume. The message names the entry."
+        "Make the archive with `gantry volume export` or with `tar`, and import the new archive. The volume did not change."
     VolumeArchiveTooLarge "volume_archive_too_large" 400
-        "The unpacked archive is larger than its limit."
-        "The limit is the disk limit of the role that names the volume."
-        "`--limit SIZE` sets another limit. The volume is as it was."
+        "The unpacked archive exceeds the limit."
+        "The limit is the disk limit of the volume's role."
+        "`--limit SIZE` sets another limit. The volume did not change."
     SnapshotNotFound "snapshot_not_found" 404
-        "The volume has no such snapshot."
+        "The volume does not have the snapshot."
         "The name is misspelled, or the snapshot was removed."
         "`gantry volume snapshot APP NAME ls` lists the snapshots."
     SnapshotExists "snapshot_exists" 409
@@ -568,14 +568,14 @@ codes! {
         "A snapshot is not overwritten."
         "Choose another name, or remove the snapshot first."
     TooManySnapshots "too_many_snapshots" 409
-        "The volume has as many snapshots as it can have."
+        "The volume has the largest allowed number of snapshots."
         "The number is limited, because each snapshot can take as much space as the volume."
-        "Remove one: `gantry volume snapshot APP NAME rm SNAPSHOT`."
+        "Remove a snapshot: `gantry volume snapshot APP NAME rm SNAPSHOT`."
 }
 "Jobs" {
     InvalidJob "invalid_job" 400
-        "A container job is invalid, and nothing was queued."
-        "A setting is out of its range, the payload is too large, or the submission has no job or too many. The message names it."
+        "A container job is invalid. No job of the request was queued."
+        "A setting is out of range, the payload is too large, or the submission has no job or too many. The message names the value."
         "Correct the job. `gantry docs jobs` lists the limits."
     JobNotFound "job_not_found" 404
         "There is no container job of this number."
@@ -584,30 +584,30 @@ codes! {
     JobEnded "job_ended" 409
         "The job has ended and cannot be cancelled."
         "The job ended before the request arrived."
-        "`gantry job show JOB` says how it ended."
+        "`gantry job show JOB` shows the result."
     JobNotEnded "job_not_ended" 409
         "The job has not ended and cannot be queued again."
         "Only an ended job can be retried by hand."
-        "Wait for its end, or cancel it with `gantry job cancel JOB`."
+        "Wait for the job's end, or cancel the job with `gantry job cancel JOB`."
     InvalidMessage "invalid_message" 400
         "A message or a queue of messages is invalid."
-        "A number is out of its range, a body is empty or too large, or a setting is not supported. The message names it."
+        "A number is out of range, a body is empty or too large, or a setting is not supported. The message names the value."
         "Correct the request. `gantry docs howto-ironworker` lists the calls."
     MessageNotFound "message_not_found" 404
         "There is no message of this id in the queue."
         "The message was deleted, has expired, or became a dead letter."
-        "Reserve or peek to see what the queue has."
+        "Reserve or peek to see the messages of the queue."
     MessageNotReserved "message_not_reserved" 403
         "The message is not reserved under this reservation."
         "The reservation has ended, and another consumer may have the message. A touch makes a new reservation id."
-        "Reserve the message again, and touch it before its timeout."
+        "Reserve the message again, and touch the message before the timeout."
     MessageQueueNotFound "message_queue_not_found" 404
         "There is no queue of messages of this name."
         "The name is misspelled, or no message was ever posted: the first message makes the queue."
         "Post a message, or create the queue with PUT."
     InvalidSchedule "invalid_schedule" 400
         "A schedule is invalid."
-        "The cron expression, the time zone or a number is wrong, or no time ever matches. The message names it."
+        "The cron expression, the time zone or a number is wrong, or no time ever matches. The message names the value."
         "Correct the schedule. `gantry docs jobs` explains the expressions."
     ScheduleNotFound "schedule_not_found" 404
         "There is no schedule of this name."
@@ -619,103 +619,103 @@ codes! {
         "Remove the schedule first, or choose another name with --name."
     ScheduleOfRelease "schedule_of_release" 409
         "The schedule belongs to a role of the current release."
-        "Such a schedule comes and goes with the app's releases."
-        "Deploy a release whose role has no schedule, or pause the schedule with `gantry schedule pause SCHEDULE`."
+        "The app's release declares the schedule."
+        "Deploy a release without the role's schedule, or pause the schedule with `gantry schedule pause SCHEDULE`."
     CodeNotFound "code_not_found" 404
         "The app has no uploaded code of this name."
         "The name is misspelled, or the code was removed."
-        "`gantry code ls` lists the codes; `gantry code upload` makes one."
+        "`gantry code ls` lists the codes; `gantry code upload` uploads code."
     InvalidCode "invalid_code" 400
         "The upload cannot become a code."
-        "The archive is damaged, too large, or has names, links or devices that code cannot have. The message names the entry."
-        "Correct the folder and upload it again. `gantry docs jobs` lists the limits."
+        "The archive is damaged or too large, or has an unsupported name, link or device. The message names the entry."
+        "Correct the folder and repeat the upload. `gantry docs jobs` lists the limits."
     NoCodeCommand "no_code_command" 400
         "The command of the uploaded code is not known."
         "No file at the top has the code's name or is a usual main file, and several files, or none, could be run."
         "Name the command: `gantry code upload NAME FOLDER --stack STACK --command 'python3 report.py'`."
     CodeIsRole "code_is_role" 409
         "The app's current release has a role of this name."
-        "Jobs name a code as they name a role, so that the name would mean two things."
+        "Jobs name codes and roles alike. The name would be ambiguous."
         "Give the code another name."
     TooManyCodes "too_many_codes" 409
-        "The app has as many codes as it may have."
-        "The number is limited, because each code keeps its revisions."
+        "The app has the largest allowed number of codes."
+        "The number is limited, because each code keeps revisions."
         "Remove a code with `gantry code rm`."
     QueueNotFound "queue_not_found" 404
         "There is no queue of this name."
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."
         "`gantry queue ls` lists the queues."
     JobsNeedOneServer "jobs_need_one_server" 409
-        "The cluster has several servers, and its queue of container jobs is a file of one server."
-        "Another leader would not know the jobs, and they would never run."
-        "Start every server with `--job-store`, which puts the queue into PostgreSQL (`gantry docs jobs`). Or run container jobs in a cluster with one server."
+        "The cluster has several servers, and the queue of container jobs is a file of a single server."
+        "Another leader would not know the jobs, and the jobs would never run."
+        "Start every server with `--job-store`, and so keep the queue in PostgreSQL (`gantry docs jobs`). Or run container jobs in a cluster with a single server."
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
-        "The limit of 2,000,000 jobs that wait or run, or of 10,000 queues, is reached."
+        "The queue has reached the limit of 2,000,000 waiting or running jobs, or of 10,000 queues."
         "Wait until jobs have ended, or purge a queue with `gantry queue purge QUEUE`."
 }
 "Keys and locks" {
     KeyNotFound "key_not_found" 404
         "The app has no key of this name."
-        "The key was never written, was removed, or ended with its lease."
-        "Write it with `PUT /v1/kv/KEY`."
+        "The key was never written, was removed, or ended with the lease."
+        "Write the key with `PUT /v1/kv/KEY`."
     InvalidKey "invalid_key" 400
         "A key, a value or a number of the request is not valid."
-        "The name is empty or too long, the value is too large, or a parameter is no number."
+        "The name is empty or too long, the value is too large, or a parameter is not a number."
         "Correct the request. `gantry docs discovery` lists the limits."
     RevisionConflict "revision_conflict" 409
         "The key was written by another meanwhile."
-        "The request names the revision that it expects, and the key has another one."
+        "The key's revision differs from the expected revision in the request."
         "Read the key again, decide again, and send the new revision."
     RevisionCompacted "revision_compacted" 410
-        "The history no longer has the changes that the watch asks for."
+        "The history no longer has the requested changes."
         "The history is bounded, and begins anew with each server."
-        "Read the keys again without `wait`, and watch from the revision of that response."
+        "Read the keys again without `wait`, and watch from the revision of the response."
     LockHeld "lock_held" 409
         "Another holder has the lock."
-        "The lock did not become free in the time that the request waits."
+        "The lock did not become free within the wait of the request."
         "Try again, or wait longer."
     LockLost "lock_lost" 409
         "The lock of this token is no longer held."
-        "Its time to live ended without a renewal, or it was released."
-        "Stop the work that the lock protects, and acquire the lock again."
+        "The lock was released, or the time to live ended without a renewal."
+        "Stop the protected work, and acquire the lock again."
     AppQuotaExceeded "app_quota_exceeded" 507
-        "The app has as many keys, bytes, leases or requests as it may have."
-        "Each app has limits, so that no app takes the space of another."
+        "The app has reached a quota of keys, bytes, leases or requests."
+        "Quotas protect the space of the other apps."
         "Remove keys, or send fewer requests at once. `gantry docs discovery` lists the limits."
     ContainerUnknown "container_unknown" 403
         "The address belongs to no container of an app."
-        "The request comes from a build, or from a container that is being removed."
+        "The request comes from a build, or from a container in removal."
         "Only containers of an app have keys and locks."
 }
 "The server" {
     DiskFull "disk_full" 507
         "The disk of the data folder has too little free space."
-        "Gantry keeps a reserve free, so that running apps can write."
-        "`gantry status` shows what takes the space. Remove apps, bases, or other files."
+        "Gantry keeps a reserve free for the writes of running apps."
+        "`gantry status` shows the use of the space. Remove apps, bases, or other files."
     DiskReadOnly "disk_read_only" 503
         "The disk of the data folder is read-only."
         "The kernel makes a file system read-only after an error."
-        "`dmesg` says what the kernel found. Gantry goes on by itself once the disk takes writes."
+        "`dmesg` shows the kernel's error. Gantry goes on once the disk accepts writes."
     StoreNewer "store_newer" 0
         "A newer Gantry wrote the records in the store."
-        "The records have a schema version that this Gantry does not know. It changes nothing in such a store."
+        "This Gantry does not know the schema version of the records, and changes no record."
         "Start the newer Gantry again. To go back, move the store away and bring back a backup from before the upgrade: `gantry restore FILE`."
     StoreUnavailable "store_unavailable" 503
         "The store does not take the change."
-        "The store cannot be reached, or leadership changed at that moment. What runs goes on."
+        "The store cannot be reached, or leadership changed at the same moment. Workloads run on."
         "Try again. `gantry status` names the store; for etcd, check its members."
     LeaderUnreachable "leader_unreachable" 503
         "No leading server can be reached."
-        "With several servers one leads. It has ended and no other one leads yet, the store cannot be reached, or this server cannot reach the leader's address."
-        "Try again in a few seconds. If the error stays, look at the logs of the servers, and check that each server reaches the others' addresses and the store."
+        "The leader has ended and no other server leads yet, the store cannot be reached, or this server cannot reach the leader's address."
+        "Try again in a few seconds. If the error stays, look at the logs of the servers, and check the network between the servers and to the store."
     LeadershipChanged "leadership_changed" 503
-        "The leading server ended while it worked on the request."
-        "The leader was killed, or lost its leadership. The change may have been made, or not."
+        "The leader ended during the request."
+        "The leader was killed, or lost leadership. The change may or may not have taken effect."
         "Look at the state, then try again if the change was not made."
     ServerStopping "server_stopping" 503
         "The server is ending."
-        "It was told to stop, or restarts."
+        "The server stops or restarts."
         "Try again in a few seconds."
     NoMachine "no_machine" 503
         "No machine has reported to the server."
@@ -727,199 +727,207 @@ codes! {
         "`gantry machine ls` lists the machines."
     MachineNameTaken "machine_name_taken" 409
         "Another machine has this name."
-        "Two machines have one host name, or were given one name with `--machine`."
-        "Give one of them another name with `--machine`."
+        "Two machines have the same host name, or were given the same name with `--machine`."
+        "Give either machine another name with `--machine`."
     JoinTokenUnknown "join_token_unknown" 403
         "The cluster does not know the join token."
         "The token is misspelled, belongs to another cluster, or expired long ago."
-        "`gantry cluster join-token create` on a server makes another one."
+        "`gantry cluster join-token create` on a server makes another token."
     JoinTokenExpired "join_token_expired" 403
         "The join token has expired."
-        "A join token is valid for an hour, unless `--ttl` named another time. A wrong clock of the server also expires it."
-        "`gantry cluster join-token create` on a server makes another one."
+        "A join token is valid for an hour, unless `--ttl` named another time. A wrong clock of the server also expires the token."
+        "`gantry cluster join-token create` on a server makes another token."
     JoinTokenUsed "join_token_used" 403
         "Another machine has joined with this token."
-        "A join token is for one machine. If nobody of you used the token, someone else may have: look at `gantry machine ls`."
-        "`gantry cluster join-token create` on a server makes another one."
+        "A join token is for a single machine. If no administrator of yours used the token, an attacker may have: look at `gantry machine ls`."
+        "`gantry cluster join-token create` on a server makes another token."
     JoinTokenRole "join_token_role" 403
         "The join token is for another role."
         "A token for an agent makes no server, and the text of the token was changed."
         "`gantry cluster join-token create --role server` on a server makes a token for a server."
     InvalidJoinToken "invalid_join_token" 0
-        "The text is no join token."
-        "A join token begins with `gantry-join-`, and a part of it was lost when it was copied."
+        "The text is not a join token."
+        "A join token begins with `gantry-join-`. A part of the token was lost in copying."
         "Copy the whole command that `gantry server init` or `gantry cluster join-token create` printed."
     InvalidIdentity "invalid_identity" 0
-        "The machine's identity in its cluster cannot be read."
+        "The machine's identity in the cluster cannot be read."
         "A file in DATA/cluster is damaged or missing, or others may read the key. The message names the file."
-        "Repair the file's mode, or run `gantry join` with a new join token. The machine keeps its id and its data."
+        "Repair the file's mode, or run `gantry join` with a new join token. The machine keeps the id and the data."
     InvalidJoinLifetime "invalid_join_lifetime" 400
         "A join token cannot have this lifetime."
         "Join tokens are short-lived: 1 second to 7 days."
         "Name another time with `--ttl`."
     JoinRateLimited "join_rate_limited" 429
         "Too many machines ask to join at the same time."
-        "The server answers a few requests to join in each second, so that nobody can try tokens."
-        "Try again in a few seconds. `gantry join` does so itself."
+        "The server answers a few requests to join in each second, as a protection against guessed tokens."
+        "Try again in a few seconds. `gantry join` retries by default."
     NoFreeSubnet "no_free_subnet" 409
         "The cluster's network has no free part for another machine."
-        "Each machine gets a network of its own for its containers."
-        "Remove machines that are gone with `gantry machine rm`."
+        "Each machine gets a separate network for containers."
+        "Remove lost machines with `gantry machine rm`."
     NoAuthority "no_authority" 409
-        "This cloud has one machine, and others cannot join."
+        "This cloud has a single machine, and other machines cannot join."
         "`gantry server init` was not run on the server's machine."
         "Stop `gantry up`, run `gantry server init`, and start `gantry up` again."
     StoreNotShared "store_not_shared" 409
-        "The store is a file, and several servers need a store that they share."
-        "The cloud began on one machine, with a store in its data folder."
+        "The store is a file. Several servers need a shared store."
+        "The cloud began on a single machine, with a store in the data folder."
         "Move the store to etcd with `gantry store migrate --to etcd://…`, then create the token."
     AuthorityMismatch "authority_mismatch" 0
         "The server belongs to another cluster than the join token or the hash."
-        "The address names another cluster's server, or someone answers in its place."
-        "Compare the address with that of the machine that printed the token or the hash."
+        "The address names another cluster's server, or another host answers in place of the server."
+        "Compare the address with the address of the machine where the token or the hash was printed."
     ClockOff "clock_off" 0
-        "The clock of this machine and that of the server differ too much."
-        "Certificates begin an hour before they are issued. A clock that is further behind takes them for not yet valid."
+        "The clocks of this machine and of the server differ too much."
+        "A certificate is valid from an hour before its issue. To a clock further behind, the certificate is not yet valid."
         "Set the clock (`timedatectl set-ntp true`), and try again."
     SshFailed "ssh_failed" 0
         "The machine cannot be reached over ssh."
-        "`ssh` is not installed here, the machine does not answer, its host key is not known, or it refuses the user's key. The message has ssh's own words."
+        "`ssh` is not installed here, the machine does not answer, the host key is not known, or the machine refuses the user's key. The message quotes ssh."
         "Make `ssh root@HOST true` work without a question, then try again. `-o KEY=VALUE` passes an option to ssh."
     WrongArchitecture "wrong_architecture" 0
         "The program is not for the architecture of the machine."
-        "`gantry machine add` copies the program that runs it, which is for the architecture of its own machine."
+        "`gantry machine add` copies the running program. The program is for the architecture of the machine where the command runs."
         "Name a program for the machine's architecture with `--program FILE`."
     MachineIsMember "machine_is_member" 0
         "The machine belongs to a cluster already."
-        "It has joined before: /var/lib/gantry/cluster has its identity."
-        "Start it with `gantry up`. To move it to another cluster, stop it, and join with `gantry join` and a token of that cluster."
+        "The machine joined before: /var/lib/gantry/cluster has the identity."
+        "Start the machine with `gantry up`. To move the machine to another cluster, stop Gantry there, and run `gantry join` with a token of the other cluster."
     ProgramsMissing "programs_missing" 0
-        "The machine lacks programs that Gantry needs."
-        "A small system has no git, iproute2, nftables or procps. The message names what is missing."
+        "The machine lacks programs for Gantry."
+        "A small system has no git, iproute2, nftables or procps. The message names the missing programs."
         "Install the packages on the machine, then try again."
     RemoteStepFailed "remote_step_failed" 0
         "A step on the other machine failed."
-        "The message has the last lines of the step. A code in them names its cause: `gantry explain CODE`."
-        "Remove the cause on the machine, then repeat the command. What was done before is done again."
+        "The message has the last lines of the step. A code in the lines names the cause: `gantry explain CODE`."
+        "Remove the cause on the machine, then repeat the command. The command repeats all steps."
     MachineNotReady "machine_not_ready" 0
-        "The machine has joined, and its agent does not report."
+        "The machine has joined, but the agent does not report."
         "The service did not start there, or a firewall keeps the machine from the server's port 7000."
-        "Look at the log that the message names. Once the agent reports, the machine is a part of the cluster."
+        "Look at the log named in the message. Once the agent reports, the machine is a part of the cluster."
     OtherAuthority "other_authority" 409
         "The store belongs to a cluster with another authority."
-        "`gantry server init` was run on two machines with one store."
+        "`gantry server init` was run on two machines with the same store."
         "Run `gantry join` with a server's join token on the second machine."
     NotMember "not_member" 403
         "The machine does not belong to the cluster."
-        "The machine was removed, another machine joined under its name, or its key is another."
-        "Run `gantry join` with a new join token. The machine keeps its id and its data."
+        "The machine was removed, another machine joined under the name, or the machine has another key."
+        "Run `gantry join` with a new join token. The machine keeps the id and the data."
     MachineRemoved "machine_removed" 403
         "The machine has left the cluster, and is refused."
-        "`gantry machine rm` removed the machine, and its agent connects all the same."
+        "`gantry machine rm` removed the machine, but the agent still connects."
         "Stop the agent. To use the machine again, run `gantry join` with a new join token."
     MachineInUse "machine_in_use" 409
-        "The machine has copies of roles, so it cannot be removed."
+        "The machine has copies of roles and cannot be removed."
         "The machine was not drained, or a copy has nowhere else to go."
-        "`gantry machine drain` moves the copies away; `gantry machine show` says what stays. `--force` removes a lost machine."
+        "`gantry machine drain` moves the copies away; `gantry machine show` names the remaining copies. `--force` removes a lost machine."
     InvalidMachineReason "invalid_machine_reason" 422
-        "The reason for a machine's state is too long, or is more than one line."
+        "The reason for a machine's state is too long, or has several lines."
         "A text of several lines was given with `-m`."
-        "Write one line of at most 300 bytes."
+        "Write a single line of at most 300 bytes."
     TooManyLabels "too_many_labels" 422
         "A machine would have more than 64 labels."
         "Labels were added and none removed."
         "Remove labels: `gantry machine label MACHINE KEY-`."
     AgentUnreachable "agent_unreachable" 503
         "The machine's agent does not answer."
-        "The agent does not run, is overloaded, or too many sessions wait for it."
+        "The agent does not run, is overloaded, or has too many waiting sessions."
         "Check the output of `gantry up` on the machine; try again."
     AgentFailed "agent_failed" 502
-        "The machine's agent began its work and did not finish it."
+        "The machine's agent began the work and did not finish."
         "The agent was stopped meanwhile, or is of another version than the server."
         "Look whether the work took place, then try again. `gantry status` names the machines."
     Internal "internal" 500
-        "A fault of Gantry itself, or of the machine below it."
-        "An operation failed that should not fail. The message names the operation and the cause."
-        "Try again. If it happens again, look at the server's log and report it."
+        "A fault of Gantry, or of the machine below."
+        "An operation failed unexpectedly. The message names the operation and the cause."
+        "Try again. If the error returns, look at the server's log and report the error."
 }
 "The server's machine" {
     AddressUnavailable "address_unavailable" 0
         "An address and port cannot be listened on."
         "Another program listens there, or the address belongs to no device of the machine."
-        "`ss -ltnp` shows the program. The message names the flag that chooses another address."
+        "`ss -ltnp` shows the program. The message names the flag for another address."
     AlreadyRunning "already_running" 0
         "A `gantry up` runs with this data folder."
-        "One `gantry up` at a time uses a data folder."
-        "Stop it with `gantry down`, or name another folder with `--data`."
+        "A data folder belongs to a single running `gantry up`."
+        "Stop the running cloud with `gantry down`, or name another folder with `--data`."
     WrongDataFolder "wrong_data_folder" 0
         "The data folder belongs to another cloud or machine."
-        "Its records or containers are not the ones that run here."
-        "Name the folder that `gantry up` was given (`--data`), or the machine's name (`--machine`)."
+        "The records or containers in the folder belong to another cloud or machine."
+        "Name the data folder of `gantry up` (`--data`), or the machine's name (`--machine`)."
     DataFolderOpen "data_folder_open" 0
         "Other users of the machine may read the data folder."
         "The folder holds tokens and configuration values."
         "Close the folder: `chmod 700 DATA`."
     DataFolderMixed "data_folder_mixed" 0
         "The server's files cannot be moved into the server's own folder."
-        "A file or folder is in the data folder and in its folder `server`, or is a link or a mount."
-        "Stop everything, and do what the message says. `gantry up` then moves the rest."
+        "A file or folder is in the data folder and in the folder `server`, or is a link or a mount."
+        "Stop everything, and follow the message. `gantry up` then moves the rest."
     ServerUserUnusable "server_user_unusable" 0
-        "The server cannot run as its system user."
+        "The server cannot run as the system user."
         "The user is root, cannot be made, or may not write the store."
         "Name a user of the machine with `--server-user`. The message has the cause."
     InvalidMachineName "invalid_machine_name" 0
         "The host name cannot become the name of the machine."
-        "The host name has no letter or digit before its first dot."
+        "The host name has no letter or digit before the first dot."
         "Give a name with `--machine`."
     MachineTokenMissing "machine_token_missing" 0
         "The agent or router found no machine token in time."
-        "The server creates the token at its first start, in the data folder."
+        "The server creates the token in the data folder at the first start."
         "Start the server first, with the same `--data`."
     ServiceNotStarted "service_not_started" 0
         "A service of `gantry up` cannot be started."
         "The program file is missing, or the machine lacks memory, processes or file descriptors."
-        "The message has the system's error; correct it and start again."
+        "Correct the system's error in the message, and start again."
     UpgradeRefused "upgrade_refused" 0
         "The new program cannot take over from the running one."
         "The file is not a Gantry program, does not run here, or cannot read the store's format."
         "Install a release for this machine. The running program serves on."
     StopFailed "stop_failed" 0
         "`gantry down` could not stop everything."
-        "A container, a control group or `gantry up` does not end. The message names it."
+        "A container, a control group or `gantry up` does not end. The message names the object."
         "Run `gantry down` again; `dmesg` shows whether the kernel holds a process."
     StopTimeout "stop_timeout" 0
         "`gantry up` did not end in time."
-        "It waits for requests that are still served, or its disk does not respond."
+        "`gantry up` waits for running requests, or the disk does not respond."
         "Run `gantry down` again."
     StoreMissing "store_missing" 0
         "There is no store at the path."
         "`gantry up` never ran with this data folder, or the store was moved away."
-        "Name the right folder with `--data`; `gantry up` makes a store, `gantry restore` brings one back."
+        "Name the right folder with `--data`; `gantry up` makes a store, `gantry restore` restores a store."
     StoreExists "store_exists" 0
-        "The store that a restore would create exists already."
-        "A restore never replaces records."
-        "Move the store away, or restore into another data folder."
+        "The store or database has contents already."
+        "A restore, a migration or a move never replaces contents."
+        "Move the contents away, or name another destination. The message names the contents."
+    StoreUnfinished "store_unfinished" 0
+        "The store has only a part of the records."
+        "`gantry restore` or `gantry store migrate` copies records into the store, or was interrupted. A server on a part of the records would stop the workloads of the missing records."
+        "Wait for the end of the command, or repeat the command if it was interrupted. The message names the source of the records."
     StoreDamaged "store_damaged" 0
         "The store is damaged."
         "The disk returned other bytes than Gantry wrote, or another program changed the file."
         "Move the store away and bring a backup back: `gantry restore FILE`."
     DataDamaged "data_damaged" 0
         "Blobs or repositories of the data folder are damaged or missing."
-        "The disk returned other bytes than Gantry wrote, or files were removed. The message names each file and what needs it."
-        "Push or deploy again what the message names, or restore a backup."
+        "The disk returned other bytes than Gantry wrote, or files were removed. The message names each file and the file's users."
+        "Push or deploy the named objects again, or restore a backup."
     InvalidBackup "invalid_backup" 0
         "The file is not a complete backup of Gantry."
         "The file is of another program, of a newer format, or was cut."
         "Use another backup, or a newer Gantry."
     BackupDamaged "backup_damaged" 0
         "Files in the backup are damaged or missing."
-        "The backup, or the data folder that it was made from, was damaged."
+        "The backup, or the source data folder of the backup, was damaged."
         "Use another backup, or restore the rest with `gantry restore --skip-damaged`."
+    InvalidSnapshot "invalid_snapshot" 0
+        "The file is not a complete snapshot of images. No image was loaded."
+        "The file is of another program, of a newer format, or was cut or damaged. The message names the part."
+        "Copy the file again, or make another snapshot with `gantry snapshot save`."
 }
 "The command line" {
     InvalidArguments "invalid_arguments" 0
         "The arguments of the command are invalid."
-        "An argument is missing, unknown, given twice, or does not fit another one. The message names it."
+        "An argument is missing, unknown, given twice, or does not fit another argument. The message names the argument."
         "Correct the command; `gantry COMMAND --help` shows arguments and examples."
     FileUnreadable "file_unreadable" 0
         "A file, or standard input, cannot be read."
@@ -927,8 +935,8 @@ codes! {
         "Check the path and the permissions of the file."
     FileUnwritable "file_unwritable" 0
         "A file or folder cannot be created, changed or removed."
-        "The permissions do not allow it, something else has the path, or the disk fails."
-        "The message names the path and the system's error; correct it and run the command again."
+        "The permissions forbid the change, another object has the path, or the disk fails."
+        "Correct the system's error for the path in the message, and run the command again."
     VariableNotSet "variable_not_set" 0
         "The app has no configuration value of this name."
         "The name is misspelled, or the value was unset."
@@ -938,7 +946,7 @@ codes! {
         "The name is misspelled, or another version of Gantry has the page."
         "`gantry docs` lists the pages."
     RenameUnfinished "rename_unfinished" 0
-        "The app is deployed under its new name, but its records have not moved in time."
+        "The app is deployed under the new name, but the records have not moved in time."
         "The store or the server is slow. The rename goes on."
         "`gantry events APP` says when the rename is done."
     ServerUnreachable "server_unreachable" 0
@@ -950,7 +958,7 @@ codes! {
         "The server is overloaded, or a firewall drops the packets."
         "Try again; check the machine's load and network."
     UnexpectedResponse "unexpected_response" 0
-        "The answer is not one of Gantry's."
+        "The response does not come from a Gantry server."
         "`--url` names another program, a proxy answered, or the server is of another version."
         "Check the URL; upgrade the older side."
     UrlUnsupported "url_unsupported" 0
@@ -963,8 +971,8 @@ codes! {
         "Correct the entry; `gantry up --help` lists the settings."
     RootRequired "root_required" 0
         "The command needs root."
-        "It makes containers, network devices and control groups."
-        "Run it with sudo."
+        "The command makes containers, network devices and control groups."
+        "Run the command with sudo."
     SessionFailed "session_failed" 0
         "A session of `gantry exec`, `gantry run` or `gantry volume` could not be opened, or broke."
         "The agent does not answer, the instance has ended, or the command cannot be started. The message tells which."
@@ -972,10 +980,10 @@ codes! {
     ConnectionLost "connection_lost" 0
         "The connection ended before the result was known."
         "The server, a proxy or the network closed the connection."
-        "Look with `gantry status` whether the operation took place before you repeat it."
+        "Check the result of the operation with `gantry status` before you repeat the operation."
     ErrorCodeUnknown "error_code_unknown" 0
-        "There is no such error code."
-        "The code is misspelled, or another version of Gantry printed it."
+        "Gantry has no error code of this name."
+        "The code is misspelled, or another version of Gantry printed the code."
         "`gantry explain` lists all codes."
 }
 }

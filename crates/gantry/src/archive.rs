@@ -101,7 +101,7 @@ impl Archive {
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&file.metadata()?);
         let size = header.size()?;
-        let mut file = Lenient { file, error: None };
+        let mut file = LenientReader { file, error: None };
         let digest = self.add(header, name, (&mut file).chain(io::repeat(0)).take(size))?;
         let changed = digest_of_name(name).is_some_and(|promised| promised != digest.hex()).then_some(Fault::Changed);
         let unreadable = file.error.map(|error| Fault::Unreadable(error.to_string()));
@@ -114,7 +114,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a folder with everything below, without unfinished uploads and pushes.
+    /// Adds a folder with everything below, without unfinished uploads and pushes, and without the lists of parts that the
+    /// server makes from blobs.
     pub(crate) fn add_folder(&mut self, folder: &Path, name: &Path) -> anyhow::Result<()> {
         let mut folders = vec![(folder.to_owned(), name.to_owned())];
         while let Some((folder, name)) = folders.pop() {
@@ -123,7 +124,9 @@ impl Archive {
             for entry in entries.flatten() {
                 let (path, name) = (entry.path(), name.join(entry.file_name()));
                 let Ok(kind) = entry.file_type() else { continue };
-                if kind.is_dir() && !is_on_its_way(&entry.file_name().to_string_lossy()) {
+                let is_left_out =
+                    is_on_its_way(&entry.file_name().to_string_lossy()) || name == Path::new("blobs/parts");
+                if kind.is_dir() && !is_left_out {
                     folders.push((path, name));
                 } else if kind.is_file() {
                     self.add_file(&name, &path)?;
@@ -194,7 +197,7 @@ impl Archive {
 }
 
 /// A line of the digests of a backup.
-pub(crate) struct Sum {
+pub(crate) struct BackupDigest {
     /// The digest; `None` if the file could not be read.
     pub(crate) digest: Option<Digest>,
     /// Path of the file in the archive.
@@ -202,7 +205,7 @@ pub(crate) struct Sum {
 }
 
 /// Reads the digests of an unpacked backup, line by line.
-pub(crate) fn read_sums(folder: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Sum>>> {
+pub(crate) fn read_sums(folder: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<BackupDigest>>> {
     let file = File::open(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
     Ok(BufReader::new(file).lines().map(|line| {
         let line = line?;
@@ -214,7 +217,7 @@ pub(crate) fn read_sums(folder: &Path) -> anyhow::Result<impl Iterator<Item = an
                 Err(_) => bail!("its digests have the line {line:?}"),
             },
         };
-        Ok(Sum { digest, path: unescaped(path) })
+        Ok(BackupDigest { digest, path: unescaped(path) })
     }))
 }
 
@@ -259,12 +262,12 @@ pub(crate) fn unescaped(text: &str) -> PathBuf {
 
 /// A file reader that treats a read error as the end of the file: a backup without one file is worth more than no
 /// backup.
-struct Lenient {
+struct LenientReader {
     file: File,
     error: Option<io::Error>,
 }
 
-impl Read for Lenient {
+impl Read for LenientReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.file.read(buffer) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -373,7 +376,7 @@ mod tests {
         std::fs::create_dir(&into).expect("made");
         let file = File::open(&path).expect("there");
         gantry_image::unpack_volume(file, &into, gantry_image::Bounds::default()).expect("unpacked");
-        let sums: Vec<Sum> = read_sums(&into).expect("digests").map(|sum| sum.expect("a line")).collect();
+        let sums: Vec<BackupDigest> = read_sums(&into).expect("digests").map(|sum| sum.expect("a line")).collect();
         assert!(sums[0].digest.is_none() && sums[0].path == Path::new("volumes/db/data"));
         assert!(sums[1].digest.is_some() && into.join("after").exists());
     }

@@ -33,8 +33,10 @@ use crate::coded::{WithCode, require};
 use crate::damage::{Damage, digest_of_name};
 use crate::exit::Exit;
 use crate::machine::require_root;
-use crate::printer::{out, told};
+use crate::membership::{self, Membership};
+use crate::printer::{out, status};
 use crate::server_files::ServerFiles;
+use crate::store_copy;
 
 /// Versions of the backup format: without volumes, and with volumes. An earlier Gantry would leave the volumes out
 /// without a word.
@@ -60,6 +62,11 @@ pub(crate) const LEADER: &str = "leader";
 /// Prefix of the records of servers. A backup leaves them out: they describe processes, and one is a secret.
 const SERVERS: &str = "servers/";
 
+/// True for a record of the running servers, which no copy of the records has.
+pub(crate) fn is_of_servers(key: &str) -> bool {
+    key == LEADER || key.starts_with(SERVERS)
+}
+
 /// The first line of the records.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Heading {
@@ -70,7 +77,7 @@ pub(crate) struct Heading {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Line {
+pub(crate) struct BackupRecord {
     pub(crate) key: String,
     /// JSON in a format of the server's own.
     pub(crate) value: serde_json::Value,
@@ -80,13 +87,16 @@ pub(crate) struct Line {
 /// also writes the volumes of this machine.
 pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> anyhow::Result<Exit> {
     require_root()?;
+    // A member of a cluster knows its store and its name.
+    let identity = membership::identity(machine)?;
+    let machine = &membership::settings(machine, identity.as_ref())?;
     let files = ServerFiles::of(machine)?;
     let address = machine.store();
     // Before the records: what a job of the copy runs is in the records.
     let jobs = match &machine.job_store {
         None => JobsCopy::write(&files)?,
         Some(store) => {
-            told!(
+            status!(
                 "note: the container jobs are in {store} and not in this backup; copy them with pg_dump before you back up"
             );
             None
@@ -98,17 +108,23 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         }
         Ok(gantry_store::open(&address).await?.list("").await?)
     })?;
+    store_copy::refuse_unfinished(&listing)?;
     let blobs = files.path("blobs");
     if let StoreAddress::Etcd { .. } = &address {
-        let token = std::fs::read_to_string(machine.data.join(FILES[0])).unwrap_or_default();
-        let client = Client::new(&machine.server_url(), token.trim());
+        // The certificate of a member, or else the administrator's token.
+        let client = match Membership::open(machine)? {
+            Some(membership) => membership.client(),
+            None => {
+                let token = std::fs::read_to_string(machine.data.join(FILES[0])).unwrap_or_default();
+                Client::new(&machine.server_url(), token.trim())
+            }
+        };
         files.act_async(async || gather(&client, &listing, &blobs).await)?;
     }
     let fetched = FetchedManifests::new();
     let needed = files.act(|| Ok(needed(&listing, &blobs, &fetched)))?;
     let mut text = Vec::new();
-    let kept: Vec<_> =
-        listing.entries.iter().filter(|entry| entry.key != LEADER && !entry.key.starts_with(SERVERS)).collect();
+    let kept: Vec<_> = listing.entries.iter().filter(|entry| !is_of_servers(&entry.key)).collect();
     let heading = Heading {
         gantry_backup: if with_volumes { FORMAT_WITH_VOLUMES } else { FORMAT },
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,9 +135,9 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     text.push(b'\n');
     for entry in &kept {
         let value = serde_json::from_slice(&entry.value)
-            .with_context(|| format!("the record {} is no JSON. {REMEDY}", entry.key))
+            .with_context(|| format!("the record {} is not JSON. {REMEDY}", entry.key))
             .with_code(ErrorCode::StoreDamaged)?;
-        serde_json::to_writer(&mut text, &Line { key: entry.key.clone(), value })?;
+        serde_json::to_writer(&mut text, &BackupRecord { key: entry.key.clone(), value })?;
         text.push(b'\n');
     }
     let volumes = if with_volumes { gantry_agent::stored_volumes(&machine.data) } else { Vec::new() };
@@ -152,7 +168,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         (false, _) => {
             out!("{records}");
             if !gantry_agent::stored_volumes(&machine.data).is_empty() {
-                told!("The volumes of the apps are not in it; `gantry backup --volumes FILE` includes them.");
+                status!("The volumes of the apps are not in it; `gantry backup --volumes FILE` includes them.");
             }
         }
     }
@@ -183,7 +199,7 @@ async fn gather(client: &Client, listing: &Listing, folder: &Path) -> anyhow::Re
         }
     }
     if let Some(error) = refused {
-        told!("warning: the server does not give blobs that this machine lacks: {error:#}");
+        status!("warning: the server does not give blobs that this machine lacks: {error:#}");
     }
     Ok(())
 }
@@ -250,17 +266,17 @@ fn add_volume(archive: &mut Archive, machine: &Machine, volume: &StoredVolume) -
     let StoredVolume { app, name } = volume;
     let users = volume.users(&machine.agent()?);
     let Some(archived) = archive.add_volume(&machine.data, volume)? else {
-        told!("volume {name} of {app} is gone meanwhile");
+        status!("volume {name} of {app} was removed during the backup");
         return Ok(());
     };
     if !users.is_empty() {
-        told!(
+        status!(
             "warning: {} may have written to volume {name} of {app} meanwhile: its files may be of different moments, \
              and {} changed while they were read",
             users.join(", "),
             archived.changed
         );
-        told!(
+        status!(
             "for files of one moment, stop it first with `gantry scale APP ROLE=0 --wait`, or use the program's own dump"
         );
     }

@@ -13,12 +13,13 @@ use crate::backup::{JOBS, LEADER};
 use crate::check_data::{check_layers, check_volumes};
 use crate::check_servers::{FetchedManifests, OtherServers};
 use crate::coded::{WithCode, require};
-use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
+use crate::damage::{BlobReferences, Damage, Fault, digest_of_name, remedies};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
 use crate::membership;
-use crate::printer::{out, told};
+use crate::printer::{out, status};
 use crate::server_files::ServerFiles;
+use crate::store_copy;
 
 /// Runs `gantry store check`: checks the store alone.
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
@@ -35,10 +36,11 @@ async fn check_store(address: &StoreAddress) -> anyhow::Result<Exit> {
         }
     }
     let listing = gantry_store::open(address).await?.list("").await?;
+    store_copy::refuse_unfinished(&listing)?;
     for entry in &listing.entries {
         if entry.key != LEADER {
             serde_json::from_slice::<serde_json::Value>(&entry.value)
-                .with_context(|| format!("the record {} is no JSON. {REMEDY}", entry.key))
+                .with_context(|| format!("the record {} is not JSON. {REMEDY}", entry.key))
                 .with_code(ErrorCode::StoreDamaged)?;
         }
     }
@@ -55,12 +57,12 @@ pub(crate) fn tell(damaged: &[Damage], then: &str) -> Exit {
         return DONE;
     }
     for damage in damaged {
-        told!("gantry: {damage} [{}]", ErrorCode::DataDamaged);
+        status!("gantry: {damage} [{}]", ErrorCode::DataDamaged);
     }
     for remedy in remedies(damaged) {
-        told!("{remedy}");
+        status!("{remedy}");
     }
-    told!("{then}");
+    status!("{then}");
     FAILED
 }
 
@@ -71,15 +73,15 @@ fn records(listing: &gantry_store::Listing) -> Vec<(&str, serde_json::Value)> {
 }
 
 /// References of the records to blobs. `fetched` has manifests that are not in the folder `blobs`.
-pub(crate) fn needed(listing: &gantry_store::Listing, blobs: &Path, fetched: &FetchedManifests) -> Needed {
-    Needed::of(records(listing).iter().map(|(key, value)| (*key, value)), blobs, fetched)
+pub(crate) fn needed(listing: &gantry_store::Listing, blobs: &Path, fetched: &FetchedManifests) -> BlobReferences {
+    BlobReferences::of(records(listing).iter().map(|(key, value)| (*key, value)), blobs, fetched)
 }
 
 /// Blobs that are referenced but missing. Reads the records a second time: blobs that lost their last reference
 /// meanwhile may have been garbage-collected.
 pub(crate) async fn missing(
     address: &StoreAddress,
-    needed: &Needed,
+    needed: &BlobReferences,
     blobs: &Path,
     fetched: &FetchedManifests,
 ) -> anyhow::Result<Vec<Damage>> {
@@ -123,7 +125,7 @@ pub(crate) async fn check_everything(machine: &Machine, remote: &Remote, repair:
                 .act(|| Ok(std::fs::remove_file(&path)?))
                 .with_context(|| format!("cannot remove {}", path.display()))
                 .with_code(ErrorCode::FileUnwritable)?;
-            told!("removed {}", damage.file);
+            status!("removed {}", damage.file);
         }
     }
     let gone = files.act_async(async || {
@@ -148,7 +150,7 @@ pub(crate) async fn check_everything(machine: &Machine, remote: &Remote, repair:
     if damaged.is_empty() {
         out!("sound: {count} blobs, {repositories} repositories, {layers} layers, {volumes} volumes, {jobs} jobs");
     }
-    Ok(tell(&damaged, "A backup from before the damage has what is missing here."))
+    Ok(tell(&damaged, "A backup from before the damage has the missing parts."))
 }
 
 /// Checks the queue of jobs. Returns the number of jobs, and the damage.

@@ -12,8 +12,8 @@ use gantry_linux::walk;
 use serde_json::Value;
 
 use crate::args::Machine;
-use crate::damage::{Damage, Fault, Needed, path_of};
-use crate::printer::told;
+use crate::damage::{BlobReferences, Damage, Fault, path_of};
+use crate::printer::status;
 use crate::role_volumes::{RoleVolume, role_volumes};
 use crate::server_files::ServerFiles;
 
@@ -22,7 +22,7 @@ use crate::server_files::ServerFiles;
 pub(crate) fn check_layers(
     machine: &Machine,
     files: &ServerFiles,
-    needed: &Needed,
+    needed: &BlobReferences,
     repair: bool,
 ) -> anyhow::Result<(usize, Vec<Damage>)> {
     let folder = machine.data.join("layers");
@@ -42,12 +42,12 @@ pub(crate) fn check_layers(
                 damaged.push(Damage { file: file.clone(), fault, needed_by: needed.by(digest.hex()) });
                 if repair {
                     layers.set_aside(&diff_id)?;
-                    told!("put aside {file}; the next start of its containers unpacks it again");
+                    status!("put aside {file}; the next start of its containers unpacks it again");
                 }
             }
             // The damaged blob is named already.
             Err(LayersError::Unpack(_) | LayersError::WrongDigest { .. }) => {
-                told!(
+                status!(
                     "layer {} was not compared with its blob: the blob is damaged, or the disk is full",
                     diff_id.short()
                 );

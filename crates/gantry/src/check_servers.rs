@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gantry_api::endpoints::cluster::FindBlobs;
-use gantry_api::types::{BlobPlaces, FindBlobs as Wanted};
+use gantry_api::types::{BlobPlaces, FindBlobs as BlobQuery};
 use gantry_api::{Client, ClientError};
 use gantry_blobs::READ_MAX;
 use gantry_error::ErrorChain;
@@ -13,7 +13,7 @@ use gantry_model::Digest;
 use gantry_store::StoreAddress;
 
 use crate::args::{Machine, Remote};
-use crate::damage::{Damage, Fault, Needed, digest_of_name};
+use crate::damage::{BlobReferences, Damage, Fault, digest_of_name};
 use crate::remote;
 
 /// Most digests of one question.
@@ -40,7 +40,7 @@ impl OtherServers {
 
     /// Reads the manifests that this server lacks, because manifests name further blobs. The check later reports a
     /// manifest that no server has.
-    pub(crate) async fn manifests(&self, needed: &Needed, blobs: &Path) -> FetchedManifests {
+    pub(crate) async fn manifests(&self, needed: &BlobReferences, blobs: &Path) -> FetchedManifests {
         let mut fetched = FetchedManifests::new();
         for digest in needed.missing_images(blobs) {
             if let Some(text) = self.manifest(&digest).await {
@@ -69,7 +69,7 @@ impl OtherServers {
         let mut left = Vec::new();
         for part in missing.chunks(ASKED_AT_ONCE) {
             let digests = part.iter().filter_map(digest_of).collect();
-            let asked = self.client.submit(&FindBlobs {}, &Wanted { digests }).await;
+            let asked = self.client.submit(&FindBlobs {}, &BlobQuery { digests }).await;
             left.extend(part.iter().filter_map(|damage| judge(damage.clone(), &asked)));
         }
         left
@@ -125,19 +125,19 @@ mod tests {
             has: has.iter().map(|c| Digest::from_hex(&hex(*c)).expect("a digest")).collect(),
             silent: silent.map(str::to_owned),
         };
-        let told = |c: char, servers: [(&str, ServerBlobs); 3]| {
+        let found = |c: char, servers: [(&str, ServerBlobs); 3]| {
             let servers = servers.into_iter().map(|(name, blobs)| (name.to_owned(), blobs)).collect();
             judge(missing(c), &Ok(BlobPlaces { servers })).map(|damage| damage.to_string())
         };
         let three = || [("m1", server(&[], None)), ("m2", server(&['a'], None)), ("m3", server(&[], None))];
-        assert_eq!(told('a', three()), None);
+        assert_eq!(found('a', three()), None);
         let every = format!("blobs/sha256/bb/{} is missing on every server: m1, m2, m3 (shop v1)", hex('b'));
-        assert_eq!(told('b', three()), Some(every));
+        assert_eq!(found('b', three()), Some(every));
         let [one, two, _] = three();
         let some = format!("blobs/sha256/bb/{} is missing on m1, m2; not asked: m3 is away (shop v1)", hex('b'));
-        assert_eq!(told('b', [one, two, ("m3", server(&[], Some("is away")))]), Some(some));
+        assert_eq!(found('b', [one, two, ("m3", server(&[], Some("is away")))]), Some(some));
         let unreachable = ClientError::Answer { url: "http://m1".to_owned(), what: "nothing".to_owned() };
-        let told = judge(missing('a'), &Err(unreachable)).expect("a damage").to_string();
-        assert!(told.contains("is not on this server, and the other servers cannot be asked: the server"), "{told}");
+        let text = judge(missing('a'), &Err(unreachable)).expect("a damage").to_string();
+        assert!(text.contains("is not on this server, and the other servers cannot be asked: the server"), "{text}");
     }
 }

@@ -1,8 +1,8 @@
 //! Errors of the command line with a stable code.
 
 use gantry_api::ClientError;
-use gantry_controller::ServerError;
 use gantry_error_codes::ErrorCode;
+use gantry_server::ServerError;
 use gantry_store::StoreError;
 
 /// An error with its code. The text has all causes.

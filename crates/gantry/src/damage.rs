@@ -78,7 +78,7 @@ pub(crate) fn remedies(damaged: &[Damage]) -> Vec<&'static str> {
 
 /// References to blobs.
 #[derive(Debug, Default)]
-pub(crate) struct Needed {
+pub(crate) struct BlobReferences {
     /// For each digest, the objects that need this blob.
     blobs: BTreeMap<String, BTreeSet<String>>,
     /// The digests of images' manifests.
@@ -87,7 +87,7 @@ pub(crate) struct Needed {
     layers: BTreeMap<Digest, Digest>,
 }
 
-impl Needed {
+impl BlobReferences {
     /// Collects the references of the records: images of releases, codes, bases and tags, with their configurations and
     /// layers; packs of repositories and output of builds. `blobs` is the folder of the blobs, and `fetched` has manifests
     /// that are not there. The layers of an image whose manifest is damaged remain unknown.
@@ -204,7 +204,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_needs_a_blob_is_named() {
+    fn a_missing_blob_names_its_users() {
         let folder = tempfile::tempdir().expect("a folder");
         let blobs = folder.path();
         let hex = |c: char| c.to_string().repeat(64);
@@ -228,7 +228,8 @@ mod tests {
             ("deploys/shop/00000001", json!({ "image": sha('e') })),
             ("releases/shop/00000004", json!({ "image": "nonsense" })),
         ];
-        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs, &FetchedManifests::new());
+        let needed =
+            BlobReferences::of(records.iter().map(|(key, value)| (*key, value)), blobs, &FetchedManifests::new());
         assert_eq!(needed.by(&hex('d')), ["base debian", "shop v3"]);
         assert_eq!(needed.by(&hex('e')), Vec::<String>::new());
         let missing: Vec<String> = needed.missing(blobs).iter().map(ToString::to_string).collect();
@@ -244,7 +245,7 @@ mod tests {
         let missing: Vec<String> = needed.missing_images(blobs).iter().map(|image| image.hex().to_owned()).collect();
         assert_eq!(missing, [hex('b')]);
         let fetched = FetchedManifests::from([(hex('b'), manifest.to_string().into_bytes())]);
-        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs, &fetched);
+        let needed = BlobReferences::of(records.iter().map(|(key, value)| (*key, value)), blobs, &fetched);
         assert_eq!(needed.by(&hex('d')), ["base debian", "shop v3", "team/shop:latest"]);
     }
 

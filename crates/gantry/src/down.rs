@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use gantry_error::ErrorChain;
 use gantry_error_codes::ErrorCode;
 use gantry_linux::cgroup::Cgroup;
 use gantry_sandbox::Container;
@@ -14,7 +15,7 @@ use crate::args::Machine;
 use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::told;
+use crate::printer::status;
 
 /// Timeout for `up` to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,14 +45,17 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
             }
         }
     }
+    // Slots of an agent that was killed.
+    let slots = gantry_sandbox::end_slots(&machine.cgroup).await;
+    stuck.extend(slots.iter().map(|error| ErrorChain(error).to_string()));
     if !stuck.is_empty() {
         fail!(StopFailed, "{}; everything else is ended, and `gantry down` tries these again", stuck.join("; "));
     }
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;
-    told!("The cloud of {} is stopped; `gantry up` brings it back.", machine.data.display());
+    status!("The cloud of {} is stopped; `gantry up` with the same settings brings it back.", machine.data.display());
     for pid in other_instances() {
-        told!("Another `gantry up` runs on this machine (process {pid}); it was not touched.");
+        status!("Another `gantry up` runs on this machine (process {pid}); it was not touched.");
     }
     Ok(DONE)
 }
@@ -77,15 +81,15 @@ async fn end_up(machine: &Machine) -> anyhow::Result<()> {
         return Ok(());
     };
     let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
-    let mut told = false;
+    let mut signalled = false;
     while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        if !told {
+        if !signalled {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let pid = text.trim().parse().ok().and_then(Pid::from_raw);
             let pid = pid.with_context(|| format!("{} is locked and names no process", path.display()));
             let ended = pid.and_then(|pid| kill_process(pid, Signal::TERM).context("cannot end `gantry up`"));
             ended.with_code(ErrorCode::StopFailed)?;
-            told = true;
+            signalled = true;
         }
         if tokio::time::Instant::now() > deadline {
             fail!(StopTimeout, "`gantry up` did not end in {} s", STOP_TIMEOUT.as_secs());

@@ -6,7 +6,7 @@ use gantry_api::{ClientError, ErrorCode};
 
 use crate::args::Remote;
 use crate::coded::code_of;
-use crate::printer::told;
+use crate::printer::status;
 use crate::remote;
 
 /// An exit code: 0 success, 1 failure, 2 usage error, 70 timeout (a deploy without progress, a server that does not
@@ -29,14 +29,14 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
         Ok(exit) => ExitCode::from(exit.0),
         Err(error) => {
             match code_of(&error) {
-                Some(code) => told!("gantry: {error:#} [{code}]"),
-                None => told!("gantry: {error:#}"),
+                Some(code) => status!("gantry: {error:#} [{code}]"),
+                None => status!("gantry: {error:#}"),
             }
             if let Some(hint) = hint(&error) {
-                told!("{hint}");
+                status!("{hint}");
             }
             if is_refused_token(&error) {
-                told!("{}", remote::refused_token(remote));
+                status!("{}", remote::refused_token(remote));
             }
             ExitCode::from(kind(&error))
         }

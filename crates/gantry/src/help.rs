@@ -44,8 +44,12 @@ fn with_help(mut command: Command, path: &str) -> Command {
     command.mut_args(|arg| named(arg, path)).after_help(end)
 }
 
-/// Describes an argument that is only a name.
+/// Position of the flags of every command in a help: after the command's own flags, which count from 0.
+const GLOBAL_FLAGS: usize = 900;
+
+/// Describes an argument that is only a name, and moves a flag of every command to the end.
 fn named(arg: Arg, path: &str) -> Arg {
+    let arg = if arg.is_global_set() { arg.display_order(GLOBAL_FLAGS) } else { arg };
     let group = path.split(' ').next().unwrap_or_default();
     match arg.get_id().as_str() {
         "app" if arg.get_help().is_none() => arg.help("Name of the app"),

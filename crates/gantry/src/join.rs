@@ -25,18 +25,18 @@ use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::membership::{self, CLUSTER_PORT};
-use crate::printer::{json as print_json, out, told};
+use crate::printer::{json as print_json, out, status};
 use crate::services::make_folders;
-use crate::up;
+use crate::{server_tokens, up};
 
 /// Time in which a server that has just started opens its cluster port, and pause between two attempts. The port opens
 /// after the port of the API: the first server of a cluster writes the authority in between.
 const OPENING: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// What `gantry join` prints as JSON.
+/// Output of `gantry join --json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Joined {
+pub(crate) struct JoinOutput {
     /// Name of the machine in its cluster.
     pub(crate) machine: MachineName,
     /// `agent` or `server`.
@@ -78,6 +78,7 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     failpoint!("join.joined");
     Identity::store_certificate(&folder, &chain, &ca)?;
     failpoint!("join.certificate");
+    server_tokens::forget(&machine.data)?;
     let is_server = call.role == JoinRole::Server;
     let servers = if servers.is_empty() { vec![server.clone()] } else { servers };
     let machine = call.machine;
@@ -86,11 +87,11 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     identity.store(&folder)?;
     if json {
         let role = call.role.to_string();
-        print_json(&Joined { machine: identity.machine, role, network: subnet.to_string() })?;
+        print_json(&JoinOutput { machine: identity.machine, role, network: subnet.to_string() })?;
         return Ok(DONE);
     }
     out!("machine {} has joined as {}; its containers have the network {subnet}", identity.machine, call.role);
-    told!("Start it with `gantry up`.");
+    status!("Start it with `gantry up`.");
     Ok(DONE)
 }
 
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_port_that_opens_late_is_waited_for() {
+    async fn waits_for_a_port_that_opens_late() {
         let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         let client = Client::new(&format!("http://{address}"), "token");
         let server = tokio::spawn(async move {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_never_opens_is_given_up() {
+    async fn gives_up_on_a_closed_port() {
         let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         let client = Client::new(&format!("http://{address}"), "token");
         let begun = Instant::now();

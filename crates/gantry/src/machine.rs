@@ -81,9 +81,9 @@ impl Machine {
         folder.canonicalize().unwrap_or(folder)
     }
 
-    pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::ServerSettings> {
+    pub(crate) fn server(&self) -> anyhow::Result<gantry_server::ServerSettings> {
         let machine = self.name()?;
-        Ok(gantry_controller::ServerSettings {
+        Ok(gantry_server::ServerSettings {
             name: machine.to_string(),
             listen: self.listen,
             store: self.store(),
@@ -140,6 +140,7 @@ impl Machine {
             machine: self.name()?,
             number: crate::handover::router_number(),
             data: self.data.join("router"),
+            layers: self.data.join(gantry_agent::SHARED_LAYERS),
             resolver: Some(self.network.0),
             credentials,
             certificate: self.tls_cert.clone().zip(self.tls_key.clone()),

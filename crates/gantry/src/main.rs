@@ -21,6 +21,7 @@ mod machine;
 mod machine_add;
 mod membership;
 mod migrate;
+mod migrate_jobs;
 mod printer;
 mod remote;
 mod restore;
@@ -35,6 +36,8 @@ mod server_user;
 mod service_arguments;
 mod services;
 mod settings;
+mod snapshot;
+mod store_copy;
 mod supervisor;
 mod up;
 mod upgrade;
@@ -51,6 +54,11 @@ fn main() -> ExitCode {
         return gantry_git::hook::main();
     }
     if services::is_orphan() {
+        return ExitCode::FAILURE;
+    }
+    #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+    if let Err(error) = gantry_linux::names::use_files_and_dns() {
+        eprintln!("gantry: cannot start: {error} [{}]", gantry_error_codes::ErrorCode::Internal);
         return ExitCode::FAILURE;
     }
     let args = match settings::parse() {

@@ -18,7 +18,7 @@ use crate::coded::WithCode;
 pub(crate) const CLUSTER_PORT: u16 = 7000;
 const TUNNEL_PORT: u16 = 7001;
 
-/// Interval between looks at the certificate and at the list of servers.
+/// Poll interval for the certificate and the list of servers.
 const POLL: Duration = Duration::from_secs(30);
 
 /// Count of consecutive failures of which the log tells once.

@@ -3,29 +3,24 @@
 //! ```text
 //! target is empty, or has the mark of this source ─► mark ─► records, some at a time ─► no mark ─► identity
 //! ```
-//! The mark names the source. A copy that was killed continues: it writes the same records again. A target without a mark
+//! The mark names the source and this machine. A copy that was killed starts over. A target without a mark
 //! is complete if its records are those of the source, and is refused if it has others. The source stays as it was.
+//! [`crate::store_copy`] copies the records.
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
-use gantry_error_codes::ErrorCode;
 use gantry_failpoint::failpoint;
-use gantry_store::{Store, StoreAddress, StoreEntry, TXN_MAX, Txn, TxnCondition, TxnOutcome};
+use gantry_store::{Listing, Store, StoreAddress};
 
 use crate::args::Machine;
-use crate::coded::{WithCode, fail};
+use crate::backup::is_of_servers;
+use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::{out, told};
+use crate::printer::{out, status};
 use crate::server_files::ServerFiles;
+use crate::store_copy::{self, CopiedRecord, CopyMark};
 use crate::{membership, up};
-
-/// Key of the mark of an unfinished copy.
-const MARK: &str = "migrating-from";
-
-/// Largest part of a transaction in bytes; etcd takes 1.5 MiB.
-const PART_MAX: usize = 1 << 20;
 
 /// Runs `gantry store migrate`.
 pub(crate) async fn run(machine: &Machine, to: &StoreAddress) -> anyhow::Result<Exit> {
@@ -39,90 +34,105 @@ pub(crate) async fn run(machine: &Machine, to: &StoreAddress) -> anyhow::Result<
     if source == *to {
         fail!(InvalidArguments, "the records are in {to} already");
     }
-    let entries = ServerFiles::of(machine)?.act_async(async || {
+    let listing = ServerFiles::of(machine)?.act_async(async || {
         let store = gantry_store::open(&source).await?;
-        Ok(store.list("").await?.entries)
+        Ok(store.list("").await?)
     })?;
-    let records: Vec<StoreEntry> = entries.into_iter().filter(|entry| entry.key != "leader").collect();
+    let records = records_of(listing)?;
     let target = gantry_store::open(to).await?;
-    let name = source.to_string();
     if !is_copied(&*target, &records).await? {
-        prepare(&*target, to, &name).await?;
-        copy(&*target, &records).await?;
+        let mark = prepare(&*target, to, &store_copy::source(&source, &machine.name()?)).await?;
+        store_copy::copy(&*target, &mark, &records).await?;
     }
     failpoint!("migrate.copied");
     if let Some(mut identity) = identity {
         identity.store = Some(to.to_string());
         identity.store(&membership::folder(machine))?;
-        told!("`gantry up` uses {to} from now on.");
+        status!("`gantry up` uses {to} from now on.");
     } else {
-        told!("Start the cloud with `gantry up --store {to}`, or set `store` in the settings file.");
+        status!("Start the cloud with `gantry up --store {to}`, or set `store` in the settings file.");
     }
     out!("{} records are in {to}; the store {source} is unchanged", records.len());
     Ok(DONE)
 }
 
-/// Copies the records into a marked target, and removes the mark.
-async fn copy(target: &dyn Store, records: &[StoreEntry]) -> anyhow::Result<()> {
-    failpoint!("migrate.marked");
-    for part in parts(records) {
-        let txn = part.iter().fold(Txn::default(), |txn, entry| txn.put(&entry.key, entry.value.clone()));
-        write(target, txn).await?;
-        failpoint!("migrate.part");
-    }
-    write(target, Txn::default().delete(MARK)).await
+/// The records to copy. Refuses a source that has only a part of its records.
+fn records_of(listing: Listing) -> anyhow::Result<Vec<CopiedRecord>> {
+    store_copy::refuse_unfinished(&listing)?;
+    let kept = listing.entries.into_iter().filter(|entry| !is_of_servers(&entry.key));
+    Ok(kept.map(|entry| CopiedRecord { key: entry.key, value: entry.value }).collect())
 }
 
-/// True if the target has these records and no others: an earlier copy was killed after its last write.
-async fn is_copied(target: &dyn Store, records: &[StoreEntry]) -> anyhow::Result<bool> {
-    let contents = |entries: &[StoreEntry]| {
-        let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
-        pairs.collect::<BTreeMap<_, _>>()
-    };
-    Ok(!records.is_empty() && contents(&target.list("").await?.entries) == contents(records))
+/// True if the target has these records and no others, but for those of servers: an earlier copy was killed after its last
+/// write.
+async fn is_copied(target: &dyn Store, records: &[CopiedRecord]) -> anyhow::Result<bool> {
+    let there = target.list("").await?.entries.into_iter().filter(|entry| !is_of_servers(&entry.key));
+    let there: BTreeMap<String, Vec<u8>> = there.map(|entry| (entry.key, entry.value)).collect();
+    let wanted = records.iter().map(|record| (record.key.clone(), record.value.clone())).collect();
+    Ok(!records.is_empty() && there == wanted)
 }
 
-/// Marks an empty target. Continues a copy of the same source.
-async fn prepare(target: &dyn Store, address: &StoreAddress, source: &str) -> anyhow::Result<()> {
+/// Marks an empty target. Starts over with a copy of the same source.
+async fn prepare(target: &dyn Store, address: &StoreAddress, source: &str) -> anyhow::Result<CopyMark> {
     let listing = target.list("").await?;
-    let mark = listing.entries.iter().find(|entry| entry.key == MARK);
-    match mark {
-        Some(mark) if mark.value == source.as_bytes() => return Ok(()),
+    match store_copy::unfinished(&listing) {
+        Some(mark) if mark.value == source.as_bytes() => store_copy::start_over(target, mark, source).await,
         Some(mark) => {
             let other = String::from_utf8_lossy(&mark.value);
-            fail!(StoreExists, "{address} has an unfinished copy of another store, {other}; name an empty prefix")
+            fail!(StoreExists, "{address} has an unfinished copy of {other}; name an empty prefix")
         }
-        None if !listing.entries.is_empty() => {
-            fail!(StoreExists, "there are records at {address} already; name an empty prefix: etcd://…/PREFIX")
-        }
-        None => {}
+        None => store_copy::begin(target, address, source).await,
     }
-    write(target, Txn::default().when(TxnCondition::Absent(MARK.to_owned())).put(MARK, source)).await
 }
 
-/// Splits the records into transactions.
-fn parts(records: &[StoreEntry]) -> Vec<&[StoreEntry]> {
-    let mut parts = Vec::new();
-    let (mut begin, mut bytes) = (0, 0);
-    for (place, entry) in records.iter().enumerate() {
-        let size = entry.key.len() + entry.value.len();
-        if place > begin && (bytes + size > PART_MAX || place - begin == TXN_MAX - 1) {
-            parts.push(&records[begin..place]);
-            (begin, bytes) = (place, 0);
-        }
-        bytes += size;
-    }
-    if begin < records.len() {
-        parts.push(&records[begin..]);
-    }
-    parts
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-async fn write(target: &dyn Store, txn: Txn) -> anyhow::Result<()> {
-    match target.commit(txn).await.context("cannot write to the new store")? {
-        TxnOutcome::Committed(_) => Ok(()),
-        TxnOutcome::Conflict => {
-            Err(anyhow::anyhow!("another process writes to the new store")).with_code(ErrorCode::StoreExists)
-        }
+    use gantry_error_codes::ErrorCode;
+    use gantry_records::schema::UNFINISHED;
+    use gantry_store::{Txn, TxnOutcome};
+
+    use super::*;
+    use crate::coded::code_of;
+
+    async fn store(folder: &tempfile::TempDir, name: &str) -> Arc<dyn Store> {
+        gantry_store::open(&StoreAddress::File(folder.path().join(name))).await.expect("a store")
+    }
+
+    async fn put(store: &dyn Store, keys: &[&str]) {
+        let txn = keys.iter().fold(Txn::default(), |txn, key| txn.put(*key, "1"));
+        assert!(matches!(store.commit(txn).await.expect("an answer"), TxnOutcome::Committed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_source_with_a_part_of_its_records_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = store(&folder, "source.db").await;
+        put(&*source, &[UNFINISHED, "one"]).await;
+        let refused = records_of(source.list("").await.expect("listed")).expect_err("a part");
+        assert_eq!(code_of(&refused), Some(ErrorCode::StoreUnfinished), "{refused:#}");
+    }
+
+    #[tokio::test]
+    async fn a_whole_copy_is_known_after_a_server_has_led_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (source, target) = (store(&folder, "source.db").await, store(&folder, "target.db").await);
+        put(&*source, &["leader", "one", "servers/known/old", "two"]).await;
+        let records = records_of(source.list("").await.expect("listed")).expect("whole");
+        assert_eq!(records.iter().map(|record| record.key.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+        let address = StoreAddress::File(folder.path().join("target.db"));
+        let mark = prepare(&*target, &address, "source on machine m1").await.expect("marked");
+        put(&*target, &["one", "removed since"]).await;
+        assert!(!is_copied(&*target, &records).await.expect("read"), "a part");
+        let refused = prepare(&*target, &address, "source on machine m2").await.expect_err("of another machine");
+        assert_eq!(code_of(&refused), Some(ErrorCode::StoreExists), "{refused:#}");
+        let again = prepare(&*target, &address, "source on machine m1").await.expect("started over");
+        store_copy::copy(&*target, &mark, &records).await.expect_err("the copy that was started over");
+        store_copy::copy(&*target, &again, &records).await.expect("copied");
+        put(&*target, &["leader", "servers/known/new", "servers/live/new"]).await;
+        assert!(is_copied(&*target, &records).await.expect("read"));
+        put(&*target, &["three"]).await;
+        assert!(!is_copied(&*target, &records).await.expect("read"), "other records");
     }
 }

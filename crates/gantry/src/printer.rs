@@ -14,10 +14,10 @@ macro_rules! out {
 pub(crate) use out;
 
 /// Prints a status message for people on standard error. Write errors are ignored.
-macro_rules! told {
+macro_rules! status {
     ($($text:tt)*) => { $crate::printer::tell(&format!($($text)*)) };
 }
-pub(crate) use told;
+pub(crate) use status;
 
 /// The exit status that shells report for a program killed by SIGPIPE.
 const CLOSED_PIPE: i32 = 141;
@@ -38,14 +38,14 @@ fn write(text: &str) {
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(CLOSED_PIPE),
         Err(error) => {
-            told!("gantry: cannot write to standard output: {error}");
+            status!("gantry: cannot write to standard output: {error}");
             std::process::exit(1);
         }
         Ok(()) => {}
     }
 }
 
-/// Prints a status message; see [`told`].
+/// Prints a status message; see [`status`].
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }

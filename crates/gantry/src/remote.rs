@@ -120,9 +120,9 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
             read.with_code(ErrorCode::TokenFileUnreadable)?
         }
         None => {
-            let message = "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into \
-                           ~/.config/gantry/token; on the server's machine the administrator's is admin-token in the \
-                           data folder: set GANTRY_DATA to this folder, or name the file with --token-file";
+            let message = "no token: set GANTRY_TOKEN, or write a token of `gantry token create` into \
+                           ~/.config/gantry/token; on the server's machine, as root, `gantry up` makes one: with a data \
+                           folder of its own, name --token-file DATA/admin-token";
             return Err(coded(ErrorCode::TokenMissing, message));
         }
     };
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_token_is_told_with_its_file_and_the_server() {
+    fn a_refused_token_is_reported_with_its_file_and_the_server() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("admin-token");
         let remote = Remote {

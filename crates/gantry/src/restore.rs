@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use gantry_agent::StoredVolume;
@@ -12,31 +13,29 @@ use gantry_blobs::DigestHasher;
 use gantry_image::{Bounds, UnpackError};
 use gantry_linux::rooted;
 use gantry_model::{AuditAction, Moment};
-use gantry_records::{EventRecord, RecordChange, StoreRecord};
-use gantry_store::{Store, StoreAddress, Txn};
+use gantry_records::{EventRecord, RecordChange, StoreRecord, machine_of_part_key};
+use gantry_store::{Store, StoreAddress};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::archive::{escaped, read_sums, unescaped};
 use crate::args::Machine;
-use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, JOBS, Line, RECORDS};
+use crate::backup::{BackupRecord, FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, JOBS, RECORDS};
 use crate::check_servers::FetchedManifests;
 use crate::coded::{WithCode, coded, fail, require};
-use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
+use crate::damage::{BlobReferences, Damage, Fault, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::{out, told};
-use crate::restore_volumes::{self, Placing, VolumeChoice, VolumePlan};
+use crate::printer::{out, status};
+use crate::restore_volumes::{self, VolumeChoice, VolumePlacement, VolumePlan};
 use crate::role_volumes::{RoleVolume, role_volumes};
 use crate::server_folder;
+use crate::store_copy::{self, CopiedRecord, CopyMark};
 
 /// Key of the lowest revision of the apps' keys.
 const FLOOR: &str = "coordination/floor";
 
-/// Number of records in one transaction.
-const BATCH: usize = 100;
-
 /// Runs `gantry restore`, on a machine without a store. The store is put in place last, so that an interrupted restore
-/// can start over.
+/// can start over. A store in etcd has a mark before anything is put in place, and until all of the records are there.
 ///
 /// A backup with damaged files is refused; with `skip_damaged`, the restore leaves these files out. `choice` says which
 /// volumes of the backup come back.
@@ -69,7 +68,7 @@ pub(crate) async fn restore(
             fail!(InvalidBackup, "{}: it was cut: it has no end mark", from.display())
         }
         unpacked => unpacked
-            .with_context(|| format!("{} is no backup of Gantry's", from.display()))
+            .with_context(|| format!("{} is not a backup of Gantry's", from.display()))
             .with_code(ErrorCode::InvalidBackup)?,
     };
     let named = || format!("{}", from.display());
@@ -81,13 +80,15 @@ pub(crate) async fn restore(
     }
     leave_out(&scratch, &damaged)?;
     let settings = machine.agent()?;
-    let mut placing = Placing::begin(&settings);
+    let mut placing = VolumePlacement::begin(&settings);
     let volumes = gantry_agent::stored_volumes(&scratch);
     let planned = restore_volumes::plan(volumes, choice, |volume| placing.state(volume));
     let VolumePlan { place, keep } = match planned {
         Ok(plan) => plan,
         Err(refused) => return Err(coded(refused.code(), format!("{}: {refused}", from.display()))),
     };
+    let source = store_copy::source(from.display(), &machine.name()?);
+    let target = RestoreTarget::mark(&address, &source).await?;
     // The server's user gets the folder back at the next start of `gantry up`.
     server_folder::take_away(&machine.data)
         .context("cannot close the server's folder")
@@ -112,50 +113,81 @@ pub(crate) async fn restore(
     let lost = lost(&lines, &machine.data);
     tell_lost(&mut lines, &lost, &machine.data)?;
     raise_revisions(&mut lines);
+    raise_generations(&mut lines);
     // The store references these files, so they must be on disk first.
     gantry_ledger::sync_file_system(&machine.data)?;
-    match &address {
-        StoreAddress::File(path) => {
-            // The store gets its final name only once it is complete.
-            let fresh = scratch.join("store.db");
-            write_records(&*gantry_store::open(&StoreAddress::File(fresh.clone())).await?, lines).await?;
-            seal_off(&fresh).await?;
-            // A store in a folder of its own belongs to the user who owns the folder, as the server does.
-            let about = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
-            std::os::unix::fs::chown(&fresh, Some(about.uid()), Some(about.gid()))?;
-            gantry_store::remove_high_water_mark(path)?;
-            std::fs::rename(&fresh, path)
-                .with_context(|| format!("cannot put {} in place", path.display()))
-                .with_code(ErrorCode::FileUnwritable)?;
-        }
-        StoreAddress::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
-    }
+    target.fill(&scratch, &source, &copied(lines)?).await?;
     placing.finish()?;
     gantry_linux::tree::remove(&scratch)?;
     gantry_ledger::sync_file_system(&machine.data)?;
     for damage in &damaged {
-        told!("left out: {damage}");
+        status!("left out: {damage}");
     }
     for remedy in remedies(&damaged) {
-        told!("{remedy}");
+        status!("{remedy}");
     }
     for volume in &keep {
-        told!("volume {} of {} was not restored: this machine keeps its own", volume.name, volume.app);
+        status!("volume {} of {} was not restored: this machine keeps its own", volume.name, volume.app);
     }
     for RoleVolume { app, role, volume, .. } in &lost {
-        told!("{app} has no data of volume {}: {role} begins with an empty one", volume.name);
+        status!("{app} has no data of volume {}: {role} begins with an empty one", volume.name);
     }
     if !lost.is_empty() {
-        told!(
+        status!(
             "To bring data back: `gantry scale APP ROLE=0 --wait`, then `gantry volume import APP NAME --replace FILE`."
         );
     }
     match place.len() {
-        0 => out!("{count} records are back; `gantry up` starts what they want"),
-        1 => out!("{count} records and 1 volume are back; `gantry up` starts what they want"),
-        more => out!("{count} records and {more} volumes are back; `gantry up` starts what they want"),
+        0 => out!("{count} records are back; `gantry up` starts the apps"),
+        1 => out!("{count} records and 1 volume are back; `gantry up` starts the apps"),
+        more => out!("{count} records and {more} volumes are back; `gantry up` starts the apps"),
     }
     Ok(DONE)
+}
+
+/// The store that gets the records.
+enum RestoreTarget<'a> {
+    /// The file at this path. No process uses it before it has its final name.
+    File(&'a Path),
+    /// An etcd that no server and no other copy uses.
+    Etcd(Arc<dyn Store>, CopyMark),
+}
+
+impl<'a> RestoreTarget<'a> {
+    /// Keeps servers and other copies from an etcd.
+    async fn mark(address: &'a StoreAddress, source: &str) -> anyhow::Result<Self> {
+        if let StoreAddress::File(path) = address {
+            return Ok(Self::File(path));
+        }
+        let store = gantry_store::open(address).await?;
+        let mark = match store_copy::unfinished(&store.list("").await?) {
+            Some(unfinished) => store_copy::start_over(&*store, unfinished, source).await?,
+            None => store_copy::begin(&*store, address, source).await?,
+        };
+        Ok(Self::Etcd(store, mark))
+    }
+
+    /// Writes the records.
+    async fn fill(self, scratch: &Path, source: &str, records: &[CopiedRecord]) -> anyhow::Result<()> {
+        let path = match self {
+            Self::Etcd(store, mark) => return store_copy::copy(&*store, &mark, records).await,
+            Self::File(path) => path,
+        };
+        let fresh = scratch.join("store.db");
+        let address = StoreAddress::File(fresh.clone());
+        let store = gantry_store::open(&address).await?;
+        let mark = store_copy::begin(&*store, &address, source).await?;
+        store_copy::copy(&*store, &mark, records).await?;
+        drop(store);
+        seal_off(&fresh).await?;
+        // A store in a folder of its own belongs to the user who owns the folder, as the server does.
+        let about = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
+        std::os::unix::fs::chown(&fresh, Some(about.uid()), Some(about.gid()))?;
+        gantry_store::remove_high_water_mark(path)?;
+        std::fs::rename(&fresh, path)
+            .with_context(|| format!("cannot put {} in place", path.display()))
+            .with_code(ErrorCode::FileUnwritable)
+    }
 }
 
 /// Puts the queue's file in place. The log of another file must not be applied to it.
@@ -174,13 +206,13 @@ fn restore_jobs(scratch: &Path, server: &Path) -> anyhow::Result<()> {
 }
 
 /// Volumes of roles that this machine has no data of.
-fn lost(lines: &[Line], data: &Path) -> Vec<RoleVolume> {
+fn lost(lines: &[BackupRecord], data: &Path) -> Vec<RoleVolume> {
     let named = role_volumes(lines.iter().map(|line| (line.key.as_str(), &line.value)));
     named.into_iter().filter(|role| !data.join(role.volume.path()).exists()).collect()
 }
 
 /// Marks the volumes without data for the agent, and adds an event for each to the records.
-fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow::Result<()> {
+fn tell_lost(lines: &mut Vec<BackupRecord>, lost: &[RoleVolume], data: &Path) -> anyhow::Result<()> {
     let numbers = lines.iter().filter(|line| line.key.starts_with("events/"));
     let newest = numbers.filter_map(|line| line.value["number"].as_u64()).max();
     let free = newest.map_or(0, |newest| newest + 1)..;
@@ -191,7 +223,7 @@ fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow:
         let change = RecordChange::from(StoreRecord::Event(event));
         if let (key, Some(value)) = change.entry()? {
             lines.retain(|line| line.key != key);
-            lines.push(Line { key, value: serde_json::from_slice(&value)? });
+            lines.push(BackupRecord { key, value: serde_json::from_slice(&value)? });
         }
     }
     Ok(())
@@ -200,13 +232,31 @@ fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow:
 /// The lowest revision of the apps' keys after a restore. A fencing token must not be used twice, but the backup does not
 /// know the tokens that came after it. No keyspace has a change each microsecond, so the time in microseconds lies above
 /// all of them, also above those after an earlier restore.
-fn raise_revisions(lines: &mut Vec<Line>) {
-    let known = |line: &Line| line.value.as_u64().or_else(|| line.value["revision"].as_u64()).unwrap_or_default();
+fn raise_revisions(lines: &mut Vec<BackupRecord>) {
+    let known =
+        |line: &BackupRecord| line.value.as_u64().or_else(|| line.value["revision"].as_u64()).unwrap_or_default();
     let revisions = lines.iter().filter(|line| line.key == FLOOR || line.key.ends_with("/head"));
     let newest = revisions.filter(|line| line.key.starts_with("coordination/")).map(known).max().unwrap_or_default();
     let floor = gantry_linux::clock::wall().saturating_mul(1000).max(newest + 1);
     lines.retain(|line| line.key != FLOOR);
-    lines.push(Line { key: FLOOR.to_owned(), value: floor.into() });
+    lines.push(BackupRecord { key: FLOOR.to_owned(), value: floor.into() });
+}
+
+/// Raises the revision of the routes and the generations of the machines' parts above all of before, by the same time.
+/// Routers and agents run on meanwhile. If the restored cluster used a number again, routers and agents would take their old
+/// contents of that number for the restored contents.
+fn raise_generations(lines: &mut [BackupRecord]) {
+    let now = gantry_linux::clock::wall().saturating_mul(1000);
+    for BackupRecord { key, value } in lines {
+        let fields: &[&str] = match key.as_str() {
+            "plan/routing" => &["revision", "floor"],
+            key if machine_of_part_key(key).is_some() => &["generation"],
+            _ => continue,
+        };
+        if let Some(newest) = value[fields[0]].as_u64() {
+            fields.iter().for_each(|field| value[*field] = now.max(newest + 1).into());
+        }
+    }
 }
 
 /// Merges the store's log into the store file. Retries while the file is locked, because the store's writer ends a
@@ -238,9 +288,9 @@ async fn refuse_to_replace(address: &StoreAddress) -> anyhow::Result<()> {
         StoreAddress::Etcd { .. } => {
             let listing = gantry_store::open(address).await?.list("").await?;
             require!(
-                listing.entries.is_empty(),
+                listing.entries.is_empty() || store_copy::unfinished(&listing).is_some(),
                 StoreExists,
-                "the store has {} records already",
+                "the store {address} has {} records already; name an empty prefix with --store",
                 listing.entries.len()
             );
             Ok(())
@@ -248,8 +298,8 @@ async fn refuse_to_replace(address: &StoreAddress) -> anyhow::Result<()> {
     }
 }
 
-fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
-    let file = File::open(path).context("it is no backup of Gantry's: it has no records")?;
+fn read_records(path: &Path) -> anyhow::Result<Vec<BackupRecord>> {
+    let file = File::open(path).context("it is not a backup of Gantry's: it has no records")?;
     let mut lines = BufReader::new(file).lines();
     let first = lines.next().context("its records are empty")??;
     let heading: Heading = serde_json::from_str(&first).context("its records have no heading")?;
@@ -258,7 +308,7 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
         "it has format {}, this gantry knows {FORMAT} and {FORMAT_WITH_VOLUMES}",
         heading.gantry_backup
     );
-    let records: Vec<Line> =
+    let records: Vec<BackupRecord> =
         lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<anyhow::Result<_>>().context("its records")?;
     ensure!(records.len() == heading.records, "it has {} records of {}: it was cut", records.len(), heading.records);
     Ok(records)
@@ -267,9 +317,9 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
 /// Finds damage: files that differ from their digest or were unreadable, volumes that are incomplete, blobs that differ
 /// from the digest in their name, and missing blobs that records reference. A backup with damaged records cannot be
 /// restored, and is an error.
-fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
+fn find_damage(folder: &Path, lines: &[BackupRecord]) -> anyhow::Result<Vec<Damage>> {
     let records = lines.iter().map(|line| (line.key.as_str(), &line.value));
-    let needed = Needed::of(records, &folder.join("blobs"), &FetchedManifests::new());
+    let needed = BlobReferences::of(records, &folder.join("blobs"), &FetchedManifests::new());
     let root = File::open(folder)?;
     let mut damaged = Vec::new();
     for sum in read_sums(folder).with_code(ErrorCode::InvalidBackup)? {
@@ -339,15 +389,10 @@ fn leave_out(folder: &Path, damaged: &[Damage]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn write_records(store: &dyn Store, lines: Vec<Line>) -> anyhow::Result<()> {
-    for batch in lines.chunks(BATCH) {
-        let mut txn = Txn::default();
-        for line in batch {
-            txn = txn.put(line.key.clone(), serde_json::to_vec(&line.value)?);
-        }
-        store.commit(txn).await?;
-    }
-    Ok(())
+/// The records as the store holds them.
+fn copied(lines: Vec<BackupRecord>) -> anyhow::Result<Vec<CopiedRecord>> {
+    let record = |line: BackupRecord| Ok(CopiedRecord { key: line.key, value: serde_json::to_vec(&line.value)? });
+    lines.into_iter().map(record).collect()
 }
 
 #[cfg(test)]
@@ -356,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_restore_raises_the_revisions_above_all_of_before() {
-        let line = |key: &str, value: serde_json::Value| Line { key: key.to_owned(), value };
+        let line = |key: &str, value: serde_json::Value| BackupRecord { key: key.to_owned(), value };
         let ahead = 1 << 60;
         for (head, least) in [(7, 1_700_000_000_000_000_u64), (ahead, ahead + 1)] {
             let head = serde_json::json!({ "revision": head });
@@ -366,5 +411,22 @@ mod tests {
                 lines.iter().filter(|line| line.key == FLOOR).filter_map(|line| line.value.as_u64()).collect();
             assert!(floors.len() == 1 && floors[0] >= least, "{floors:?}");
         }
+    }
+
+    #[test]
+    fn a_restore_raises_the_generations_of_the_plan() {
+        let line = |key: &str, value: serde_json::Value| BackupRecord { key: key.to_owned(), value };
+        let ahead = 1_u64 << 60;
+        let mut lines = [
+            line("plan/routing", serde_json::json!({ "revision": 7, "lost": ["m"] })),
+            line("plan/machines/m", serde_json::json!({ "generation": ahead, "instances": {} })),
+            line("plan/routes/shop", serde_json::json!({ "revision": 7 })),
+        ];
+        raise_generations(&mut lines);
+        let [routing, part, routes] = lines.map(|line| line.value);
+        let revision = routing["revision"].as_u64().expect("a number");
+        assert!(revision > 1_700_000_000_000_000 && routing["floor"] == revision, "{routing}");
+        assert_eq!((&routing["lost"], &part["generation"]), (&serde_json::json!(["m"]), &(ahead + 1).into()));
+        assert_eq!(routes["revision"], 7, "routes keep the order of their changes");
     }
 }

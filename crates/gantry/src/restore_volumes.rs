@@ -1,7 +1,7 @@
 //! Volumes in `gantry restore`.
 //!
-//! A restore replaces no data without being told to. [`plan`] decides what happens to each volume before anything
-//! changes; [`Placing`] puts the volumes in place. A restore that is killed starts over: a file beside the volumes
+//! A restore replaces no data without an order to. [`plan`] decides what happens to each volume before anything
+//! changes; [`VolumePlacement`] puts the volumes in place. A restore that is killed starts over: a file beside volumes
 //! names those that it put in place, so that the next restore does not take them for older data.
 
 use std::collections::BTreeSet;
@@ -104,7 +104,7 @@ pub(crate) fn plan(
 
 /// A volume that a restore put in place, by its folder on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Placed {
+struct PlacedVolume {
     app: AppName,
     name: VolumeName,
     device: u64,
@@ -112,12 +112,12 @@ struct Placed {
 }
 
 /// Puts volumes in place.
-pub(crate) struct Placing<'a> {
+pub(crate) struct VolumePlacement<'a> {
     settings: &'a AgentSettings,
-    placed: BTreeSet<Placed>,
+    placed: BTreeSet<PlacedVolume>,
 }
 
-impl<'a> Placing<'a> {
+impl<'a> VolumePlacement<'a> {
     /// Reads which volumes an interrupted restore put in place.
     pub(crate) fn begin(settings: &'a AgentSettings) -> Self {
         let known = std::fs::read(note(&settings.data)).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -189,9 +189,9 @@ fn note(data: &Path) -> PathBuf {
     data.join("restored-volumes.json")
 }
 
-fn placed(path: &Path, volume: &StoredVolume) -> io::Result<Placed> {
+fn placed(path: &Path, volume: &StoredVolume) -> io::Result<PlacedVolume> {
     let about = std::fs::symlink_metadata(path)?;
-    Ok(Placed { app: volume.app.clone(), name: volume.name.clone(), device: about.dev(), inode: about.ino() })
+    Ok(PlacedVolume { app: volume.app.clone(), name: volume.name.clone(), device: about.dev(), inode: about.ino() })
 }
 
 /// Reports whether there is nothing at `path`, or an empty folder.
@@ -232,8 +232,8 @@ mod tests {
         assert_eq!(decide(&["full-used"], Some(All)), in_use("full-used"));
         assert_eq!(decide(&["new-used"], None), in_use("new-used"));
         assert_eq!(decide(&["full-used"], Some(Missing)), planned(&[], &["full-used"]));
-        let told = VolumesRefused::Exist((1..8).map(|number| volume(&format!("v{number}"))).collect()).to_string();
-        assert!(told.contains("volumes/db/v5 and 2 more volumes") && told.contains("--volumes missing"), "{told}");
+        let text = VolumesRefused::Exist((1..8).map(|number| volume(&format!("v{number}"))).collect()).to_string();
+        assert!(text.contains("volumes/db/v5 and 2 more volumes") && text.contains("--volumes missing"), "{text}");
     }
 
     fn unpacked(folder: &Path, names: &[&str]) {
@@ -255,12 +255,12 @@ mod tests {
             let settings = AgentSettings { data: folder.path().to_owned(), ..settings() };
             let scratch = folder.path().join("restoring");
             unpacked(&scratch, &names);
-            let mut first = Placing::begin(&settings);
+            let mut first = VolumePlacement::begin(&settings);
             first.place(&scratch, &all[..done]).expect("placed");
             drop(first);
             std::fs::remove_dir_all(&scratch).expect("removed");
             unpacked(&scratch, &names);
-            let mut second = Placing::begin(&settings);
+            let mut second = VolumePlacement::begin(&settings);
             let planned = plan(all.clone(), None, |volume| second.state(volume)).expect("no data of others");
             assert_eq!(planned.place, all, "after {done}");
             second.place(&scratch, &planned.place).expect("placed");
@@ -269,12 +269,12 @@ mod tests {
                 assert_eq!(content.expect("there"), format!("{name} of the backup"));
             }
             // Data that a container may have written since is somebody's.
-            let third = Placing::begin(&settings);
+            let third = VolumePlacement::begin(&settings);
             std::fs::write(folder.path().join("volumes/db/.used-two"), "").expect("written");
             let refused = plan(all.clone(), None, |volume| third.state(volume));
             assert_eq!(refused, Err(VolumesRefused::Exist(vec![volume("two")])));
             third.finish().expect("finished");
-            let other = Placing::begin(&settings);
+            let other = VolumePlacement::begin(&settings);
             assert_eq!(plan(all.clone(), None, |volume| other.state(volume)), Err(VolumesRefused::Exist(all.clone())));
         }
     }
@@ -288,7 +288,7 @@ mod tests {
         std::fs::write(target.join("older"), "").expect("written");
         let scratch = folder.path().join("restoring");
         unpacked(&scratch, &["data"]);
-        Placing::begin(&settings).place(&scratch, &[volume("data")]).expect("placed");
+        VolumePlacement::begin(&settings).place(&scratch, &[volume("data")]).expect("placed");
         assert!(target.join("file").exists() && !target.join("older").exists());
         assert!(scratch.join(volume("data").path()).join("older").exists());
     }

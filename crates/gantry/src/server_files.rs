@@ -65,10 +65,15 @@ impl ServerFiles {
 
     /// Does the same as [`Self::act`] for a task, which gets a runtime of its own.
     pub(crate) fn act_async<T: Send>(&self, task: impl AsyncFnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-        let run = || tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task());
-        // A runtime cannot run within another one, so its thread is always another one.
+        self.act_alone(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task()))
+    }
+
+    /// Does the same as [`Self::act`] for a function that runs a runtime of its own. A runtime cannot run within another
+    /// one, so the thread is always another one.
+    pub(crate) fn act_alone<T: Send>(&self, function: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
         self.act(|| {
-            std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            std::thread::scope(|scope| scope.spawn(function).join())
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_that_was_killed_goes_on() {
+    fn resumes_a_killed_takeover() {
         for done in 0..=OLD.len() {
             let folder = old_folder();
             let parent: OwnedFd = File::open(folder.path()).expect("opened").into();

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gantry_admission::JOIN_LIFETIME_MILLIS;
-use gantry_controller::{FOUNDING_FILE, FoundingFile};
 use gantry_error_codes::ErrorCode;
 use gantry_failpoint::failpoint;
 use gantry_ledger::Replacement;
 use gantry_linux::confinement::UserIds;
 use gantry_model::{JoinRole, MachineSubnet, Moment};
 use gantry_records::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord};
+use gantry_server::{FOUNDING_FILE, FoundingFile};
 use gantry_store::StoreAddress;
 use gantry_trust::{CertificateAuthority, Identity, JoinToken, MachineKey};
 
@@ -26,7 +26,7 @@ use crate::coded::{WithCode, coded, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::{host_port, require_root};
 use crate::membership::{self, CLUSTER_PORT};
-use crate::printer::{out, told};
+use crate::printer::{out, status};
 use crate::server_files::ServerFiles;
 use crate::services::make_folders;
 use crate::up;
@@ -42,8 +42,8 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     if let Some(identity) = &known
         && !founding_path.exists()
     {
-        told!("machine {} belongs to a cluster already", identity.machine);
-        told!("Start it with `gantry up`. `gantry cluster join-token create --role agent` makes the join command.");
+        status!("machine {} belongs to a cluster already", identity.machine);
+        status!("Start it with `gantry up`. `gantry cluster join-token create --role agent` makes the join command.");
         return Ok(DONE);
     }
     let Some(advertise) = machine.advertise.clone() else {
@@ -95,9 +95,9 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
             store: machine.store.as_ref().map(ToString::to_string),
         },
     )?;
-    told!("machine {name} is ready to be the first of a cluster; start it with `gantry up`");
-    told!("CA hash, for `gantry login`: {}", authority.hash());
-    told!("Then, within an hour, on another machine:");
+    status!("machine {name} is ready to be the first of a cluster; start it with `gantry up`");
+    status!("CA hash, for `gantry login`: {}", authority.hash());
+    status!("Then, within an hour, on another machine:");
     out!("gantry join {server} --token {}", token.reveal());
     Ok(DONE)
 }

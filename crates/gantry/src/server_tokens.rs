@@ -10,16 +10,36 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
-use gantry_controller::{TOKEN_FILES, new_secret, new_token_file};
 use gantry_error_codes::ErrorCode;
 use gantry_ledger::Replacement;
 use gantry_linux::confinement::UserIds;
+use gantry_server::{TOKEN_FILES, new_secret, new_token_file};
 use rustix::fs::OFlags;
 
 use crate::coded::WithCode;
+use crate::server_folder;
 
 /// Maximum size of a token's file.
 const SIZE_MAX: u64 = 4096;
+
+/// Removes the tokens of an earlier cloud from the data folder of a machine that joins a cluster. No server knows them. The
+/// next `gantry up` of a machine with a server makes new ones.
+pub(crate) fn forget(data: &Path) -> anyhow::Result<()> {
+    let server = data.join(server_folder::NAME);
+    let files = TOKEN_FILES.map(|name| [server.join(name), new_token_file(&server.join(name)), data.join(name)]);
+    // The last is the one that the others are made from.
+    for path in files.iter().flatten() {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("cannot remove the token of an earlier cloud {}", path.display()))
+                    .with_code(ErrorCode::FileUnwritable);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// Ensures that the server's folder has the tokens of the data folder.
 pub(crate) fn hand_over(data: &Path, server: &Path, user: UserIds) -> anyhow::Result<()> {
@@ -114,6 +134,22 @@ mod tests {
         hand_over(data.path(), &server, USER).expect("handed over");
         assert_eq!(std::fs::read_to_string(server.join("admin-token")).expect("there"), "gantry_restored\n");
         assert!(!server.join("new-admin-token").exists(), "another secret is offered as new");
+    }
+
+    #[test]
+    fn a_machine_that_joins_forgets_the_tokens_of_its_own_cloud() {
+        let (data, server) = folders();
+        hand_over(data.path(), &server, USER).expect("handed over");
+        let before = std::fs::read_to_string(data.path().join("admin-token")).expect("made");
+        std::fs::write(server.join("admin-token"), &before).expect("written");
+        for _ in 0..2 {
+            forget(data.path()).expect("removed");
+            let left = |folder: &Path| std::fs::read_dir(folder).expect("a folder").flatten().count();
+            assert_eq!((left(data.path()), left(&server)), (1, 0));
+        }
+        hand_over(data.path(), &server, USER).expect("handed over");
+        let offered = std::fs::read_to_string(server.join("new-admin-token")).expect("offered as new");
+        assert_ne!(offered, before);
     }
 
     #[test]

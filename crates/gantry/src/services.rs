@@ -69,7 +69,7 @@ pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     make_folders(machine)?;
     let given = Handover::take()?.socket();
     let listen = || server_process::listen(given, machine.listen);
-    gantry_controller::run(machine.server()?, listen, asked_to_end()).await?;
+    gantry_server::run(machine.server()?, listen, asked_to_end()).await?;
     Ok(DONE)
 }
 
@@ -82,8 +82,9 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     if let Some(membership) = &membership {
         gantry_agent::keep_machine_id(&machine.data, membership.id()).context("cannot keep this machine's id")?;
     }
+    let credentials = membership.as_ref().map(Membership::credentials);
     let client = service_client(machine, membership, true).await?;
-    gantry_agent::run(machine.agent()?, client, asked_to_end()).await?;
+    gantry_agent::run(machine.agent()?, credentials, client, asked_to_end()).await?;
     Ok(DONE)
 }
 

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place_and_the_nearest_key() {
+    fn an_invalid_setting_is_named_with_its_place_and_the_nearest_key() {
         for (text, place, why) in [
             ("\n  dta = \"/x\"", "line 2, column 3", "there is no setting dta; did you mean data?"),
             ("compile_time = 3", "line 1, column 1", "did you mean compile-time?"),

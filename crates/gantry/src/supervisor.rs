@@ -140,7 +140,7 @@ impl Service {
                 () = self.needed() => {
                     // The program may be missing for a moment during an update.
                     if let Err(error) = self.start() {
-                        tracing::error!(service = self.name, %error, "cannot be started; trying again");
+                        tracing::error!(service = self.name, %error, "cannot start the service; trying again");
                     }
                 }
                 order = orders.recv() => match order {
@@ -164,7 +164,7 @@ impl Service {
         if let Some(child) = &mut self.child {
             let status = child.wait().await;
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::error!(service = self.name, how, "ended; it is started again");
+            tracing::error!(service = self.name, how, "the service ended; starting it again");
             self.child = None;
             if self.started.elapsed() >= STEADY {
                 self.backoff = BACKOFF.0;
@@ -176,7 +176,7 @@ impl Service {
 
     /// Replaces the service's process with the program now on disk.
     async fn replace(&mut self) {
-        tracing::info!(service = self.name, "replacing");
+        tracing::info!(service = self.name, "replacing the service");
         let result = if self.sockets.is_empty() {
             self.end().await;
             self.start()
@@ -184,7 +184,7 @@ impl Service {
             self.replace_under_load().await
         };
         if let Err(error) = result {
-            tracing::error!(service = self.name, error = format!("{error:#}"), "cannot be replaced");
+            tracing::error!(service = self.name, error = format!("{error:#}"), "cannot replace the service");
         }
     }
 

@@ -20,7 +20,7 @@ use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::membership;
-use crate::printer::told;
+use crate::printer::status;
 use crate::server_process::{FolderId, ServerProcess};
 use crate::service_arguments::arguments;
 use crate::services::{asked_to_end, make_folders, open_listeners, start_logging};
@@ -71,7 +71,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         };
         supervisors.push(Supervisor::start(service)?);
     }
-    told!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
+    status!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
     let mut folder = server.as_ref().and_then(ServerProcess::folder);
@@ -92,7 +92,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
                         supervisor.replace().await;
                     }
                 }
-                Err(error) => tracing::error!(error = format!("{error:#}"), "the new program is not taken; the old one serves on"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the new program is refused; the old one goes on serving"),
             }
         }
     }
@@ -136,7 +136,7 @@ fn keep_settings(machine: &Machine) -> anyhow::Result<()> {
         words[1..].chunks_exact(2).map(|pair| (pair[0].trim_start_matches("--").to_owned(), pair[1].clone())).collect();
     let kept = machine.keep_name().and_then(|()| settings::record(machine, &pairs).context("cannot keep the settings"));
     if let Err(error) = kept {
-        tracing::warn!(error = format!("{error:#}"), "`gantry down` and its like need the flags of this `up`");
+        tracing::warn!(error = format!("{error:#}"), "`gantry down` and similar commands need the flags of this `up`");
     }
     Ok(())
 }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use gantry_model::{AppName, BaseName, JoinRole, LabelKey, LabelValue, MachineName, PolicyKey};
+use gantry_queue_store::PostgresAddress;
 use gantry_store::StoreAddress;
 
 use super::machine::Machine;
-use super::values::{SshTarget, age, host, label, label_change, rule, server_address, ssh_target};
+use super::values::{JobStoreParser, SshTarget, age, host, label, label_change, rule, server_address, ssh_target};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
@@ -106,6 +107,14 @@ pub(crate) enum Store {
         #[arg(long, value_name = "STORE")]
         to: StoreAddress,
     },
+    /// Move the container jobs of a stopped cloud from the file into an empty PostgreSQL database
+    MigrateJobs {
+        #[command(flatten)]
+        machine: Machine,
+        /// The database, postgres://user@host[:port][,host[:port]]/database[?password=FILE][&ca=FILE]
+        #[arg(long, value_name = "ADDRESS", value_parser = JobStoreParser)]
+        to: PostgresAddress,
+    },
 }
 
 /// Arguments of `gantry machine add`.
@@ -114,7 +123,7 @@ pub(crate) struct MachineAdd {
     /// The machine, as ssh takes it
     #[arg(value_parser = ssh_target, value_name = "root@HOST")]
     pub(crate) target: SshTarget,
-    /// What the machine joins as: agent or server
+    /// Role of the machine in the cluster: agent or server
     #[arg(long, value_name = "ROLE", default_value_t = JoinRole::Agent)]
     pub(crate) role: JoinRole,
     /// Label of the machine; may be given several times
@@ -124,7 +133,7 @@ pub(crate) struct MachineAdd {
     // The id differs from that of this machine's own setting, whose value in the settings file is no default here.
     #[arg(id = "its_advertise", long = "advertise", value_name = "HOST", value_parser = host)]
     pub(crate) advertise: Option<String>,
-    /// Program to copy, such as one for another architecture; by default this program
+    /// Program or release tarball to install, such as one for another architecture; by default this program
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
     /// Option of ssh, such as Port=2222; may be given several times
@@ -138,7 +147,7 @@ pub(crate) enum MachineCommand {
     Ls,
     /// Make another machine a member over ssh
     ///
-    /// Copies this program to /usr/local/bin/gantry there, joins, starts the service, and waits until the machine is ready. ssh must
+    /// Installs this program as /usr/local/bin/gantry there, joins, starts the service, and waits until the machine is ready. ssh must
     /// let you in as root without a password. The machine reads its settings from /etc/gantry/gantry.toml, if it has the file.
     Add(MachineAdd),
     /// Show one machine
@@ -178,7 +187,7 @@ pub(crate) enum MachineCommand {
         name: MachineName,
         /// Time within which all copies are expected to leave: `90s`, `15m`, `1h`, `2d`
         // The id differs from that of the policy's deadline, whose value in the settings file is no default here.
-        #[arg(id = "drain_deadline", long = "deadline", value_parser = age, value_name = "AGE")]
+        #[arg(id = "drain_deadline", long = "deadline", value_parser = age, value_name = "DURATION")]
         deadline: Option<u64>,
         /// Reason, for those who ask later
         #[arg(short, long, value_name = "TEXT")]
@@ -233,7 +242,7 @@ pub(crate) enum Token {
         #[arg(long, group = "scope", value_name = "APP")]
         deploy: Option<AppName>,
         /// Lifetime of the token: `90s`, `15m`, `1h`, `30d`
-        #[arg(long, value_parser = age, value_name = "AGE")]
+        #[arg(long, value_parser = age, value_name = "DURATION")]
         expires: Option<u64>,
     },
     /// List tokens

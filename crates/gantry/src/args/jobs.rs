@@ -1,10 +1,10 @@
 //! Arguments of the commands for container jobs and their queues.
 
 use clap::Subcommand;
-use gantry_model::Bytes;
-use gantry_queue::{ConcurrencyKey, JobId, Priority, QueueName};
+use gantry_model::{AppName, Bytes};
+use gantry_queue::{ConcurrencyKey, JobId, Priority, QueueName, ReceiverUrl};
 
-use super::values::{age, code_name, concurrency_key, parse_pair};
+use super::values::{age, code_name, concurrency_key, number, parse_pair};
 use crate::commands::jobs::QueueFilter;
 
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,7 @@ pub(crate) enum Job {
         #[arg(long, value_name = "JOB")]
         before: Option<JobId>,
         /// Most jobs to list
-        #[arg(short = 'n', long, default_value_t = 30, value_name = "COUNT")]
+        #[arg(short = 'n', long, default_value_t = 30, value_parser = number::<usize>, value_name = "COUNT")]
         limit: usize,
     },
     /// Show a job
@@ -48,8 +48,16 @@ pub(crate) enum Job {
         /// Number of the job
         job: JobId,
         /// Delay before the job may start
-        #[arg(long, value_parser = age, value_name = "AGE")]
+        #[arg(long, value_parser = age, value_name = "DURATION")]
         delay: Option<u64>,
+    },
+    /// Show the key that signs the callbacks of an app's jobs
+    Key {
+        /// App
+        app: AppName,
+        /// Make the key anew; for a day, the key before signs as well
+        #[arg(long)]
+        rotate: bool,
     },
 }
 
@@ -62,7 +70,7 @@ pub(crate) struct JobRun {
     #[arg(long)]
     pub(crate) follow: bool,
     /// Delay before the job may start: `90s`, `15m`, `1h`
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) delay: Option<u64>,
     /// Queue only the first of all jobs with this idempotency key
     #[arg(long, value_name = "KEY")]
@@ -86,20 +94,23 @@ pub(crate) struct JobSpec {
     #[arg(long, default_value = "0", value_name = "NUMBER")]
     pub(crate) priority: Priority,
     /// Timeout of each attempt; one hour by default
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) timeout: Option<u64>,
     /// Retries after failed attempts
-    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    #[arg(long, default_value_t = 0, value_parser = number::<u32>, value_name = "COUNT")]
     pub(crate) retries: u32,
     /// Pause before the first retry, doubled for each further one; 10 s by default
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) retry_delay: Option<u64>,
     /// End the job if it has not started after this time
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) expires: Option<u64>,
     /// Run at most LIMIT jobs with this key at the same time; 1 by default
     #[arg(long, value_parser = concurrency_key, value_name = "KEY[=LIMIT]")]
     pub(crate) key: Option<ConcurrencyKey>,
+    /// Send the result to this URL once the job has ended: a signed POST request, repeated until it succeeds
+    #[arg(long, value_name = "URL")]
+    pub(crate) callback: Option<ReceiverUrl>,
     /// Variable of the job's environment; may be given several times
     #[arg(short = 'e', long, value_parser = parse_pair, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<(String, String)>,
@@ -142,7 +153,7 @@ pub(crate) enum Queue {
         #[arg(value_name = "QUEUE")]
         queue: QueueName,
         /// Most jobs at the same time
-        #[arg(value_name = "COUNT")]
+        #[arg(value_name = "COUNT", value_parser = number::<u32>)]
         count: u32,
     },
     /// Cancel all waiting jobs of a queue
@@ -160,7 +171,7 @@ pub(crate) enum Queue {
         #[arg(value_name = "QUEUE")]
         queue: Option<QueueName>,
         /// Most jobs to list
-        #[arg(short = 'n', long, default_value_t = 30, value_name = "COUNT")]
+        #[arg(short = 'n', long, default_value_t = 30, value_parser = number::<usize>, value_name = "COUNT")]
         limit: usize,
     },
 }

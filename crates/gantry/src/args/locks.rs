@@ -26,10 +26,10 @@ pub(crate) struct LockRun {
     #[arg(value_name = "APP/NAME")]
     pub(crate) name: LockName,
     /// Time after which the lock is free if this machine is lost
-    #[arg(long, default_value = "15s", value_parser = age, value_name = "AGE")]
+    #[arg(long, default_value = "15s", value_parser = age, value_name = "DURATION")]
     pub(crate) ttl: u64,
     /// Longest wait for the lock; without it, the command waits for ever
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) wait: Option<u64>,
     /// The command
     #[arg(required = true, last = true, value_name = "CMD")]

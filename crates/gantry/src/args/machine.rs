@@ -8,7 +8,7 @@ use gantry_model::{MachineName, PolicyKey};
 use gantry_queue_store::PostgresAddress;
 use gantry_store::StoreAddress;
 
-use super::values::{JobStoreParser, host, network, rule_value};
+use super::values::{JobStoreParser, host, network, rule_value, socket_address};
 use crate::server_user::UserName;
 
 /// This machine's settings.
@@ -24,13 +24,13 @@ pub(crate) struct Machine {
     #[arg(long, env = "GANTRY_RUN", default_value = "/run/gantry")]
     pub(crate) run: PathBuf,
     /// Address of the API, git endpoint and registry
-    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:4680")]
+    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:4680", value_parser = socket_address)]
     pub(crate) listen: SocketAddr,
     /// Address where apps are reached over HTTP
-    #[arg(long, env = "GANTRY_HTTP", default_value = "[::]:80")]
+    #[arg(long, env = "GANTRY_HTTP", default_value = "[::]:80", value_parser = socket_address)]
     pub(crate) http: SocketAddr,
     /// Address where apps are reached over HTTPS; needs --tls-cert and --tls-key
-    #[arg(long, env = "GANTRY_HTTPS")]
+    #[arg(long, env = "GANTRY_HTTPS", value_parser = socket_address)]
     pub(crate) https: Option<SocketAddr>,
     /// Certificate chain, PEM
     #[arg(long, env = "GANTRY_TLS_CERT", value_name = "FILE")]
@@ -63,10 +63,10 @@ pub(crate) struct Machine {
     pub(crate) metadata: Vec<MetadataAddress>,
     /// Address where other machines and the command line reach the server over TLS; `gantry server init` makes it
     /// 0.0.0.0:7000
-    #[arg(long, env = "GANTRY_CLUSTER_LISTEN")]
+    #[arg(long, env = "GANTRY_CLUSTER_LISTEN", value_parser = socket_address)]
     pub(crate) cluster_listen: Option<SocketAddr>,
     /// Address where other machines' routers reach this machine's; 0.0.0.0:7001 on a machine that has joined
-    #[arg(long, env = "GANTRY_TUNNEL")]
+    #[arg(long, env = "GANTRY_TUNNEL", value_parser = socket_address)]
     pub(crate) tunnel: Option<SocketAddr>,
     /// Host name or IP address by which other machines reach this one
     #[arg(long, env = "GANTRY_ADVERTISE", value_name = "HOST", value_parser = host)]

@@ -24,13 +24,13 @@ pub(crate) use self::cluster::{
     Token,
 };
 pub(crate) use self::codes::{Code, Stack};
-pub(crate) use self::images::Image;
+pub(crate) use self::images::{Image, ImageSnapshot};
 pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::locks::{Lock, LockName, LockRun};
 pub(crate) use self::machine::{FirstPolicy, Machine};
 pub(crate) use self::schedules::{Schedule, ScheduleCreate};
 pub(crate) use self::values::CODES_APP;
-use self::values::{age, image_port, parse_count, run_volume, volume};
+use self::values::{age, image_port, number, parse_count, run_volume, volume};
 pub(crate) use self::volumes::{Snapshot, Volume};
 use crate::restore_volumes::VolumeChoice;
 
@@ -105,9 +105,9 @@ pub(crate) enum Command {
         /// GANTRY_REGISTRY_PASSWORD hold the login for another registry
         #[arg(long, value_name = "REF", required_unless_present = "plan")]
         image: Option<String>,
-        /// Keep the files that a foreign image writes at PATH in a volume of the app. The app then has one copy,
-        /// replaced stop-first. The setting stays for later images, config changes and rollbacks; `NAME:` removes the
-        /// setting and keeps the data
+        /// Keep the files that a foreign image writes at PATH in a volume; the app then has one copy, replaced
+        /// stop-first. The setting stays for later images, config changes and rollbacks; `NAME:` removes the setting
+        /// and keeps the data
         #[arg(long = "volume", value_parser = volume, value_name = "NAME:PATH")]
         volumes: Vec<(String, String)>,
         /// Port that a foreign image listens on. The setting stays for later images; `auto` removes the setting
@@ -164,10 +164,10 @@ pub(crate) enum Command {
     Limit {
         app: AppName,
         /// Most requests per second
-        #[arg(long, value_name = "COUNT")]
+        #[arg(long, value_name = "COUNT", value_parser = number::<u32>)]
         rate: Option<u32>,
         /// Most requests at the same time, open websockets included
-        #[arg(long, value_name = "COUNT")]
+        #[arg(long, value_name = "COUNT", value_parser = number::<u32>)]
         concurrent: Option<u32>,
     },
     /// Set, get, unset and list configuration
@@ -180,7 +180,7 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
         /// Show the last N lines
-        #[arg(short = 'n', long, default_value_t = 100)]
+        #[arg(short = 'n', long, default_value_t = 100, value_parser = number::<usize>)]
         lines: usize,
         /// Show only lines of this age or newer: `90s`, `15m`, `1h`, `2d`
         #[arg(long, value_parser = age, value_name = "AGE")]
@@ -254,7 +254,7 @@ pub(crate) enum Command {
     /// List and make stacks: bases with well-known recipes, for uploaded code
     #[command(subcommand)]
     Stack(Stack),
-    /// List and show machines
+    /// Add, list, label, drain and remove machines
     #[command(subcommand, name = "machine")]
     Machines(MachineCommand),
     /// Show and change the rules of the cluster
@@ -309,6 +309,9 @@ pub(crate) enum Command {
         /// Backup
         file: PathBuf,
     },
+    /// Carry images to machines that must start without a registry
+    #[command(subcommand)]
+    Snapshot(ImageSnapshot),
     /// Tell whether this program can take over from a running one
     #[command(hide = true)]
     UpgradeCheck(Machine),

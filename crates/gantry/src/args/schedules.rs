@@ -6,7 +6,7 @@ use gantry_queue::{CodeName, ScheduleName};
 use gantry_schedule::{Cron, MissedPolicy, OverlapPolicy, Zone};
 
 use super::jobs::JobSpec;
-use super::values::{age, moment};
+use super::values::{age, moment, number};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
@@ -57,7 +57,7 @@ pub(crate) struct ScheduleCreate {
     #[arg(long, value_name = "ZONE", requires = "cron")]
     pub(crate) timezone: Option<Zone>,
     /// Interval: `90s`, `15m`, `1h`
-    #[arg(long, value_parser = age, value_name = "AGE")]
+    #[arg(long, value_parser = age, value_name = "DURATION")]
     pub(crate) every: Option<u64>,
     /// No job before this time, such as 2026-12-01T06:00:00+01:00
     #[arg(long, value_parser = moment, value_name = "TIME")]
@@ -66,7 +66,7 @@ pub(crate) struct ScheduleCreate {
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub(crate) end: Option<Moment>,
     /// Most runs
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = number::<u64>)]
     pub(crate) count: Option<u64>,
     /// Policy for times at which the server was away: `skip`, `once` or `all`
     #[arg(long, default_value = "once", value_name = "POLICY")]

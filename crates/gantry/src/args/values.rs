@@ -1,6 +1,7 @@
 //! Parsers of the values of arguments.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
@@ -13,7 +14,11 @@ use gantry_queue_store::{PostgresAddress, PostgresAddressError};
 /// Reason why a text is no value of an argument.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidValue {
-    #[error("{0:?} is no number of jobs")]
+    #[error("{0:?} is not a number in range; write a whole number, for example 20")]
+    Number(String),
+    #[error("{0:?} is not an address with a port; write for example 127.0.0.1:4680 or [::]:80")]
+    SocketAddress(String),
+    #[error("{0:?} is not a number of jobs")]
     JobCount(String),
     #[error("{0:?} is not NAME=VALUE")]
     Pair(String),
@@ -23,21 +28,23 @@ pub(crate) enum InvalidValue {
     Time(String),
     #[error("{0:?} is not NAME:PATH, such as data:/var/lib/data")]
     Mount(String),
-    #[error("{path:?} is no absolute path; write for example {name}:/var/lib/data")]
+    #[error("{path:?} is not an absolute path; write for example {name}:/var/lib/data")]
     MountPath { name: String, path: String },
     #[error("{name:?} cannot be the name of a volume; write for example data:{path}")]
     VolumeName { name: String, path: String },
-    #[error("{0:?} is no port; write 1 to 65535, or auto for the one that the image says")]
+    #[error("{0:?} is not a port; write 1 to 65535, or auto for the one that the image says")]
     Port(String),
     #[error("{0:?} is not ROLE=COUNT")]
     Scale(String),
     #[error("{0:?} is not a number of copies")]
     Copies(String),
-    #[error("{0:?} is no host name and no IP address; write for example m1.example.com or 10.0.0.5, without a port")]
+    #[error(
+        "{0:?} is neither a host name nor an IP address; write for example m1.example.com or 10.0.0.5, without a port"
+    )]
     Host(String),
-    #[error("{0:?} is no address of a server; write for example m1:7000")]
+    #[error("{0:?} is not the address of a server; write for example m1:7000")]
     ServerAddress(String),
-    #[error("{0:?} is no machine for ssh; write for example root@m5")]
+    #[error("{0:?} is not a machine for ssh; write for example root@m5")]
     SshTarget(String),
     #[error("{0:?} is not a network; write for example 10.83.0.1/16")]
     Network(String),
@@ -59,12 +66,13 @@ impl TypedValueParser for JobStoreParser {
     fn parse_ref(
         &self,
         command: &clap::Command,
-        _argument: Option<&clap::Arg>,
+        argument: Option<&clap::Arg>,
         value: &std::ffi::OsStr,
     ) -> Result<PostgresAddress, clap::Error> {
         let parsed = value.to_str().ok_or(PostgresAddressError::Form).and_then(str::parse);
         parsed.map_err(|error| {
-            clap::Error::raw(ErrorKind::ValueValidation, format!("--job-store: {error}\n")).with_cmd(command)
+            let flag = argument.and_then(clap::Arg::get_long).unwrap_or("job-store");
+            clap::Error::raw(ErrorKind::ValueValidation, format!("--{flag}: {error}\n")).with_cmd(command)
         })
     }
 }
@@ -169,6 +177,16 @@ pub(super) fn parse_count(text: &str) -> Result<(RoleName, u32), InvalidValue> {
     let (role, count) = text.split_once('=').ok_or_else(|| InvalidValue::Scale(text.to_owned()))?;
     let role = RoleName::parse(role)?;
     count.parse().map(|count| (role, count)).map_err(|_| InvalidValue::Copies(count.to_owned()))
+}
+
+/// Parses a whole number.
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue::Number(text.to_owned()))
+}
+
+/// Parses an IP address with a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue::SocketAddress(text.to_owned()))
 }
 
 /// Parses an age into milliseconds.

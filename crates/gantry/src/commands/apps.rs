@@ -14,7 +14,7 @@ use super::deploys;
 use crate::args::{App, Follow};
 use crate::coded::{fail, require};
 use crate::exit::{DONE, Exit, TIMED_OUT};
-use crate::printer::{age, json as print_json, or_dash, out, table, told};
+use crate::printer::{age, json as print_json, or_dash, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -24,8 +24,8 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                 print_json(&info)?;
             } else {
                 out!("{}/git/{}.git", client.url(), info.name);
-                told!("Created {}. Push to deploy it, with a token as the password:", info.name);
-                told!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
+                status!("Created {}. Push to deploy it, with a token as the password:", info.name);
+                status!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
             }
         }
         App::Ls => {
@@ -39,11 +39,13 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
         App::Rename { name, new } => return rename(client, &name, &new, json).await,
         App::Base { name, base } => {
             client.submit(&apps::SetBase { app: name.clone() }, &ChangeBase { base: base.clone() }).await?;
-            told!("The next push of {name} is built on {base}, unless its repository names another in container/base");
+            status!(
+                "The next push of {name} is built on {base}, unless its repository names another in container/base"
+            );
         }
         App::Branch { name, branch } => {
             client.submit(&apps::SetBranch { app: name.clone() }, &ChangeBranch { branch: branch.clone() }).await?;
-            told!("{name} is deployed from {branch} now: git push … HEAD:{branch}");
+            status!("{name} is deployed from {branch} now: git push … HEAD:{branch}");
         }
         App::Host { name, hosts, remove } => {
             let info = if hosts.is_empty() {
@@ -87,13 +89,15 @@ async fn destroy(client: &Client, name: &AppName) -> anyhow::Result<Exit> {
     loop {
         match client.fetch(&apps::Show { app: name.clone() }).await {
             Err(ClientError::Problem(problem)) if problem.code == ErrorCode::AppNotFound.into() => {
-                told!("{name} is destroyed; its volumes stay");
+                status!("{name} is destroyed; its volumes stay");
                 return Ok(DONE);
             }
             // A server that is away comes back, and goes on with what it has recorded.
             _ if begun.elapsed() < DESTROYING => tokio::time::sleep(Duration::from_millis(200)).await,
             _ => {
-                told!("{name} is still being destroyed; its volumes stay; `gantry why {name}` says what it waits for");
+                status!(
+                    "{name} is still being destroyed; its volumes stay; `gantry why {name}` says what it waits for"
+                );
                 return Ok(TIMED_OUT);
             }
         }
@@ -113,7 +117,7 @@ async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> a
     if let Some(accepted) = accepted {
         let exit = deploys::follow(client, new, accepted.deploy, Follow { wait: true }).await?;
         if exit != DONE {
-            told!("{name} keeps its name; `gantry events {name}` says why");
+            status!("{name} keeps its name; `gantry events {name}` says why");
             return Ok(exit);
         }
     }
@@ -132,9 +136,9 @@ async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> a
         print_json(&info)?;
         return Ok(DONE);
     }
-    told!("{name} is {new} now. In each clone, set the new address:");
-    told!("  git remote set-url gantry {}/git/{new}.git", client.url());
-    told!("Apps that use {name}.gantry.internal must use {new}.gantry.internal");
+    status!("{name} is {new} now. In each clone, set the new address:");
+    status!("  git remote set-url gantry {}/git/{new}.git", client.url());
+    status!("Apps that use {name}.gantry.internal must use {new}.gantry.internal");
     Ok(DONE)
 }
 
@@ -184,7 +188,10 @@ fn show(app: &AppInfo) {
 /// The app's traffic policy, and counts of the requests that were delayed or refused.
 fn requests(app: &AppInfo) -> String {
     let RequestCountsInfo { waiting, held, refused, limited } = app.requests;
-    format!("{}; {waiting} wait, {held} waited, {refused} waited in vain, {limited} over a limit", app.traffic.text)
+    format!(
+        "{}; queued {waiting}, served after queueing {held}, timed out {refused}, rate-limited {limited}",
+        app.traffic.text
+    )
 }
 
 pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
@@ -224,8 +231,12 @@ pub(crate) async fn scale(
 ) -> anyhow::Result<Exit> {
     let request = ChangeScale { roles: counts.into_iter().collect() };
     client.submit(&apps::SetScale { app: app.clone() }, &request).await?;
+    if client.fetch(&apps::Show { app: app.clone() }).await?.current.is_none() {
+        status!("{app} has no release yet; the numbers apply from its first deploy on");
+        return Ok(DONE);
+    }
     if !wait {
-        told!("{app} is being scaled; `gantry ps {app}` shows how it goes");
+        status!("{app} is being scaled; `gantry ps {app}` shows how it goes");
         return Ok(DONE);
     }
     let deadline = tokio::time::Instant::now() + SCALE_TIMEOUT;
@@ -237,7 +248,7 @@ pub(crate) async fn scale(
             return Ok(DONE);
         }
         if tokio::time::Instant::now() > deadline {
-            told!(
+            status!(
                 "{app} is still being scaled after {} minutes; `gantry why {app}` says why",
                 SCALE_TIMEOUT.as_secs() / 60
             );
@@ -271,7 +282,7 @@ fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &Rol
 pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
     client.submit(&apps::SetTraffic { app: app.clone() }, change).await?;
     let info = client.fetch(&apps::Show { app: app.clone() }).await?;
-    told!("requests of {app}: {}", info.traffic.text);
+    status!("requests of {app}: {}", info.traffic.text);
     Ok(DONE)
 }
 
@@ -292,7 +303,7 @@ pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit>
         return Ok(DONE);
     }
     if answers.is_empty() {
-        told!("There are no apps; `gantry app create NAME` creates one");
+        status!("There are no apps; `gantry app create NAME` creates one");
     }
     for answer in &answers {
         out!("{}: {}", answer.subject, answer.headline);

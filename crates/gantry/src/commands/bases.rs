@@ -11,7 +11,7 @@ use super::pulls;
 use crate::args::Base;
 use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, out, table, told};
+use crate::printer::{age, json as print_json, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -35,7 +35,7 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
         }
         Base::Rm { name } => {
             client.fetch(&bases::Remove { name: name.clone() }).await?;
-            told!("Removed base {name}; what was built on it stays");
+            status!("Removed base {name}; images that were built on it stay");
             Ok(DONE)
         }
         Base::Ls => {

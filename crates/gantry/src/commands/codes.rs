@@ -17,7 +17,7 @@ use super::stacks as stack_commands;
 use crate::args::{CODES_APP, Code};
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, out, table, told};
+use crate::printer::{age, json as print_json, out, status, table};
 
 /// Folders that belong to version control, and to no code.
 const LEFT_OUT: [&str; 3] = [".git", ".hg", ".svn"];
@@ -38,7 +38,7 @@ pub(crate) async fn run(client: &Client, command: Code, json: bool) -> anyhow::R
         Code::Rm { code } => {
             let QueueName { project, code } = code;
             client.fetch(&codes::Remove { project: project.clone(), code: code.clone() }).await?;
-            told!("Removed code {project}/{code}; jobs that are queued still run");
+            status!("Removed code {project}/{code}; jobs that are queued still run");
             Ok(DONE)
         }
     }
@@ -74,7 +74,7 @@ fn pack(packed: &mut tar::Builder<File>, folder: &Path, inside: &Path) -> std::i
     Ok(())
 }
 
-/// Uploads an archive. What is missing for it is made first: the stack, and the app of codes without an app.
+/// Uploads an archive. Makes the missing stack first, and the app for codes without an app.
 async fn upload(client: &Client, code: &QueueName, query: &UploadQuery, archive: &File) -> anyhow::Result<CodeInfo> {
     let mut made = Vec::new();
     loop {
@@ -99,7 +99,7 @@ async fn upload(client: &Client, code: &QueueName, query: &UploadQuery, archive:
             (Some(missing @ ErrorCode::AppNotFound), _) if code.project.as_str() == CODES_APP => {
                 let new = CreateApp { name: code.project.clone(), base: None, branch: None, hosts: Vec::new() };
                 client.submit(&apps::Create {}, &new).await?;
-                told!("Created app {CODES_APP} for codes without an app of their own");
+                status!("Created app {CODES_APP} for codes without an app of their own");
                 made.push(missing);
             }
             _ => return Err(error.into()),
@@ -109,7 +109,7 @@ async fn upload(client: &Client, code: &QueueName, query: &UploadQuery, archive:
 
 /// Makes a stack at first need. A user who may not make it learns who may: `refused` says so.
 async fn make_stack(client: &Client, stack: &BaseName, refused: ClientError) -> anyhow::Result<()> {
-    told!("Making stack {stack}, once for all codes");
+    status!("Making stack {stack}, once for all codes");
     match client.submit_and_follow(&stacks::Create { name: stack.clone() }, &()).await {
         Ok(events) => stack_commands::made(events).await,
         Err(ClientError::Problem(problem)) if problem.code.known() == Some(ErrorCode::ScopeInsufficient) => {

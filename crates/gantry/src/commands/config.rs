@@ -13,7 +13,7 @@ use super::deploys;
 use crate::args::{Config, Follow};
 use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{json as print_json, out, told};
+use crate::printer::{json as print_json, out, status};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -26,7 +26,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
                 );
             }
             for (name, _) in pairs.iter().filter(|(name, _)| is_variable_name(name) && !is_shell_name(name)) {
-                told!("warning: programs find {name}, but a shell passes over it");
+                status!("warning: programs find {name}, but a shell passes over it");
             }
             let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(read_value(value)?))));
             change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
@@ -37,7 +37,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
         Config::Get { app, name } => {
             let values = values(client, &app).await?;
             let Some(value) = values.get(&name) else {
-                fail!(VariableNotSet, "{app} has no configuration value {name}");
+                fail!(VariableNotSet, "{app} has no configuration value {name}; `gantry config ls {app}` lists them");
             };
             if json {
                 print_json(value)?
@@ -83,14 +83,18 @@ async fn change(
         Some(accepted) => {
             let exit = deploys::follow(client, app, accepted.deploy, wait).await?;
             if exit == FAILED {
-                told!(
+                status!(
                     "The configuration keeps the change, and the next release has it; set or unset the value to take it back"
                 );
             }
             Ok(exit)
         }
         None => {
-            told!("Nothing runs that this changes; the next release has it");
+            let text = match client.fetch(&apps::Show { app: app.clone() }).await?.current {
+                Some(_) => "Nothing to deploy: the values are like this already",
+                None => "Nothing to deploy yet: the first deploy of the app has the values",
+            };
+            status!("{text}");
             Ok(DONE)
         }
     }

@@ -16,7 +16,7 @@ use super::pulls;
 use crate::args::{Follow, Planned};
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
-use crate::printer::{age, json as print_json, out, table, tell, told};
+use crate::printer::{age, json as print_json, out, status, table, tell};
 
 /// A deploy that a person asks for.
 pub(crate) struct DeployRequest {
@@ -90,7 +90,7 @@ fn plan_text(plan: &DeployPlan) -> String {
         lines.extend(role.starts.iter().map(|copy| format!("    + {}", place(copy))));
         lines.extend(role.stops.iter().map(|copy| format!("    - {}", place(copy))));
     }
-    lines.extend(waits.iter().map(|wait| format!("! {wait}")));
+    lines.extend(waits.iter().map(|wait| format!("! {}", wait.text)));
     let starts = roles.iter().flat_map(|role| &role.starts);
     let machines: BTreeSet<&MachineName> = starts.clone().filter_map(|copy| copy.machine.as_ref()).collect();
     let stops: usize = roles.iter().map(|role| role.stops.len()).sum();
@@ -127,12 +127,12 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
         };
         if gone.is_none() || follower.shown.len() > before {
             gone = Some(Instant::now());
-            told!("gantry: the server went away; the deploy goes on, and is followed again when the server is back");
+            status!("gantry: the server went away; the deploy goes on, and is followed again when the server is back");
         }
         if gone.is_some_and(|since| since.elapsed() > AWAY) {
             let lost = lost.map_or_else(|| anyhow::anyhow!("the server ends before the deploy does"), Into::into);
-            let lost = lost
-                .context(format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it"));
+            let lost =
+                lost.context(format!("the deploy can no longer be followed; `gantry why {app}` shows its result"));
             return Err(lost).with_code(ErrorCode::DeployUnfollowed);
         }
         tokio::time::sleep(RETRY).await;
@@ -229,6 +229,7 @@ mod tests {
 ~ web: 1 to start, 1 to end; changes: limits
     + web-1 on m2
     - web-1 on m1
+! the deploy waits for deploy #6
 1 to start on 1 machines, 1 to end; plan 3fa9c1d27b04";
         assert_eq!(text, expected);
     }

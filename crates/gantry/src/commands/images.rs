@@ -2,22 +2,57 @@
 
 use gantry_api::Client;
 use gantry_api::endpoints::images::{self, ReportQuery};
-use gantry_api::types::{ImageReport, SurplusKind, SurplusReport};
+use gantry_api::types::{FileCount, ImageReport, OpensReport, SurplusKind, SurplusReport};
 use gantry_model::Bytes;
+use serde::Serialize;
 
+use super::session;
 use crate::args::Image;
 use crate::exit::{DONE, Exit};
 use crate::printer::{json as print_json, out, table};
 
+/// A report with the files that a command opened.
+#[derive(Serialize)]
+struct FullReport {
+    #[serde(flatten)]
+    image: ImageReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opens: Option<OpensReport>,
+}
+
 pub(crate) async fn run(client: &Client, command: Image, json: bool) -> anyhow::Result<Exit> {
-    let Image::Report { reference } = command;
-    let report = client.fetch_with(&images::Report {}, &ReportQuery { reference }).await?;
+    let Image::Report { reference, trace, command } = command;
+    let (exit, opens) = match trace {
+        true => session::trace(client, reference.clone(), command).await.map(|(exit, opens)| (exit, Some(opens)))?,
+        false => (DONE, None),
+    };
+    let image = client.fetch_with(&images::Report {}, &ReportQuery { reference }).await?;
     if json {
-        print_json(&report)?;
+        print_json(&FullReport { image, opens })?;
     } else {
-        show(&report);
+        show(&image);
+        opens.iter().for_each(show_opens);
     }
-    Ok(DONE)
+    Ok(exit)
+}
+
+/// Shows the files that no process opened.
+fn show_opens(opens: &OpensReport) {
+    let FileCount { files, size } = opens.unopened;
+    out!("");
+    out!(
+        "no process opened {files} files of {}, and {} files of {} were opened",
+        Bytes(size),
+        opens.opened.files,
+        Bytes(opens.opened.size)
+    );
+    let rows = opens.folders.iter().map(|folder| {
+        vec![Bytes(folder.unopened.size).to_string(), folder.unopened.files.to_string(), folder.path.clone()]
+    });
+    table(&["not opened", "files", "folder"], rows);
+    if !opens.is_whole {
+        out!("The kernel did not report every open: some of these files may have been opened.");
+    }
 }
 
 fn show(report: &ImageReport) {

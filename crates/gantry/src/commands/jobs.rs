@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use gantry_api::endpoints::jobs::{self, JobLogsQuery, JobsQuery};
 use gantry_api::jobs::{
-    ChangeQueue, JobInfo, JobLine, JobPage, JobSource, JobStatus, QueueInfo, RetryJob, SubmitJob, SubmitJobs,
-    SubmittedJobs,
+    CallbackInfo, CallbackState, ChangeQueue, JobInfo, JobLine, JobPage, JobSource, JobStatus, QueueInfo, RetryJob,
+    SubmitJob, SubmitJobs, SubmittedJobs,
 };
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
@@ -17,7 +17,7 @@ use gantry_queue::{CodeName, InvalidQueueName, JobId, JobSettings, QueueName, Re
 use crate::args::{Job, JobRun, JobSpec, Queue};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
-use crate::printer::{age, json as print_json, or_dash, out, span, table, told};
+use crate::printer::{age, json as print_json, or_dash, out, span, status, table};
 
 /// Shortest and longest pause between two looks at a followed job.
 const POLL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -36,6 +36,7 @@ pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Re
             let request = RetryJob { delay: delay.unwrap_or_default() / 1000 };
             queued(&client.submit(&jobs::Retry { id: job.to_string() }, &request).await?, json)
         }
+        Job::Key { app, rotate } => callback_key(client, app, rotate, json).await,
     }
 }
 
@@ -84,6 +85,7 @@ fn settings(job: &JobSpec) -> JobSettings {
         retries: RetryPolicy { most: job.retries, delay: job.retry_delay.map_or(defaults.retries.delay, short) },
         expires: job.expires.map(seconds),
         key: job.key.clone(),
+        callback: job.callback.clone(),
         ..defaults
     }
 }
@@ -100,6 +102,20 @@ fn payload(text: &str) -> anyhow::Result<String> {
         None => Ok(text.to_owned()),
     };
     text.map_err(|error| anyhow::anyhow!("cannot read the payload: {error}")).with_code(ErrorCode::FileUnreadable)
+}
+
+/// Prints the key alone, so that a script can take it.
+async fn callback_key(client: &Client, app: AppName, rotate: bool, json: bool) -> anyhow::Result<Exit> {
+    let key = match rotate {
+        true => client.fetch(&jobs::RotateCallbackKey { app }).await?,
+        false => client.fetch(&jobs::ShowCallbackKey { app }).await?,
+    };
+    if json {
+        print_json(&key)?;
+    } else {
+        out!("{}", key.key);
+    }
+    Ok(DONE)
 }
 
 fn queued(submitted: &SubmittedJobs, json: bool) -> anyhow::Result<Exit> {
@@ -123,7 +139,7 @@ async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
                 away = Duration::ZERO;
                 if shown != Some(job.status) {
                     pause = POLL[0];
-                    told!("job {id}: {}{}", job.status, note(&job));
+                    status!("job {id}: {}{}", job.status, note(&job));
                 }
                 shown = Some(job.status);
                 if job.status.is_over() {
@@ -185,7 +201,7 @@ async fn output(client: &Client, id: JobId, query: JobLogsQuery, printed: &mut O
 
 fn print(line: JobLine, printed: &mut Option<JobLine>) {
     if line.error {
-        told!("{}", line.text);
+        status!("{}", line.text);
     } else {
         out!("{}", line.text);
     }
@@ -244,7 +260,7 @@ async fn list(
     });
     table(&["job", "queue", "state", "submitted", "took", "note"], rows);
     if let Some(next) = next {
-        told!("more: --before {next}");
+        status!("more: --before {next}");
     }
     Ok(DONE)
 }
@@ -280,10 +296,23 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
         rows.push(("peak memory", format!("{} KiB", attempt.peak_memory >> 10)));
         rows.push(("processor time", span_short(attempt.cpu_micros / 1000)));
     }
+    rows.extend(job.settings.callback.as_ref().map(|url| ("callback", url.to_string())));
+    rows.extend(job.callback.as_ref().map(|callback| ("", callback_state(callback))));
     for (name, value) in rows {
         out!("{name:<16} {value}");
     }
     Ok(DONE)
+}
+
+/// State of a callback in words.
+fn callback_state(callback: &CallbackInfo) -> String {
+    let CallbackInfo { attempts, error, .. } = callback;
+    let error = error.as_ref().map(|error| format!("; {error}")).unwrap_or_default();
+    match callback.state {
+        CallbackState::Delivered => format!("delivered, {attempts} attempts"),
+        CallbackState::Failed => format!("given up, {attempts} attempts{error}"),
+        CallbackState::Waiting => format!("waiting, {attempts} attempts{error}"),
+    }
 }
 
 /// A project, or one of its queues.
@@ -326,7 +355,7 @@ pub(crate) async fn queue(client: &Client, command: Queue, json: bool) -> anyhow
             require!(named, InvalidArguments, "this cancels every waiting job; confirm with --confirm {queue}");
             let QueueName { project, code } = queue;
             let purged = client.fetch(&jobs::Purge { project, code }).await?;
-            told!("{} jobs cancelled", purged.cancelled);
+            status!("{} jobs cancelled", purged.cancelled);
             Ok(DONE)
         }
         Queue::Dead { queue, limit } => {

@@ -6,7 +6,7 @@ use gantry_api::types::CreateJoinToken as Body;
 use gantry_model::JoinRole;
 
 use crate::exit::{DONE, Exit};
-use crate::printer::{json as print_json, out, told};
+use crate::printer::{json as print_json, out, status};
 
 pub(crate) async fn create(client: &Client, role: JoinRole, ttl: Option<u64>, json: bool) -> anyhow::Result<Exit> {
     let created = client.submit(&CreateJoinToken {}, &Body { role: role.into(), lifetime: ttl }).await?;
@@ -14,8 +14,8 @@ pub(crate) async fn create(client: &Client, role: JoinRole, ttl: Option<u64>, js
         print_json(&created)?;
         return Ok(DONE);
     }
-    told!("CA hash, for `gantry login`: {}", created.ca_hash);
-    told!("Run this on one machine, as root, before the token expires:");
+    status!("CA hash, for `gantry login`: {}", created.ca_hash);
+    status!("Run this on one machine, as root, before the token expires:");
     let server = created.servers.first().map_or("SERVER:7000", String::as_str);
     out!("gantry join {server} --token {}", created.token);
     Ok(DONE)

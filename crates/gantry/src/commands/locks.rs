@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::args::{Lock, LockName, LockRun, Remote};
 use crate::coded::coded;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
-use crate::printer::{json as print_json, out, told};
+use crate::printer::{json as print_json, out, status};
 use crate::remote;
 
 /// Pause before the next attempt while the server cannot be reached.
@@ -107,7 +107,7 @@ async fn hold(lock: &LockClient, order: LockRun) -> anyhow::Result<Exit> {
             Ok(held) => break (held, Instant::now()),
             Err(error) if is_taken(&error) || passes(&error) => {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    told!("gantry: {error}");
+                    status!("gantry: {error}");
                     return Ok(TIMED_OUT);
                 }
                 if !is_taken(&error) || since.elapsed() < RETRY {
@@ -134,7 +134,7 @@ async fn hold(lock: &LockClient, order: LockRun) -> anyhow::Result<Exit> {
     if let Err(error) = lock.release(held.token).await
         && !is_taken(&error)
     {
-        told!("gantry: cannot release the lock {}, which ends in {} s: {error}", lock.name, ttl.as_secs());
+        status!("gantry: cannot release the lock {}, which ends in {} s: {error}", lock.name, ttl.as_secs());
     }
     exit
 }
@@ -173,7 +173,7 @@ async fn follow(
             _ = interrupted.recv() => {}
         }
     };
-    told!("gantry: the lock {} was lost, and the command is stopped: {lost}", lock.name);
+    status!("gantry: the lock {} was lost, and the command is stopped: {lost}", lock.name);
     signal(&child, Signal::TERM);
     let limit = KILL_AFTER.min(ttl / 6);
     if tokio::time::timeout(limit, child.wait()).await.is_err() {

@@ -9,7 +9,7 @@ use crate::args::Remote;
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit};
 use crate::join::explain;
-use crate::printer::{out, told};
+use crate::printer::{out, status};
 use crate::remote;
 
 /// Checks that the server's authority has the hash, and keeps hash and certificate in the user's folder.
@@ -23,10 +23,10 @@ pub(crate) async fn run(url: &str, ca_hash: &CaHash, remote: &Remote) -> anyhow:
     let file = remote::keep_authority(&server, ca_hash, &certificate).with_code(ErrorCode::FileUnwritable)?;
     out!("the cluster at {url} is trusted");
     let has_token = remote::client(&Remote { url: url.to_owned(), ..remote.clone() }).is_ok();
-    told!("Use it with `--url {url}`, or set GANTRY_URL. For git, which verifies the authority by its certificate:");
-    told!("git config --global http.https://{server}/.sslCAInfo {}", file.display());
+    status!("Use it with `--url {url}`, or set GANTRY_URL. For git, which verifies the authority by its certificate:");
+    status!("git config --global http.https://{server}/.sslCAInfo {}", file.display());
     if !has_token {
-        told!("Put a token that `gantry token create` made into ~/.config/gantry/token, or set GANTRY_TOKEN.");
+        status!("Put a token that `gantry token create` made into ~/.config/gantry/token, or set GANTRY_TOKEN.");
     }
     Ok(DONE)
 }

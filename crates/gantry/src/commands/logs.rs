@@ -7,10 +7,10 @@ use gantry_api::types::LogItem;
 use gantry_model::{AppName, Moment, RoleName};
 
 use crate::exit::{DONE, Exit};
-use crate::printer::{clock, now, out, told};
+use crate::printer::{clock, now, out, status};
 
 /// Selection of log lines.
-pub(crate) struct Wanted {
+pub(crate) struct LogSelection {
     pub(crate) follow: bool,
     pub(crate) lines: usize,
     /// Maximum age of a line in milliseconds.
@@ -19,7 +19,7 @@ pub(crate) struct Wanted {
     pub(crate) grep: Option<String>,
 }
 
-impl Wanted {
+impl LogSelection {
     fn query(&self) -> LogsQuery {
         LogsQuery {
             lines: Some(self.lines),
@@ -31,10 +31,12 @@ impl Wanted {
     }
 }
 
-pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: bool) -> anyhow::Result<Exit> {
+pub(crate) async fn run(client: &Client, app: &AppName, wanted: &LogSelection, json: bool) -> anyhow::Result<Exit> {
     let mut lines = client.follow(&Logs { app: app.clone() }, &wanted.query()).await?;
+    let mut is_empty = true;
     while let Some(item) = lines.next().await {
         let item = item?;
+        is_empty = false;
         if json {
             crate::printer::json_line(&item)?;
             continue;
@@ -42,7 +44,7 @@ pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: b
         let line = match item {
             LogItem::Line(line) => line,
             LogItem::Unreachable(machine) => {
-                told!("lines of machine {} are missing: {}", machine.machine, machine.reason);
+                status!("lines of machine {} are missing: {}", machine.machine, machine.reason);
                 continue;
             }
         };
@@ -50,6 +52,11 @@ pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: b
         // Control characters of a log must not reach the terminal.
         let clean: String = line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
         out!("{} {} {} {mark} {clean}", clock(line.at), line.instance.slot.release, line.instance.short());
+    }
+    if is_empty {
+        status!(
+            "{app} has no such line; `gantry ps {app}` lists the instances with their roles, and `gantry why {app}` says what ended them"
+        );
     }
     Ok(DONE)
 }

@@ -9,7 +9,7 @@ use gantry_model::MachineName;
 use crate::args::MachineCommand;
 use crate::exit::{DONE, Exit};
 use crate::machine_add;
-use crate::printer::{age, clock, json as print_json, out, table};
+use crate::printer::{age, clock, json as print_json, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -37,7 +37,10 @@ pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) ->
             make(client, name, AvailabilityInfo::Schedulable, None, None, json).await?;
         }
         MachineCommand::Drain { name, deadline, message } => {
-            make(client, name, AvailabilityInfo::Draining, message, deadline, json).await?;
+            let machine = make(client, name, AvailabilityInfo::Draining, message, deadline, json).await?;
+            if !json && let Some(note) = no_destination(&machine, &client.fetch(&machines::List {}).await?) {
+                status!("{note}");
+            }
         }
         MachineCommand::Rm { name, force } => {
             let query = RemoveMachineQuery { force };
@@ -47,7 +50,7 @@ pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) ->
     Ok(DONE)
 }
 
-/// Changes whether a machine takes copies.
+/// Changes whether a machine takes copies, and prints the machine.
 async fn make(
     client: &Client,
     name: MachineName,
@@ -55,9 +58,36 @@ async fn make(
     reason: Option<String>,
     within: Option<u64>,
     json: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<MachineInfo> {
     let change = ChangeAvailability { availability, reason, within };
-    changed(&client.submit(&machines::SetAvailability { name }, &change).await?, json)
+    let machine = client.submit(&machines::SetAvailability { name }, &change).await?;
+    changed(&machine, json)?;
+    Ok(machine)
+}
+
+/// Note on a drain that cannot move any copy, because no other machine takes copies; none for any other drain.
+fn no_destination(drained: &MachineInfo, machines: &[MachineInfo]) -> Option<String> {
+    let takes_copies = |machine: &MachineInfo| {
+        machine.state == MachineStateInfo::Ready && machine.availability == AvailabilityInfo::Schedulable
+    };
+    let others: Vec<&MachineInfo> = machines.iter().filter(|machine| machine.name != drained.name).collect();
+    if others.iter().any(|machine| takes_copies(machine)) {
+        return None;
+    }
+    let cause = match others.as_slice() {
+        [] => "the cloud has no other machine".to_owned(),
+        others => others.iter().map(|other| format!("{}: {}", other.name, state(other))).collect::<Vec<_>>().join("; "),
+    };
+    let copies = match drained.instances {
+        0 => "It has no copies".to_owned(),
+        1 => "Its copy goes on running there".to_owned(),
+        count => format!("Its {count} copies go on running there"),
+    };
+    Some(format!(
+        "No machine takes the copies of {name} ({cause}). {copies}; new copies wait. Add a machine (`gantry machine add`, \
+         `gantry join`), and the drain goes on by itself; or end the drain: `gantry machine uncordon {name}`.",
+        name = drained.name
+    ))
 }
 
 /// Prints a machine after its change.
@@ -136,4 +166,37 @@ fn cpu(machine: &MachineInfo) -> String {
 
 fn seen(machine: &MachineInfo) -> String {
     machine.seen.map_or_else(|| "not yet".to_owned(), |seen| format!("{} ago", age(seen)))
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::samples::Sample;
+
+    use super::*;
+
+    /// A machine with copies.
+    fn machine(name: &str, state: MachineStateInfo, availability: AvailabilityInfo, instances: usize) -> MachineInfo {
+        let name = MachineName::parse(name).expect("a name");
+        MachineInfo { name, state, availability, instances, ..MachineInfo::sample() }
+    }
+
+    #[test]
+    fn a_drain_without_another_machine_names_cause_effect_and_remedy() {
+        use AvailabilityInfo::{Cordoned, Draining, Schedulable};
+        use MachineStateInfo::{Lost, Ready};
+        let drained = |instances| machine("m1", Ready, Draining, instances);
+        let remedy = "new copies wait. Add a machine (`gantry machine add`, `gantry join`), and the drain goes on by \
+                      itself; or end the drain: `gantry machine uncordon m1`.";
+        let alone = |copies| no_destination(&drained(copies), &[drained(copies)]).expect("a note");
+        let cause = "No machine takes the copies of m1 (the cloud has no other machine).";
+        assert_eq!(alone(2), format!("{cause} Its 2 copies go on running there; {remedy}"));
+        assert_eq!(alone(1), format!("{cause} Its copy goes on running there; {remedy}"));
+        assert_eq!(alone(0), format!("{cause} It has no copies; {remedy}"));
+
+        let [closed, lost] = [machine("m2", Ready, Cordoned, 1), machine("m3", Lost, Schedulable, 0)];
+        let note = no_destination(&drained(3), &[drained(3), closed.clone(), lost.clone()]).expect("a note");
+        assert!(note.starts_with("No machine takes the copies of m1 (m2: cordoned; m3: lost)."), "{note}");
+        let open = machine("m4", Ready, Schedulable, 0);
+        assert_eq!(no_destination(&drained(3), &[drained(3), closed, lost, open]), None);
+    }
 }

@@ -8,7 +8,7 @@ use gantry_api::ErrorCode;
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit};
 use crate::help::man_pages;
-use crate::printer::told;
+use crate::printer::status;
 
 pub(crate) fn run(folder: &Path) -> anyhow::Result<Exit> {
     let pages = man_pages()?;
@@ -19,6 +19,6 @@ pub(crate) fn run(folder: &Path) -> anyhow::Result<Exit> {
     make()
         .with_context(|| format!("cannot write the manual pages into {}", folder.display()))
         .with_code(ErrorCode::FileUnwritable)?;
-    told!("{} manual pages are in {}", pages.len(), folder.display());
+    status!("{} manual pages are in {}", pages.len(), folder.display());
     Ok(DONE)
 }

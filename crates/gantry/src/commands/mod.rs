@@ -27,11 +27,15 @@ use gantry_api::types::{ChangeTraffic, DeploySource, ImageChange};
 
 use deploys::DeployRequest;
 
-use crate::args::{Args, Cluster, Command, JoinTokenCommand, Maintenance, ServerArgs, ServerCommand, Store};
+use crate::args::{
+    Args, Cluster, Command, ImageSnapshot, JoinTokenCommand, Maintenance, ServerArgs, ServerCommand, Store,
+};
 use crate::coded::require;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
-use crate::{backup, check, down, join, migrate, remote, restore, server_init, services, up, upgrade};
+use crate::{
+    backup, check, down, join, migrate, migrate_jobs, remote, restore, server_init, services, snapshot, up, upgrade,
+};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -49,12 +53,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
         Command::Store(Store::Migrate { machine, to }) => migrate::run(&machine, &to).await,
+        Command::Store(Store::MigrateJobs { machine, to }) => migrate_jobs::run(&machine, &to),
         Command::Store(Store::Check { machine }) => check::check(&machine).await,
         Command::Check { machine, repair } => check::check_everything(&machine, &args.remote, repair).await,
         Command::Backup { machine, volumes, file } => backup::backup(&machine, volumes, &file).await,
         Command::Restore { machine, skip_damaged, volumes, file } => {
             restore::restore(&machine, &file, skip_damaged, volumes).await
         }
+        Command::Snapshot(ImageSnapshot::Save { machine, file }) => snapshot::save(&client()?, &machine, &file).await,
+        Command::Snapshot(ImageSnapshot::Load { machine, file }) => snapshot::load(&machine, &file).await,
         Command::UpgradeCheck(machine) => upgrade::check(&machine),
         Command::Explain { code } => explain::run(code.as_deref(), json),
         Command::Docs { topic } => docs::run(topic.as_deref()),
@@ -116,7 +123,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Promote { app, follow } => deploys::promote(&client()?, &app, follow).await,
         Command::Abort { app } => deploys::abort(&client()?, &app).await,
         Command::Logs { app, follow, lines, since, role, grep } => {
-            let wanted = logs::Wanted { follow, lines, since, role, grep };
+            let wanted = logs::LogSelection { follow, lines, since, role, grep };
             logs::run(&client()?, &app, &wanted, json).await
         }
         Command::Exec { app, input, instance, command } => {

@@ -7,7 +7,7 @@ use gantry_api::{Client, ClientError, ErrorCode, LineStream};
 use gantry_model::AppName;
 
 use crate::coded::coded;
-use crate::printer::told;
+use crate::printer::status;
 
 /// A pull request. The credentials come from environment variables, because every user can read a command line.
 pub(crate) fn request(reference: &str) -> PullImage {
@@ -43,7 +43,7 @@ fn unexpected(event: &ImageProgress) -> anyhow::Error {
 async fn watch(mut events: LineStream<ImageProgress>) -> anyhow::Result<ImageProgress> {
     while let Some(event) = events.next().await {
         match event? {
-            ImageProgress::Line { text } => told!("{text}"),
+            ImageProgress::Line { text } => status!("{text}"),
             ImageProgress::Failed { problem } => return Err(ClientError::from(problem).into()),
             last => return Ok(last),
         }

@@ -12,7 +12,7 @@ use crate::args;
 use crate::args::ScheduleCreate;
 use crate::coded::coded;
 use crate::exit::{DONE, Exit};
-use crate::printer::{json as print_json, or_dash, out, table, told};
+use crate::printer::{json as print_json, or_dash, out, status, table};
 use gantry_api::ErrorCode;
 
 pub(crate) async fn run(client: &Client, command: args::Schedule, json: bool) -> anyhow::Result<Exit> {
@@ -31,7 +31,7 @@ pub(crate) async fn run(client: &Client, command: args::Schedule, json: bool) ->
         args::Schedule::Rm { schedule } => {
             let ScheduleName { project, name } = schedule.clone();
             client.fetch(&schedules::Remove { project, name }).await?;
-            told!("schedule {schedule} removed");
+            status!("schedule {schedule} removed");
             Ok(DONE)
         }
         args::Schedule::Pause { schedule } => pause(client, schedule, true, json).await,

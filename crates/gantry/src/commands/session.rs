@@ -1,10 +1,11 @@
 //! `gantry exec` and `gantry run`: connect this process's streams to a remote process.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 
 use gantry_api::endpoints::sessions;
 use gantry_api::frame::Frame;
-use gantry_api::types::{StartExec, StartRun};
+use gantry_api::types::{OpensReport, StartExec, StartRun};
 use gantry_api::{Client, ErrorCode, Session};
 use gantry_model::{AppName, VolumeName};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -35,8 +36,20 @@ pub(crate) async fn run(
     input: bool,
 ) -> anyhow::Result<Exit> {
     let terminal = wants_terminal();
-    let body = StartRun { command, terminal, volumes: volumes.into_iter().collect() };
+    let body = StartRun { command, terminal, volumes: volumes.into_iter().collect(), image: None, trace: false };
     relay(client.open(&sessions::Run { app: app.clone() }, &body).await?, terminal, input).await
+}
+
+/// Runs a command in an image, and returns which files of the image its processes opened. The command has no input, and
+/// its output goes to standard error.
+pub(crate) async fn trace(client: &Client, image: String, command: Vec<String>) -> anyhow::Result<(Exit, OpensReport)> {
+    let repository = image.split(['@', ':']).next().unwrap_or_default();
+    let app: AppName = repository.parse()?;
+    let body = StartRun { command, terminal: false, volumes: BTreeMap::new(), image: Some(image.clone()), trace: true };
+    let session = client.open(&sessions::Run { app }, &body).await?;
+    let mut answer = Vec::new();
+    let exit = relay_to(session, false, false, &mut std::io::stderr(), &mut answer).await?;
+    Ok((exit, serde_json::from_slice(&answer)?))
 }
 
 /// Returns whether both standard input and standard output are terminals.
@@ -45,9 +58,9 @@ fn wants_terminal() -> bool {
 }
 
 /// Raw mode of the terminal, until dropped.
-struct Raw(Termios);
+struct RawTerminal(Termios);
 
-impl Raw {
+impl RawTerminal {
     fn enter() -> Option<Self> {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
@@ -57,7 +70,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawTerminal {
     fn drop(&mut self) {
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
     }
@@ -97,7 +110,18 @@ fn no_input() -> mpsc::Receiver<Frame> {
 /// Connects the streams until the remote process ends. Reads standard input only with `input` or a terminal: in a
 /// caller's loop, standard input may be the list that the loop reads.
 async fn relay(session: Session, terminal: bool, input: bool) -> anyhow::Result<Exit> {
-    let raw = if terminal { Raw::enter() } else { None };
+    relay_to(session, terminal, input, &mut std::io::stdout(), &mut Vec::new()).await
+}
+
+/// Does the same as [`relay`], with another place for standard output, and adds the session's answer to `answer`.
+async fn relay_to(
+    session: Session,
+    terminal: bool,
+    input: bool,
+    out: &mut impl Write,
+    answer: &mut Vec<u8>,
+) -> anyhow::Result<Exit> {
+    let raw = if terminal { RawTerminal::enter() } else { None };
     let (mut reader, mut writer) = tokio::io::split(session);
     let mut input = if terminal || input { read_input() } else { no_input() };
     let mut resized = signal(SignalKind::window_change())?;
@@ -122,11 +146,11 @@ async fn relay(session: Session, terminal: bool, input: bool) -> anyhow::Result<
         while let Some(frame) = Frame::read(&mut reader).await? {
             match frame {
                 Frame::Output(bytes) => {
-                    let mut out = std::io::stdout().lock();
                     out.write_all(&bytes)?;
                     out.flush()?;
                 }
                 Frame::Error(bytes) => std::io::stderr().lock().write_all(&bytes)?,
+                Frame::Answer(bytes) => answer.extend(bytes),
                 Frame::Exit(status) => return Ok(Exit(u8::try_from(status & 0xff).unwrap_or(1))),
                 Frame::Failed(message) => return Err(coded(ErrorCode::SessionFailed, message)),
                 _ => {}

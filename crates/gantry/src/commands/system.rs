@@ -9,7 +9,7 @@ use super::apps;
 use crate::args::Token;
 use crate::coded::fail;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
+use crate::printer::{age, clock, json as print_json, or_dash, out, span, status, table, until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
     let status = client.fetch(&cluster::Status {}).await?;
@@ -19,7 +19,7 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     }
     out!("gantry {}, store {}", status.version, status.store);
     if status.machines.is_empty() {
-        out!("machine  none has reported; what `gantry up` prints says what keeps its agent");
+        out!("machine  none has reported yet; check the output of `gantry up` for errors of the agent");
     }
     for (machine, seen) in &status.machines {
         let offset = seen.clock_offset_millis.map(|by| {
@@ -76,14 +76,14 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
                 (_, _, Some(app)) => TokenScope::Deploy { app },
                 (true, _, _) => TokenScope::Admin,
                 (_, true, _) => TokenScope::Read,
-                _ => fail!(InvalidArguments, "say what the token may do: --admin, --read or --deploy APP"),
+                _ => fail!(InvalidArguments, "name the scope of the token: --admin, --read or --deploy APP"),
             };
             let token = client.submit(&tokens::Create {}, &CreateToken { name, scope, lifetime }).await?;
             if json {
                 print_json(&token)?;
             } else {
                 out!("{}", token.secret);
-                told!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
+                status!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
             }
         }
         Token::Ls => {
@@ -100,7 +100,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
         }
         Token::Revoke { name } => {
             client.fetch(&tokens::Revoke { name: name.clone() }).await?;
-            told!("{name} is revoked");
+            status!("{name} is revoked");
         }
     }
     Ok(DONE)

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::args::{Snapshot, Volume};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, out, table, told};
+use crate::printer::{age, clock, json as print_json, or_dash, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -41,7 +41,7 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
                 1 => " and its snapshot".to_owned(),
                 count => format!(" and its {count} snapshots"),
             };
-            told!("removed volume {name} of {app}{snapshots}: {}", removed.size);
+            status!("removed volume {name} of {app}{snapshots}: {}", removed.size);
         }
         Volume::Export { app, name, output } => export(client, &app, &name, output.as_deref()).await?,
         Volume::Import { app, name, replace, limit, file } => {
@@ -64,7 +64,7 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
             match converse(session, Some(input), None).await? {
                 Some(VolumeAnswer::One { volume }) if json => print_json(&VolumeInfo::from(*volume))?,
                 Some(VolumeAnswer::One { volume }) => {
-                    told!("volume {name} of {app} has {} files, {}", or_dash(volume.files), volume.size);
+                    status!("volume {name} of {app} has {} files, {}", or_dash(volume.files), volume.size);
                 }
                 answer => return Err(unexpected(answer.as_ref())),
             }
@@ -88,7 +88,7 @@ fn list(VolumeList { volumes, unreachable }: &VolumeList) {
     };
     table(&["app", "name", "machine", "size", "last used", "in use by"], volumes.iter().map(row));
     for machine in unreachable {
-        told!("volumes of machine {} are missing: {}", machine.machine, machine.reason);
+        status!("volumes of machine {} are missing: {}", machine.machine, machine.reason);
     }
 }
 
@@ -185,13 +185,13 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
                 out!("{}", snapshot.name);
             }
             let how = if cloned { "cloned, and take no space until they change" } else { "copied" };
-            told!("{files} files of volume {name} of {app} were {how}");
+            status!("{files} files of volume {name} of {app} were {how}");
             if !in_use.is_empty() {
                 let users = in_use.join(", ");
-                told!(
+                status!(
                     "{users} may have written meanwhile: the files may be of different moments. For files of one moment, stop it"
                 );
-                told!("first with `gantry scale {app} ROLE=0 --wait`, or use the program's own dump.");
+                status!("first with `gantry scale {app} ROLE=0 --wait`, or use the program's own dump.");
             }
         }
         Snapshot::Ls => {
@@ -206,13 +206,13 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
         Snapshot::Rm { snapshot } => {
             let message = format!("removed snapshot {snapshot} of volume {name} of {app}");
             client.fetch(&volumes::RemoveSnapshot { app, name, snapshot }).await?;
-            told!("{message}");
+            status!("{message}");
         }
         Snapshot::Restore { snapshot } => {
             let message = format!("volume {name} of {app} has the content of snapshot {snapshot}");
             let session = client.open(&volumes::Restore { app, name, snapshot }, &()).await?;
             converse(session, None, None).await?;
-            told!("{message}");
+            status!("{message}");
         }
     }
     Ok(())
@@ -260,7 +260,7 @@ async fn converse(
                             .with_code(ErrorCode::FileUnwritable)?;
                     }
                 }
-                Frame::Error(bytes) => told!("{}", String::from_utf8_lossy(&bytes).trim_end()),
+                Frame::Error(bytes) => status!("{}", String::from_utf8_lossy(&bytes).trim_end()),
                 Frame::Answer(piece) => answer.extend_from_slice(&piece),
                 Frame::Failed(message) => return Err(coded(ErrorCode::SessionFailed, message)),
                 Frame::Exit(_) => {

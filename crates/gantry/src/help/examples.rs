@@ -25,6 +25,9 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry cluster join-token create --role server --ttl 15m",
     ]),
     ("store migrate", &["gantry store migrate --to etcd://m1:2379,m2:2379,m3:2379"]),
+    ("store migrate-jobs", &[
+        "gantry store migrate-jobs --to 'postgres://gantry@db.internal/gantry_jobs?password=/etc/gantry/job-store-password'",
+    ]),
     ("agent", &["gantry agent --machine web01"]),
     ("router", &["gantry router --http 0.0.0.0:80"]),
     ("status", &["gantry status", "gantry status --json"]),
@@ -78,6 +81,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("job logs", &["gantry job logs 1042"]),
     ("job cancel", &["gantry job cancel 1042"]),
     ("job retry", &["gantry job retry 1042 --delay 10m"]),
+    ("job key", &["gantry job key shop", "gantry job key shop --rotate"]),
     ("queue ls", &["gantry queue ls"]),
     ("queue show", &["gantry queue show shop/report"]),
     ("queue pause", &["gantry queue pause shop/report"]),
@@ -129,7 +133,14 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry base import tools tools.tar",
     ]),
     ("base ls", &["gantry base ls"]),
-    ("image report", &["gantry image report shop:1.2", "gantry image report base/debian"]),
+    (
+        "image report",
+        &[
+            "gantry image report shop:1.2",
+            "gantry image report base/debian",
+            "gantry image report shop:1.2 --run -- bin/report --month 2026-10",
+        ],
+    ),
     ("stack ls", &["gantry stack ls"]),
     ("stack create", &["gantry stack create python"]),
     ("code upload", &[
@@ -140,7 +151,14 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("code show", &["gantry code show report"]),
     ("code rm", &["gantry code rm shop/resize"]),
     ("machine ls", &["gantry machine ls"]),
-    ("machine add", &["gantry machine add root@m5", "gantry machine add root@m5 --label disk=ssd -o Port=2222"]),
+    (
+        "machine add",
+        &[
+            "gantry machine add root@m5",
+            "gantry machine add root@m5 --label disk=ssd -o Port=2222",
+            "gantry machine add root@m5 --program gantry-0.1.0-linux-x86_64.tar.gz",
+        ],
+    ),
     ("machine show", &["gantry machine show web1"]),
     ("machine label", &["gantry machine label web1 disk=ssd zone=b", "gantry machine label web1 zone-"]),
     ("machine cordon", &["gantry machine cordon web1 -m 'disk errors'"]),
@@ -169,6 +187,8 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("store check", &["gantry store check", "gantry store check --data /srv/gantry"]),
     ("check", &["gantry check", "gantry check --repair"]),
     ("backup", &["gantry backup /backup/gantry.tar", "gantry backup --volumes /backup/gantry.tar"]),
+    ("snapshot save", &["gantry snapshot save /media/images.snapshot"]),
+    ("snapshot load", &["gantry snapshot load /media/images.snapshot"]),
     ("restore", &[
         "gantry restore /backup/gantry.tar",
         "gantry restore --volumes missing /backup/gantry.tar",

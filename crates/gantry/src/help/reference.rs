@@ -100,7 +100,7 @@ fn name(arg: &Arg) -> String {
 }
 
 #[test]
-fn the_reference_page_is_what_the_program_says() {
+fn the_reference_page_matches_the_program() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     let page = page();
     if std::env::var_os("GANTRY_TEST_BLESS").is_some() {

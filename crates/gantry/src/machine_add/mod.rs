@@ -1,14 +1,14 @@
 //! `gantry machine add`: makes another machine a member over ssh.
 //!
 //! ```text
-//! survey ─► refuse or go on ─► copy the program ─► join with a token of its own ─► start ─► wait until it is ready
+//! survey ─► refuse or go on ─► install the program ─► join with a token of its own ─► start ─► wait until it is ready
 //! ```
 //! A command that is killed before the machine has joined can be repeated. The survey names a machine that has joined.
 
+mod installation;
 mod ssh;
 mod survey;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,29 +21,13 @@ use gantry_model::MachineName;
 use tokio::time::Instant;
 
 use crate::args::MachineAdd;
-use crate::coded::{WithCode, coded, fail};
+use crate::coded::{coded, fail};
 use crate::exit::{DONE, Exit};
-use crate::join::Joined;
-use crate::printer::{json as print_json, out, told};
+use crate::join::JoinOutput;
+use crate::printer::{json as print_json, out, status};
+use installation::{Installation, PROGRAM};
 use ssh::Ssh;
 use survey::Survey;
-
-/// Place of the program on the machine.
-const PROGRAM: &str = "/usr/local/bin/gantry";
-
-/// The service of the package, for a program in another place.
-const UNIT: &str = include_str!("../../../../packaging/gantry.service");
-const UNIT_PROGRAM: &str = "/usr/bin/gantry";
-
-/// Puts the program in place whole, and only one that runs there.
-const INSTALL: &str = "cat >/usr/local/bin/.gantry-new && chmod 755 /usr/local/bin/.gantry-new && \
-                       /usr/local/bin/.gantry-new --version && mv /usr/local/bin/.gantry-new /usr/local/bin/gantry";
-
-const START_UNIT: &str = "cat >/etc/systemd/system/gantry.service && systemctl daemon-reload && \
-                          systemctl enable --quiet --now gantry";
-
-/// For machines without systemd.
-const START_ALONE: &str = "setsid nohup /usr/local/bin/gantry up >>/var/log/gantry.log 2>&1 </dev/null &";
 
 /// Lifetime of the join token, in milliseconds.
 const TOKEN_LIFE: u64 = 10 * 60 * 1000;
@@ -56,13 +40,15 @@ const POLL: Duration = Duration::from_millis(250);
 pub(crate) async fn run(client: &Client, arguments: &MachineAdd, json: bool) -> anyhow::Result<Exit> {
     let program =
         arguments.program.clone().map_or_else(std::env::current_exe, Ok).context("cannot find this program")?;
-    let content = read_program(&program)?;
+    let installation = Installation::read(&program)?;
     let ssh = Ssh::new(&arguments.target.text, &arguments.options);
-    told!("Looking at {}", arguments.target.text);
+    status!("Looking at {}", arguments.target.text);
     let survey = Survey::parse(&ssh.run(survey::COMMANDS, b"").await?);
-    survey.check(survey::architecture_of(&content), &arguments.target.text)?;
-    told!("Copying {} to {PROGRAM}", program.display());
-    ssh.run(INSTALL, &content).await?;
+    survey.check(installation.architecture, &arguments.target.text)?;
+    status!("Installing {} as {PROGRAM}", program.display());
+    let start = installation.start(survey.has_systemd);
+    let install = installation.install();
+    ssh.run(install.commands, &install.input).await?;
     let request = TokenRequest { role: arguments.role.into(), lifetime: Some(TOKEN_LIFE) };
     let token = client.submit(&CreateJoinToken {}, &request).await?;
     let Some(server) = token.servers.first() else {
@@ -71,19 +57,15 @@ pub(crate) async fn run(client: &Client, arguments: &MachineAdd, json: bool) -> 
             "no server of the cluster has an address for other machines; run `gantry server init` first"
         );
     };
-    told!("Joining through {server}");
+    status!("Joining through {server}");
     let joined = ssh.run(&join_command(server, arguments), token.token.as_bytes()).await?;
     // A shell's start files may have written lines of their own before.
     let document = &joined[joined.find('{').unwrap_or_default()..];
-    let joined: Joined = serde_json::from_str(document)
-        .map_err(|error| coded(ErrorCode::RemoteStepFailed, format!("cannot read what `gantry join` said: {error}")))?;
-    told!("Starting {}", joined.machine);
-    let (start, input) = if survey.has_systemd {
-        (START_UNIT, UNIT.replace(UNIT_PROGRAM, PROGRAM))
-    } else {
-        (START_ALONE, String::new())
-    };
-    ssh.run(start, input.as_bytes()).await?;
+    let joined: JoinOutput = serde_json::from_str(document).map_err(|error| {
+        coded(ErrorCode::RemoteStepFailed, format!("cannot read the output of `gantry join`: {error}"))
+    })?;
+    status!("Starting {}", joined.machine);
+    ssh.run(start.commands, &start.input).await?;
     wait_until_ready(client, &joined.machine, survey.has_systemd).await?;
     if json {
         print_json(&joined)?;
@@ -91,11 +73,6 @@ pub(crate) async fn run(client: &Client, arguments: &MachineAdd, json: bool) -> 
         out!("machine {} has joined as {} and is ready", joined.machine, joined.role);
     }
     Ok(DONE)
-}
-
-fn read_program(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let read = std::fs::read(path).with_context(|| format!("cannot read the program {}", path.display()));
-    read.with_code(ErrorCode::FileUnreadable)
 }
 
 /// The command that joins. The token comes on standard input, and so stays out of the process list.
@@ -143,11 +120,5 @@ mod tests {
         for (word, shell) in [("m1:7000", "'m1:7000'"), ("a b;$(c)", "'a b;$(c)'"), ("it's", r"'it'\''s'")] {
             assert_eq!(quoted(word), shell);
         }
-    }
-
-    #[test]
-    fn the_unit_runs_the_copied_program() {
-        let unit = UNIT.replace(UNIT_PROGRAM, PROGRAM);
-        assert!(unit.contains("ExecStart=/usr/local/bin/gantry up") && !unit.contains("/usr/bin/"), "{unit}");
     }
 }

@@ -54,7 +54,7 @@ impl Survey {
             "the user of {target} is not root, and Gantry needs root there; name another one: root@HOST"
         );
         let Some(program) = program else {
-            fail!(WrongArchitecture, "the program is no Linux program of 64 bits; name one with --program");
+            fail!(WrongArchitecture, "the program is not a 64-bit Linux program; name one with --program");
         };
         require!(
             self.architecture == program,
