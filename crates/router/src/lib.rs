@@ -78,6 +78,7 @@ pub async fn run(
         access: AccessLog::open(&settings.data.join("access.log"))?,
         domain: RwLock::default(),
         budget: Arc::default(),
+        uploads: Arc::new(tokio::sync::Semaphore::new(tunnel::layers::UPLOADS_MAX)),
         ending: AtomicBool::new(false),
         settings,
     });

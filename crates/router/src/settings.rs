@@ -16,6 +16,8 @@ pub struct RouterSettings {
     pub number: u64,
     /// Directory of the table and the access log.
     pub data: PathBuf,
+    /// Directory of the layers that this machine's agent has verified, for other machines.
+    pub layers: PathBuf,
     /// Address of the name resolver; none for no resolver.
     pub resolver: Option<Ipv4Addr>,
     /// Key and certificates of this machine, for tunnels to and from the routers of other machines; none without

@@ -9,8 +9,8 @@ use std::time::Duration;
 use gantry_api::Client;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Connection, Hello, LinkError, LinkStream, PeerMessage, ProtocolVersion, Receipt, ReportSender, RouterReport,
-    ServerMessage, UpdateReceiver, link, version_one,
+    Connection, Hello, LinkError, LinkStream, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage,
+    UpdateReceiver, link, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::{AppName, FailureRun, RequestFailure, RoutingTable};
@@ -63,7 +63,7 @@ async fn connect(
     let hello =
         Hello { versions: SPOKEN, program, revision: tables.revision(), machine: None, number: router.settings.number };
     let Connection { stream, welcome, .. } = &mut link::connect(client, &path, hello).await?;
-    let earlier = welcome.version == ProtocolVersion(1);
+    let (version, here) = (welcome.version, &router.settings.machine);
     let mut changes = router.routes.changes();
     let mut reports = ReportSender::default();
     let mut count = tokio::time::interval(COUNT);
@@ -75,8 +75,8 @@ async fn connect(
                     *router.domain.write().unwrap_or_else(PoisonError::into_inner) = Some(policy.domain);
                 }
                 Some(mut message) => {
-                    if let ServerMessage::Update(update) = &mut message && earlier {
-                        version_one::upgrade(update, &router.settings.machine);
+                    if let ServerMessage::Update(update) = &mut message {
+                        version_one::translate_received(version, update, here);
                     }
                     receive(tables, &mut reports, stream, message).await?;
                 }
@@ -92,7 +92,10 @@ async fn connect(
             take(router, table);
         }
         let message = match reports.next(&report(router)) {
-            Some(update) => PeerMessage::Update(update),
+            Some(mut update) => {
+                version_one::translate_sent(version, &mut update, here);
+                PeerMessage::Update(update)
+            }
             None if renewed.elapsed() >= HEARTBEAT => PeerMessage::Alive,
             None => continue,
         };
@@ -124,6 +127,7 @@ async fn receive(
         | ServerMessage::Lease { .. }
         | ServerMessage::Session { .. }
         | ServerMessage::Jobs(_)
+        | ServerMessage::Layers(_)
         | ServerMessage::Unknown => {}
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Sockets of the resolver: UDP and TCP, port 53.
 
+use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ struct ListenError {
 pub(crate) async fn run(routes: Arc<RouteStore>, own: Ipv4Addr) {
     let address = SocketAddr::from((own, 53));
     let retry = Retry::new("resolver", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
-    let opened = retry.until_done(|| listen(address).map_err(|source| ListenError { address, source })).await;
+    let opened = retry.until_done(|| ready(listen(address).map_err(|source| ListenError { address, source }))).await;
     let (udp, tcp) = (Arc::new(opened.0), opened.1);
     tracing::info!(%address, "answering DNS queries");
     let (datagrams, streams) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE)));

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_the_last_address_that_is_no_proxy() {
+    fn logs_the_last_address_before_the_trusted_proxies() {
         let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
         for (chain, expected) in [
             ("6.6.6.6, 203.0.113.9, 10.0.0.7", Some("203.0.113.9")),

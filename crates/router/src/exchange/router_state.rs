@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_model::HostName;
 use http::Response;
+use tokio::sync::Semaphore;
 
 use crate::client::buffer::BufferBudget;
 use crate::exchange::access_log::AccessLog;
@@ -22,6 +23,8 @@ pub(crate) struct RouterState {
     pub(crate) domain: RwLock<Option<HostName>>,
     /// Memory budget of buffered request bodies.
     pub(crate) budget: Arc<BufferBudget>,
+    /// Permits to send layers to other machines.
+    pub(crate) uploads: Arc<Semaphore>,
     /// The router is shutting down and ends its connections.
     pub(crate) ending: AtomicBool,
 }

@@ -126,7 +126,7 @@ impl BodyReceiver {
         if !self.is_data_over {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Whoever polls has room for more.
+                    // The caller polls only with room for more data.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -25,8 +25,8 @@ use crate::http2::responder::Http2Responder;
 use crate::routes::circuit::InstanceFailure;
 use crate::routes::store::RouteSnapshot;
 use crate::routes::target::RouteTarget;
-use crate::tunnel::service;
-use crate::tunnel::wire::{self, Service, TunnelRefusal, TunnelledRequest};
+use crate::tunnel::wire::{self, LayerRequest, Service, TunnelRefusal, TunnelledRequest};
+use crate::tunnel::{layers, service};
 use crate::upstream::http1::SendFailure;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::{InstanceBody, PolledFrame};
@@ -97,6 +97,10 @@ pub(super) async fn answer(
     if let Some(service) = Service::read(&parts) {
         return join(&router, &routes, &service, stream, entry).await;
     }
+    if let Some(layer) = LayerRequest::read(&parts) {
+        drop(routes);
+        return send_layer(&router, layer, entry).await;
+    }
     if !wire::is_valid(&parts) {
         return entry.refuse(TunnelRefusal::Broken, "the request is not one of a router's");
     }
@@ -151,6 +155,22 @@ async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, s
     drop(entry);
     let entry = tokio::io::join(Http2Reader::new(BodyReceiver::new(stream), None), Http2Writer(to_entry));
     service::copy_both(entry, copy).await;
+}
+
+/// Sends a layer to another machine's agent.
+async fn send_layer(router: &RouterState, layer: Option<LayerRequest>, entry: EntryRouter) {
+    let Some(layer) = layer else {
+        return entry.refuse(TunnelRefusal::Unknown, "the request names no layer");
+    };
+    let open = match layers::open(router, &layer).await {
+        Ok(open) => open,
+        Err((refusal, reason)) => return entry.refuse(refusal, &reason),
+    };
+    let Ok(stream) = entry.0.lock().send_response(LayerRequest::response(open.length), open.length == 0) else {
+        return;
+    };
+    drop(entry);
+    open.send(Http2Writer(stream)).await;
 }
 
 /// Sends the request on a kept connection, or else on a new connection.

@@ -309,11 +309,11 @@ async fn drive(
     let broken = tokio::select! {
         ended = &mut connection => ended.err().map(|error| error.to_string()),
         watched = watch(&peer, pings, &user, &state.closed) => match watched {
-            Watched::Silent(silence) => {
+            CloseReason::Silent(silence) => {
                 let _ = state.given_up.set(silence);
                 Some(silence.to_string())
             }
-            Watched::Idle => None,
+            CloseReason::Idle => None,
         },
     };
     state.closed.store(true, Ordering::Relaxed);
@@ -323,13 +323,13 @@ async fn drive(
 }
 
 /// Reason to close a connection.
-enum Watched {
+enum CloseReason {
     Silent(Silence),
     Idle,
 }
 
 /// Pings the router while requests are under way, and finds idle connections.
-async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, closed: &AtomicBool) -> Watched {
+async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, closed: &AtomicBool) -> CloseReason {
     let mut idle = Duration::ZERO;
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
@@ -339,7 +339,7 @@ async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, c
                 // A request that found the connection a moment ago still gets its response.
                 closed.store(true, Ordering::Relaxed);
                 if !is_used(peer, user, closed) {
-                    return Watched::Idle;
+                    return CloseReason::Idle;
                 }
             }
             continue;
@@ -355,9 +355,9 @@ async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, c
         tokio::select! {
             answered = tokio::time::timeout(DEAD - SUSPECT, ping) => match answered {
                 Ok(_) => peer.upgrade().iter().for_each(|peer| peer.clear()),
-                Err(_) => return Watched::Silent(Silence::Gone),
+                Err(_) => return CloseReason::Silent(Silence::Gone),
             },
-            () = lost(peer) => return Watched::Silent(Silence::Lost),
+            () = lost(peer) => return CloseReason::Silent(Silence::Lost),
         }
     }
 }
@@ -379,6 +379,6 @@ async fn lost(peer: &Weak<PeerRouter>) {
     {
         return;
     }
-    // The table names the machine no more.
+    // The table no longer names the machine.
     std::future::pending().await
 }

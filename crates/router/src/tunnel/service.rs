@@ -5,6 +5,7 @@
 //! machine if there is one, otherwise through the router of a machine with a copy. That router chooses among its own
 //! copies by its own table, so that no address of another machine leads to a wrong container.
 
+use std::future::ready;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -48,7 +49,7 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
 pub(crate) async fn accept(router: &Arc<RouterState>, threads: &ServingThreads, gateway: Ipv4Addr) {
     let address = SocketAddr::from((gateway, VIRTUAL_PORT));
     let retry = Retry::new("listener of virtual addresses", Backoff::constant(RETRY)).quiet_for(WARN_AFTER);
-    let listener = retry.until_done(|| listen(address).map_err(|source| ListenError { address, source })).await;
+    let listener = retry.until_done(|| ready(listen(address).map_err(|source| ListenError { address, source }))).await;
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(RETRY).await;

@@ -2,8 +2,8 @@
 //! takes requests of verified routers alone. Both routers remove whatever a client or an application sends under these
 //! names. Pure.
 
-use gantry_model::{AppName, RoleName};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, UPGRADE};
+use gantry_model::{AppName, Digest, RoleName};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, RANGE, TE, TRAILER, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -25,6 +25,12 @@ const HOLDS: HeaderName = HeaderName::from_static("gantry-tunnel-holds");
 /// Request: the role and app to connect to, and the port.
 const SERVICE: HeaderName = HeaderName::from_static("gantry-tunnel-service");
 
+/// Request: the digest of a layer to send. Agents send this field; its name is part of the protocol between machines.
+const LAYER: HeaderName = HeaderName::from_static("gantry-tunnel-layer");
+
+/// Request: number of bytes of the layer to send. Without the field, the rest of the layer is sent.
+const LAYER_LENGTH: HeaderName = HeaderName::from_static("gantry-tunnel-layer-length");
+
 /// Response: the instance changed the protocol.
 const SWITCHED: HeaderName = HeaderName::from_static("gantry-tunnel-switched");
 
@@ -45,15 +51,18 @@ pub(crate) enum TunnelRefusal {
     Unreachable,
     /// The instance may have received the request, and gave no response.
     Broken,
+    /// The peer sends as many layers as it may already.
+    Busy,
 }
 
 /// Each refusal, its word, and its status. A misdirected request (421) may be sent elsewhere (RFC 9110, section
 /// 15.5.20).
-const REFUSALS: [(TunnelRefusal, &str, StatusCode); 4] = [
+const REFUSALS: [(TunnelRefusal, &str, StatusCode); 5] = [
     (TunnelRefusal::Unknown, "unknown", StatusCode::MISDIRECTED_REQUEST),
     (TunnelRefusal::Untrusted, "untrusted", StatusCode::FORBIDDEN),
     (TunnelRefusal::Unreachable, "unreachable", StatusCode::SERVICE_UNAVAILABLE),
     (TunnelRefusal::Broken, "broken", StatusCode::BAD_GATEWAY),
+    (TunnelRefusal::Busy, "busy", StatusCode::SERVICE_UNAVAILABLE),
 ];
 
 /// Body that follows the head of a request.
@@ -136,6 +145,41 @@ impl Service {
     pub(crate) fn opened() -> Response<()> {
         let mut response = Response::new(());
         response.headers_mut().insert(SWITCHED, HeaderValue::from_static("1"));
+        response
+    }
+}
+
+/// A request of another machine's agent for a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerRequest {
+    pub(crate) digest: Digest,
+    /// Number of bytes that the agent has already.
+    pub(crate) offset: u64,
+    /// Most bytes to send; none for the rest of the layer.
+    pub(crate) length: Option<u64>,
+}
+
+impl LayerRequest {
+    /// Reads the request; none if the request asks for something else. A malformed digest is `Some(None)`.
+    pub(crate) fn read(parts: &Parts) -> Option<Option<Self>> {
+        let digest = parts.headers.get(LAYER)?;
+        Some(digest.to_str().ok().and_then(|text| text.parse().ok()).and_then(|digest| {
+            let offset = match parts.headers.get(RANGE) {
+                None => 0,
+                Some(range) => range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()?,
+            };
+            let length = match parts.headers.get(LAYER_LENGTH) {
+                None => None,
+                Some(length) => Some(length.to_str().ok()?.parse().ok()?),
+            };
+            Some(Self { digest, offset, length })
+        }))
+    }
+
+    /// Makes the head of the response with the rest of the layer.
+    pub(crate) fn response(length: u64) -> Response<()> {
+        let mut response = Response::new(());
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
 }
@@ -240,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_comes_out_as_it_went_in() {
+    fn a_tunnelled_request_arrives_unchanged() {
         let allocation = HeaderValue::from_static("shop.v1.web-1");
         for (method, path) in [("GET", "/a?b=c"), ("POST", "/"), ("OPTIONS", "*"), ("DELETE", "//x/%2e")] {
             let sent = Request::builder().method(method).uri(path).header("host", "shop.localhost:80");
@@ -262,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_clients_and_applications_count_for_nothing() {
+    fn ignores_tunnel_fields_of_clients_and_applications() {
         let forged =
             [ALLOCATION, UPGRADE_TO, HOLDS, REFUSED, REASON, SWITCHED, HeaderName::from_static("gantry-tunnel-x")];
         let mut sent = parts(Request::get("/").header("host", "a"));
@@ -281,7 +325,30 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_read_as_it_was_written() {
+    fn reads_the_range_of_a_layer() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let read = |range: Option<&str>, length: Option<&str>| {
+            let mut request = Request::get("http://tunnel/").header(LAYER, &digest);
+            if let Some(range) = range {
+                request = request.header(RANGE, range);
+            }
+            if let Some(length) = length {
+                request = request.header(LAYER_LENGTH, length);
+            }
+            LayerRequest::read(&parts(request)).expect("a layer").map(|layer| (layer.offset, layer.length))
+        };
+        assert_eq!(read(None, None), Some((0, None)));
+        assert_eq!(read(Some("bytes=7-"), None), Some((7, None)));
+        assert_eq!(read(Some("bytes=7-"), Some("3")), Some((7, Some(3))));
+        for (range, length) in [("bytes=7-9", None), ("7-", None), ("bytes=7-", Some("-3")), ("bytes=7-", Some(""))] {
+            assert_eq!(read(Some(range), length), None, "{range} {length:?}");
+        }
+        assert_eq!(LayerRequest::read(&parts(Request::get("/"))), None);
+        assert_eq!(LayerRequest::read(&parts(Request::get("/").header(LAYER, "sha256:../x"))), Some(None));
+    }
+
+    #[test]
+    fn a_service_round_trips() {
         for role in ["web", ".shell"] {
             let (app, role) = (AppName::parse("shop").expect("a name"), RoleName::parse(role).expect("a name"));
             let service = Service { app, role, port: 6379 };
@@ -294,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_read_as_it_was_written() {
+    fn a_refusal_round_trips() {
         for (refusal, _, status) in REFUSALS {
             let mut response = refuse(refusal, "no such allocation");
             let mut read = response.status();

@@ -28,6 +28,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
@@ -154,6 +155,7 @@ async fn start(
         machine: MachineName::parse(member.name).expect("a name"),
         number: 7,
         data: folder.path().to_owned(),
+        layers: folder.path().join("layers"),
         resolver: None,
         credentials: member.credentials,
         certificate,
@@ -192,6 +194,23 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Starts a server of control connections, and returns its URL.
+pub(crate) async fn control_server<F>(serve: impl Fn(LinkStream) -> F + Clone + Send + 'static) -> String
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let address = app(false, move |mut request: Request<Incoming>| {
+        let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
+        tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
+        async {
+            let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);
+            let response = response.header("connection", "upgrade").header("upgrade", "gantry-session");
+            response.body(full("")).expect("a response")
+        }
+    });
+    format!("http://{}", address.await)
+}
+
 /// A server that gives the router a table, and receives the router's reports.
 #[derive(Clone, Default)]
 pub(crate) struct TableServer {
@@ -203,20 +222,7 @@ pub(crate) struct TableServer {
 impl TableServer {
     pub(crate) async fn start(&self) -> String {
         let server = self.clone();
-        let address = app(false, move |mut request: Request<Incoming>| {
-            let server = server.clone();
-            let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let connection = upgrade.await.expect("an upgrade");
-                link::accept(connection, move |stream| server.clone().serve(stream)).await;
-            });
-            async {
-                let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);
-                let response = response.header("connection", "upgrade").header("upgrade", "gantry-session");
-                response.body(full("")).expect("a response")
-            }
-        });
-        format!("http://{}", address.await)
+        control_server(move |stream| server.clone().serve(stream)).await
     }
 
     async fn serve(self, mut stream: LinkStream) {
@@ -293,4 +299,41 @@ pub(crate) fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").expect("read");
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+fn is_long() -> bool {
+    std::env::var_os("GANTRY_TEST_LONG").is_some()
+}
+
+/// The time within which 99 of 100 requests of one client end: the median of five rounds, because the machine's other
+/// load varies. The response to each request ends with "ok".
+pub(crate) async fn usual_p99(router: SocketAddr) -> Duration {
+    let mut rounds = Vec::new();
+    for _ in 0..5 {
+        rounds.push(p99(router, if is_long() { 5000 } else { 100 }).await);
+    }
+    rounds.sort();
+    rounds[2]
+}
+
+async fn p99(router: SocketAddr, requests: usize) -> Duration {
+    let mut times = Vec::new();
+    let mut stream = TcpStream::connect(router).await.expect("connected");
+    for _ in 0..requests {
+        let begun = std::time::Instant::now();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") {
+            assert!(stream.read_buf(&mut answer).await.expect("an answer") > 0, "it was cut");
+        }
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[times.len() * 99 / 100]
+}
+
+/// Maximum of [`usual_p99`] beside slow clients: twice the time alone. The short form runs unoptimized, beside other
+/// tests and with few requests. It can only show that no client is blocked.
+pub(crate) fn beside_max(alone: Duration) -> Duration {
+    if is_long() { alone * 2 } else { alone * 10 + Duration::from_millis(50) }
 }
