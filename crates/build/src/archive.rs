@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use gantry_image::{Layer, Merged};
+use gantry_image::{Layer, MergedLayers};
 
 use crate::BuildError;
 use crate::recipe::Recipe;
@@ -37,7 +37,7 @@ impl Source {
     /// The times of this build's files, given the times of the build before. `compiles`: a compile step will run.
     #[must_use]
     pub fn times(&self, before: &Times, commit: &str, base: &str, now: u64, compiles: bool) -> Times {
-        before.next(&self.contents.prints(commit, base), self.contents.committed, now, compiles)
+        before.next(&self.contents.fingerprints(commit, base), self.contents.committed, now, compiles)
     }
 
     /// Makes the layers of the tree. Blocks. `base` is the root of the base image, if the tree has files to copy onto
@@ -49,7 +49,7 @@ impl Source {
         &mut self,
         times: &Times,
         commit: &str,
-        base: Option<&Merged>,
+        base: Option<&MergedLayers>,
         scratch: &Path,
     ) -> Result<Vec<Layer>, BuildError> {
         source::layers(&mut self.file, &LayerInput { contents: &self.contents, times, commit, base, scratch })

@@ -41,16 +41,16 @@ const STREAM_MAX: u64 = UNPACKED_MAX + (256 << 20);
 #[derive(Debug, thiserror::Error)]
 pub enum CodeError {
     /// The bytes are no archive of a known kind.
-    #[error("the upload is no zip, tar or tar.gz archive")]
+    #[error("the upload is not a zip, tar or tar.gz archive; pack the folder with `tar -czf code.tgz -C FOLDER .`")]
     NotAnArchive,
     /// The archive has no file.
-    #[error("the archive has no file")]
+    #[error("the archive has no file; put the program at the top of the folder, and upload it again")]
     Empty,
     /// The archive is cut off or damaged.
-    #[error("the archive cannot be read: {0}")]
+    #[error("the archive cannot be read: {0}; pack the folder again, or upload the folder itself")]
     Damaged(String),
     /// The archive uses a feature that is not supported.
-    #[error("{path:?} {why}")]
+    #[error("{path:?} {why}; leave the entry out, or pack the folder again")]
     Unsupported {
         /// Name of the entry.
         path: String,
@@ -58,7 +58,9 @@ pub enum CodeError {
         why: &'static str,
     },
     /// A name leads out of the folder, or cannot be a name.
-    #[error("{path:?} cannot be the name of a file: {why}")]
+    #[error(
+        "{path:?} cannot be the name of a file: {why}; rename it, or pack the folder with `tar -czf code.tgz -C FOLDER .`"
+    )]
     Name {
         /// The name.
         path: String,
@@ -66,10 +68,12 @@ pub enum CodeError {
         why: &'static str,
     },
     /// Two entries claim one name.
-    #[error("the archive has {0:?} twice")]
+    #[error("the archive has {0:?} twice; remove one of the two, or pack the folder into a new archive")]
     Twice(String),
     /// An entry is below a file or a link.
-    #[error("{path:?} is below {parent:?}, which is no folder")]
+    #[error(
+        "{path:?} is below {parent:?}, which is not a folder; leave out the link or the file that stands in its way"
+    )]
     Below {
         /// Name of the entry.
         path: String,
@@ -77,10 +81,15 @@ pub enum CodeError {
         parent: String,
     },
     /// The files are too large together.
-    #[error("the files have more than {} MiB together", UNPACKED_MAX >> 20)]
+    #[error(
+        "the files have more than {} MiB together; leave out what the program does not read, or build an image and `gantry deploy` it",
+        UNPACKED_MAX >> 20
+    )]
     TooLarge,
     /// There are too many files.
-    #[error("the archive has more than {ENTRIES_MAX} files, folders and links")]
+    #[error(
+        "the archive has more than {ENTRIES_MAX} files, folders and links; leave out what the program does not read"
+    )]
     TooMany,
     /// A temporary file cannot be written.
     #[error("cannot write a temporary file: {0}")]

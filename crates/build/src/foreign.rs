@@ -74,7 +74,7 @@ pub fn lost(
     let (mut notes, mut settings) = (Vec::new(), ImageSettings::default());
     for path in paths.iter().filter(|path| !kept(path)).take(PATHS_SHOWN) {
         let shown: String = path.chars().take(200).flat_map(char::escape_debug).collect();
-        notes.push(format!("VOLUME {shown} of the image does not last: what is written there goes with each instance"));
+        notes.push(format!("VOLUME {shown} of the image does not last: files there are removed with each instance"));
         let name = name_of(path, &names);
         if check_volume(&name, path).is_ok() && *path == shown {
             names.insert(name.clone());
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(
             told(&["/data"], &[]),
             [
-                "VOLUME /data of the image does not last: what is written there goes with each instance",
+                "VOLUME /data of the image does not last: files there are removed with each instance",
                 "Keep it with `gantry deploy shop --image shop:1 --volume data:/data`: web has one copy then, replaced stop-first",
             ]
         );

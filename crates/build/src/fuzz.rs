@@ -9,7 +9,7 @@ pub fn source(bytes: &[u8]) {
     if let Ok(scanned) = crate::source::scan(&mut archive) {
         let scratch = tempfile::tempdir().expect("a folder");
         let (contents, commit) = (&scanned.contents, "a".repeat(40));
-        let prints = contents.prints(&commit, "base");
+        let prints = contents.fingerprints(&commit, "base");
         let times = crate::times::Times::default().next(&prints, contents.committed, 1 << 31, true);
         let making =
             crate::source::LayerInput { contents, times: &times, commit: &commit, base: None, scratch: scratch.path() };

@@ -42,13 +42,13 @@ pub use archive::Source;
 pub use foreign::{is_foreign, lost};
 pub use image_draft::{ImageDocuments, ImageDraft};
 pub use lookalike::Lookalike;
-pub use output::{Doing, Output, OutputEvent};
+pub use output::{BuildProgress, Output, OutputEvent};
 pub use recipe::{EnvRequest, Recipe, revision};
 pub use roles::{HealthConflict, SettingError, check_volume};
 pub use script::Compile;
-pub use source::build_print;
+pub use source::build_fingerprint;
 pub use text::TextError;
-pub use times::{Print, Times};
+pub use times::{Fingerprint, Times};
 
 use gantry_model::BuildPhase;
 

@@ -25,7 +25,7 @@ pub struct Output {
     /// Bytes of output so far.
     written: AtomicU64,
     lines: Mutex<Lines>,
-    now: Mutex<Now>,
+    now: Mutex<CurrentStep>,
     cancelled: watch::Sender<bool>,
 }
 
@@ -49,7 +49,7 @@ pub enum OutputEvent {
 }
 
 /// Current step of a build.
-struct Now {
+struct CurrentStep {
     step: String,
     since: Instant,
     /// Last line of a program in this step, and its time.
@@ -58,7 +58,7 @@ struct Now {
 
 /// Current step of a build, for `gantry why`.
 #[derive(Debug, Clone)]
-pub struct Doing {
+pub struct BuildProgress {
     /// Description of the step; empty before the first step.
     pub step: String,
     /// Time since the step began.
@@ -105,8 +105,8 @@ impl Output {
     /// Opens the log file at `path` and truncates the file. A log that cannot be written does not fail the build.
     #[must_use]
     pub fn to(path: &Path) -> Arc<Self> {
-        let file =
-            File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
+        let file = File::create(path)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot create the log of a build"));
         Self::at(Destination::File(Mutex::new(file.ok())))
     }
 
@@ -118,7 +118,7 @@ impl Output {
     }
 
     fn at(destination: Destination) -> Arc<Self> {
-        let now = Mutex::new(Now { step: String::new(), since: Instant::now(), said: None });
+        let now = Mutex::new(CurrentStep { step: String::new(), since: Instant::now(), said: None });
         let (cancelled, _) = watch::channel(false);
         Arc::new(Self { destination, written: AtomicU64::new(0), lines: Mutex::default(), now, cancelled })
     }
@@ -136,7 +136,7 @@ impl Output {
     pub fn step(&self, text: &str) {
         self.write(OutputEvent::Step(text.to_owned()));
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
-            Now { step: text.to_owned(), since: Instant::now(), said: None };
+            CurrentStep { step: text.to_owned(), since: Instant::now(), said: None };
     }
 
     /// Writes a note on the current step.
@@ -181,10 +181,10 @@ impl Output {
 
     /// Current step of the build.
     #[must_use]
-    pub fn doing(&self) -> Doing {
+    pub fn doing(&self) -> BuildProgress {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let said = now.said.as_ref().map(|(line, at)| (line.clone(), at.elapsed()));
-        Doing { step: now.step.clone(), running: now.since.elapsed(), said }
+        BuildProgress { step: now.step.clone(), running: now.since.elapsed(), said }
     }
 
     /// Last lines of the app's programs.
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn output_beyond_the_limit_is_dropped_but_its_end_is_known() {
+    fn drops_forwarded_output_above_the_limit_and_keeps_the_tail() {
         let (output, mut events) = Output::forwarded();
         let line = "x".repeat(1 << 20);
         (0..20).for_each(|_| output.program(&line));
@@ -411,7 +411,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_moves_a_terminal_is_left(line in "[\\x1b\\[\\]0-9;mGK\\x07\\x08\\x0da-z\\u{9b}\\u{9c} ]{0,60}") {
+        fn removes_terminal_control_sequences(line in "[\\x1b\\[\\]0-9;mGK\\x07\\x08\\x0da-z\\u{9b}\\u{9c} ]{0,60}") {
             prop_assert!(plain(&line).chars().all(|c| !c.is_control()));
         }
     }

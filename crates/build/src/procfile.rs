@@ -51,7 +51,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lines_become_roles() {
+    fn each_procfile_line_becomes_a_role() {
         let roles = parse("# shop\nweb: node server.js --port $PORT\n\nworker:  work : hard\n").expect("roles");
         let web = &roles[&RoleName::parse("web").expect("a name")];
         assert_eq!(web.command, RoleCommand::Shell("node server.js --port $PORT".into()));

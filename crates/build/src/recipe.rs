@@ -18,7 +18,7 @@ const WEB: &str = "web";
 
 /// Input of a recipe: the text files, and the presence of other files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct RecipeInput {
     /// Content by path.
     pub texts: BTreeMap<String, String>,
     /// Start method of `container/compile`, if the file exists.
@@ -80,7 +80,7 @@ impl Recipe {
     ///
     /// # Errors
     /// [`BuildError`] in phase `roles`, with the file, the place and the remedy.
-    pub fn read(found: &Found) -> Result<Self, BuildError> {
+    pub fn read(found: &RecipeInput) -> Result<Self, BuildError> {
         let text = |name: &str| found.texts.get(name).map(String::as_str);
         let wrong =
             |name: &str, why: &dyn std::fmt::Display| BuildError::new(BuildPhase::Roles, format!("{name}: {why}"));
@@ -138,7 +138,7 @@ impl Recipe {
         if let Some(label) = runtime.labels.as_ref().and_then(|labels| labels.get(LABEL)) {
             let wrong = |error| BuildError::new(BuildPhase::Roles, format!("the image's label {LABEL}: {error}"));
             let texts = serde_json::from_str(label).map_err(wrong)?;
-            return Self::read(&Found { texts, ..Found::default() });
+            return Self::read(&RecipeInput { texts, ..RecipeInput::default() });
         }
         let parts = [&runtime.entrypoint, &runtime.cmd];
         let words: Vec<String> = parts.into_iter().flatten().flatten().cloned().collect();
@@ -164,7 +164,7 @@ impl Recipe {
 }
 
 /// Refusal of a repository without roles. Names the file that the author may have meant.
-fn no_roles(found: &Found) -> String {
+fn no_roles(found: &RecipeInput) -> String {
     let for_roles = |meant| matches!(meant, Some("container/roles.json" | "Procfile"));
     let meant = found.lookalikes.iter().find(|one| for_roles(one.meant));
     let other = || found.lookalikes.iter().find(|one| one.meant.is_none());
@@ -176,7 +176,7 @@ fn no_roles(found: &Found) -> String {
 }
 
 /// Lookalikes of files that the repository lacks. A `Procfile.dev` beside roles is common and no mistake.
-fn unread(found: &Found) -> impl Iterator<Item = &Lookalike> {
+fn unread(found: &RecipeInput) -> impl Iterator<Item = &Lookalike> {
     let has = |name: &str| match name {
         "container/compile" => found.compile.is_some(),
         "Procfile" => true,
@@ -211,8 +211,9 @@ fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<Stri
         if let Some(check) = liveness {
             apply_liveness(&mut role.health, check);
             if startup.is_some_and(|startup| startup.target() != check.target()) {
-                ignored
-                    .push(format!("{place}: what the liveness check asks (a role has one check, the startup check's)"));
+                ignored.push(format!(
+                    "{place}: the request of the liveness check (a role has one check, the startup check's)"
+                ));
             }
         }
     }
@@ -349,9 +350,9 @@ fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, AppJsonErr
 mod tests {
     use super::*;
 
-    fn found(texts: &[(&str, &str)]) -> Found {
+    fn found(texts: &[(&str, &str)]) -> RecipeInput {
         let texts = texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        Found { texts, ..Found::default() }
+        RecipeInput { texts, ..RecipeInput::default() }
     }
 
     fn name(text: &str) -> RoleName {
@@ -388,7 +389,7 @@ mod tests {
     fn a_file_under_a_wrong_name_is_named() {
         let with = |texts: &[(&str, &str)], path: &str| {
             let lookalikes = Lookalike::of(std::path::Path::new(path)).into_iter().collect();
-            Recipe::read(&Found { lookalikes, ..found(texts) })
+            Recipe::read(&RecipeInput { lookalikes, ..found(texts) })
         };
         for (path, wanted) in [
             ("procfile", "; procfile is not read; rename it to Procfile"),
@@ -448,13 +449,13 @@ mod tests {
             "Roles from Procfile",
             "Settings from app.json",
             "app.json: healthchecks.ghost (there is no such role) is ignored",
-            "app.json: healthchecks.web: what the liveness check asks (a role has one check, the startup check's) is ignored",
+            "app.json: healthchecks.web: the request of the liveness check (a role has one check, the startup check's) is ignored",
         ];
         assert_eq!(recipe.notes, notes);
     }
 
     #[test]
-    fn an_image_says_what_it_runs() {
+    fn derives_roles_from_an_image() {
         let none = ImageSettings::default();
         let label = |name: &str, text: &str| Some(BTreeMap::from([(name.to_owned(), text.to_owned())]));
         let built = Runtime { labels: label(LABEL, r#"{"Procfile": "web: a\nworker: b"}"#), ..Runtime::default() };
@@ -490,8 +491,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_run_says_what_to_add() {
-        let error = Recipe::read(&Found::default()).expect_err("nothing");
+    fn an_invalid_recipe_names_the_file_to_add_or_correct() {
+        let error = Recipe::read(&RecipeInput::default()).expect_err("nothing");
         assert!(error.phase == BuildPhase::Roles && error.message.contains("add container/roles.json"));
         let error = Recipe::read(&found(&[("Procfile", "web: a"), ("app.json", "{")])).expect_err("broken");
         assert!(error.message.starts_with("app.json: "), "{error}");

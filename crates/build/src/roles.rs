@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for Roles {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Roles, M::Error> {
                 let mut roles = BTreeMap::new();
                 while let Some(Name(name)) = map.next_key()? {
-                    let Entry(role) = map.next_value()?;
+                    let RoleEntry(role) = map.next_value()?;
                     if roles.insert(name.clone(), role).is_some() {
                         return Err(M::Error::custom(format!("role {name} is there twice")));
                     }
@@ -144,23 +144,23 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// A role: a command line or an object.
-struct Entry(Role);
+struct RoleEntry(Role);
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for RoleEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EntryVisitor;
         impl<'de> Visitor<'de> for EntryVisitor {
-            type Value = Entry;
+            type Value = RoleEntry;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a command line, or an object with a command")
             }
-            fn visit_str<E: Error>(self, command: &str) -> Result<Entry, E> {
+            fn visit_str<E: Error>(self, command: &str) -> Result<RoleEntry, E> {
                 check_command(command)
                     .map_err(E::custom)
-                    .map(|()| Entry(Role::new(RoleCommand::Shell(command.to_owned()))))
+                    .map(|()| RoleEntry(Role::new(RoleCommand::Shell(command.to_owned()))))
             }
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Entry, M::Error> {
-                read_role(map).map(Entry)
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<RoleEntry, M::Error> {
+                read_role(map).map(RoleEntry)
             }
         }
         deserializer.deserialize_any(EntryVisitor)
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_says_more() {
+    fn parses_the_object_form_of_a_role() {
         let text = "{ web: { command: 'x', port: 80, instances: 3, memory: '1G', cpu: 0.5, health: { path: '/up', timeout: 2 },
             stop_signal: 'QUIT', stop_timeout: 60, request_timeout: 90, drain: 7200, request_buffer: '1M', env: { A: 'b' }, volumes: { data: '/var/lib/redis' } } }";
         let role = role(text);
@@ -431,7 +431,7 @@ mod tests {
         let schedule = long.schedule.expect("a schedule");
         assert_eq!((schedule.cron.as_str(), schedule.timezone.as_deref()), ("@daily", Some("Europe/Paris")));
         for (text, says) in [
-            ("{ report: { command: 'x', schedule: '61 * * * *' } }", "report.schedule: \"61\" is no minute"),
+            ("{ report: { command: 'x', schedule: '61 * * * *' } }", "report.schedule: \"61\" is not a valid minute"),
             ("{ report: { command: 'x', schedule: { timezone: 'UTC' } } }", "a schedule has no \"cron\""),
             ("{ report: { command: 'x', schedule: { cron: '@daily', tz: 'UTC' } } }", "did you mean \"timezone\""),
             ("{ report: { command: 'x', schedule: { cron: '@daily', timezone: 'Mars' } } }", "there is no time zone"),
@@ -468,7 +468,7 @@ mod tests {
             ("placement: { labels: { disk: [] } }", "label disk has no value"),
             ("placement: { labels: { 'a b': 'x' } }", "not a label's key"),
             ("placement: { with: ['a b'] }", "not a pattern of roles"),
-            ("placement: { architecture: '../x' }", "no architecture"),
+            ("placement: { architecture: '../x' }", "not an architecture"),
         ] {
             let error = rules(text).expect_err(text).to_string();
             assert!(error.contains(wanted), "{text}: {error}");
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_collected_of_a_request_follows_the_protocol_unless_the_role_says() {
+    fn the_request_buffer_follows_the_protocol_unless_the_role_sets_it() {
         let of = |more: &str| role(&format!("{{ web: {{ command: 'x'{more} }} }}")).request_buffer().0;
         assert_eq!((of(""), of(", protocol: 'h2c'")), (64 << 10, 0));
         assert_eq!(
@@ -516,9 +516,12 @@ mod tests {
             ("{ web: { command: 'x', health: { path: '/', command: 'true' } } }", "a check is a command or a GET"),
             ("{ web: { command: 'x', health: { host: 'a.example' } } }", "name its \"path\" too"),
             ("{ web: { command: 'x', health: { path: '/', headers: { Host: 'a' } } } }", "write health.host"),
-            ("{ web: { command: 'x', health: { path: '/', headers: { 'a b': 'c' } } } }", "no name of a header field"),
+            (
+                "{ web: { command: 'x', health: { path: '/', headers: { 'a b': 'c' } } } }",
+                "not the name of a header field",
+            ),
             ("{ web: { command: 'x', health: { path: '/', headers: { a: 'b\\r\\nc: d' } } } }", "not plain ASCII text"),
-            ("{ web: { command: 'x', health: { path: '/', host: 'a b' } } }", "is no host name"),
+            ("{ web: { command: 'x', health: { path: '/', host: 'a b' } } }", "is not a host name"),
             (
                 "{ web: { command: 'x', health: { path: '/', start: 0 } } }",
                 "web.health.start: 0 is not a whole number from 1",
@@ -571,9 +574,9 @@ mod tests {
             ("{ web: { command: 'x', 'stop-timeout': 3 } }", "did you mean \"stop_timeout\"?"),
             ("{ web: { command: 'x', health: { path: '/', retries: 2 } } }", "did you mean \"attempts\"?"),
             ("{ web: { command: 'x', gpu: 1 } }", "did you mean \"cpu\"?"),
-            ("{ web: { command: 'x', stop_signal: 'KILL' } }", "no stop signal"),
-            ("{ web: { command: 'x', volumes: { data: '/proc/x' } } }", "no place for a volume"),
-            ("{ web: { command: 'x', volumes: { data: '/a/../etc' } } }", "no place for a volume"),
+            ("{ web: { command: 'x', stop_signal: 'KILL' } }", "not a stop signal"),
+            ("{ web: { command: 'x', volumes: { data: '/proc/x' } } }", "not a place for a volume"),
+            ("{ web: { command: 'x', volumes: { data: '/a/../etc' } } }", "not a place for a volume"),
             ("{ web: 'x' ", "line"),
             ("{}", "names no role"),
             ("", ""),
@@ -593,7 +596,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_that_looks_like_roles_brings_it_down(text in "[{}\\[\\]'\":,a-z0-9/*\\\\ ]{0,200}") {
+        fn survives_any_text_that_resembles_roles(text in "[{}\\[\\]'\":,a-z0-9/*\\\\ ]{0,200}") {
             let _ = parse(&text);
         }
     }

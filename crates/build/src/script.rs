@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_told_by_its_first_bytes() {
+    fn recognizes_a_program_by_its_first_bytes() {
         let script = |path: &str| Compile::Script { interpreter: path.to_owned() };
         for (head, wanted) in [
             (&b"#!/bin/sh -e\nmake\n"[..], script("/bin/sh")),

@@ -20,8 +20,8 @@ use tar::{Entry, EntryType};
 pub(crate) use self::layers::{LayerInput, layers};
 pub(crate) use self::scan::scan;
 use crate::BuildError;
-use crate::times::Print;
-use crate::tree::{Tree, print_of};
+use crate::times::Fingerprint;
+use crate::tree::{Tree, fingerprint_of};
 
 /// Folder with files for the root of the image.
 const FILES: &str = "container/files";
@@ -99,18 +99,18 @@ impl Contents {
     }
 
     /// Fingerprints of everything with a recorded time, by path: the entries, the commit's file and the build itself.
-    pub(crate) fn prints(&self, commit: &str, base: &str) -> HashMap<Print, Print> {
-        let mut prints = self.tree.prints();
-        prints.insert(print_of(Path::new(REVISION)), print_of(Path::new(commit)));
-        prints.insert(build_print(), print_of(Path::new(&format!("{commit} {base}"))));
+    pub(crate) fn fingerprints(&self, commit: &str, base: &str) -> HashMap<Fingerprint, Fingerprint> {
+        let mut prints = self.tree.fingerprints();
+        prints.insert(fingerprint_of(Path::new(REVISION)), fingerprint_of(Path::new(commit)));
+        prints.insert(build_fingerprint(), fingerprint_of(Path::new(&format!("{commit} {base}"))));
         prints
     }
 }
 
 /// Fingerprint of the path that stands for the build itself: `/`, because no path of a tree is absolute.
 #[must_use]
-pub fn build_print() -> Print {
-    print_of(Path::new("/"))
+pub fn build_fingerprint() -> Fingerprint {
+    fingerprint_of(Path::new("/"))
 }
 
 /// Formats a path for people.

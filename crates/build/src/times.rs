@@ -26,7 +26,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Fingerprint of a path or of a content: the first half of its SHA-256.
-pub type Print = u128;
+pub type Fingerprint = u128;
 
 /// Earliest time: 1980-01-02. A zip file cannot hold an earlier time, in any time zone.
 pub(crate) const EARLIEST: u64 = 315_619_200;
@@ -40,7 +40,7 @@ const FORMAT: &str = "gantry file times 1";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Times {
     /// Fingerprint and time of the content, by fingerprint of the path.
-    entries: HashMap<Print, (Print, u64)>,
+    entries: HashMap<Fingerprint, (Fingerprint, u64)>,
     /// High-water mark: as far as is known, no build of the app wrote a later time.
     latest: u64,
     /// True if a compile step was started whose end is unknown.
@@ -58,10 +58,16 @@ impl Times {
     ///
     /// `entries` are the fingerprints of the tree and `committed` is the date of the commit. `open` says that a compile
     /// step follows.
-    pub(crate) fn next(&self, entries: &HashMap<Print, Print>, committed: u64, now: u64, open: bool) -> Self {
+    pub(crate) fn next(
+        &self,
+        entries: &HashMap<Fingerprint, Fingerprint>,
+        committed: u64,
+        now: u64,
+        open: bool,
+    ) -> Self {
         let after = self.latest.saturating_add(1).max(if self.open { now.saturating_add(1) } else { 0 });
         let fresh = committed.max(EARLIEST).min(now).max(after);
-        let time = |path: &Print, print: &Print| match self.entries.get(path) {
+        let time = |path: &Fingerprint, print: &Fingerprint| match self.entries.get(path) {
             Some((before, time)) if before == print => *time,
             _ => fresh,
         };
@@ -77,7 +83,7 @@ impl Times {
 
     /// Time of a path.
     #[must_use]
-    pub fn of(&self, path: Print) -> u64 {
+    pub fn of(&self, path: Fingerprint) -> u64 {
         self.entries.get(&path).map_or(EARLIEST, |(_, time)| *time)
     }
 
@@ -102,7 +108,7 @@ impl Times {
         let open = head.next()? == "open";
         let entries = lines.map(|line| {
             let mut words = line.split(' ');
-            let mut print = || Print::from_str_radix(words.next()?, 16).ok();
+            let mut print = || Fingerprint::from_str_radix(words.next()?, 16).ok();
             let (path, content) = (print()?, print()?);
             Some((path, (content, words.next()?.parse().ok()?)))
         });
@@ -141,7 +147,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn tree(entries: &[(Print, Print)]) -> HashMap<Print, Print> {
+    fn tree(entries: &[(Fingerprint, Fingerprint)]) -> HashMap<Fingerprint, Fingerprint> {
         entries.iter().copied().collect()
     }
 
@@ -190,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_whole_is_none() {
+    fn ignores_a_truncated_record() {
         let times = Times::default().next(&tree(&[(1, 10), (u128::MAX, 20)]), A, A, true);
         let text = times.text();
         assert_eq!(Times::parse(&text), Some(times.clone()));

@@ -24,7 +24,7 @@ pub(crate) const CANDIDATES_MAX: usize = 20;
 
 /// Damage that was found in a repository and repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mended {
+pub enum Repair {
     /// Damaged files of Gantry's own, which were written again.
     Files(Vec<&'static str>),
     /// A branch that could not be read or lacked objects. The branch now points to another commit.
@@ -42,7 +42,7 @@ pub enum Mended {
     },
 }
 
-impl std::fmt::Display for Mended {
+impl std::fmt::Display for Repair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Files(names) => write!(f, "{} was damaged and is written again", names.join(", ")),
@@ -61,9 +61,9 @@ impl std::fmt::Display for Mended {
 
 /// The repositories that were checked since the server started. Each repository is checked by one task at a time.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Looked(Arc<Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>>);
+pub(crate) struct CheckedRepositories(Arc<Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>>);
 
-impl Looked {
+impl CheckedRepositories {
     /// Returns the flag of one app: true once its repository is checked.
     pub(crate) fn of(&self, app: &AppName) -> Arc<tokio::sync::Mutex<bool>> {
         Arc::clone(self.lock().entry(app.clone()).or_default())
@@ -81,7 +81,7 @@ impl Looked {
 
 /// Content of a ref's file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Loose {
+pub(crate) enum LooseRef {
     /// The file does not exist: the ref may be among the packed refs.
     None,
     /// The file contains the name of a commit.
@@ -91,20 +91,20 @@ pub(crate) enum Loose {
 }
 
 /// Reads the file of a branch.
-pub(crate) fn loose(repository: &Path, branch: &str) -> Loose {
+pub(crate) fn loose(repository: &Path, branch: &str) -> LooseRef {
     match std::fs::read(repository.join("refs/heads").join(branch)) {
         Ok(text) => judge(&text),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Loose::None,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => LooseRef::None,
         // The path is a folder where a branch such as `main/next` was.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Loose::None,
-        Err(_) => Loose::Damaged,
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => LooseRef::None,
+        Err(_) => LooseRef::Damaged,
     }
 }
 
-fn judge(text: &[u8]) -> Loose {
+fn judge(text: &[u8]) -> LooseRef {
     let name = text.strip_suffix(b"\n").unwrap_or(text);
     let is_name = matches!(name.len(), 40 | 64) && name.iter().all(u8::is_ascii_hexdigit);
-    if is_name { Loose::Commit } else { Loose::Damaged }
+    if is_name { LooseRef::Commit } else { LooseRef::Damaged }
 }
 
 /// Removes all files below `refs` that contain no commit, and the list of packed refs if git cannot read the list. Each
@@ -118,7 +118,7 @@ pub(crate) fn clear_refs(repository: &Path) -> io::Result<()> {
                 folders.push(path);
             } else if kind.is_file()
                 && path.extension().is_none_or(|end| end != "lock")
-                && std::fs::read(&path).is_ok_and(|text| judge(&text) == Loose::Damaged)
+                && std::fs::read(&path).is_ok_and(|text| judge(&text) == LooseRef::Damaged)
             {
                 std::fs::remove_file(&path)?;
             }
@@ -157,15 +157,15 @@ mod tests {
     fn a_ref_holds_a_commit_or_is_damaged() {
         let name = "ab".repeat(20);
         for good in [name.clone(), format!("{name}\n"), "0f".repeat(32)] {
-            assert_eq!(judge(good.as_bytes()), Loose::Commit);
+            assert_eq!(judge(good.as_bytes()), LooseRef::Commit);
         }
         for bad in ["", "\n", "\0\0\0\0", &name[1..], "ref: refs/heads/x\n", &format!("{name}\n\n"), &"x".repeat(40)] {
-            assert_eq!(judge(bad.as_bytes()), Loose::Damaged, "{bad:?}");
+            assert_eq!(judge(bad.as_bytes()), LooseRef::Damaged, "{bad:?}");
         }
     }
 
     #[test]
-    fn packed_refs_are_read_as_git_reads_them() {
+    fn parses_packed_refs_as_git_does() {
         let name = "ab".repeat(20);
         let good = format!("# pack-refs with: peeled fully-peeled sorted \n{name} refs/heads/main\n^{name}\n");
         assert!(good.as_bytes().split(|byte| *byte == b'\n').all(is_packed_line));

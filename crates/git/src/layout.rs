@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn git_reads_what_is_made() {
+    fn git_accepts_the_created_repository() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("shop.git");
         layout("team/main").make(&path).expect("made");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_damaged_are_written_again_and_named() {
+    fn rewrites_and_names_damaged_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("shop.git");
         layout("main").make(&path).expect("made");

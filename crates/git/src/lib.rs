@@ -23,5 +23,5 @@ mod layout;
 mod opening;
 mod repository;
 
-pub use health::Mended;
+pub use health::Repair;
 pub use repository::{Conversation, GitError, Repositories, Service};

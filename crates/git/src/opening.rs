@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_clone_lacks_is_dropped_however_it_is_cut() {
+    fn shallow_lines_are_dropped_at_every_chunk_size() {
         let shallow = line(&format!("shallow {}", "a".repeat(40)));
         let push = format!("{}0000PACK...{shallow}", line("x y refs/heads/main\0 report-status"));
         for text in [push.clone(), format!("{shallow}{push}"), format!("{shallow}{shallow}{push}")] {
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_no_such_line_goes_on_as_it_is(text in prop::collection::vec(any::<u8>(), 0..200), size in 1..50_usize) {
+        fn other_bytes_pass_unchanged(text in prop::collection::vec(any::<u8>(), 0..200), size in 1..50_usize) {
             prop_assume!(!text.windows(8).any(|window| window == b"shallow "));
             prop_assert_eq!(passed(&text, size), text);
         }

@@ -16,7 +16,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
-use crate::health::{self, Looked, Loose, Mended};
+use crate::health::{self, CheckedRepositories, LooseRef, Repair};
 use crate::layout::{self, Layout};
 use crate::opening::Opening;
 
@@ -119,7 +119,7 @@ pub struct Repositories {
     folder: PathBuf,
     hooks: PathBuf,
     socket: PathBuf,
-    looked: Looked,
+    looked: CheckedRepositories,
     /// Program that hooks run instead of the one on disk: this process's own program, if it is Gantry.
     hooked: Option<String>,
 }
@@ -149,7 +149,7 @@ impl Repositories {
         let own = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
         let is_own = own.strip_suffix(" (deleted)").unwrap_or(&own) == program.to_string_lossy();
         let hooked = is_own.then(|| format!("/proc/{}/exe", std::process::id()));
-        let looked = Looked::default();
+        let looked = CheckedRepositories::default();
         let repositories = Self { folder: folder.to_owned(), hooks, socket: socket.to_owned(), looked, hooked };
         repositories.sweep();
         Ok(repositories)
@@ -164,7 +164,7 @@ impl Repositories {
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(layout::FRESH));
         for unfinished in repositories.iter().filter(is_unfinished) {
             if let Err(error) = gantry_linux::tree::remove(unfinished) {
-                tracing::warn!(error = %ErrorChain(&error), "a repository that was not finished stays");
+                tracing::warn!(error = %ErrorChain(&error), "cannot remove an unfinished repository");
             }
         }
         let objects = repositories.iter().map(|path| path.join("objects"));
@@ -175,7 +175,7 @@ impl Repositories {
             if (name.starts_with("tmp_objdir-") || name.starts_with("incoming-"))
                 && let Err(error) = gantry_linux::tree::remove(&entry.path())
             {
-                tracing::warn!(error = %ErrorChain(&error), "what a push left stays");
+                tracing::warn!(error = %ErrorChain(&error), "cannot remove the leftovers of a push");
             }
         }
     }
@@ -216,7 +216,7 @@ impl Repositories {
     ///
     /// # Errors
     /// [`GitError`].
-    pub async fn ensure(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Vec<Mended>, GitError> {
+    pub async fn ensure(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Vec<Repair>, GitError> {
         let path = self.path(app);
         let layout = Layout { hooks: &self.hooks, push_max: PUSH_MAX, branch };
         let failed = |source| GitError::File { path: path.clone(), source };
@@ -228,10 +228,10 @@ impl Repositories {
             return Ok(Vec::new());
         }
         let damaged = layout.repair(&path).map_err(failed)?;
-        let mut mended: Vec<Mended> = (!damaged.is_empty()).then_some(Mended::Files(damaged)).into_iter().collect();
-        if !*looked || health::loose(&path, branch) == Loose::Damaged {
+        let mut mended: Vec<Repair> = (!damaged.is_empty()).then_some(Repair::Files(damaged)).into_iter().collect();
+        if !*looked || health::loose(&path, branch) == LooseRef::Damaged {
             mended.extend(self.look(app, branch, taken).await?);
-            if matches!(mended.last(), Some(Mended::Anew { .. })) {
+            if matches!(mended.last(), Some(Repair::Anew { .. })) {
                 layout.make(&path).map_err(failed)?;
             }
             *looked = true;
@@ -240,10 +240,10 @@ impl Repositories {
     }
 
     /// Checks that the branch leads to a whole commit, and repairs the branch otherwise.
-    async fn look(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Mended>, GitError> {
+    async fn look(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Repair>, GitError> {
         let path = self.path(app);
         let failed = |source| GitError::File { path: path.clone(), source };
-        let damaged = health::loose(&path, branch) == Loose::Damaged;
+        let damaged = health::loose(&path, branch) == LooseRef::Damaged;
         health::clear_refs(&path).map_err(failed)?;
         let name = format!("refs/heads/{branch}");
         // The result is also none for a branch that no push has created.
@@ -257,11 +257,11 @@ impl Repositories {
         for commit in taken.iter().filter(|commit| is_hash(commit)).take(health::CANDIDATES_MAX) {
             if tip.as_ref() != Some(commit) && self.is_whole(app, commit).await? {
                 self.run(app, &["update-ref", "--", &name, commit]).await?;
-                return Ok(Some(Mended::Branch { branch: branch.to_owned(), commit: commit.clone() }));
+                return Ok(Some(Repair::Branch { branch: branch.to_owned(), commit: commit.clone() }));
             }
         }
         match tip.is_some() || damaged && !taken.is_empty() {
-            true => Ok(Some(Mended::Anew { kept: health::keep_aside(&path).map_err(failed)? })),
+            true => Ok(Some(Repair::Anew { kept: health::keep_aside(&path).map_err(failed)? })),
             false => Ok(None),
         }
     }

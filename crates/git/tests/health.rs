@@ -4,17 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_git::{Mended, Repositories};
+use gantry_git::{Repair, Repositories};
 use gantry_model::AppName;
 
-struct Place {
+struct DamagedRepository {
     folder: tempfile::TempDir,
     repositories: Repositories,
     app: AppName,
     commits: Vec<String>,
 }
 
-impl Place {
+impl DamagedRepository {
     /// Creates a repository with two commits, each in a pack of its own, as two pushes leave them.
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -51,18 +51,18 @@ impl Place {
     }
 
     /// Opens the repository as after a start of a server that knows both commits.
-    async fn restarted(&mut self) -> Vec<Mended> {
+    async fn restarted(&mut self) -> Vec<Repair> {
         self.repositories = open(self.folder.path());
         self.ensure().await
     }
 
-    async fn ensure(&self) -> Vec<Mended> {
+    async fn ensure(&self) -> Vec<Repair> {
         let newest: Vec<String> = self.commits.iter().rev().cloned().collect();
         self.repositories.ensure(&self.app, "main", &newest).await.expect("opened")
     }
 
-    fn branch_again(&self, commit: usize) -> Vec<Mended> {
-        vec![Mended::Branch { branch: "main".to_owned(), commit: self.commits[commit].clone() }]
+    fn branch_again(&self, commit: usize) -> Vec<Repair> {
+        vec![Repair::Branch { branch: "main".to_owned(), commit: self.commits[commit].clone() }]
     }
 
     /// Damages every object in the pack of `commit`.
@@ -86,8 +86,8 @@ fn open(folder: &Path) -> Repositories {
 }
 
 #[tokio::test]
-async fn a_branch_that_says_nothing_is_made_again_at_once() {
-    let place = Place::new().await;
+async fn restores_an_empty_branch_file_at_once() {
+    let place = DamagedRepository::new().await;
     let branch = place.path().join("refs/heads/main");
     for text in [&b""[..], b"\0\0\0\0", b"not a commit\n"] {
         fs::write(&branch, text).expect("written");
@@ -102,8 +102,8 @@ async fn a_branch_that_says_nothing_is_made_again_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_damaged_besides_is_found_after_a_start() {
-    let mut place = Place::new().await;
+async fn damaged_refs_and_files_are_repaired_at_a_start() {
+    let mut place = DamagedRepository::new().await;
     assert_eq!(place.restarted().await, []);
     // A list of refs that git cannot read makes every command fail.
     place.git(&["pack-refs", "--all"]);
@@ -115,7 +115,7 @@ async fn what_is_damaged_besides_is_found_after_a_start() {
     assert_eq!(place.git(&["for-each-ref", "--format=%(refname)"]), "refs/heads/main");
     for name in ["HEAD", "config"] {
         fs::write(place.path().join(name), "").expect("written");
-        assert_eq!(place.restarted().await, [Mended::Files(vec![name])]);
+        assert_eq!(place.restarted().await, [Repair::Files(vec![name])]);
     }
     // The server accepted a push of a branch that is now missing.
     fs::remove_file(place.path().join("refs/heads/main")).expect("removed");
@@ -130,20 +130,20 @@ async fn what_is_damaged_besides_is_found_after_a_start() {
 
 #[tokio::test]
 async fn a_commit_whose_objects_are_damaged_is_gone_back_from() {
-    let mut place = Place::new().await;
+    let mut place = DamagedRepository::new().await;
     place.damage_pack(&place.commits[1]);
     assert_eq!(place.restarted().await, place.branch_again(0));
     assert_eq!(place.git(&["rev-parse", "refs/heads/main"]), place.commits[0]);
 }
 
 #[tokio::test]
-async fn a_repository_without_one_whole_commit_is_kept_aside_and_begun_anew() {
-    let mut place = Place::new().await;
+async fn sets_aside_a_repository_without_a_complete_commit() {
+    let mut place = DamagedRepository::new().await;
     for commit in &place.commits {
         place.damage_pack(commit);
     }
     let kept = place.folder.path().join("shop.git.damaged");
-    assert_eq!(place.restarted().await, [Mended::Anew { kept: kept.clone() }]);
+    assert_eq!(place.restarted().await, [Repair::Anew { kept: kept.clone() }]);
     assert!(kept.join("objects/pack").is_dir());
     assert_eq!(place.git(&["symbolic-ref", "HEAD"]), "refs/heads/main");
     assert_eq!(place.git(&["for-each-ref"]), "");
@@ -156,8 +156,8 @@ async fn a_repository_without_one_whole_commit_is_kept_aside_and_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_repository_that_was_not_finished_is_cleared_away() {
-    let place = Place::new().await;
+async fn removes_an_unfinished_repository() {
+    let place = DamagedRepository::new().await;
     fs::create_dir_all(place.folder.path().join(".new-7/objects")).expect("made");
     let _ = open(place.folder.path());
     let mut names: Vec<String> = fs::read_dir(place.folder.path())

@@ -34,7 +34,7 @@ fn log(repository: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn many_packs_become_few_and_the_lock_of_a_git_that_was_killed_goes() {
+async fn combines_packs_and_removes_the_lock_of_a_killed_git() {
     let folder = tempfile::tempdir().expect("a folder");
     let app = AppName::parse("shop").expect("a name");
     let repositories =

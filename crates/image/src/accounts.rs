@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_found_as_docker_finds_it() {
+    fn resolves_users_as_docker_does() {
         for (user, wanted, groups, home) in [
             ("", (0, 0), &[4][..], "/root"),
             ("0", (0, 0), &[4], "/root"),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_refused() {
+    fn an_unknown_user_is_refused() {
         for user in
             ["nobody", "shop:nobody", "odd", "-1", "4294967296", "x\ny", "../shop", ":", "7:4294967295", "shop:odd"]
         {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_passwd_gives_nobody_another_s_number() {
+    fn a_hostile_passwd_gives_no_user_the_id_of_another() {
         // The lines have numeric names, invalid ids, ids that mean "unchanged", missing fields, and are very many.
         let lines =
             "1000:x:0:0::/:/bin/sh\nhigh:x:4294967295:0::/:\nword:x:root:0::/:\nshort:x:0\n\n:::\n\0:x:0:0::/:\n";

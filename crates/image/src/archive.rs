@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_passed_over() {
+    fn unread_content_of_members_is_skipped() {
         let file = [header(EntryType::Regular, 3 << 20), vec![7; 3 << 20]].concat();
         assert_eq!(read([file.clone(), file, vec![0; 1024]].concat().as_slice()).expect("read"), 2);
         let sparse = header(EntryType::GNUSparse, 0);

@@ -13,7 +13,7 @@ use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::archive::members;
 use crate::manifest::{Config, Index, Manifest, ManifestError};
-use crate::selection::{Next, Selection};
+use crate::selection::{ManifestDecision, Selection};
 
 /// Limit on the size of an index.
 const INDEX_MAX: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub enum ImportError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The stream is not an OCI archive.
-    #[error("it is no OCI archive of one image: {0}")]
+    #[error("it is not an OCI archive of one image: {0}")]
     Layout(&'static str),
 }
 
@@ -57,8 +57,8 @@ pub async fn import(
     let mut index = None;
     while let Some(found) = files.recv().await {
         match found {
-            Found::Index(text) => index = Some(text),
-            Found::Blob(digest, file) => {
+            ArchiveMember::Index(text) => index = Some(text),
+            ArchiveMember::Blob(digest, file) => {
                 let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10).boxed();
                 blobs.put_stream(stream, Some(&digest)).await?;
             }
@@ -81,21 +81,21 @@ pub async fn import(
 async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &BlobStore) -> Result<(Digest, Bytes), ImportError> {
     serde_json::from_slice::<Index>(&text).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
     let mut selection = Selection::default();
-    while let Next::Read(descriptor) = selection.next(&digest, &text)? {
+    while let ManifestDecision::Read(descriptor) = selection.next(&digest, &text)? {
         text = blobs.read(&descriptor.digest).await?;
         digest = descriptor.digest;
     }
     Ok((digest, text))
 }
 
-enum Found {
+enum ArchiveMember {
     Index(Vec<u8>),
     /// A blob in a temporary file, positioned at the beginning.
     Blob(Digest, std::fs::File),
 }
 
 /// Finds index and blobs by their names in the archive. Nothing is unpacked to a path that the archive chose.
-fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Found>) -> io::Result<()> {
+fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<ArchiveMember>) -> io::Result<()> {
     use std::io::Seek;
     let mut blobs = 0;
     members(reader, io::Error::other, |entry| {
@@ -105,7 +105,7 @@ fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Fo
         let item = if path == Path::new("index.json") {
             let mut text = Vec::new();
             entry.take(INDEX_MAX).read_to_end(&mut text)?;
-            Found::Index(text)
+            ArchiveMember::Index(text)
         } else if let Some(digest) = digest {
             blobs += 1;
             if blobs > BLOBS_MAX {
@@ -114,7 +114,7 @@ fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Fo
             let mut file = tempfile::tempfile_in(scratch)?;
             io::copy(&mut entry.take(BLOB_MAX), &mut file)?;
             file.rewind()?;
-            Found::Blob(digest, file)
+            ArchiveMember::Blob(digest, file)
         } else {
             return Ok(());
         };

@@ -33,7 +33,7 @@ pub enum LayersError {
     },
     /// Unpacking the layer would fill the disk.
     #[error(
-        "the disk of {folder} has {} free of {}, {} of it are kept free, and the image's layer {layer} needs more than the rest; `gantry status` tells what takes the space",
+        "the disk of {folder} has {} free of {}, {} of it are kept free, and the image's layer {layer} needs more than the rest; `gantry status` lists what uses the space",
         Bytes(*free), Bytes(*size), Bytes(*reserve)
     )]
     NoRoom {

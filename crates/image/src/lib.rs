@@ -4,7 +4,7 @@
 //!   read strictly.
 //! - [`LayerWriter`]: writes a tar stream as a layer; the same input gives the same digest.
 //! - [`diff`]: writes a container's changes to its root as a layer.
-//! - [`Merged`]: the root that results from unpacked layers.
+//! - [`MergedLayers`]: the root that results from unpacked layers.
 //! - [`unpack`]: unpacks a layer into a folder. The bytes are foreign, so the kernel resolves every path inside the
 //!   folder.
 //! - [`export`], [`unpack_volume`]: a volume as a tar stream, and back.
@@ -48,12 +48,12 @@ pub use manifest::{
     APP_USER, Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
     ManifestError, RECIPE_LABEL, Runtime,
 };
-pub use merged::{Looked, Merged};
-pub use pull::{Asker, Credentials, NoRoom, PullError, PullTarget, REGISTRY_ID, pull};
+pub use merged::{MergedLayers, PathLookup};
+pub use pull::{Credentials, NoRoom, PullError, PullIdentity, PullTarget, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
-pub use remote::{Parts, ReferenceError, Remote};
+pub use remote::{ReferenceError, ReferenceParts, Remote};
 pub use report::{FileReport, LayerReport, Report, Reporter, Surplus};
-pub use selection::{Next, Selection};
+pub use selection::{ManifestDecision, Selection};
 pub use tree::volume_may_carry;
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack, unpack_volume};
 pub use volume::{Archived, VolumeWriter, export};

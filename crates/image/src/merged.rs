@@ -29,13 +29,13 @@ const TEXT_MAX: u64 = 1 << 20;
 /// has no such file, or the file is larger than 1 MiB.
 pub(crate) fn read_text(layers: &[PathBuf], path: &Path) -> Option<String> {
     let mut text = Vec::new();
-    Merged::of(layers).ok()?.open(path)?.take(TEXT_MAX + 1).read_to_end(&mut text).ok()?;
+    MergedLayers::of(layers).ok()?.open(path)?.take(TEXT_MAX + 1).read_to_end(&mut text).ok()?;
     (text.len() as u64 <= TEXT_MAX).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The result of a lookup, with links followed inside the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked {
+pub enum PathLookup {
     /// The path does not exist.
     Nothing,
     /// A folder.
@@ -54,13 +54,13 @@ pub enum Looked {
 
 /// The unpacked layers that form a root.
 #[derive(Debug)]
-pub struct Merged {
+pub struct MergedLayers {
     /// The layers' folders, from the top down.
     roots: Vec<OwnedFd>,
 }
 
 /// The result of looking up a single name in a folder.
-enum Step {
+enum NameLookup {
     Nothing,
     Folder(Vec<OwnedFd>, Meta),
     Link(PathBuf),
@@ -70,7 +70,7 @@ enum Step {
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-impl Merged {
+impl MergedLayers {
     /// Opens the unpacked layers, listed from the top down.
     ///
     /// # Errors
@@ -84,13 +84,13 @@ impl Merged {
     ///
     /// # Errors
     /// When a layer cannot be read, or the links form a circle.
-    pub fn look(&self, path: &Path) -> io::Result<Looked> {
+    pub fn look(&self, path: &Path) -> io::Result<PathLookup> {
         self.find(path).map(|(looked, _)| looked)
     }
 
     /// Opens a regular file.
     fn open(&self, path: &Path) -> Option<File> {
-        let (Looked::Other { path }, Some(layer)) = self.find(path).ok()? else { return None };
+        let (PathLookup::Other { path }, Some(layer)) = self.find(path).ok()? else { return None };
         // Without NONBLOCK, opening a pipe would wait for the other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(layer, path.file_name()?, flags, Mode::empty()).ok()?);
@@ -98,7 +98,7 @@ impl Merged {
     }
 
     /// Looks up a path. For a result other than a folder, also returns the layer's folder that contains it.
-    fn find(&self, path: &Path) -> io::Result<(Looked, Option<OwnedFd>)> {
+    fn find(&self, path: &Path) -> io::Result<(PathLookup, Option<OwnedFd>)> {
         let mut rest = Vec::new();
         push(&mut rest, path);
         let (mut at, mut links, mut steps) = (PathBuf::new(), 0, STEPS_MAX);
@@ -111,16 +111,16 @@ impl Merged {
                 continue;
             }
             match step(folder.as_ref().unwrap_or(&self.roots), &name, &mut steps)? {
-                Step::Nothing => return Ok((Looked::Nothing, None)),
-                Step::Folder(below, is) => {
+                NameLookup::Nothing => return Ok((PathLookup::Nothing, None)),
+                NameLookup::Folder(below, is) => {
                     at.push(name);
                     (folder, meta) = (Some(below), Some(is));
                 }
-                Step::Other(layer) if rest.is_empty() => {
-                    return Ok((Looked::Other { path: at.join(name) }, Some(layer)));
+                NameLookup::Other(layer) if rest.is_empty() => {
+                    return Ok((PathLookup::Other { path: at.join(name) }, Some(layer)));
                 }
-                Step::Other(_) => return Ok((Looked::Nothing, None)),
-                Step::Link(target) => {
+                NameLookup::Other(_) => return Ok((PathLookup::Nothing, None)),
+                NameLookup::Link(target) => {
                     links += 1;
                     if links > LINKS_MAX {
                         return Err(Errno::LOOP.into());
@@ -135,9 +135,9 @@ impl Merged {
         let meta = match (meta, self.roots.first()) {
             (Some(meta), _) => meta,
             (None, Some(root)) => meta_of(&rustix::fs::fstat(root)?),
-            (None, None) => return Ok((Looked::Nothing, None)),
+            (None, None) => return Ok((PathLookup::Nothing, None)),
         };
-        Ok((Looked::Folder { path: at, meta }, None))
+        Ok((PathLookup::Folder { path: at, meta }, None))
     }
 
     /// Opens the folders of a path that has no links.
@@ -145,7 +145,7 @@ impl Merged {
         let (mut folder, mut meta) = (None::<Vec<OwnedFd>>, None);
         for name in path {
             match step(folder.as_ref().unwrap_or(&self.roots), name, steps)? {
-                Step::Folder(below, is) => (folder, meta) = (Some(below), Some(is)),
+                NameLookup::Folder(below, is) => (folder, meta) = (Some(below), Some(is)),
                 _ => return Err(Errno::NOENT.into()),
             }
         }
@@ -154,7 +154,7 @@ impl Merged {
 }
 
 /// Looks up a single name in the folder that the layers' `folders` form.
-fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<Step> {
+fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<NameLookup> {
     *steps = steps.checked_sub(1).ok_or(Errno::LOOP)?;
     let mut found: Option<(Vec<OwnedFd>, Meta)> = None;
     for folder in folders {
@@ -174,15 +174,15 @@ fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<Step
             }
             // A folder in an upper layer hides a file of another kind in this layer.
             (_, Some(_)) => break,
-            (FileType::CharacterDevice, None) if stat.st_rdev == 0 => return Ok(Step::Nothing),
+            (FileType::CharacterDevice, None) if stat.st_rdev == 0 => return Ok(NameLookup::Nothing),
             (FileType::Symlink, None) => {
                 let target = readlinkat(folder, name, Vec::new())?;
-                return Ok(Step::Link(OsString::from_vec(target.into_bytes()).into()));
+                return Ok(NameLookup::Link(OsString::from_vec(target.into_bytes()).into()));
             }
-            (_, None) => return Ok(Step::Other(folder.try_clone()?)),
+            (_, None) => return Ok(NameLookup::Other(folder.try_clone()?)),
         }
     }
-    Ok(found.map_or(Step::Nothing, |(folders, meta)| Step::Folder(folders, meta)))
+    Ok(found.map_or(NameLookup::Nothing, |(folders, meta)| NameLookup::Folder(folders, meta)))
 }
 
 fn meta_of(stat: &Stat) -> Meta {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_upper_layer_takes_away_is_gone() {
+    fn a_whiteout_of_an_upper_layer_hides_the_file() {
         let (_folder, paths) = layers(&[&[("etc/x", "")], &[("etc/passwd", "lower")]]);
         assert_eq!(passwd(&paths).as_deref(), Some("lower"));
         let top = std::fs::File::open(paths[0].join("etc")).expect("a folder");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_or_no_file_is_not_read() {
+    fn large_files_and_devices_are_not_read() {
         let large = "x".repeat(1 << 20);
         let (_folder, paths) = layers(&[&[("etc/passwd", &large)]]);
         assert_eq!(passwd(&paths).map(|text| text.len()), Some(1 << 20));
@@ -286,17 +286,17 @@ mod tests {
         assert_eq!(passwd(&paths), None);
     }
 
-    fn look(merged: &Merged, path: &str) -> (String, u32) {
+    fn look(merged: &MergedLayers, path: &str) -> (String, u32) {
         match merged.look(Path::new(path)) {
-            Ok(Looked::Folder { path, meta }) => (format!("folder {}", path.display()), meta.mode),
-            Ok(Looked::Other { path }) => (format!("other {}", path.display()), 0),
-            Ok(Looked::Nothing) => ("nothing".to_owned(), 0),
+            Ok(PathLookup::Folder { path, meta }) => (format!("folder {}", path.display()), meta.mode),
+            Ok(PathLookup::Other { path }) => (format!("other {}", path.display()), 0),
+            Ok(PathLookup::Nothing) => ("nothing".to_owned(), 0),
             Err(error) => (format!("error {error}"), 0),
         }
     }
 
     #[test]
-    fn a_path_is_looked_at_as_a_container_would_see_it() {
+    fn resolves_paths_as_inside_the_container() {
         let folder = tempfile::tempdir().expect("a folder");
         let [top, low] = ["top", "low"].map(|name| folder.path().join(name));
         for path in ["top/usr/lib", "low/usr/bin", "low/tmp", "low/gone", "low/opt/a", "top/etc", "secret"] {
@@ -317,7 +317,7 @@ mod tests {
         }
         let device = (rustix::fs::CWD, top.join("gone"));
         rustix::fs::mknodat(device.0, &device.1, FileType::CharacterDevice, Mode::empty(), 0).expect("a whiteout");
-        let merged = Merged::of(&[top, low]).expect("opened");
+        let merged = MergedLayers::of(&[top, low]).expect("opened");
         for (path, wanted, mode) in [
             ("", "folder ", 0o755),
             ("tmp", "folder tmp", 0o1777),

@@ -19,7 +19,7 @@ use crate::manifest::{
     Config, Descriptor, INDEX_DOCKER, INDEX_OCI, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError,
 };
 use crate::remote::{Remote, is_local};
-use crate::selection::{Next, Selection};
+use crate::selection::{ManifestDecision, Selection};
 
 /// Limit on the size of a manifest: the size that registries accept (distribution specification, "Pushing Manifests").
 const MANIFEST_MAX: usize = 4 << 20;
@@ -140,7 +140,7 @@ fn target(error: impl std::error::Error + Send + Sync + 'static) -> PullError {
 
 /// The identity of the puller.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
+pub struct PullIdentity<'a> {
     /// Credentials for the registry, if there are any.
     pub credentials: Option<&'a Credentials>,
     /// Value of the header [`REGISTRY_ID`] in responses of this cloud's own registry.
@@ -156,7 +156,7 @@ pub const REGISTRY_ID: &str = "gantry-registry";
 /// [`PullError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn pull(
     remote: &Remote,
-    asker: Asker<'_>,
+    asker: PullIdentity<'_>,
     blobs: &impl PullTarget,
     tell: impl Fn(String) + Sync,
 ) -> Result<Digest, PullError> {
@@ -218,7 +218,7 @@ async fn fetch(
 
 struct Registry<'a> {
     remote: Remote,
-    asker: Asker<'a>,
+    asker: PullIdentity<'a>,
     client: Client,
     login: Mutex<Login>,
 }
@@ -238,7 +238,7 @@ enum Token {
 }
 
 impl<'a> Registry<'a> {
-    fn new(remote: Remote, asker: Asker<'a>) -> Result<Self, PullError> {
+    fn new(remote: Remote, asker: PullIdentity<'a>) -> Result<Self, PullError> {
         let on_loopback = remote.is_local();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
@@ -309,7 +309,7 @@ impl<'a> Registry<'a> {
     async fn image(&self) -> Result<(Digest, Bytes), PullError> {
         let (mut digest, mut text) = self.manifest(&self.remote.reference).await?;
         let mut selection = Selection::default();
-        while let Next::Read(descriptor) = selection.next(&digest, &text)? {
+        while let ManifestDecision::Read(descriptor) = selection.next(&digest, &text)? {
             (digest, text) = self.manifest(descriptor.digest.as_str()).await?;
         }
         Ok((digest, text))
@@ -495,7 +495,7 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
         rest.split_once('"').map(|(value, _)| value)
     };
     let realm = value("realm").ok_or_else(|| wrong("it names no realm"))?;
-    let mut url: Url = realm.parse().map_err(|_| wrong("its realm is no address"))?;
+    let mut url: Url = realm.parse().map_err(|_| wrong("its realm is not an address"))?;
     if !may_lead_to(remote.is_local(), &url) {
         return Err(wrong("its realm is not https, or this machine's own"));
     }

@@ -28,23 +28,23 @@ pub struct Referrer {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields {
+struct ReferrerFields {
     media_type: Option<String>,
     artifact_type: Option<String>,
-    subject: Option<Named>,
-    config: Option<Typed>,
+    subject: Option<SubjectFields>,
+    config: Option<ConfigFields>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct SubjectFields {
     digest: Digest,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Typed {
+struct ConfigFields {
     media_type: String,
 }
 
@@ -53,7 +53,7 @@ struct Typed {
 /// # Errors
 /// When the bytes or the subject cannot be parsed.
 pub fn subject(bytes: &[u8]) -> Result<Option<Digest>, serde_json::Error> {
-    serde_json::from_slice::<Fields>(bytes).map(|fields| fields.subject.map(|subject| subject.digest))
+    serde_json::from_slice::<ReferrerFields>(bytes).map(|fields| fields.subject.map(|subject| subject.digest))
 }
 
 impl Referrer {
@@ -61,7 +61,7 @@ impl Referrer {
     /// subject.
     #[must_use]
     pub fn parse(digest: Digest, bytes: &[u8]) -> Option<Self> {
-        let fields: Fields = serde_json::from_slice(bytes).ok()?;
+        let fields: ReferrerFields = serde_json::from_slice(bytes).ok()?;
         fields.subject.as_ref()?;
         let of_config = || fields.config.map(|config| config.media_type);
         Some(Self {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_referrer_is_listed_by_its_own_word_or_its_configuration_s() {
+    fn a_referrer_type_comes_from_its_manifest_or_its_config() {
         let text = |more: &str| {
             let subject = digest("a");
             format!(r#"{{"schemaVersion":2,"subject":{{"mediaType":"x","digest":"{subject}","size":1}},{more}"#)
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_subject_refers_to_nothing_and_nonsense_is_told() {
+    fn a_manifest_without_subject_refers_to_nothing_and_an_invalid_one_fails() {
         assert_eq!(subject(br#"{"schemaVersion":2}"#).expect("read"), None);
         assert_eq!(Referrer::parse(digest("b"), br#"{"schemaVersion":2}"#), None);
         for bad in [r#"{"subject":{"digest":"sha256:short"}}"#, r#"{"subject":7}"#, "[", r#"{"annotations":{"a":1}}"#] {

@@ -11,7 +11,7 @@ const LENGTH_MAX: usize = 500;
 
 /// The parts of `app`, `app:tag`, `app@sha256:…` or `app:tag@sha256:…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parts<'a> {
+pub struct ReferenceParts<'a> {
     /// Name before the tag and the digest.
     pub name: &'a str,
     /// Tag, after a colon.
@@ -20,7 +20,7 @@ pub struct Parts<'a> {
     pub digest: Option<&'a str>,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> ReferenceParts<'a> {
     /// Splits a reference without any checks.
     #[must_use]
     pub fn of(text: &'a str) -> Self {
@@ -48,7 +48,7 @@ pub struct Remote {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// The text has another form.
-    #[error("{0:?} is no image reference; one is registry.example/team/app:tag")]
+    #[error("{0:?} is not an image reference; write for example registry.example/team/app:tag")]
     Malformed(String),
     /// The digest in the text is invalid.
     #[error("{text:?}: {error}")]
@@ -77,7 +77,7 @@ impl Remote {
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Ok(None);
         }
-        let Parts { name: repository, tag, digest } = Parts::of(rest);
+        let ReferenceParts { name: repository, tag, digest } = ReferenceParts::of(rest);
         let wrong = || ReferenceError::Malformed(text.to_owned());
         let host_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let name_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
@@ -157,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn references_are_read_as_docker_reads_them() {
+    fn parses_references_as_docker_does() {
         let text = |text| Remote::parse(text).expect("read").map(|remote| remote.to_string());
         assert_eq!(text("shop:v1"), None);
         assert_eq!(text("base/debian"), None);

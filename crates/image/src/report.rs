@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_no_program_needs_are_told_apart() {
+    fn classifies_files_that_no_program_needs() {
         for (path, kind) in [
             ("var/lib/apt/lists/x", Some(Surplus::PackageCache)),
             ("usr/share/man/man1/x", Some(Surplus::Documentation)),

@@ -28,7 +28,7 @@ pub struct Selection {
 
 /// The decision about a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub enum ManifestDecision {
     /// The manifest is the image's manifest.
     Found,
     /// The caller must read this manifest next, and pass its content on.
@@ -41,9 +41,9 @@ impl Selection {
     /// # Errors
     /// [`ManifestError::NoImage`] if there is no image for this machine. [`ManifestError::Refused`] if the indexes are
     /// nested too deeply, are too many, or form a circle.
-    pub fn next(&mut self, digest: &Digest, bytes: &[u8]) -> Result<Next, ManifestError> {
+    pub fn next(&mut self, digest: &Digest, bytes: &[u8]) -> Result<ManifestDecision, ManifestError> {
         let Some(index) = Index::parse(bytes) else {
-            return Ok(Next::Found);
+            return Ok(ManifestDecision::Found);
         };
         let refused = |why: String| Err(ManifestError::Refused(why));
         if self.depth == DEPTH_MAX {
@@ -68,7 +68,7 @@ impl Selection {
             return refused(format!("its indexes name more than {READS_MAX} manifests for this machine"));
         }
         self.depth = depth;
-        Ok(Next::Read(descriptor))
+        Ok(ManifestDecision::Read(descriptor))
     }
 }
 
@@ -135,8 +135,8 @@ mod tests {
             loop {
                 let bytes = self.0.get(&digest).expect("a document");
                 match selection.next(&digest, bytes)? {
-                    Next::Found => return Ok(digest),
-                    Next::Read(descriptor) => digest = descriptor.digest,
+                    ManifestDecision::Found => return Ok(digest),
+                    ManifestDecision::Read(descriptor) => digest = descriptor.digest,
                 }
             }
         }

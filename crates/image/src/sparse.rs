@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_that_make_no_sense_are_refused() {
+    fn refuses_inconsistent_sparse_maps() {
         for (numbers, pieces, size, stored) in [
             (&[0, 1, 2][..], None, 9, 1),
             (&[0, 1], Some(2), 9, 1),
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_map_that_is_taken_gives_its_size(numbers in prop::collection::vec(0_u64..40, 0..9), size in 0_u64..60) {
+        fn every_accepted_map_yields_its_size(numbers in prop::collection::vec(0_u64..40, 0..9), size in 0_u64..60) {
             let stored = numbers.chunks_exact(2).map(|pair| pair[1]).sum();
             if let Ok(map) = checked(&numbers, None, size, stored) {
                 let data = vec![7; usize::try_from(stored).expect("small")];

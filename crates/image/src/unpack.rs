@@ -5,7 +5,7 @@
 
 mod bounds;
 mod header;
-mod place;
+mod location;
 #[cfg(test)]
 mod tests;
 
@@ -30,14 +30,16 @@ pub use self::bounds::Bounds;
 use self::bounds::{Bounded, Hashed, pass};
 pub(crate) use self::header::{BASE64, LIBARCHIVE, SCHILY};
 use self::header::{link_target, mode, mtime, xattr};
-use self::place::{Place, clear, finish_link, finish_node, is_folder, not_effective, set_owner, set_time, whiteout};
+use self::location::{
+    EntryLocation, clear, finish_link, finish_node, is_folder, not_effective, set_owner, set_time, whiteout,
+};
 use crate::archive::members_or_sparse;
 use crate::sparse::Sparse;
 use crate::tree::{CAPABILITIES, WHITEOUT, may_carry, volume_may_carry};
 
 /// Kind of an archive, which decides what some of its entries mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ArchiveKind {
     /// Names that begin with `.wh.` remove files of lower layers. Device nodes are skipped.
     Layer,
     /// Every name is plain. Device nodes are refused, and the archive must have an end mark.
@@ -95,7 +97,7 @@ pub enum UnpackError {
 /// # Errors
 /// [`UnpackError`]. The caller removes the entries created so far.
 pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
-    unpack_as(Kind::Layer, layer, folder, bounds)
+    unpack_as(ArchiveKind::Layer, layer, folder, bounds)
 }
 
 /// Unpacks the archive of a volume into the empty folder `folder`, as [`unpack`] does a layer.
@@ -103,10 +105,10 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
 /// # Errors
 /// [`UnpackError`]. The caller removes the entries created so far.
 pub fn unpack_volume(archive: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
-    unpack_as(Kind::Volume, archive, folder, bounds)
+    unpack_as(ArchiveKind::Volume, archive, folder, bounds)
 }
 
-fn unpack_as(kind: Kind, layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
+fn unpack_as(kind: ArchiveKind, layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
     let mut source = Hashed::new(layer);
     let mut head = Vec::new();
     source.by_ref().take(4).read_to_end(&mut head).map_err(UnpackError::Stream)?;
@@ -131,7 +133,7 @@ fn unpack_as(kind: Kind, layer: impl Read, folder: &Path, bounds: Bounds) -> Res
         last: None,
         has_root: false,
     };
-    if !unpacker.run(&mut plain)? && kind == Kind::Volume {
+    if !unpacker.run(&mut plain)? && kind == ArchiveKind::Volume {
         return Err(UnpackError::Cut);
     }
     // Bytes after the archive's end belong to the digests too.
@@ -155,7 +157,7 @@ const HEADERS_MAX: u64 = 4 << 30;
 const PATHS_MAX: usize = 256 << 20;
 
 struct Unpacker {
-    kind: Kind,
+    kind: ArchiveKind,
     root: OwnedFd,
     bounds: Bounds,
     bytes: u64,
@@ -222,7 +224,7 @@ impl Unpacker {
             self.has_root = true;
             return self.root_folder(entry).map_err(made);
         };
-        let hides = self.kind == Kind::Layer;
+        let hides = self.kind == ArchiveKind::Layer;
         if let Some(name) = place.name.to_str().filter(|name| hides && name.starts_with(WHITEOUT)) {
             if sparse.is_some() {
                 return Err(refuse("a whiteout has no content"));
@@ -265,7 +267,7 @@ impl Unpacker {
     }
 
     /// Finds the location of a path. Returns none for the root itself.
-    fn place(&mut self, path: &Path, keep: bool) -> Result<Option<Place>, LinuxError> {
+    fn place(&mut self, path: &Path, keep: bool) -> Result<Option<EntryLocation>, LinuxError> {
         let names: Vec<&OsStr> = rooted::names(path).collect();
         let Some((name, above)) = names.split_last() else {
             return Ok(None);
@@ -290,7 +292,7 @@ impl Unpacker {
             let copy = parent.try_clone().with_action(|| format!("keep {} open", above.display()))?;
             self.last = Some((above, copy));
         }
-        Ok(Some(Place { parent, name: (*name).to_owned() }))
+        Ok(Some(EntryLocation { parent, name: (*name).to_owned() }))
     }
 
     fn root_folder(&mut self, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
@@ -302,7 +304,7 @@ impl Unpacker {
         Ok(chmodat(&root, ".", mode(entry), AtFlags::empty())?)
     }
 
-    fn folder(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place, path: PathBuf) -> io::Result<()> {
+    fn folder(&mut self, entry: &mut Entry<'_, impl Read>, place: &EntryLocation, path: PathBuf) -> io::Result<()> {
         match mkdirat(&place.parent, &*place.name, Mode::from_raw_mode(0o700)) {
             Err(Errno::EXIST) if is_folder(place) => {}
             Err(Errno::EXIST) => {
@@ -322,7 +324,7 @@ impl Unpacker {
         &mut self,
         entry: &mut Entry<'_, impl Read>,
         sparse: Option<Sparse>,
-        place: &Place,
+        place: &EntryLocation,
         made: impl Fn(io::Error) -> UnpackError,
     ) -> Result<(), UnpackError> {
         clear(place).map_err(&made)?;
@@ -373,7 +375,7 @@ impl Unpacker {
     }
 
     fn set_xattrs(&self, entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<()> {
-        let may_carry = if self.kind == Kind::Layer { may_carry } else { volume_may_carry };
+        let may_carry = if self.kind == ArchiveKind::Layer { may_carry } else { volume_may_carry };
         let Some(records) = entry.pax_extensions()? else {
             return Ok(());
         };
@@ -390,7 +392,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn hard_link(&self, target: &Path, place: &Place) -> io::Result<()> {
+    fn hard_link(&self, target: &Path, place: &EntryLocation) -> io::Result<()> {
         if target.components().any(|part| part == Component::ParentDir) {
             return Err(io::Error::other("it leads out of its folder"));
         }

@@ -76,7 +76,7 @@ async fn the_image_is_found_through_indexes_to_a_bound() {
 }
 
 #[tokio::test]
-async fn an_archive_for_other_machines_says_for_which() {
+async fn an_archive_for_other_platforms_names_them() {
     let mut layout = layout();
     let mut entry = layout.image();
     entry["platform"] = json!({ "os": "linux", "architecture": "arm", "variant": "v7" });

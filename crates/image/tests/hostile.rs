@@ -32,11 +32,11 @@ fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A folder to unpack into, beside a folder that must not change.
-struct Place {
+struct UnpackFixture {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl UnpackFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(folder.path().join("outside/victims")).expect("made");
@@ -101,7 +101,7 @@ fn every_way_out_with_every_kind_of_entry_stays_inside() {
     let mut cases = 0;
     for (way, leading) in ways {
         for (act, acting) in acts {
-            let place = Place::new();
+            let place = UnpackFixture::new();
             let out = place.folder.path().join("outside").display().to_string();
             let before = place.outside();
             let entries: Vec<Vec<u8>> = leading
@@ -159,7 +159,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn streams_that_lie_are_refused_or_harmless_and_soon() {
+fn refuses_or_tolerates_malformed_streams_in_bounded_time() {
     let file = || entry(Regular, "file", "", b"hello");
     let long = |kind, text: &str| entry(kind, "././@LongLink", "", text.as_bytes());
     let whole = archive(&[file()]);
@@ -241,7 +241,7 @@ fn streams_that_lie_are_refused_or_harmless_and_soon() {
     ];
     assert!(cases.len() >= 52);
     for (what, bytes, fine) in cases {
-        let place = Place::new();
+        let place = UnpackFixture::new();
         let before = place.outside();
         let begun = Instant::now();
         let outcome = place.unpack(bytes.as_slice());
@@ -254,7 +254,7 @@ fn streams_that_lie_are_refused_or_harmless_and_soon() {
 
 #[test]
 fn attributes_that_would_change_the_overlay_are_left_out() {
-    let place = Place::new();
+    let place = UnpackFixture::new();
     let names = ["trusted.overlay.redirect", "trusted.overlay.opaque", "user.overlay.redirect", "security.selinux"];
     let entries: Vec<Vec<u8>> = names
         .iter()
@@ -273,8 +273,8 @@ fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 #[tokio::test]
-async fn a_layer_is_what_its_digests_say_or_nothing_is_left_of_it() {
-    let place = Place::new();
+async fn keeps_a_layer_only_if_its_digests_match() {
+    let place = UnpackFixture::new();
     let layers = Layers::in_folder(&place.folder.path().join("layers"), 0).expect("a folder");
     let plain = archive(&[entry(Regular, "file", "", b"hello")]);
     let packed = gzip(&plain);
@@ -307,7 +307,7 @@ async fn a_layer_is_what_its_digests_say_or_nothing_is_left_of_it() {
 }
 
 #[test]
-fn manifests_that_lie_are_refused() {
+fn refuses_invalid_manifests() {
     let digest = format!("sha256:{}", "0".repeat(64));
     let descriptor = |media: &str| serde_json::json!({ "mediaType": media, "digest": digest, "size": 1 });
     let good = || {
@@ -453,7 +453,7 @@ proptest! {
             _ => zstd::encode_all(&bytes[..], 1).expect("whole"),
         };
         after.iter().filter(|_| form > 0).for_each(|change| change.apply(&mut packed));
-        let place = Place::new();
+        let place = UnpackFixture::new();
         let into = place.folder.path().join("into");
         // The layer decides the permissions of its own root folder.
         let own = format!("{} ", into.display());

@@ -32,7 +32,7 @@ fn sample(folder: &Path) -> gantry_image::Layer {
 }
 
 #[test]
-fn a_layer_comes_back_as_it_was() {
+fn an_unpacked_layer_equals_its_source() {
     let folder = scratch();
     let into = folder.path().join("into");
     std::fs::create_dir(&into).expect("made");
@@ -108,7 +108,7 @@ fn the_same_input_gives_the_same_digest() {
 }
 
 #[test]
-fn what_changed_becomes_a_layer_and_the_same_again() {
+fn changes_become_a_layer_that_unpacks_to_the_same_files() {
     let folder = scratch();
     let upper = folder.path().join("upper");
     for path in ["etc", "kept/deep", "opaque", "proc"] {
@@ -224,7 +224,7 @@ fn no_archive_reaches_outside_its_folder() {
 }
 
 #[test]
-fn bounds_hold_whatever_the_headers_say() {
+fn enforces_bounds_against_false_headers() {
     let into = scratch();
     let zeros = flate2::read::GzEncoder::new(std::io::repeat(0).take(64 << 20), flate2::Compression::fast());
     let mut builder = Builder::new(Vec::new());
@@ -266,7 +266,7 @@ fn owners_in_a_range_of_their_own_are_the_images_in_a_layer() {
 /// A layer of a megabyte unpacks to a gibibyte. The disk has 64 MB above the reserve in one case, and nothing in the
 /// other.
 #[tokio::test]
-async fn what_would_fill_the_disk_is_refused_with_the_numbers() {
+async fn a_layer_that_would_fill_the_disk_is_refused_with_the_numbers() {
     let folder = scratch();
     let mut writer = LayerWriter::new(folder.path()).expect("begun");
     writer.file(Path::new("zeros"), META, 1 << 30, std::io::repeat(0).take(1 << 30)).expect("written");
@@ -287,7 +287,7 @@ async fn what_would_fill_the_disk_is_refused_with_the_numbers() {
 }
 
 #[tokio::test]
-async fn a_layer_that_nobody_waits_for_any_more_is_there_all_the_same() {
+async fn a_layer_is_unpacked_to_its_end_after_its_caller_left() {
     let folder = scratch();
     let mut writer = LayerWriter::new(folder.path()).expect("begun");
     writer.file(Path::new("hello"), META, 5, &b"hello"[..]).expect("written");
@@ -430,7 +430,7 @@ fn crc(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_volume_comes_back_as_it_was() {
+fn an_unpacked_volume_equals_its_source() {
     let folder = scratch();
     let from = folder.path().join("from");
     std::fs::create_dir(&from).expect("made");

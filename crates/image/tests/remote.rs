@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use gantry_blobs::{BlobError, BlobStore};
-use gantry_image::{Asker, NoRoom, PullTarget, Remote, pull};
+use gantry_image::{NoRoom, PullIdentity, PullTarget, Remote, pull};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -150,7 +150,7 @@ async fn said_of(address: &str) -> Result<String, String> {
     let blobs = &target.0;
     let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
     let begun = Instant::now();
-    let asker = Asker { credentials: None, own: Some("mine") };
+    let asker = PullIdentity { credentials: None, own: Some("mine") };
     let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, asker, &target, |_| ())).await;
     let pulled = pulled.unwrap_or_else(|_| panic!("no answer after {:?}", begun.elapsed()));
     for (digest, _) in blobs.list().await.expect("listed") {
@@ -172,7 +172,7 @@ async fn said_of(address: &str) -> Result<String, String> {
 }
 
 #[tokio::test]
-async fn a_registry_that_means_harm_is_refused_in_words() {
+async fn refuses_a_hostile_registry_with_the_reason() {
     let (config, layer, manifest, pages) = image();
     // Sanity check: a pull of the same image from an honest registry succeeds.
     assert_eq!(said(pages.clone()).await, Ok(digest(manifest.to_string().as_bytes())));
@@ -375,7 +375,7 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
 }
 
 #[tokio::test]
-async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
+async fn resumes_an_interrupted_transfer() {
     for ranges in [true, false] {
         let (_, layer, manifest, pages) = image();
         let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -409,7 +409,7 @@ async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_busy_is_asked_again() {
+async fn retries_a_busy_registry() {
     let (_, _, manifest, pages) = image();
     let asked = AtomicUsize::new(0);
     let address = serve(move |path, _| {

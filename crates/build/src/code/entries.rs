@@ -26,7 +26,7 @@ pub(super) const TARGET_MAX: u64 = 1024;
 const PIECE: usize = 64 << 10;
 
 /// An entry of a code.
-enum Entry {
+enum CodeEntry {
     Folder,
     /// Content in the temporary file.
     File {
@@ -41,7 +41,7 @@ enum Entry {
 
 /// The entries read so far.
 pub(super) struct Entries<'a> {
-    by_name: BTreeMap<String, Entry>,
+    by_name: BTreeMap<String, CodeEntry>,
     /// Contents of all files, one after the other.
     contents: File,
     written: u64,
@@ -68,9 +68,9 @@ impl<'a> Entries<'a> {
         let Some(name) = clean(name)? else { return Ok(()) };
         self.parents(&name)?;
         match self.by_name.get(&name) {
-            Some(Entry::Folder) => Ok(()),
+            Some(CodeEntry::Folder) => Ok(()),
             Some(_) => Err(CodeError::Twice(name)),
-            None => self.insert(name, Entry::Folder),
+            None => self.insert(name, CodeEntry::Folder),
         }
     }
 
@@ -80,7 +80,7 @@ impl<'a> Entries<'a> {
         let offset = self.written;
         self.copy(content)?;
         let size = self.written - offset;
-        self.insert(name, Entry::File { offset, size, executable })?;
+        self.insert(name, CodeEntry::File { offset, size, executable })?;
         Ok(size)
     }
 
@@ -92,7 +92,7 @@ impl<'a> Entries<'a> {
             return Err(wrong("is a link without a usable target"));
         }
         let target = std::str::from_utf8(target).map_err(|_| wrong("is a link whose target is not UTF-8"))?.to_owned();
-        self.insert(name, Entry::Link { target })
+        self.insert(name, CodeEntry::Link { target })
     }
 
     /// Adds a second name of an earlier file.
@@ -100,10 +100,12 @@ impl<'a> Entries<'a> {
         let name = self.new_name(name)?;
         let missing = || CodeError::Unsupported { path: name.clone(), why: "is a hard link to no earlier file" };
         let earlier = clean(earlier)?.ok_or_else(missing)?;
-        let Some(Entry::File { offset, size, executable }) = self.by_name.get(&earlier) else { return Err(missing()) };
+        let Some(CodeEntry::File { offset, size, executable }) = self.by_name.get(&earlier) else {
+            return Err(missing());
+        };
         let (offset, size, executable) = (*offset, *size, *executable);
         self.count(size)?;
-        self.insert(name, Entry::File { offset, size, executable })
+        self.insert(name, CodeEntry::File { offset, size, executable })
     }
 
     /// Checks the name of a file or link, and adds its folders.
@@ -119,17 +121,17 @@ impl<'a> Entries<'a> {
         for (end, _) in name.match_indices('/') {
             let parent = &name[..end];
             match self.by_name.get(parent) {
-                Some(Entry::Folder) => {}
+                Some(CodeEntry::Folder) => {}
                 Some(_) => {
                     return Err(CodeError::Below { path: name.to_owned(), parent: parent.to_owned() });
                 }
-                None => self.insert(parent.to_owned(), Entry::Folder)?,
+                None => self.insert(parent.to_owned(), CodeEntry::Folder)?,
             }
         }
         Ok(())
     }
 
-    fn insert(&mut self, name: String, entry: Entry) -> Result<(), CodeError> {
+    fn insert(&mut self, name: String, entry: CodeEntry) -> Result<(), CodeError> {
         if self.by_name.len() >= ENTRIES_MAX {
             return Err(CodeError::TooMany);
         }
@@ -160,13 +162,13 @@ impl<'a> Entries<'a> {
 
     /// Writes the layer.
     pub(super) fn finish(mut self) -> Result<CodeLayer, CodeError> {
-        let files = self.by_name.values().filter(|entry| matches!(entry, Entry::File { .. })).count() as u64;
+        let files = self.by_name.values().filter(|entry| matches!(entry, CodeEntry::File { .. })).count() as u64;
         if files == 0 {
             return Err(CodeError::Empty);
         }
         let layer = self.write().map_err(CodeError::Disk)?;
         let top = self.by_name.iter().filter_map(|(name, entry)| match entry {
-            Entry::File { executable, .. } if !name.contains('/') => {
+            CodeEntry::File { executable, .. } if !name.contains('/') => {
                 Some(TopFile { name: name.clone(), executable: *executable })
             }
             _ => None,
@@ -182,9 +184,9 @@ impl<'a> Entries<'a> {
         for (name, entry) in &self.by_name {
             let path = Path::new(APP).join(name);
             match entry {
-                Entry::Folder => writer.folder(&path, meta(0o755))?,
-                Entry::Link { target } => writer.symlink(&path, meta(0o777), Path::new(target))?,
-                Entry::File { offset, size, executable } => {
+                CodeEntry::Folder => writer.folder(&path, meta(0o755))?,
+                CodeEntry::Link { target } => writer.symlink(&path, meta(0o777), Path::new(target))?,
+                CodeEntry::File { offset, size, executable } => {
                     (self.room)(usize::try_from(*size).unwrap_or(usize::MAX))?;
                     self.contents.seek(SeekFrom::Start(*offset))?;
                     let mode = if *executable { 0o755 } else { 0o644 };

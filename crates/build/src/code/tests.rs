@@ -141,7 +141,7 @@ fn the_same_files_give_the_same_layer_from_any_archive() {
 }
 
 #[test]
-fn names_that_leave_the_folder_are_refused() {
+fn refuses_names_outside_the_folder() {
     for name in ["../x", "a/../../x", "a/..", "/etc/passwd", ".wh.etc", "a/.wh..wh..opq"] {
         for archive in [tar_of(&[(name, 0o644, b"x")]), zip_of(&[(name, 0o100_644, b"x")], true)] {
             let error = refused(&archive);
@@ -156,7 +156,7 @@ fn names_that_leave_the_folder_are_refused() {
 fn nothing_is_written_through_a_link_or_a_file() {
     let through = |archive: Vec<u8>| {
         let error = refused(&archive);
-        assert!(error.contains("which is no folder"), "{error}");
+        assert!(error.contains("which is not a folder"), "{error}");
     };
     through(zip_of(&[("a", 0o120_777, b"/etc"), ("a/passwd", 0o100_644, b"x")], false));
     through(zip_of(&[("a", 0o100_644, b"y"), ("a/b", 0o100_644, b"x")], false));
@@ -182,7 +182,7 @@ fn devices_pipes_and_links_to_nothing_are_refused() {
 }
 
 #[test]
-fn sizes_are_bounded_whatever_the_archive_claims() {
+fn bounds_sizes_against_a_false_archive_header() {
     // A second name for the same content counts, although it takes no more room in the archive.
     let bomb = gzip(&{
         let mut archive = tar_of(&[("x", 0o644, &vec![0; 6 << 20])]);
@@ -210,10 +210,10 @@ fn sizes_are_bounded_whatever_the_archive_claims() {
 #[test]
 fn damaged_and_unsupported_archives_are_refused_with_words() {
     for (bytes, word) in [
-        (&b""[..], "no zip, tar or tar.gz"),
-        (b"#!/bin/sh\n", "no zip, tar or tar.gz"),
+        (&b""[..], "not a zip, tar or tar.gz"),
+        (b"#!/bin/sh\n", "not a zip, tar or tar.gz"),
         (b"PK\x03\x04", "cut off"),
-        (&tar_of(&[]), "no zip, tar or tar.gz"),
+        (&tar_of(&[]), "not a zip, tar or tar.gz"),
         (&tar_of(&[("a/", 0o755, b"")]), "no file"),
     ] {
         let error = refused(bytes);
@@ -241,7 +241,7 @@ fn damaged_and_unsupported_archives_are_refused_with_words() {
 }
 
 #[test]
-fn the_command_is_found_from_the_files() {
+fn derives_the_command_from_the_files() {
     let top = |names: &[(&str, bool)]| -> Vec<TopFile> {
         names.iter().map(|(name, executable)| TopFile { name: (*name).to_owned(), executable: *executable }).collect()
     };

@@ -146,7 +146,7 @@ fn add(archive: &mut File, begin: u64, entry: &ZipEntry, entries: &mut Entries<'
 }
 
 /// Content of an entry. The reader fails at its end unless size and checksum are those of the directory.
-fn content<'a>(archive: &'a mut File, begin: u64, entry: &ZipEntry) -> Result<Checked<'a>, CodeError> {
+fn content<'a>(archive: &'a mut File, begin: u64, entry: &ZipEntry) -> Result<ChecksumReader<'a>, CodeError> {
     let unsupported = |why| CodeError::Unsupported { path: shown(&entry.name), why };
     let elsewhere = || damaged(format!("{:?} is not where the directory says", shown(&entry.name)));
     let mut header = [0; LOCAL];
@@ -171,18 +171,18 @@ fn content<'a>(archive: &'a mut File, begin: u64, entry: &ZipEntry) -> Result<Ch
         8 => Box::new(DeflateDecoder::new(packed)),
         _ => return Err(unsupported("is compressed by another method than deflate")),
     };
-    Ok(Checked { inner, crc: Crc::new(), left: entry.size, wanted: entry.crc })
+    Ok(ChecksumReader { inner, crc: Crc::new(), left: entry.size, wanted: entry.crc })
 }
 
 /// A reader that checks size and checksum.
-struct Checked<'a> {
+struct ChecksumReader<'a> {
     inner: Box<dyn Read + 'a>,
     crc: Crc,
     left: u64,
     wanted: u32,
 }
 
-impl Read for Checked<'_> {
+impl Read for ChecksumReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);

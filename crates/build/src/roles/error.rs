@@ -95,9 +95,9 @@ pub enum SettingError {
     #[error(transparent)]
     Pattern(#[from] RolePatternError),
     /// The text is no architecture.
-    #[error("{0:?} is no architecture, such as amd64")]
+    #[error("{0:?} is not an architecture, such as amd64")]
     Architecture(String),
-    /// The text is no cron expression.
+    /// The text is not a cron expression.
     #[error(transparent)]
     Cron(#[from] InvalidCron),
     /// The text is no time zone.
@@ -106,11 +106,11 @@ pub enum SettingError {
     /// The text is no policy of a schedule.
     #[error(transparent)]
     Policy(#[from] UnknownSchedulePolicy),
-    /// The text is no host name.
-    #[error("{0:?} is no host name; write for example \"shop.example\"")]
+    /// The text is not a host name.
+    #[error("{0:?} is not a host name; write for example \"shop.example\"")]
     Host(String),
-    /// The text is no name of a header field.
-    #[error("{0:?} is no name of a header field")]
+    /// The text is not the name of a header field.
+    #[error("{0:?} is not the name of a header field")]
     HeaderName(String),
     /// Gantry or the connection sets the header field.
     #[error("a check cannot set the header field {name}{remedy}")]
@@ -135,10 +135,10 @@ pub enum SettingError {
     #[error(transparent)]
     Health(#[from] HealthConflict),
     /// The text is no protocol.
-    #[error("{0:?} is no protocol; known are http1, h2c")]
+    #[error("{0:?} is not a protocol; known are http1, h2c")]
     Protocol(String),
     /// The text is no signal that stops a role.
-    #[error("{text:?} is no stop signal; known are {known}")]
+    #[error("{text:?} is not a stop signal; known are {known}")]
     StopSignal {
         /// The text.
         text: String,
@@ -146,7 +146,7 @@ pub enum SettingError {
         known: String,
     },
     /// The text is no path of a request.
-    #[error("{0:?} is no path; write for example \"/up\"")]
+    #[error("{0:?} is not a path; write for example \"/up\"")]
     Path(String),
     /// The text is no name of an environment variable.
     #[error("{0:?} cannot be the name of an environment variable")]
@@ -158,7 +158,7 @@ pub enum SettingError {
     #[error("{0:?} cannot be the name of a volume")]
     VolumeName(String),
     /// A volume cannot be at the path.
-    #[error("{0:?} is no place for a volume; write an absolute path such as \"/data\"")]
+    #[error("{0:?} is not a place for a volume; write an absolute path such as \"/data\"")]
     VolumePlace(String),
 }
 

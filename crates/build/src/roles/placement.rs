@@ -64,13 +64,13 @@ impl<'de> Visitor<'de> for Placement<'_> {
         while let Some(key) = map.next_key_seed(Key(&PLACEMENT_KEYS))? {
             match key {
                 "labels" => rules.labels = map.next_value_seed(Labels)?,
-                "with" => rules.with = map.next_value_seed(Words(parsed(RolePattern::parse)))?,
-                "apart_from" => rules.apart_from = map.next_value_seed(Words(parsed(RolePattern::parse)))?,
+                "with" => rules.with = map.next_value_seed(ParsedTexts(parsed(RolePattern::parse)))?,
+                "apart_from" => rules.apart_from = map.next_value_seed(ParsedTexts(parsed(RolePattern::parse)))?,
                 "one_per_machine" => rules.one_per_machine = map.next_value()?,
                 "global" => rules.global = map.next_value()?,
-                "machine" => rules.machine = Some(map.next_value_seed(Word(parsed(MachineName::parse)))?),
-                "spread" => rules.spread = Some(map.next_value_seed(Word(parsed(LabelKey::parse)))?),
-                _ => rules.architecture = Some(map.next_value_seed(Word(architecture))?),
+                "machine" => rules.machine = Some(map.next_value_seed(ParsedText(parsed(MachineName::parse)))?),
+                "spread" => rules.spread = Some(map.next_value_seed(ParsedText(parsed(LabelKey::parse)))?),
+                _ => rules.architecture = Some(map.next_value_seed(ParsedText(architecture))?),
             }
         }
         Ok(())
@@ -106,8 +106,8 @@ impl<'de> Visitor<'de> for Labels {
     }
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut labels = BTreeMap::new();
-        while let Some(key) = map.next_key_seed(Word(parsed(LabelKey::parse)))? {
-            let values = map.next_value_seed(Words(parsed(LabelValue::parse)))?;
+        while let Some(key) = map.next_key_seed(ParsedText(parsed(LabelKey::parse)))? {
+            let values = map.next_value_seed(ParsedTexts(parsed(LabelValue::parse)))?;
             if values.is_empty() {
                 return Err(M::Error::custom(format!("label {key} has no value")));
             }
@@ -121,9 +121,9 @@ impl<'de> Visitor<'de> for Labels {
 }
 
 /// A text with a parser.
-struct Word<F>(F);
+struct ParsedText<F>(F);
 
-impl<'de, T, F: Fn(&str) -> Result<T, SettingError>> DeserializeSeed<'de> for Word<F> {
+impl<'de, T, F: Fn(&str) -> Result<T, SettingError>> DeserializeSeed<'de> for ParsedText<F> {
     type Value = T;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_str(Text(self.0))
@@ -131,16 +131,16 @@ impl<'de, T, F: Fn(&str) -> Result<T, SettingError>> DeserializeSeed<'de> for Wo
 }
 
 /// A text or a list of texts, with a parser.
-struct Words<F>(F);
+struct ParsedTexts<F>(F);
 
-impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> DeserializeSeed<'de> for Words<F> {
+impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> DeserializeSeed<'de> for ParsedTexts<F> {
     type Value = BTreeSet<T>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<BTreeSet<T>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> Visitor<'de> for Words<F> {
+impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> Visitor<'de> for ParsedTexts<F> {
     type Value = BTreeSet<T>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text, or a list of texts")
@@ -150,7 +150,7 @@ impl<'de, T: Ord, F: Fn(&str) -> Result<T, SettingError> + Copy> Visitor<'de> fo
     }
     fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<BTreeSet<T>, S::Error> {
         let mut values = BTreeSet::new();
-        while let Some(value) = list.next_element_seed(Word(self.0))? {
+        while let Some(value) = list.next_element_seed(ParsedText(self.0))? {
             values.insert(value);
             if values.len() > LIST_MAX {
                 return Err(S::Error::custom(format!("more than {LIST_MAX} values")));

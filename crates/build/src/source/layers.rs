@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use gantry_image::{APP_USER, Layer, LayerWriter, Looked, Merged, Meta};
+use gantry_image::{APP_USER, Layer, LayerWriter, MergedLayers, Meta, PathLookup};
 use gantry_model::BuildPhase;
 use tar::EntryType;
 
 use super::{APP, Contents, Member, REVISION, each, failed};
 use crate::BuildError;
 use crate::times::Times;
-use crate::tree::print_of;
+use crate::tree::fingerprint_of;
 
 /// Parameters of the layers of a source tree.
 pub(crate) struct LayerInput<'a> {
@@ -20,7 +20,7 @@ pub(crate) struct LayerInput<'a> {
     /// Full SHA of the commit.
     pub(crate) commit: &'a str,
     /// Root of the base image, if the tree has a folder to copy onto `/`.
-    pub(crate) base: Option<&'a Merged>,
+    pub(crate) base: Option<&'a MergedLayers>,
     pub(crate) scratch: &'a Path,
 }
 
@@ -40,14 +40,14 @@ pub(crate) fn layers(archive: &mut (impl Read + Seek), making: &LayerInput<'_>) 
 ///
 /// A folder of the base image keeps its metadata. A base image's link to a folder is followed: `container/files/bin/x`
 /// lands in `/usr/bin` if `/bin` leads there.
-struct Onto<'a> {
-    base: Option<&'a Merged>,
+struct LayerFolders<'a> {
+    base: Option<&'a MergedLayers>,
     /// Folder in the image, by folder in the source.
     known: HashMap<PathBuf, PathBuf>,
     made: BTreeSet<PathBuf>,
 }
 
-impl Onto<'_> {
+impl LayerFolders<'_> {
     /// Maps a folder of the source to a folder of the image, and adds the folder to the layer.
     fn folder(
         &mut self,
@@ -61,10 +61,10 @@ impl Onto<'_> {
         }
         let wanted = self.folder(parent, writer, fresh)?.join(name);
         let place = match self.base.map(|base| base.look(&wanted)).transpose()? {
-            Some(Looked::Folder { path, .. }) => {
+            Some(PathLookup::Folder { path, .. }) => {
                 for above in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
                     let of_base = self.base.map(|base| base.look(above)).transpose()?;
-                    if let Some(Looked::Folder { meta, .. }) = of_base
+                    if let Some(PathLookup::Folder { meta, .. }) = of_base
                         && self.made.insert(above.to_owned())
                     {
                         writer.folder(above, meta)?;
@@ -87,8 +87,8 @@ impl Onto<'_> {
 fn files_layer(archive: impl Read, files: &Path, making: &LayerInput<'_>) -> Result<Option<Layer>, BuildError> {
     let mut writer = LayerWriter::new(making.scratch).map_err(|error| failed(&error))?;
     let mut any = false;
-    let mut onto = Onto { base: making.base, known: HashMap::new(), made: BTreeSet::new() };
-    let time = |inside: &Path| making.times.of(print_of(&files.join(inside)));
+    let mut onto = LayerFolders { base: making.base, known: HashMap::new(), made: BTreeSet::new() };
+    let time = |inside: &Path| making.times.of(fingerprint_of(&files.join(inside)));
     let fresh = |inside: &Path| Meta { mode: 0o755, uid: 0, gid: 0, mtime: time(inside) };
     each(archive, |path, entry| {
         let Ok(inside) = path.strip_prefix(files) else {
@@ -122,7 +122,7 @@ fn not_the_kernel_s(path: &Path) -> Result<(), BuildError> {
 
 fn app_layer(archive: impl Read, making: &LayerInput<'_>) -> Result<Layer, BuildError> {
     let mut writer = LayerWriter::new(making.scratch).map_err(|error| failed(&error))?;
-    let time = |path: &Path| making.times.of(print_of(path));
+    let time = |path: &Path| making.times.of(fingerprint_of(path));
     let meta = |mode, path: &Path| Meta { mode, uid: APP_USER, gid: APP_USER, mtime: time(path) };
     writer.folder(Path::new(APP), meta(0o755, Path::new(""))).map_err(|error| failed(&error))?;
     let mut folders = BTreeSet::new();

@@ -11,10 +11,10 @@ use tar::EntryType;
 use super::{COMPILE, Contents, FILES, Member, each, failed, shown};
 use crate::BuildError;
 use crate::lookalike::{LOOKALIKES_MAX, Lookalike};
-use crate::recipe::{Found, TEXTS};
+use crate::recipe::{RecipeInput, TEXTS};
 use crate::script::{self, Compile};
 use crate::text::{self, TEXT_MAX};
-use crate::tree::{Kind, Leads, Tree, half};
+use crate::tree::{PathTarget, Tree, TreeEntryKind, half};
 
 /// A git-lfs pointer is smaller than this, by the git-lfs specification.
 const POINTER_MAX: u64 = 1024;
@@ -25,7 +25,7 @@ const NAMED_MAX: usize = 8;
 /// Result of scanning an archive: input for the recipe and for the layers.
 #[derive(Debug)]
 pub(crate) struct Scanned {
-    pub(crate) found: Found,
+    pub(crate) found: RecipeInput,
     pub(crate) contents: Contents,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
         }
     }
     // An absolute link leads to a program that the base image may have.
-    let in_image = matches!(tree.follow(Path::new(COMPILE)), Leads::Outside(target) if target.is_absolute());
+    let in_image = matches!(tree.follow(Path::new(COMPILE)), PathTarget::Outside(target) if target.is_absolute());
     let compile = if in_image { None } else { followed(&tree, COMPILE, BuildPhase::Compile)? };
     let linked: BTreeSet<&PathBuf> =
         wanted.values().chain(&compile).filter(|path| !heads.contains_key(*path)).collect();
@@ -58,7 +58,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
         })?;
         heads.extend(read);
     }
-    let mut found = Found { lookalikes, ..Found::default() };
+    let mut found = RecipeInput { lookalikes, ..RecipeInput::default() };
     for (name, path) in wanted {
         let bytes = heads.get(&path).map(Vec::as_slice).unwrap_or_default();
         let text = text::decode(bytes)
@@ -84,8 +84,8 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
         )
     }));
     let files = match tree.follow(Path::new(FILES)) {
-        Leads::Folder(path) => Some(path),
-        Leads::Nowhere => None,
+        PathTarget::Folder(path) => Some(path),
+        PathTarget::Nowhere => None,
         other => return Err(BuildError::new(BuildPhase::Source, format!("{FILES} {}", why_not(&other, "a folder")))),
     };
     found.files = files.is_some();
@@ -95,21 +95,21 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
 /// Path of a recipe's file, with links within the tree followed; `None` if the tree has no such file.
 fn followed(tree: &Tree, name: &'static str, phase: BuildPhase) -> Result<Option<PathBuf>, BuildError> {
     match tree.follow(Path::new(name)) {
-        Leads::Nowhere => Ok(None),
-        Leads::File(path) => Ok(Some(path)),
+        PathTarget::Nowhere => Ok(None),
+        PathTarget::File(path) => Ok(Some(path)),
         other => Err(BuildError::new(phase, format!("{name} {}", why_not(&other, "a plain file")))),
     }
 }
 
-fn why_not(leads: &Leads, wanted: &str) -> String {
+fn why_not(leads: &PathTarget, wanted: &str) -> String {
     match leads {
-        Leads::Broken(target) => {
+        PathTarget::Broken(target) => {
             format!("is a link to {}, which is not in the repository; commit what it leads to", shown(target))
         }
-        Leads::Outside(target) => {
+        PathTarget::Outside(target) => {
             format!("is a link to {}, which leads out of the repository; commit the file itself", shown(target))
         }
-        Leads::Endless => "is a link that leads to itself; commit the file itself".to_owned(),
+        PathTarget::Endless => "is a link that leads to itself; commit the file itself".to_owned(),
         _ => format!("is not {wanted}"),
     }
 }
@@ -117,7 +117,7 @@ fn why_not(leads: &Leads, wanted: &str) -> String {
 fn compile_step(tree: &Tree, path: &Path, head: &[u8]) -> Result<Compile, BuildError> {
     let is_linked = path != Path::new(COMPILE);
     let name = if is_linked { format!("{COMPILE} leads to {}, which", shown(path)) } else { COMPILE.to_owned() };
-    if tree.kind(path) != Some(Kind::File(true)) {
+    if tree.kind(path) != Some(TreeEntryKind::File(true)) {
         let why =
             format!("{name} cannot be executed; make it executable (git update-index --chmod=+x {})", shown(path));
         return Err(BuildError::new(BuildPhase::Compile, why));
@@ -135,12 +135,12 @@ fn head(entry: &mut impl Read) -> io::Result<Vec<u8>> {
 
 /// Paths for a note: the first few paths, and the number of all paths.
 #[derive(Debug, Default)]
-struct Named {
+struct PathSample {
     first: Vec<String>,
     count: usize,
 }
 
-impl Named {
+impl PathSample {
     fn add(&mut self, path: &Path) {
         self.count += 1;
         if self.first.len() < NAMED_MAX {
@@ -164,8 +164,8 @@ struct FirstPass {
     heads: HashMap<PathBuf, Vec<u8>>,
     /// The last folder, while the folder has no entry yet. git has no empty folders, so an empty folder is a submodule.
     empty: Option<PathBuf>,
-    modules: Named,
-    pointers: Named,
+    modules: PathSample,
+    pointers: PathSample,
     lookalikes: Vec<Lookalike>,
 }
 

@@ -1,6 +1,6 @@
 use std::io::{self, Cursor};
 
-use gantry_image::{Layer, Merged};
+use gantry_image::{Layer, MergedLayers};
 use tar::EntryType;
 
 use super::layers::{LayerInput, layers};
@@ -12,30 +12,34 @@ use crate::times::Times;
 const COMMITTED: u64 = 1_700_000_000;
 
 /// Content of an entry in a test archive.
-enum Put<'a> {
+enum ArchivedContent<'a> {
     File(&'a [u8]),
     Program(&'a [u8]),
     Link(&'a str),
     Folder,
 }
 
-fn archive(entries: &[(&str, Put<'_>)]) -> Cursor<Vec<u8>> {
+fn archive(entries: &[(&str, ArchivedContent<'_>)]) -> Cursor<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, put) in entries {
         let mut header = tar::Header::new_gnu();
         header.set_mtime(COMMITTED);
-        header.set_mode(if matches!(put, Put::Program(_) | Put::Folder) { 0o775 } else { 0o664 });
+        header.set_mode(if matches!(put, ArchivedContent::Program(_) | ArchivedContent::Folder) {
+            0o775
+        } else {
+            0o664
+        });
         match put {
-            Put::File(content) | Put::Program(content) => {
+            ArchivedContent::File(content) | ArchivedContent::Program(content) => {
                 header.set_size(content.len() as u64);
                 tar.append_data(&mut header, path, *content).expect("added");
             }
-            Put::Link(target) => {
+            ArchivedContent::Link(target) => {
                 header.set_entry_type(EntryType::Symlink);
                 header.set_size(0);
                 tar.append_link(&mut header, path, target).expect("added");
             }
-            Put::Folder => {
+            ArchivedContent::Folder => {
                 header.set_entry_type(EntryType::Directory);
                 header.set_size(0);
                 tar.append_data(&mut header, path, io::empty()).expect("added");
@@ -45,24 +49,24 @@ fn archive(entries: &[(&str, Put<'_>)]) -> Cursor<Vec<u8>> {
     Cursor::new(tar.into_inner().expect("an archive"))
 }
 
-fn refusal(entries: &[(&str, Put<'_>)]) -> String {
+fn refusal(entries: &[(&str, ArchivedContent<'_>)]) -> String {
     scan(&mut archive(entries)).expect_err("refused").message
 }
 
-const SH: Put<'static> = Put::Program(b"#!/bin/sh\n");
+const SH: ArchivedContent<'static> = ArchivedContent::Program(b"#!/bin/sh\n");
 
 #[test]
 fn files_of_the_recipe_may_be_links_within_the_tree() {
     let linked = [
-        ("Procfile", Put::Link("deploy/Procfile")),
-        ("app.json", Put::Link("/app/deploy/app.json")),
+        ("Procfile", ArchivedContent::Link("deploy/Procfile")),
+        ("app.json", ArchivedContent::Link("/app/deploy/app.json")),
         ("bin/build", SH),
-        ("container", Put::Link("deploy/container")),
-        ("deploy/Procfile", Put::File(b"web: a")),
-        ("deploy/app.json", Put::File(b"{}")),
-        ("deploy/container/base", Put::File(b"\xef\xbb\xbfdebian\n")),
-        ("deploy/container/compile", Put::Link("../../bin/build")),
-        ("deploy/container/files/etc/motd", Put::File(b"x")),
+        ("container", ArchivedContent::Link("deploy/container")),
+        ("deploy/Procfile", ArchivedContent::File(b"web: a")),
+        ("deploy/app.json", ArchivedContent::File(b"{}")),
+        ("deploy/container/base", ArchivedContent::File(b"\xef\xbb\xbfdebian\n")),
+        ("deploy/container/compile", ArchivedContent::Link("../../bin/build")),
+        ("deploy/container/files/etc/motd", ArchivedContent::File(b"x")),
     ];
     let found = scan(&mut archive(&linked)).expect("read").found;
     let text = |name: &str| found.texts.get(name).map(String::as_str);
@@ -72,7 +76,7 @@ fn files_of_the_recipe_may_be_links_within_the_tree() {
     );
     assert_eq!(found.compile, Some(Compile::Script { interpreter: "/bin/sh".to_owned() }));
     assert!(found.files && found.notes.is_empty());
-    let in_image = [("container/compile", Put::Link("/usr/local/bin/build"))];
+    let in_image = [("container/compile", ArchivedContent::Link("/usr/local/bin/build"))];
     assert_eq!(scan(&mut archive(&in_image)).expect("read").found.compile, Some(Compile::Program));
 }
 
@@ -81,62 +85,76 @@ fn a_link_that_leads_to_nothing_is_refused_by_name() {
     for name in
         ["container/roles.json", "container/base", "Procfile", "app.json", "container/compile", "container/files"]
     {
-        let error = refusal(&[(name, Put::Link("gone"))]);
+        let error = refusal(&[(name, ArchivedContent::Link("gone"))]);
         assert!(error.contains(&format!("{name} is a link to gone, which is not in the repository")), "{error}");
-        let error = refusal(&[(name, Put::Link("../../../etc/passwd"))]);
+        let error = refusal(&[(name, ArchivedContent::Link("../../../etc/passwd"))]);
         assert!(error.contains(name) && error.contains("leads out of the repository"), "{error}");
     }
-    assert!(refusal(&[("Procfile", Put::Link("/etc/passwd"))]).contains("leads out"));
-    assert!(refusal(&[("Procfile", Put::Link("Procfile"))]).contains("leads to itself"));
-    assert!(refusal(&[("Procfile", Put::Folder)]).contains("Procfile is not a plain file"));
-    assert!(refusal(&[("container/files", Put::File(b""))]).contains("container/files is not a folder"));
+    assert!(refusal(&[("Procfile", ArchivedContent::Link("/etc/passwd"))]).contains("leads out"));
+    assert!(refusal(&[("Procfile", ArchivedContent::Link("Procfile"))]).contains("leads to itself"));
+    assert!(refusal(&[("Procfile", ArchivedContent::Folder)]).contains("Procfile is not a plain file"));
+    assert!(refusal(&[("container/files", ArchivedContent::File(b""))]).contains("container/files is not a folder"));
 }
 
 #[test]
 fn a_compile_step_that_could_not_run_is_refused_by_name() {
-    let compile = |put: Put<'_>| refusal(&[("container/compile", put)]);
-    assert!(compile(Put::File(b"#!/bin/sh\n")).contains("container/compile cannot be executed; make it executable"));
-    assert!(compile(Put::Program(b"#!/bin/sh\r\n")).contains("CR LF"));
-    let error = refusal(&[("bin/b", Put::File(b"#!/bin/sh\n")), ("container/compile", Put::Link("../bin/b"))]);
+    let compile = |put: ArchivedContent<'_>| refusal(&[("container/compile", put)]);
+    assert!(
+        compile(ArchivedContent::File(b"#!/bin/sh\n"))
+            .contains("container/compile cannot be executed; make it executable")
+    );
+    assert!(compile(ArchivedContent::Program(b"#!/bin/sh\r\n")).contains("CR LF"));
+    let error = refusal(&[
+        ("bin/b", ArchivedContent::File(b"#!/bin/sh\n")),
+        ("container/compile", ArchivedContent::Link("../bin/b")),
+    ]);
     assert!(error.contains("leads to bin/b") && error.contains("--chmod=+x bin/b"), "{error}");
-    let shell = scan(&mut archive(&[("container/compile", Put::Program(b"echo hi\n"))])).expect("read");
+    let shell = scan(&mut archive(&[("container/compile", ArchivedContent::Program(b"echo hi\n"))])).expect("read");
     assert_eq!(shell.found.compile, Some(Compile::Shell));
 }
 
 #[test]
 fn other_encodings_are_named_with_the_file() {
     for name in TEXTS {
-        let error = refusal(&[(name, Put::File(b"\xff\xfew\0e\0b\0"))]);
+        let error = refusal(&[(name, ArchivedContent::File(b"\xff\xfew\0e\0b\0"))]);
         assert!(error.contains(name) && error.contains("UTF-16"), "{error}");
     }
 }
 
 #[test]
-fn what_the_tree_does_not_hold_is_named() {
+fn notes_name_submodules_and_lfs_pointers() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
     let entries = [
-        ("a.bin", Put::File(pointer)),
-        ("docs/about.txt", Put::File(b"version https://git-lfs.github.com/spec/v1 is what pointers begin with")),
-        ("lib", Put::Folder),
-        ("media", Put::Folder),
-        ("media/b \u{1b}.bin", Put::File(pointer)),
-        ("vendor", Put::Folder),
-        ("vendor/x", Put::Folder),
+        ("a.bin", ArchivedContent::File(pointer)),
+        (
+            "docs/about.txt",
+            ArchivedContent::File(b"version https://git-lfs.github.com/spec/v1 is what pointers begin with"),
+        ),
+        ("lib", ArchivedContent::Folder),
+        ("media", ArchivedContent::Folder),
+        ("media/b \u{1b}.bin", ArchivedContent::File(pointer)),
+        ("vendor", ArchivedContent::Folder),
+        ("vendor/x", ArchivedContent::Folder),
     ];
     let notes = scan(&mut archive(&entries)).expect("read").found.notes;
     assert!(notes[0].starts_with("lib, vendor/x are submodules: "), "{notes:?}");
     assert!(notes[1].starts_with("a.bin, \"media/b \\u{1b}.bin\" are pointers of git-lfs"), "{notes:?}");
     let many: Vec<String> = (0..20).map(|n| format!("m{n:02}")).collect();
-    let entries: Vec<_> = many.iter().map(|name| (name.as_str(), Put::Folder)).collect();
+    let entries: Vec<_> = many.iter().map(|name| (name.as_str(), ArchivedContent::Folder)).collect();
     let notes = scan(&mut archive(&entries)).expect("read").found.notes;
     assert!(notes[0].contains("m07 and 12 more are submodules"), "{notes:?}");
 }
 
-fn made(entries: &[(&str, Put<'_>)], times: &Times, now: u64, base: Option<&Merged>) -> (Vec<Layer>, Times) {
+fn made(
+    entries: &[(&str, ArchivedContent<'_>)],
+    times: &Times,
+    now: u64,
+    base: Option<&MergedLayers>,
+) -> (Vec<Layer>, Times) {
     let mut archive = archive(entries);
     let contents = scan(&mut archive).expect("read").contents;
     let commit = "c".repeat(40);
-    let times = times.next(&contents.prints(&commit, "base"), contents.committed, now, false);
+    let times = times.next(&contents.fingerprints(&commit, "base"), contents.committed, now, false);
     let scratch = tempfile::tempdir().expect("a folder");
     let making = LayerInput { contents: &contents, times: &times, commit: &commit, base, scratch: scratch.path() };
     (layers(&mut archive, &making).expect("layers"), times)
@@ -156,7 +174,7 @@ fn listed(layer: Layer) -> Vec<(String, u32, u64, u64)> {
 
 #[test]
 fn a_layer_follows_from_the_commit_and_the_builds_before() {
-    let one = [("page", Put::File(b"one")), ("same", Put::File(b"same"))];
+    let one = [("page", ArchivedContent::File(b"one")), ("same", ArchivedContent::File(b"same"))];
     let (now, none) = (COMMITTED + 1000, Times::default());
     let (mut first, times) = made(&one, &none, now, None);
     let (mut elsewhere, _) = made(&one, &none, now + 77, None);
@@ -165,7 +183,7 @@ fn a_layer_follows_from_the_commit_and_the_builds_before() {
     assert_eq!(layer.digest, elsewhere.remove(0).digest);
     assert_eq!(layer.digest, again.remove(0).digest);
     assert!(listed(layer).iter().all(|(_, _, _, time)| *time == COMMITTED));
-    let two = [("page", Put::File(b"two")), ("same", Put::File(b"same"))];
+    let two = [("page", ArchivedContent::File(b"two")), ("same", ArchivedContent::File(b"same"))];
     let (mut changed, _) = made(&two, &times, now + 100, None);
     let time = |name: &str, list: &[(String, u32, u64, u64)]| {
         list.iter().find(|(path, ..)| path == name).map(|(_, _, _, time)| *time)
@@ -184,13 +202,13 @@ fn folders_of_the_base_stay_as_they_are() {
         std::fs::set_permissions(root.join(path), std::fs::Permissions::from_mode(mode)).expect("set");
     }
     symlink("usr/bin", root.join("bin")).expect("a link");
-    let merged = Merged::of(&[root.to_owned()]).expect("opened");
+    let merged = MergedLayers::of(&[root.to_owned()]).expect("opened");
     let entries = [
-        ("container/files/bin/tool", Put::Program(b"x")),
-        ("container/files/root", Put::Folder),
-        ("container/files/root/.profile", Put::File(b"x")),
-        ("container/files/srv/www/page", Put::File(b"x")),
-        ("container/files/tmp/seed", Put::File(b"x")),
+        ("container/files/bin/tool", ArchivedContent::Program(b"x")),
+        ("container/files/root", ArchivedContent::Folder),
+        ("container/files/root/.profile", ArchivedContent::File(b"x")),
+        ("container/files/srv/www/page", ArchivedContent::File(b"x")),
+        ("container/files/tmp/seed", ArchivedContent::File(b"x")),
     ];
     let (mut layers, _) = made(&entries, &Times::default(), COMMITTED + 9, Some(&merged));
     let list = listed(layers.remove(0));
@@ -210,7 +228,7 @@ fn folders_of_the_base_stay_as_they_are() {
     assert_eq!(modes, wanted);
     symlink("/proc", root.join("etc")).expect("a link");
     std::fs::create_dir(root.join("proc")).expect("made");
-    let mut hostile = archive(&[("container/files/etc/x", Put::File(b"x"))]);
+    let mut hostile = archive(&[("container/files/etc/x", ArchivedContent::File(b"x"))]);
     let contents = scan(&mut hostile).expect("read").contents;
     let times = Times::default();
     let making =

@@ -20,7 +20,7 @@ fn git(arguments: &[&str]) -> Command {
 
 /// Objects that a push names.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Looked {
+pub(super) struct PushedObjects {
     /// Type of the pushed object: `commit`, `tag` and so on; `None` for a missing object.
     pub(super) kind: Option<String>,
     /// The branch's present commit; zeros for none.
@@ -28,7 +28,7 @@ pub(super) struct Looked {
 }
 
 /// Looks at the pushed object and the branch, with one git process.
-pub(super) fn look_at(update: &RefUpdate) -> io::Result<Looked> {
+pub(super) fn look_at(update: &RefUpdate) -> io::Result<PushedObjects> {
     let mut child = git(&["cat-file", "--batch-check=%(objecttype) %(objectname)"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -40,7 +40,7 @@ pub(super) fn look_at(update: &RefUpdate) -> io::Result<Looked> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines();
     let (pushed, tip) = (lines.next().and_then(found), lines.next().and_then(found));
-    Ok(Looked {
+    Ok(PushedObjects {
         kind: pushed.map(|(kind, _)| kind.to_owned()),
         tip: tip.map_or_else(|| "0".repeat(update.new.len()), |(_, name)| name.to_owned()),
     })

@@ -16,18 +16,18 @@ use super::header::{mode, mtime};
 use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT};
 
 /// The location of an entry: its parent folder, and its name there.
-pub(super) struct Place {
+pub(super) struct EntryLocation {
     pub(super) parent: OwnedFd,
     pub(super) name: OsString,
 }
 
-pub(super) fn is_folder(place: &Place) -> bool {
+pub(super) fn is_folder(place: &EntryLocation) -> bool {
     statat(&place.parent, &*place.name, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 /// Removes a file or an empty folder that an earlier entry created, so that the new entry can replace it.
-pub(super) fn clear(place: &Place) -> io::Result<()> {
+pub(super) fn clear(place: &EntryLocation) -> io::Result<()> {
     match unlinkat(&place.parent, &*place.name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => Ok(unlinkat(&place.parent, &*place.name, AtFlags::REMOVEDIR)?),
@@ -35,7 +35,7 @@ pub(super) fn clear(place: &Place) -> io::Result<()> {
     }
 }
 
-pub(super) fn whiteout(place: &Place, name: &str) -> io::Result<()> {
+pub(super) fn whiteout(place: &EntryLocation, name: &str) -> io::Result<()> {
     if name == OPAQUE {
         let parent = openat(&place.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         return Ok(fsetxattr(parent, OPAQUE_XATTR, b"y", XattrFlags::empty())?);
@@ -44,7 +44,7 @@ pub(super) fn whiteout(place: &Place, name: &str) -> io::Result<()> {
     if hidden.is_empty() || hidden == "." || hidden == ".." {
         return Err(io::Error::other("a whiteout of nothing"));
     }
-    let place = Place { parent: place.parent.try_clone()?, name: hidden.into() };
+    let place = EntryLocation { parent: place.parent.try_clone()?, name: hidden.into() };
     clear(&place)?;
     Ok(mknodat(&place.parent, &*place.name, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
@@ -74,13 +74,13 @@ pub(super) fn mapped_owner(owner: u32) -> u32 {
 /// Id of the user and the group for owners without an id of their own, in Debian and other distributions.
 pub(super) const NOBODY: u32 = 65_534;
 
-pub(super) fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
+pub(super) fn finish_node(entry: &Entry<'_, impl Read>, place: &EntryLocation) -> io::Result<()> {
     set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
     // This process created the entry a moment ago, and no other process writes here, so the entry is no link.
     Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
 }
 
-pub(super) fn finish_link(entry: &mut Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
+pub(super) fn finish_link(entry: &mut Entry<'_, impl Read>, place: &EntryLocation) -> io::Result<()> {
     set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
     set_time(&place.parent, &place.name, mtime(entry), AtFlags::SYMLINK_NOFOLLOW);
     Ok(())
