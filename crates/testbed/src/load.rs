@@ -26,7 +26,7 @@ const REASONS: usize = 10;
 
 /// Kind of requests that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
+pub enum LoadKind {
     /// HTTP/1.1 on one kept connection.
     Keep,
     /// HTTP/1.1, a new connection for each request.
@@ -43,10 +43,11 @@ pub enum Kind {
 }
 
 /// The kinds that any app can serve.
-pub const PLAIN: [Kind; 3] = [Kind::Keep, Kind::Fresh, Kind::Http2];
+pub const PLAIN: [LoadKind; 3] = [LoadKind::Keep, LoadKind::Fresh, LoadKind::Http2];
 
 /// Every kind.
-pub const ALL: [Kind; 6] = [Kind::Keep, Kind::Fresh, Kind::Http2, Kind::Post, Kind::Events, Kind::Socket];
+pub const ALL: [LoadKind; 6] =
+    [LoadKind::Keep, LoadKind::Fresh, LoadKind::Http2, LoadKind::Post, LoadKind::Events, LoadKind::Socket];
 
 /// Target of the load.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ pub struct Target {
     /// Text that only the new release's page contains.
     pub awaited: Option<String>,
     /// Kinds of the clients, assigned in turn.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<LoadKind>,
     /// Pause between two requests of a client.
     pub pause: Duration,
 }
@@ -68,7 +69,7 @@ pub struct Target {
 impl Target {
     /// Returns the front page of `shop.localhost` on a port of this machine.
     #[must_use]
-    pub fn shop(port: u16, kinds: &[Kind], pause: Duration) -> Self {
+    pub fn shop(port: u16, kinds: &[LoadKind], pause: Duration) -> Self {
         Self {
             address: ([127, 0, 0, 1], port).into(),
             host: "shop.localhost".to_owned(),
@@ -167,7 +168,7 @@ fn is_of_this_computer(address: IpAddr) -> bool {
 
 struct Client {
     target: Target,
-    kind: Kind,
+    kind: LoadKind,
     shared: Arc<Shared>,
 }
 
@@ -210,7 +211,7 @@ impl Connection {
 
 impl Client {
     async fn run(self) {
-        if self.kind == Kind::Socket {
+        if self.kind == LoadKind::Socket {
             return self.sockets().await;
         }
         let mut kept: Option<Connection> = None;
@@ -218,7 +219,7 @@ impl Client {
             let outcome = tokio::time::timeout(TIMEOUT, self.request(kept.take())).await;
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             match outcome {
-                Ok(Ok(connection)) => kept = connection.filter(|_| self.kind != Kind::Fresh),
+                Ok(Ok(connection)) => kept = connection.filter(|_| self.kind != LoadKind::Fresh),
                 Ok(Err(error)) => self.failed(&format!("{error:#}")),
                 Err(_) => self.failed("no answer in 40 s"),
             }
@@ -256,8 +257,8 @@ impl Client {
         let text = String::from_utf8_lossy(&body);
         anyhow::ensure!(status.is_success(), "status {status}: {}", text.trim());
         match self.kind {
-            Kind::Post => anyhow::ensure!(body.len() == POSTED, "{} bytes came back of {POSTED}", body.len()),
-            Kind::Events => anyhow::ensure!(text.ends_with("data: end\n\n"), "the stream ended early: {text:?}"),
+            LoadKind::Post => anyhow::ensure!(body.len() == POSTED, "{} bytes came back of {POSTED}", body.len()),
+            LoadKind::Events => anyhow::ensure!(text.ends_with("data: end\n\n"), "the stream ended early: {text:?}"),
             _ => self.look_for_awaited(&text),
         }
         Ok((!closes).then_some(connection))
@@ -266,12 +267,12 @@ impl Client {
     fn message(&self) -> anyhow::Result<http::Request<Body>> {
         let Target { host, path, .. } = &self.target;
         let builder = match self.kind {
-            Kind::Http2 => return Ok(http::Request::get(format!("http://{host}{path}")).body(Body::default())?),
-            Kind::Post => http::Request::post(path.as_str()),
-            Kind::Events => http::Request::get("/events"),
+            LoadKind::Http2 => return Ok(http::Request::get(format!("http://{host}{path}")).body(Body::default())?),
+            LoadKind::Post => http::Request::post(path.as_str()),
+            LoadKind::Events => http::Request::get("/events"),
             _ => http::Request::get(path.as_str()),
         };
-        let body = if self.kind == Kind::Post { Body::from(vec![b'x'; POSTED]) } else { Body::default() };
+        let body = if self.kind == LoadKind::Post { Body::from(vec![b'x'; POSTED]) } else { Body::default() };
         Ok(builder.header(http::header::HOST, host).body(body)?)
     }
 
@@ -286,7 +287,7 @@ impl Client {
     async fn connect(&self) -> anyhow::Result<Connection> {
         let stream = TcpStream::connect(self.target.address).await?;
         stream.set_nodelay(true)?;
-        if self.kind == Kind::Http2 {
+        if self.kind == LoadKind::Http2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             return Ok(Connection::Many(sender));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use gantry_testbed::load::{Kind, Load, PLAIN, Target};
+use gantry_testbed::load::{Load, LoadKind, PLAIN, Target};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -23,7 +23,7 @@ struct Args {
     awaited: Option<String>,
     /// Kinds of the clients, in turn
     #[arg(long, value_delimiter = ',')]
-    kinds: Vec<Kind>,
+    kinds: Vec<LoadKind>,
     /// Milliseconds between two requests of a client
     #[arg(long, default_value_t = 2)]
     pause: u64,

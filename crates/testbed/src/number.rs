@@ -8,6 +8,9 @@ use std::path::Path;
 /// Count of numbers. All their ports lie below the kernel's range for outgoing connections (32768 and up).
 const NUMBERS: u16 = 3000;
 
+/// Folder of the numbers' locks: one for all test runs of a machine, wherever their files are.
+const NUMBERS_FOLDER: &str = "/run/gantry-test-numbers";
+
 /// The first port of number 0.
 const PORTS: u16 = 20_000;
 
@@ -21,8 +24,8 @@ impl Number {
     /// Claims the first number that is unlocked, has free ports, and neither a bridge nor a namespace: those with the
     /// number's name are what a killed test left behind. The search begins at a number derived from the process id.
     pub(crate) fn claim() -> Self {
-        let folder = std::env::temp_dir().join("gantry-numbers");
-        std::fs::create_dir_all(&folder).expect("a folder");
+        let folder = Path::new(NUMBERS_FOLDER);
+        std::fs::create_dir_all(folder).expect("a folder");
         let first = u16::try_from(std::process::id() * 16 % u32::from(NUMBERS)).expect("below 3000");
         let has_namespace = |name: &str| {
             let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();

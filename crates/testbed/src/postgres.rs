@@ -1,6 +1,6 @@
 //! A real PostgreSQL for the container jobs of a cloud.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -52,15 +52,9 @@ impl Postgres {
     /// # Panics
     /// If PostgreSQL does not run.
     pub fn kill(&mut self) {
-        let file = self.folder.path().join("data/postmaster.pid");
-        let text = std::fs::read_to_string(&file).expect("a process id");
-        let pid = text.lines().next().expect("a line").to_owned();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for process in children.split_whitespace().chain([pid.as_str()]) {
-            let _ = Command::new("kill").args(["-9", process]).stderr(Stdio::null()).status();
-        }
-        self.stop();
-        let _ = std::fs::remove_file(file);
+        let mut process = self.process.take().expect("PostgreSQL runs");
+        process.stdin.take().expect("piped").write_all(b"kill\n").expect("asked");
+        assert!(process.wait().expect("an end").success(), "PostgreSQL is not killed");
     }
 
     fn stop(&mut self) {

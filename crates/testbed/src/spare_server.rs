@@ -1,4 +1,4 @@
-//! A server beside the one of a [`World`](crate::World): the cluster has several servers on one etcd.
+//! A server beside the one of a [`TestCluster`](crate::TestCluster): the cluster has several servers on one etcd.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;

@@ -3,8 +3,11 @@
 mod cluster;
 mod site;
 
+use std::path::Path;
+use std::process::Command;
+
 use cluster::{CHECKED, create_app, ready_copies};
-use gantry_testbed::{Fleet, Output};
+use gantry_testbed::{Fleet, Output, program, run};
 use site::push_site;
 
 /// Adds a machine over ssh.
@@ -53,6 +56,43 @@ fn a_machine_is_added_over_ssh_and_runs_apps() {
         let page = fleet.curl(&machine, "shop").good().out;
         assert!(page.starts_with("one"), "{machine}: {page}");
     }
+}
+
+/// A release tarball with the program under test.
+fn tarball(folder: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/package");
+    let mut package = Command::new(script);
+    package.arg("--program").arg(program("gantry")).arg("tarball").arg(folder);
+    run(package).good().out.trim().to_owned()
+}
+
+#[test]
+fn a_machine_is_added_with_a_release_tarball() {
+    let mut fleet = Fleet::start(1);
+    let (name, options) = fleet.add_with_ssh();
+    let root = format!("root@{}", fleet.address(&name));
+    let folder = tempfile::tempdir().expect("a folder");
+    let tarball = tarball(folder.path());
+
+    // A tarball that was cut installs nothing.
+    let cut = folder.path().join("cut.tar.gz");
+    let content = std::fs::read(&tarball).expect("read");
+    std::fs::write(&cut, &content[..content.len() / 2]).expect("written");
+    let refused = add(&fleet, &root, &options, &["--program", cut.to_str().expect("text")]);
+    assert!(refused.status == 1 && refused.err.contains("E_FILE_UNREADABLE"), "{refused:?}");
+    assert!(!fleet.path(&name, "over/usr/local/bin/gantry").exists());
+
+    let settings = std::fs::read_to_string(fleet.path(&name, "gantry.toml")).expect("read");
+    let added = add(&fleet, &root, &options, &["--program", &tarball]).good();
+    assert!(added.out.contains(&format!("machine {name} has joined as agent and is ready")), "{added:?}");
+    let installed = |file: &str| fleet.path(&name, "over").join(file);
+    let unit = std::fs::read_to_string(installed("usr/local/lib/systemd/system/gantry.service")).expect("the unit");
+    assert!(unit.contains("ExecStart=/usr/local/bin/gantry up"), "{unit}");
+    for file in ["man/man1/gantry.1.gz", "bash-completion/completions/gantry", "doc/gantry/README.md"] {
+        assert!(installed("usr/local/share").join(file).exists(), "{file}");
+    }
+    let kept = std::fs::read_to_string(installed("etc/gantry/gantry.toml")).expect("read");
+    assert_eq!(kept, settings, "the machine's settings were replaced");
 }
 
 /// The head of a program for another architecture.

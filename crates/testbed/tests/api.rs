@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 
 /// Sends `bytes` on a new connection and returns everything that the server sends until the end of the connection.
 /// With `all`, the client shuts down its sending side afterwards.
@@ -99,8 +99,8 @@ fn examine(port: u16, token: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_api_takes_what_was_meant_or_nothing() {
-    let world = World::start(&[]);
+fn the_api_applies_a_request_fully_or_not_at_all() {
+    let world = TestCluster::start(&[]);
     let (port, token) = (world.api_port(), world.token());
     let (head, next) = (head(&token), next(&token));
     // With correct framing, the server creates the app and answers the second request.
@@ -164,7 +164,7 @@ fn careless(mut stream: TcpStream) {
 
 /// Mutation test: a server that ignores framing accepts a request in every case.
 #[test]
-fn without_framing_all_of_it_is_taken() {
+fn the_framing_check_detects_a_server_that_accepts_everything() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let all = framings().len();
@@ -175,8 +175,8 @@ fn without_framing_all_of_it_is_taken() {
 
 /// The server reads the bytes that a client sends after a refusal. The refusal is still there when the client reads.
 #[test]
-fn whoever_is_refused_in_the_middle_hears_why() {
-    let world = World::start(&[]);
+fn a_refusal_in_the_middle_of_a_body_arrives() {
+    let world = TestCluster::start(&[]);
     // More than the kernel buffers on both ends (36 MiB at most: `tcp_wmem` and `tcp_rmem`), and less than the server
     // reads after a refusal.
     let body = vec![0; 48 << 20];
@@ -198,9 +198,9 @@ fn whoever_is_refused_in_the_middle_hears_why() {
 
 /// Opens 1,000 connections that never become a request (5,000 in the long run) and waits until the server ends them.
 #[test]
-fn slow_clients_of_the_api_are_in_nobody_s_way() {
+fn slow_clients_of_the_api_delay_no_other_client() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let ask = || {
         let begun = Instant::now();

@@ -5,7 +5,7 @@ mod site;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gantry_testbed::{Output, World, program, run};
+use gantry_testbed::{Output, TestCluster, program, run};
 use site::{page, push_site, site};
 
 /// Roles of the app with a volume. Each start appends a line to a file in the volume.
@@ -20,13 +20,6 @@ fn shell(line: &str) -> Output {
     let mut command = Command::new("sh");
     command.args(["-ec", line]);
     run(command)
-}
-
-/// Runs `gantry` on the test cluster's own machine.
-fn offline(world: &World, arguments: &[&str]) -> Output {
-    let data = world.path("data").display().to_string();
-    let run = world.path("run").display().to_string();
-    world.gantry(&[arguments, &["--data", &data, "--run", &run]].concat())
 }
 
 /// Everything in a folder that a round trip must keep, as text.
@@ -49,12 +42,12 @@ fn fill(folder: &Path) {
     let _ = shell(&line).good();
 }
 
-fn volume(world: &World, name: &str) -> PathBuf {
+fn volume(world: &TestCluster, name: &str) -> PathBuf {
     world.path("data/volumes/shop").join(name)
 }
 
 /// Removes the store, as before a restore.
-fn remove_store(world: &World) {
+fn remove_store(world: &TestCluster) {
     for end in ["", "-head", "-wal", "-shm"] {
         let _ = std::fs::remove_file(world.path(&format!("data/server/store.db{end}")));
     }
@@ -62,21 +55,21 @@ fn remove_store(world: &World) {
 
 #[test]
 fn a_backup_with_volumes_brings_them_back() {
-    let mut world = World::start_with_file();
+    let mut world = TestCluster::start_with_file();
     let shop = site(&world, "shop", 1);
     shop.write("container/roles.json", ROLES);
     push_site(&shop, "one");
     fill(&volume(&world, "base"));
     let wanted = described(&volume(&world, "base"));
     let plain = world.path("plain.tar").display().to_string();
-    let saved = offline(&world, &["backup", &plain]).good();
+    let saved = world.offline(&["backup", &plain]).good();
     assert!(saved.err.contains("`gantry backup --volumes FILE` includes them"), "{saved:?}");
-    let checked = offline(&world, &["check"]).good();
+    let checked = world.offline(&["check"]).good();
     assert!(checked.out.contains(" layers, 2 volumes") && !checked.out.contains(" 0 layers"), "{checked:?}");
     unreadable_volumes_are_named(&world);
 
     let file = world.path("backup.tar").display().to_string();
-    let saved = offline(&world, &["backup", "--volumes", &file]).good();
+    let saved = world.offline(&["backup", "--volumes", &file]).good();
     assert!(saved.out.contains(", 2 volumes"), "{saved:?}");
     assert!(saved.err.contains("shop.v1.web-1 may have written to volume data of shop"), "{saved:?}");
     let starts = std::fs::read_to_string(volume(&world, "data").join("starts")).expect("read");
@@ -89,7 +82,7 @@ fn a_backup_with_volumes_brings_them_back() {
     let _ = world.down();
     std::fs::write(volume(&world, "data").join("later"), "").expect("written");
     remove_store(&world);
-    let restored = offline(&world, &["restore", "--volumes", "all", &file]).good();
+    let restored = world.offline(&["restore", "--volumes", "all", &file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
     assert_eq!(described(&volume(&world, "base")), wanted);
     assert_eq!(std::fs::read_to_string(volume(&world, "data").join("starts")).expect("read"), starts);
@@ -105,34 +98,34 @@ fn a_backup_with_volumes_brings_them_back() {
 }
 
 /// A volume whose folders are nested deeper than a walk goes.
-fn unreadable_volumes_are_named(world: &World) {
+fn unreadable_volumes_are_named(world: &TestCluster) {
     let deep = volume(world, "deep");
     let _ = shell(&format!("mkdir -p {}/$(printf 'd/%.0s' $(seq 300))", deep.display())).good();
     let file = world.path("incomplete.tar").display().to_string();
     for arguments in [&["check"][..], &["backup", "--volumes", &file]] {
-        let told = offline(world, arguments);
+        let told = world.offline(arguments);
         let named = told.err.contains("volumes/shop/deep cannot be read: d/d/") && told.err.contains("volume import");
         assert!(told.status == 1 && named, "{told:?}");
     }
     let _ = shell(&format!("rm -r {}", deep.display())).good();
     std::fs::rename(volume(world, "data"), volume(world, "away")).expect("moved");
-    let told = offline(world, &["check"]);
+    let told = world.offline(&["check"]);
     assert!(told.status == 1 && told.err.contains("volumes/shop/data is missing (role web of shop)"), "{told:?}");
     std::fs::rename(volume(world, "away"), volume(world, "data")).expect("moved back");
 }
 
-fn data_here_is_replaced_only_when_told(world: &World, file: &str, wanted: &str) {
+fn data_here_is_replaced_only_when_told(world: &TestCluster, file: &str, wanted: &str) {
     let before = described(&volume(world, "data"));
-    let refused = offline(world, &["restore", file]);
+    let refused = world.offline(&["restore", file]);
     let named =
         refused.err.contains("volumes/shop/base, volumes/shop/data") && refused.err.contains("--volumes missing");
     assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
     // The containers outlive `gantry up`.
-    let refused = offline(world, &["restore", "--volumes", "all", file]);
+    let refused = world.offline(&["restore", "--volumes", "all", file]);
     let named = refused.err.contains("in use by shop.v1.web-1") && refused.err.contains("gantry down");
     assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
     let _ = shell(&format!("rm -r {}", volume(world, "base").display())).good();
-    let restored = offline(world, &["restore", "--volumes", "missing", file]).good();
+    let restored = world.offline(&["restore", "--volumes", "missing", file]).good();
     assert!(restored.out.contains("and 1 volume are back"), "{restored:?}");
     assert!(restored.err.contains("volume data of shop was not restored"), "{restored:?}");
     assert_eq!(described(&volume(world, "base")), wanted);
@@ -140,7 +133,7 @@ fn data_here_is_replaced_only_when_told(world: &World, file: &str, wanted: &str)
 }
 
 /// A restore is killed once its first volume is in place. The next one needs no option, and ends the work.
-fn killed_in_the_middle(world: &World, file: &str, wanted: &str) {
+fn killed_in_the_middle(world: &TestCluster, file: &str, wanted: &str) {
     remove_store(world);
     let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
     let paths = ["data", "run"].map(|name| world.path(name).display().to_string());
@@ -154,7 +147,7 @@ fn killed_in_the_middle(world: &World, file: &str, wanted: &str) {
     restore.kill().expect("killed");
     let _ = restore.wait();
     remove_store(world);
-    let restored = offline(world, &["restore", file]).good();
+    let restored = world.offline(&["restore", file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
     assert_eq!(described(&volume(world, "base")), wanted);
     for left in ["data/restoring", "data/restored-volumes.json"] {
@@ -163,7 +156,7 @@ fn killed_in_the_middle(world: &World, file: &str, wanted: &str) {
 }
 
 /// A byte of a volume's file changed in the backup.
-fn damage_is_named_and_left_out(world: &World, wanted: &str) {
+fn damage_is_named_and_left_out(world: &TestCluster, wanted: &str) {
     let mut bytes = std::fs::read(world.path("backup.tar")).expect("read");
     let place = bytes.windows(MARKER.len()).position(|piece| piece == MARKER.as_bytes()).expect("the marker");
     bytes[place] ^= 1;
@@ -171,10 +164,10 @@ fn damage_is_named_and_left_out(world: &World, wanted: &str) {
     remove_store(world);
     let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
     let file = world.path("damaged.tar").display().to_string();
-    let refused = offline(world, &["restore", &file]);
+    let refused = world.offline(&["restore", &file]);
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/base/marker is damaged"), "{refused:?}");
     assert!(!world.path("data/volumes").exists() && !world.path("data/server/store.db").exists());
-    let restored = offline(world, &["restore", "--skip-damaged", &file]).good();
+    let restored = world.offline(&["restore", "--skip-damaged", &file]).good();
     assert!(restored.err.contains("left out: volumes/shop/base/marker is damaged"), "{restored:?}");
     // The time of the folder changes with the file that is left out.
     let is_rest = |line: &&str| !line.contains("marker") && !line.starts_with(". ");
@@ -185,21 +178,21 @@ fn damage_is_named_and_left_out(world: &World, wanted: &str) {
     remove_store(world);
     let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
     let file = world.path("incomplete.tar").display().to_string();
-    let refused = offline(world, &["restore", &file]);
+    let refused = world.offline(&["restore", &file]);
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/deep cannot be read"), "{refused:?}");
-    let restored = offline(world, &["restore", "--skip-damaged", &file]).good();
+    let restored = world.offline(&["restore", "--skip-damaged", &file]).good();
     assert!(restored.out.contains("and 2 volumes are back") && !volume(world, "deep").exists(), "{restored:?}");
     assert_eq!(described(&volume(world, "base")), wanted);
 }
 
 /// The backup has no volumes, and the disk has none either.
-fn data_that_is_gone_is_told(world: &mut World, plain: &str) {
+fn data_that_is_gone_is_told(world: &mut TestCluster, plain: &str) {
     let archive = world.path("data.tar").display().to_string();
     let _ = world.gantry(&["volume", "export", "shop", "data", "-o", &archive]).good();
     let _ = world.down();
     remove_store(world);
     let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
-    let restored = offline(world, &["restore", plain]).good();
+    let restored = world.offline(&["restore", plain]).good();
     assert!(restored.err.contains("shop has no data of volume data: web begins with an empty one"), "{restored:?}");
     world.up();
     world.wait("why names the empty volume", |world| {

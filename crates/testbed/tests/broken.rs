@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use site::{SERVER, page};
 
 /// A misbehaving application.
@@ -112,7 +112,7 @@ fn applications() -> Vec<Broken> {
 }
 
 /// Pushes an application and returns its transcript.
-fn transcript(world: &World, broken: &Broken) -> String {
+fn transcript(world: &TestCluster, broken: &Broken) -> String {
     let name = broken.name;
     let _ = world.gantry(&["app", "create", name]).good();
     let repository = world.repository(name, None);
@@ -169,12 +169,12 @@ fn transcript(world: &World, broken: &Broken) -> String {
 }
 
 /// Waits until the output of `gantry why` contains `what`.
-fn told(world: &World, name: &str, what: &str) {
+fn told(world: &TestCluster, name: &str, what: &str) {
     world.wait("it is told", |world| world.gantry(&["why", name]).out.contains(what).then_some(()));
 }
 
 /// Log segments of an app's only instance.
-fn logs(world: &World, name: &str) -> Vec<std::path::PathBuf> {
+fn logs(world: &TestCluster, name: &str) -> Vec<std::path::PathBuf> {
     let folder = world.path("data/logs").join(name).join(format!("{name}.v1.web-1"));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
@@ -223,11 +223,11 @@ fn word(word: &str) -> String {
 }
 
 #[test]
-fn what_an_application_does_wrong_is_said() {
+fn faults_of_applications_are_reported_as_in_the_transcripts() {
     // Only applications that hang may reach these limits, even on a slow machine. Everything else takes a second or
     // two.
     let limits = ["--deadline", "10", "--compile-time", "20", "--compile-memory", "64M", "--compile-disk", "70M"];
-    let world = World::start(&limits);
+    let world = TestCluster::start(&limits);
     let queue = Mutex::new(applications());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let bless = std::env::var_os("GANTRY_TEST_BLESS").is_some();
@@ -267,11 +267,11 @@ fn what_an_application_does_wrong_is_said() {
 /// The same faults with the default timeouts that users meet: one minute until an instance is ready, ten seconds
 /// until it ends. Runs on request only.
 #[test]
-fn what_takes_its_time_is_said_too() {
+fn slow_faults_of_applications_are_reported_as_in_the_transcripts() {
     if std::env::var_os("GANTRY_TEST_LONG").is_none() {
         return;
     }
-    let world = World::start(&["--deadline", "120", "--bake-time", "15"]);
+    let world = TestCluster::start(&["--deadline", "120", "--bake-time", "15"]);
     let checked = |name, server| Broken { name, server, role: CHECKED, compile: None };
     let timer = "        threading.Timer(10, lambda: os._exit(9)).start()\n";
     let get = "    def do_GET(self):\n";

@@ -7,21 +7,21 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use gantry_testbed::{Repository, World};
+use gantry_testbed::{Repository, TestCluster};
 use site::{page, push_site, site};
 
 /// The containers of builds, each with its first process.
-fn builds(world: &World) -> Vec<(String, u32)> {
+fn builds(world: &TestCluster) -> Vec<(String, u32)> {
     world.containers().into_iter().filter(|(name, _)| name.starts_with("build-")).collect()
 }
 
 /// Waits for a build's container other than `before`.
-fn next_build(world: &World, before: Option<u32>) -> (String, u32) {
+fn next_build(world: &TestCluster, before: Option<u32>) -> (String, u32) {
     world.wait("a build runs", |world| builds(world).into_iter().find(|(_, pid)| Some(*pid) != before))
 }
 
-fn is_gone(world: &World, (name, pid): &(String, u32)) {
-    let remains = |world: &World| {
+fn is_gone(world: &TestCluster, (name, pid): &(String, u32)) {
+    let remains = |world: &TestCluster| {
         let folders = ["data/containers", "run/containers"].map(|folder| world.path(folder).join(name).exists());
         folders.contains(&true) || Path::new(&format!("/proc/{pid}")).exists()
     };
@@ -38,7 +38,7 @@ fn push_slow(repository: &Repository, version: &str, seconds: f32) -> Child {
 
 #[test]
 fn a_build_begins_again_when_its_agent_is_killed() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let pushing = push_slow(&repository, "two", 3.0);
@@ -54,7 +54,7 @@ fn a_build_begins_again_when_its_agent_is_killed() {
 
 #[test]
 fn a_build_ends_with_its_server_and_with_its_deploy() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let pushing = push_slow(&repository, "two", 600.0);
@@ -70,8 +70,8 @@ fn a_build_ends_with_its_server_and_with_its_deploy() {
 }
 
 #[test]
-fn a_machine_runs_as_many_builds_as_it_is_told() {
-    let world = World::start(&["--builds", "1"]);
+fn a_machine_runs_builds_up_to_its_configured_limit() {
+    let world = TestCluster::start(&["--builds", "1"]);
     let repositories = ["books", "shop"].map(|app| site(&world, app, 1));
     let pushing = [0, 1].map(|n| push_slow(&repositories[n], "one", 2.0));
     let (mut most, begun) = (0, Instant::now());

@@ -4,12 +4,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gantry_testbed::{ShiftedClock, World, run};
+use gantry_testbed::{ShiftedClock, TestCluster, run};
 
 const HOUR: i64 = 3_600_000;
 
 struct Shifted {
-    world: World,
+    world: TestCluster,
     clock: ShiftedClock,
 }
 
@@ -17,7 +17,7 @@ impl Shifted {
     fn start() -> Self {
         let clock = ShiftedClock::new();
         let environment = clock.environment().map(|(name, path)| (name, path.to_str().expect("text")));
-        let world = World::start_alone(&environment, &["--bake-time", "3"]);
+        let world = TestCluster::start_alone(&environment, &["--bake-time", "3"]);
         Self { world, clock }
     }
 
@@ -43,11 +43,11 @@ impl Shifted {
 }
 
 #[test]
-fn neither_a_clock_that_jumps_nor_a_program_that_does_not_run_ends_anything() {
+fn clock_jumps_and_unusable_programs_end_no_workload() {
     let mut shifted = Shifted::start();
     a_jump_holds_up_and_ends_nothing(&shifted);
     a_program_that_cannot_take_over_leaves_the_old_one(&shifted);
-    what_up_was_given_is_not_asked_for_again(&mut shifted.world);
+    a_restart_keeps_the_arguments_of_up(&mut shifted.world);
 }
 
 fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
@@ -126,7 +126,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
     let refused = |times: usize| {
         world.replace_services();
         world.wait("it is refused", |world| {
-            (world.log().matches("the new program is not taken").count() == times).then_some(())
+            (world.log().matches("the new program is refused").count() == times).then_some(())
         });
         assert_eq!(pids(), before, "the old ones serve on: {}", world.log());
         let _ = world.gantry(&["status"]).good();
@@ -158,7 +158,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
 }
 
 /// A settings file and the record that `up` keeps make the flags unnecessary at the next start.
-fn what_up_was_given_is_not_asked_for_again(world: &mut World) {
+fn a_restart_keeps_the_arguments_of_up(world: &mut TestCluster) {
     let data = world.path("data").display().to_string();
     let plain = |arguments: &[&str]| {
         let mut command = Command::new(world.path("gantry"));

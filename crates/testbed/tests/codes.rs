@@ -3,23 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 use serde_json::Value;
 
 /// A cluster with the app `shop`, which has no release.
-fn world() -> World {
-    let world = World::start(&["--jobs", "4"]);
+fn world() -> TestCluster {
+    let world = TestCluster::start(&["--jobs", "4"]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     world
 }
 
-fn write(world: &World, path: &str, text: &str) {
+fn write(world: &TestCluster, path: &str, text: &str) {
     let path = world.path(path);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
     std::fs::write(path, text).expect("written");
 }
 
-fn upload(world: &World, code: &str, folder: &str, more: &[&str]) -> Value {
+fn upload(world: &TestCluster, code: &str, folder: &str, more: &[&str]) -> Value {
     let path = world.path(folder);
     let path = path.to_str().expect("text");
     let command = ["code", "upload", code, path, "--stack", "debian", "--json"];
@@ -27,11 +27,11 @@ fn upload(world: &World, code: &str, folder: &str, more: &[&str]) -> Value {
 }
 
 /// Runs a job to its end; returns its output.
-fn follow(world: &World, code: &str) -> String {
+fn follow(world: &TestCluster, code: &str) -> String {
     world.gantry(&["job", "run", code, "--follow", "-p", "{\"month\":11}"]).good().out
 }
 
-fn json(world: &World, arguments: &[&str]) -> Value {
+fn json(world: &TestCluster, arguments: &[&str]) -> Value {
     serde_json::from_str(&world.gantry(&[arguments, &["--json"]].concat()).good().out).expect("JSON")
 }
 
@@ -86,6 +86,32 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
     assert_eq!(layers(&report).last().expect("a layer")["files"], 2, "{report}");
     assert!(base["largest"][0]["size"].as_u64().is_some_and(|size| size > 1 << 20), "{base}");
     assert!(world.gantry(&["image", "report", &image]).good().out.contains("to transfer"));
+    // A command in the image opens its program, and few of the other files.
+    let opens = |command: &[&str]| {
+        let report =
+            world.gantry(&[&["image", "report", &image, "--json", "--run", "--"], command].concat()).good().out;
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        assert_eq!(report["opens"]["is_whole"], true, "{report}");
+        let count = |kind: &str| report["opens"][kind]["files"].as_u64().expect("a number");
+        let folders = report["opens"]["folders"].as_array().expect("folders");
+        assert!(folders.iter().any(|folder| folder["path"] == "/usr/bin"), "{report}");
+        (count("opened"), count("unopened"))
+    };
+    let (little, more) = (opens(&["true"]), opens(&["cat", "/usr/bin/env"]));
+    assert!(
+        little.0 > 0 && little.0 < more.0 && little.1 > more.1 && more.0 < 100 && more.1 > 100,
+        "{little:?} {more:?}"
+    );
+    let told = world.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", "echo said; exit 3"]);
+    assert_eq!(told.status, 3, "{}", told.all());
+    assert!(told.out.contains("no process opened") && !told.out.contains("said"), "{}", told.all());
+    // Processes that the command leaves behind, and that open files without end, do not keep the report waiting.
+    let busy = "(while :; do for file in /usr/bin/*; do : < $file; done; done) & exit 4";
+    let told = world.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", busy]);
+    assert_eq!(told.status, 4, "{}", told.all());
+    let events = world.gantry(&["events", "shop"]).good().out;
+    let named = format!("run in image {} without a release", shown["current"]["image"].as_str().expect("an image"));
+    assert!(events.contains(&named), "{events}");
     let none = world.gantry(&["image", "report", "shop:none"]);
     assert!(none.all().contains("E_IMAGE_NOT_FOUND"), "{}", none.all());
     assert!(world.gantry(&["events", "shop"]).good().out.contains("uploaded code report, revision 2"));
@@ -101,7 +127,7 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
         (json(world, &["job", "show", queued.trim()])["status"] == "succeeded").then_some(())
     });
     let gone = world.gantry(&["job", "run", "shop/report"]);
-    assert!(gone.status == 1 && gone.all().contains("no code report"), "{}", gone.all());
+    assert!(gone.status == 1 && gone.all().contains("no uploaded code has this name"), "{}", gone.all());
 }
 
 #[test]
@@ -177,6 +203,9 @@ fn hostile_uploads_are_refused_and_leave_nothing() {
         let path = path.to_str().expect("text");
         let said = world.gantry(&["code", "upload", "shop/bad", path, "--stack", "debian"]);
         assert!(said.status != 0 && said.all().contains(code), "{path}: {}", said.all());
+        // The message itself says what to do.
+        let remedies = ["leave out", "leave the", "rename it", "pack the folder", "--command"];
+        assert!(remedies.iter().any(|remedy| said.all().contains(remedy)), "{path}: {}", said.all());
     };
     refused(&make("up.zip", &format!("{zip}z.writestr('../../etc/cron.d/x', 'x')")), "E_INVALID_CODE");
     refused(&make("absolute.zip", &format!("{zip}z.writestr('/etc/x', 'x')")), "E_INVALID_CODE");

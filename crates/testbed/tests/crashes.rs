@@ -7,13 +7,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use gantry_testbed::load::{ALL, Load, PLAIN, Target};
 use site::{page, push_site, site};
 
 #[test]
-fn killed_services_come_back_and_nothing_that_runs_notices() {
-    let world = World::start(&[]);
+fn restarts_killed_services_without_effect_on_workloads() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
     let before = world.containers();
@@ -37,10 +37,10 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
-/// The launcher of `gantry exec` outlives the agent and notices the agent's end.
+/// The worker of `gantry exec` outlives the agent and notices the agent's end.
 #[test]
-fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
-    let world = World::start(&[]);
+fn an_exec_ends_with_its_killed_agent() {
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 1), "one");
     // A duration that no other process on this machine sleeps for.
     let command = format!("sleep 4{}", world.api_port());
@@ -63,12 +63,12 @@ fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
 /// A client that follows a deploy receives each line exactly once, to the end of the deploy.
 #[test]
 fn a_deploy_is_followed_on_when_its_server_is_killed() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     push_site(&repository, "two");
     let mut rollback = world.gantry_into("rollback", &["rollback", "shop", "--wait"]);
-    let told = |world: &World| std::fs::read_to_string(world.path("rollback")).unwrap_or_default();
+    let told = |world: &TestCluster| std::fs::read_to_string(world.path("rollback")).unwrap_or_default();
     world.wait("it serves, and is watched", |world| told(world).contains("v3 serves;").then_some(()));
     world.kill_service("server");
     assert!(rollback.wait().expect("ended").success(), "{}", told(&world));
@@ -81,10 +81,10 @@ fn a_deploy_is_followed_on_when_its_server_is_killed() {
 
 /// The server first hangs and is then gone, for twelve seconds each; ten minutes in the long run.
 #[test]
-fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
+fn restarts_crashed_instances_and_serves_without_the_server() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let away = Duration::from_secs(if long { 600 } else { 12 });
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
     let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(10));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -126,7 +126,7 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
 }
 
 /// Kills `service` while a deploy is in `state`. The deploy must end, with one release serving.
-fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &str, state: &str, version: &str) {
+fn killed_in(world: &TestCluster, repository: &gantry_testbed::Repository, service: &str, state: &str, version: &str) {
     repository.write("server.py", &site::SERVER.replace("VERSION", version));
     repository.commit(version);
     let mut push = repository.push_in_background();
@@ -156,7 +156,7 @@ fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &s
 
 #[test]
 fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     // The compile step is slow enough for the test to see each state.
     repository.compile_with("sleep 0.7");
@@ -170,7 +170,7 @@ fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
 
 #[test]
 fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
-    let mut world = World::start(&[]);
+    let mut world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
     let before = world.containers();
@@ -200,7 +200,7 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
 
 #[test]
 fn after_a_reboot_everything_runs_again() {
-    let mut world = World::start(&[]);
+    let mut world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
     // A second app with a volume, and a build that the loss of power interrupts.
@@ -230,8 +230,9 @@ fn after_a_reboot_everything_runs_again() {
     world.forget_network_and_groups();
     world.up();
     let begun = Instant::now();
-    let ready =
-        |world: &World, app: &str, count: &str| world.gantry(&["app", "show", app]).out.contains(count).then_some(());
+    let ready = |world: &TestCluster, app: &str, count: &str| {
+        world.gantry(&["app", "show", app]).out.contains(count).then_some(())
+    };
     world.wait("what has no build is ready", |world| ready(world, "keeper", "1/1"));
     // An instance that counted as ready from before the reboot would have its next health check after the usual
     // interval of 10 s.
@@ -242,13 +243,13 @@ fn after_a_reboot_everything_runs_again() {
     assert_eq!(world.gantry(&note).good().out, "of old\n");
 }
 
-fn builds(world: &World) -> Option<()> {
+fn builds(world: &TestCluster) -> Option<()> {
     world.gantry(&["app", "show", "shop", "--json"]).out.contains("\"building\"").then_some(())
 }
 
 #[test]
 fn requests_wait_for_the_only_copy_to_come_back() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 1), "one");
     for crash in 1..=3 {
         let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
@@ -266,8 +267,8 @@ fn requests_wait_for_the_only_copy_to_come_back() {
 }
 
 #[test]
-fn a_deploy_outlives_the_client_that_asked_for_it() {
-    let world = World::start(&[]);
+fn a_deploy_survives_its_disconnected_client() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     repository.compile_with("sleep 2.0");
@@ -281,8 +282,8 @@ fn a_deploy_outlives_the_client_that_asked_for_it() {
 }
 
 #[test]
-fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
-    let world = World::start(&[]);
+fn deploys_the_newest_waiting_push_and_reports_the_others() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     repository.compile_with("sleep 3.0");
@@ -293,7 +294,7 @@ fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
     };
     let under_way = push("two");
     world.wait("the first builds", builds);
-    let waits = |world: &World, number: &str| {
+    let waits = |world: &TestCluster, number: &str| {
         world.gantry(&["events", "shop"]).out.contains(&format!("deploy {number} asked for")).then_some(())
     };
     let older = push("three");
@@ -310,8 +311,8 @@ fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
 }
 
 #[test]
-fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
-    let world = World::start(&[]);
+fn refuses_the_second_of_two_pushes_with_one_parent() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     let start = push_site(&repository, "one");
     repository.compile_with("sleep 3.0");
@@ -343,8 +344,8 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
 }
 
 #[test]
-fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
-    let world = World::start(&[]);
+fn a_build_of_a_destroyed_app_gives_its_successor_no_image() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     repository.compile_with("echo said by the old one; sleep 5.0");
     repository.write("server.py", &site::SERVER.replace("VERSION", "old"));
@@ -387,37 +388,43 @@ impl Drop for Mounted {
 }
 
 /// Waits until Gantry reports that an instance of `shop` cannot be removed, and why.
-fn is_told(world: &World, instance: &str, why: &str) {
+fn is_told(world: &TestCluster, instance: &str, why: &str) {
     world.wait("it is told", |world| {
         let told = world.gantry(&["why", "shop", instance]).out;
         (told.contains("cannot be removed; retrying") && told.contains(why)).then_some(())
     });
 }
 
-/// A folder that the kernel does not release, as with a foreign mount below it.
+/// A foreign mount below the folder of a container: the kernel deletes neither.
 #[test]
-fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
-    let world = World::start(&[]);
+fn files_that_cannot_be_deleted_keep_no_instance_and_are_retried() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let place = world.path("data/containers/shop.v1.web-1/stuck");
     std::fs::create_dir(&place).expect("made");
-    let mounted = Mounted::at(place);
+    let mut mounted = Mounted::at(place);
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
-    let told = |world: &World| is_told(world, "shop.v1.web-1", "busy");
-    told(&world);
-    // The next agent finds no record of the instance any more and carries on.
+    let gone = |world: &TestCluster, instance: &str| {
+        world.wait("it is gone", |world| (!world.gantry(&["ps", "shop"]).out.contains(instance)).then_some(()));
+    };
+    gone(&world, "shop.v1.web-1");
+    world.wait("the failure is logged", |world| {
+        let log = world.log();
+        log.lines().any(|line| line.contains("trash") && line.contains("busy")).then_some(())
+    });
+    // The next agent tries again, and removes other containers meanwhile.
     world.kill_service("agent");
     world.wait("the agent is back", |world| world.log().matches("agent started").nth(1).map(drop));
-    told(&world);
-    // Other operations succeed meanwhile.
     push_site(&shop, "three");
-    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
-    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    gone(&world, "shop.v2.web-1");
+    let trash = || std::fs::read_dir(world.path("data/trash")).expect("read").flatten().collect::<Vec<_>>();
+    let left = world.wait("one folder is left", |_| Some(trash()).filter(|left| left.len() == 1));
+    mounted.0 = left[0].path().join("stuck");
     drop(mounted);
-    world.wait("it is gone", |world| (!world.gantry(&["ps", "shop"]).out.contains("shop.v1.web-1")).then_some(()));
-    assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
+    world.wait("the trash is empty", |_| trash().is_empty().then_some(()));
+    assert_eq!(world.strays(&["shop.v3.web-1".to_owned()]), Vec::<String>::new());
 }
 
 /// A process that the kernel does not end while the value exists, like a process that waits for a lost disk.
@@ -446,8 +453,8 @@ impl Drop for Frozen {
 }
 
 #[test]
-fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
-    let world = World::start(&[]);
+fn a_process_that_cannot_be_killed_is_reported_and_blocks_no_other() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     let roles = "{ web: { command: 'python3 server.py', stop_timeout: 1, health: { path: '/up' } } }";
     shop.write("container/roles.json", roles);
@@ -460,7 +467,7 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     // The frozen instance answers no request; the next release replaces it nevertheless.
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
-    let told = |world: &World| is_told(world, &name, "does not end");
+    let told = |world: &TestCluster| is_told(world, &name, "does not end");
     told(&world);
     // Agent and server restart while the frozen process remains.
     world.kill_service("agent");
@@ -475,11 +482,11 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
 }
 
-/// The launcher dies before it releases the container to run; then the agent dies before it starts the instance
+/// The worker dies before it releases the container to run; then the agent dies before it starts the instance
 /// again.
 #[test]
-fn what_never_ran_has_not_crashed() {
-    let world = World::start(&[]);
+fn does_not_count_a_failed_start_as_a_crash() {
+    let world = TestCluster::start(&[]);
     world.make_failpoints();
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
@@ -493,8 +500,8 @@ fn what_never_ran_has_not_crashed() {
 }
 
 #[test]
-fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
-    let world = World::start(&[]);
+fn kills_an_application_that_ignores_sigterm() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     let deaf = site::SERVER.replace(
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gantry_testbed::{Etcd, Output, World};
+use gantry_testbed::{Etcd, Output, TestCluster};
 use serde_json::Value;
 
 /// A client in a container: `api.py METHOD PATH [BODY]` prints the status and the body.
@@ -67,7 +67,7 @@ while True:
 "#;
 
 /// Pushes an app whose role `idle` waits in a container.
-fn push_app(world: &World, app: &str, roles: &str) {
+fn push_app(world: &TestCluster, app: &str, roles: &str) {
     let _ = world.gantry(&["app", "create", app]).good();
     let repository = world.repository(app, None);
     for (name, text) in [("api.py", API), ("resource.py", RESOURCE), ("worker.py", WORKER)] {
@@ -80,7 +80,7 @@ fn push_app(world: &World, app: &str, roles: &str) {
 
 const IDLE: &str = "{ idle: { command: 'sleep 100000', memory: '64M' } }";
 
-fn exec(world: &World, app: &str, words: &[&str]) -> Output {
+fn exec(world: &TestCluster, app: &str, words: &[&str]) -> Output {
     world.gantry(&[&["exec", app, "--instance", "idle-1", "--"], words].concat())
 }
 
@@ -89,7 +89,7 @@ fn kill(pid: u32) {
 }
 
 /// Calls the API from a container of an app. Returns status and body; the status is zero while the server is away.
-fn call(world: &World, app: &str, words: &[&str]) -> (u16, Value) {
+fn call(world: &TestCluster, app: &str, words: &[&str]) -> (u16, Value) {
     let said = exec(world, app, &[&["python3", "/app/api.py"], words].concat());
     let (status, body) = said.out.trim().split_once(' ').unwrap_or((said.out.trim(), ""));
     (status.parse().unwrap_or_default(), serde_json::from_str(body).unwrap_or(Value::from(body)))
@@ -97,7 +97,7 @@ fn call(world: &World, app: &str, words: &[&str]) -> (u16, Value) {
 
 #[test]
 fn each_app_has_its_own_keys_and_sees_the_services_of_all() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_app(&world, "shop", IDLE);
     push_app(&world, "other", IDLE);
     // Compare-and-swap.
@@ -148,7 +148,7 @@ fn each_app_has_its_own_keys_and_sees_the_services_of_all() {
 
 #[test]
 fn a_machine_asks_for_its_own_apps_alone() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_app(&world, "shop", IDLE);
     let _ = world.gantry(&["app", "create", "elsewhere"]).good();
     let token = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
@@ -167,7 +167,7 @@ fn a_machine_asks_for_its_own_apps_alone() {
 
 #[test]
 fn keys_and_locks_outlive_the_server_and_a_destroyed_app_leaves_nothing_but_its_revisions() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_app(&world, "shop", IDLE);
     assert_eq!(call(&world, "shop", &["PUT", "/v1/kv/a", "1"]).0, 200);
     let (_, held) = call(&world, "shop", &["POST", "/v1/locks/job", r#"{"ttl": 60}"#]);
@@ -191,7 +191,7 @@ fn keys_and_locks_outlive_the_server_and_a_destroyed_app_leaves_nothing_but_its_
 
 #[test]
 fn a_lock_of_the_command_line_ends_its_command_when_it_is_lost() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_app(&world, "shop", IDLE);
     let said = world.gantry(&["lock", "run", "shop/job", "--", "sh", "-c", "echo token $GANTRY_LOCK_TOKEN; exit 7"]);
     assert_eq!(said.status, 7, "{}", said.all());
@@ -214,12 +214,12 @@ fn a_lock_of_the_command_line_ends_its_command_when_it_is_lost() {
 
 #[test]
 fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let roles = "{ resource: { command: 'python3 resource.py', memory: '64M', port: 7000 }, \
                    worker: { command: 'python3 worker.py', memory: '64M', instances: 2, env: { RESOURCE_PORT: '7000' } } }";
     push_app(&world, "shop", roles);
     // Writes in the order in which the resource saw them: taken or not, token, copy.
-    let writes = |world: &World| -> Vec<(bool, i64, String)> {
+    let writes = |world: &TestCluster| -> Vec<(bool, i64, String)> {
         let said = world.gantry(&["logs", "shop", "-p", "resource", "-n", "100000"]).out;
         let parse = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -228,8 +228,8 @@ fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
         };
         said.lines().filter_map(parse).collect()
     };
-    let taken = |world: &World| writes(world).into_iter().filter(|(taken, ..)| *taken).count();
-    let progress = |world: &World, what: &str| {
+    let taken = |world: &TestCluster| writes(world).into_iter().filter(|(taken, ..)| *taken).count();
+    let progress = |world: &TestCluster, what: &str| {
         let before = taken(world);
         world.wait(what, |world| (taken(world) > before + 8).then_some(()));
     };
@@ -275,8 +275,8 @@ fn etcd_client(folder: &std::path::Path) -> Option<std::path::PathBuf> {
 }
 
 #[test]
-fn a_client_of_etcd_sees_what_etcd_answers() {
-    let world = World::start(&[]);
+fn an_etcd_client_gets_the_responses_of_etcd() {
+    let world = TestCluster::start(&[]);
     push_app(&world, "shop", IDLE);
     let Some(client) = etcd_client(&world.path("client")) else {
         eprintln!("not run: pip cannot install etcd3gw");
@@ -308,7 +308,7 @@ fn a_client_of_etcd_sees_what_etcd_answers() {
 
 #[test]
 fn a_removal_of_many_keys_outlives_a_kill() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     world.make_failpoints();
     push_app(&world, "shop", IDLE);
     let token = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");

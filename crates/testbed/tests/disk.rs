@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 
 /// A file system of the test's own.
 struct Disk {
@@ -61,9 +61,9 @@ impl Drop for Disk {
 }
 
 #[test]
-fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
+fn serves_reads_on_a_read_only_disk_and_recovers() {
     let disk = Disk::new();
-    let mut world = World::start_on(&disk.path("disk"), &["--reserve", "1M"]);
+    let mut world = TestCluster::start_on(&disk.path("disk"), &["--reserve", "1M"]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let shop = world.repository("shop", None);
     shop.write("container/roles.json", "{ worker: { command: 'echo begun; exec sleep 100000', memory: '16M' } }");
@@ -72,13 +72,13 @@ fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
     let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     disk.fail();
 
-    let reads = |world: &World| {
+    let reads = |world: &TestCluster| {
         let status = world.gantry(&["status"]);
         let alive = status.status == 0 && status.out.contains("cannot be written to");
         let all = [&["why", "shop"][..], &["ps", "shop"], &["logs", "shop"], &["events"], &["releases", "shop"]];
         alive && all.iter().all(|words| world.gantry(words).status == 0)
     };
-    let refuses = |world: &World| {
+    let refuses = |world: &TestCluster| {
         let refused = world.gantry(&["config", "set", "shop", "COLOR=red"]);
         assert_ne!(refused.status, 0);
         refused.err.contains("cannot be written to")

@@ -7,7 +7,7 @@ mod site;
 use std::time::{Duration, Instant};
 
 use cluster::{CHECKED, create_app, ready_copies, under_load, wait_for_copies_apart_from, wait_until_settled};
-use gantry_testbed::Fleet;
+use gantry_testbed::{Fleet, figures, kills};
 use site::push_site;
 
 /// Time from the end of a machine to the first answer of a replacement above which something is wrong, however slow this
@@ -16,13 +16,6 @@ const REPLACED_MAX: Duration = Duration::from_secs(20);
 
 /// Copies of the app under load.
 const COPIES: usize = 4;
-
-/// Number of machines that lose their power.
-fn kills() -> usize {
-    let asked = std::env::var("GANTRY_TEST_KILLS").ok();
-    let default = if std::env::var_os("GANTRY_TEST_LONG").is_some() { 50 } else { 2 };
-    asked.map_or(default, |asked| asked.parse().expect("a number"))
-}
 
 #[test]
 fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
@@ -33,7 +26,7 @@ fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
         push_site(&create_app(&fleet, name, &format!("{CHECKED}, instances: {copies}")), name);
     }
     let (mut answered, mut restored) = (Vec::new(), Vec::new());
-    for _ in 0..kills() {
+    for _ in 0..kills(2) {
         let victim = ready_copies(&fleet, "single").into_values().next().expect("a copy");
         under_load(&mut fleet, "shop", &["m1"], |fleet| {
             let begun = Instant::now();
@@ -52,11 +45,4 @@ fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
     // Every case of load has checked that no request failed.
     println!("failed requests of the app with {COPIES} copies: 0");
     assert!(answered.iter().all(|took| *took < REPLACED_MAX), "{answered:?}");
-}
-
-/// The median, the 99th percentile and the longest of some times, which it sorts.
-fn figures(times: &mut [Duration]) -> String {
-    times.sort();
-    let millis = |part: usize| times[(times.len() * part).div_ceil(100).max(1) - 1].as_millis();
-    format!("{} times; median {} ms, p99 {} ms, longest {} ms", times.len(), millis(50), millis(99), millis(100))
 }

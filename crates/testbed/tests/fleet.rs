@@ -179,7 +179,7 @@ fn each_machine_joins_with_a_token_of_its_own() {
 }
 
 #[test]
-fn the_power_comes_back_and_everything_runs_as_before() {
+fn restores_every_workload_after_a_power_loss() {
     let mut fleet = Fleet::start(3);
     let shop = app(&fleet, "shop", 3);
     push_site(&shop, "one");

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use serde_json::{Value, json};
 
 /// Script that pushes an image and prints its digest. The image has the layers of base/debian, optionally one more,
@@ -73,7 +73,7 @@ impl<'a> Image<'a> {
         Self { name, config, more: json!({}), layer: None, nested: 0, platform: Value::Null }
     }
 
-    fn push(self, world: &World) -> String {
+    fn push(self, world: &TestCluster) -> String {
         let task = json!({ "url": format!("http://127.0.0.1:{}", world.api_port()), "token": world.token(),
             "image": self.name, "config": self.config, "more": self.more, "layer": self.layer,
             "nested": self.nested, "platform": self.platform });
@@ -87,13 +87,13 @@ impl<'a> Image<'a> {
     }
 }
 
-fn lines(world: &World, app: &str) -> usize {
+fn lines(world: &TestCluster, app: &str) -> usize {
     world.curl(&format!("{app}.localhost"), &["--request-target", "/log"]).out.lines().count()
 }
 
 #[test]
 fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let own = format!("localhost:{}", world.api_port());
     for app in ["kept", "ports"] {
         let _ = world.gantry(&["app", "create", app]).good();
@@ -188,7 +188,7 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
 
 /// The deploy refuses an environment that the kernel would not pass to a process, with the variable's name and the
 /// limit.
-fn environments_are_bounded(world: &World) {
+fn environments_are_bounded(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "large"]).good();
     let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));
     let many: Vec<String> = (0..18).map(|number| value(&format!("V{number}"), 120_000)).collect();

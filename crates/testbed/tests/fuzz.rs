@@ -6,7 +6,7 @@ mod site;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
@@ -117,7 +117,7 @@ fn encoded(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_asked_is_the_server_s_fault() {
+async fn no_request_causes_an_internal_server_error() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let count = REQUESTS * if long { 10 } else { 1 };
     // The default seed is fixed, so that a failure comes from a change of the code. The long run and
@@ -125,7 +125,7 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
     let seed = std::env::var("GANTRY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| if long { rand::random() } else { 1 });
     let mut rng = StdRng::seed_from_u64(seed);
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 1), "one");
     let document = {
         let mut curl = std::process::Command::new("curl");

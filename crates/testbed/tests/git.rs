@@ -7,12 +7,12 @@ mod site;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use gantry_testbed::{Output, Repository, World, run};
+use gantry_testbed::{Output, Repository, TestCluster, run};
 use kept::state;
 use site::{page, push_site, site};
 
 /// Writes an object unchecked into the repository and returns its name.
-fn object(world: &World, kind: &str, content: &[u8]) -> String {
+fn object(world: &TestCluster, kind: &str, content: &[u8]) -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(world.path("repository-shop"));
     git.args(["hash-object", "-t", kind, "--literally", "-w", "--stdin"]);
@@ -22,7 +22,7 @@ fn object(world: &World, kind: &str, content: &[u8]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
-fn tree(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
+fn tree(world: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
     let mut content = Vec::new();
     for (mode, name, id) in entries {
         content.extend([mode.as_bytes(), b" ", *name, b"\0"].concat());
@@ -32,7 +32,7 @@ fn tree(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
 }
 
 /// Adds entries to the head's tree. Without the malicious entry, the commit would become a release.
-fn in_app(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
+fn in_app(world: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(world.path("repository-shop")).args(["ls-tree", "HEAD"]);
     let listed = run(git).good().out;
@@ -48,7 +48,7 @@ fn in_app(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
     tree(world, &all)
 }
 
-fn commit(world: &World, tree: &str) -> String {
+fn commit(world: &TestCluster, tree: &str) -> String {
     let head = run({
         let mut git = Command::new("git");
         git.arg("-C").arg(world.path("repository-shop")).args(["rev-parse", "HEAD"]);
@@ -65,7 +65,7 @@ fn push(repository: &Repository, id: &str, reference: &str) -> Output {
 
 #[test]
 fn no_tree_and_no_object_leads_anywhere() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let blob = object(&world, "blob", b"echo bad\n");
@@ -222,8 +222,8 @@ fn no_tree_and_no_object_leads_anywhere() {
 }
 
 #[test]
-fn names_that_are_only_odd_are_files_like_any_other() {
-    let world = World::start(&[]);
+fn accepts_unusual_file_names() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     for name in [
@@ -263,7 +263,7 @@ fn names_that_are_only_odd_are_files_like_any_other() {
 /// Git treats an annotated tag as its commit everywhere, but does not allow one on a branch.
 #[test]
 fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
     shop.commit("one");
@@ -279,8 +279,8 @@ fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
 
 /// A clone of the newest commit alone, as on build machines. The server knows the rest of the history.
 #[test]
-fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {
-    let world = World::start(&[]);
+fn accepts_a_shallow_push_only_with_known_history() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     shop.write("server.py", "never pushed");
     shop.commit("zero");
@@ -321,8 +321,8 @@ fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {
 
 /// A pack of a kilobyte whose tree has 10^15 files.
 #[test]
-fn a_tree_that_never_ends_is_refused_at_its_bound() {
-    let world = World::start(&[]);
+fn refuses_an_endless_tree_at_its_bound() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let blob = object(&world, "blob", &vec![b'x'; 1 << 20]);
@@ -344,7 +344,7 @@ fn a_tree_that_never_ends_is_refused_at_its_bound() {
 
 #[test]
 fn a_hundred_thousand_files_are_a_release_like_any_other() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let blob = object(&world, "blob", b"one of many\n");

@@ -1,6 +1,6 @@
 //! Health checks as applications need them: host names, headers, HTTP/2, commands, slow starts.
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 
 /// Server that answers 400 unless the request has its host name and key. Redirects plain requests, as behind TLS.
 const STRICT: &str = r#"
@@ -26,9 +26,9 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serv
 const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(process.env.PORT,'0.0.0.0')";
 
 #[test]
-fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
-    let world = World::start(&[]);
-    let app = |world: &World, name: &str| {
+fn health_checks_use_the_protocol_and_timeout_of_the_role() {
+    let world = TestCluster::start(&[]);
+    let app = |world: &TestCluster, name: &str| {
         let _ = world.gantry(&["app", "create", name]).good();
         world.repository(name, None)
     };

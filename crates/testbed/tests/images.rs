@@ -5,7 +5,7 @@ mod site;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gantry_testbed::{Output, World, run};
+use gantry_testbed::{Output, TestCluster, run};
 use site::{page, push_site, site};
 
 fn tool(program: &str, arguments: &[&str]) -> Output {
@@ -16,7 +16,7 @@ fn tool(program: &str, arguments: &[&str]) -> Output {
 
 #[test]
 fn images_come_and_go_through_the_registry() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     let commit = push_site(&repository, "one");
     let (registry, folder) = (format!("127.0.0.1:{}", world.api_port()), world.path("image"));
@@ -56,7 +56,7 @@ fn images_come_and_go_through_the_registry() {
 }
 
 /// Paths of an image's configuration and layers among the server's blobs; of an index, those of all its images.
-fn blobs_of(world: &World, image: &str) -> Vec<PathBuf> {
+fn blobs_of(world: &TestCluster, image: &str) -> Vec<PathBuf> {
     let (credentials, source) =
         (format!("x:{}", world.token()), format!("docker://127.0.0.1:{}/{image}", world.api_port()));
     let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", "--creds", &credentials, &source]).good().out;
@@ -142,7 +142,7 @@ fn start(program: &str, arguments: &[&str], log: &Path) -> Running {
 
 #[test]
 fn docker_and_podman_pull_and_push() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     let commit = push_site(&repository, "one");
     let (registry, token) = (format!("127.0.0.1:{}", world.api_port()), world.token());
@@ -217,7 +217,7 @@ fn docker_and_podman_pull_and_push() {
 
 #[test]
 fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     let commit = push_site(&repository, "one");
     let own = format!("127.0.0.1:{}", world.api_port());
@@ -267,7 +267,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     assert!(pushed.status == 0, "{pushed:?}");
     let kept = world.gantry(&["base", "rm", "debian"]);
     assert!(
-        kept.status == 1 && kept.err.contains("is what new, shop") && kept.err.contains("gantry app base"),
+        kept.status == 1 && kept.err.contains("is still the base of new, shop") && kept.err.contains("gantry app base"),
         "{kept:?}"
     );
     let _ = world.gantry(&["base", "rm", "theirs"]).good();

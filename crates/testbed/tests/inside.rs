@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use gantry_testbed::{Output, World, run};
+use gantry_testbed::{Output, TestCluster, run};
 
 /// Script that makes an OCI archive of the tests' base with one more layer. Arguments: the base's archive, the new
 /// archive, the keys of the image's configuration, and a Python list of the layer's entries. An entry has path, mode,
@@ -56,7 +56,7 @@ put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 out.close()
 "#;
 
-fn archive(world: &World, name: &str, config: &str, entries: &str) -> PathBuf {
+fn archive(world: &TestCluster, name: &str, config: &str, entries: &str) -> PathBuf {
     let target = world.path(name);
     let base = std::env::var("GANTRY_TEST_BASE").expect("a base; `./test` makes it");
     let mut python = Command::new("python3");
@@ -66,7 +66,7 @@ fn archive(world: &World, name: &str, config: &str, entries: &str) -> PathBuf {
 }
 
 /// Pushes an image into the registry and deploys the image as `app`.
-fn deploy(world: &World, app: &str, config: &str, entries: &str) -> Output {
+fn deploy(world: &TestCluster, app: &str, config: &str, entries: &str) -> Output {
     let _ = world.gantry(&["app", "create", app]).good();
     let archive = archive(world, &format!("{app}.tar"), config, entries);
     let mut skopeo = Command::new("skopeo");
@@ -78,20 +78,20 @@ fn deploy(world: &World, app: &str, config: &str, entries: &str) -> Output {
 }
 
 /// Output of a shell script in an instance of `app`.
-fn inside(world: &World, app: &str, script: &str) -> String {
+fn inside(world: &TestCluster, app: &str, script: &str) -> String {
     world.gantry(&["exec", app, "--", "/bin/sh", "-c", script]).good().out
 }
 
 #[test]
-fn an_application_finds_what_it_finds_under_docker() {
-    let world = World::start(&[]);
+fn an_application_gets_the_environment_of_docker() {
+    let world = TestCluster::start(&[]);
     a_pushed_application(&world);
     an_image_s_own_user(&world);
     numbers_beyond_a_container_s(&world);
 }
 
 /// An application on a base without user 1000, like many imported bases.
-fn a_pushed_application(world: &World) {
+fn a_pushed_application(world: &TestCluster) {
     let accounts = r#"[("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\n", "file"), ("etc/group", 0o644, 0, "root:x:0:\n", "file")]"#;
     let archive = archive(world, "plain.tar", "{}", accounts);
     let _ = world.gantry(&["base", "import", "plain", archive.to_str().expect("text")]).good();
@@ -141,7 +141,7 @@ fn a_pushed_application(world: &World) {
 
 /// An image whose files are links into another folder, whose program has a capability, and whose working folder is
 /// missing.
-fn an_image_s_own_user(world: &World) {
+fn an_image_s_own_user(world: &TestCluster) {
     let entries = r#"[
         ("nix/store/p/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\nweb:x:1500:1501::/home/web:/bin/sh\n", "file"),
         ("nix/store/p/group", 0o644, 0, "web:x:1501:\nmedia:x:44:web\nlogs:x:45:other, web\n", "file"),
@@ -174,7 +174,7 @@ fn an_image_s_own_user(world: &World) {
     assert_eq!(once.out, "1501 44 45\n/srv/none\n/home/web\n", "{once:?}");
 }
 
-fn numbers_beyond_a_container_s(world: &World) {
+fn numbers_beyond_a_container_s(world: &TestCluster) {
     let entries =
         r#"[("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\nfar:x:100000:100000::/:/bin/sh\n", "file")]"#;
     for (app, user) in [("number", "1000680000"), ("name", "far")] {

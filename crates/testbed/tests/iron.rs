@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 
 /// The clients, as they are on PyPI.
 const CLIENTS: [&str; 3] = ["iron-worker==1.3.8", "iron-mq==0.9", "iron-core==1.2.1"];
@@ -13,8 +14,13 @@ const ROLES: &str = r#"{
     slow: { instances: 0, command: 'sleep 100' },
 }"#;
 
-/// An environment with the clients, which is made once.
-fn clients() -> PathBuf {
+/// An environment with the clients, which is made once: the tests run at the same time.
+fn clients() -> &'static Path {
+    static CLIENTS_MADE: OnceLock<PathBuf> = OnceLock::new();
+    CLIENTS_MADE.get_or_init(make_clients)
+}
+
+fn make_clients() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("iron-clients");
     let python = folder.join("bin/python");
     if !python.exists() {
@@ -32,17 +38,19 @@ fn clients() -> PathBuf {
 }
 
 /// A cluster with the app `shop`.
-fn world() -> World {
-    let world = World::start(&[]);
+fn world() -> TestCluster {
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     world
 }
 
 /// Runs a script with the clients.
-fn script(world: &World, name: &str) {
+fn script(world: &TestCluster, name: &str) {
     let mut client = Command::new(clients());
     client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iron").join(name));
     client.env("CLOUD", format!("http://127.0.0.1:{}", world.api_port())).env("TOKEN", world.token());
+    // The scripts share a module, and leave no compiled copy of it beside them.
+    client.env("PYTHONDONTWRITEBYTECODE", "1");
     let said = run(client);
     assert!(said.status == 0 && said.out.ends_with("all is well\n"), "{}", said.all());
 }
@@ -61,6 +69,23 @@ fn the_published_worker_client_runs_unmodified() {
 }
 
 #[test]
+fn a_pushed_message_goes_into_another_queue_and_becomes_a_task() {
+    let world = world();
+    let shop = world.repository("shop", None);
+    shop.write("container/roles.json", ROLES);
+    shop.commit("one");
+    let _ = shop.push().good();
+    script(&world, "forwards.py");
+}
+
+#[test]
 fn the_published_message_client_runs_unmodified() {
     script(&world(), "messages.py");
+}
+
+#[test]
+fn the_published_message_client_pushes_to_receivers_of_all_kinds() {
+    let world = world();
+    let _ = world.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.0/8"]).good();
+    script(&world, "pushes.py");
 }

@@ -1,13 +1,14 @@
 //! Container jobs from end to end: outcomes, limits, and the death of server and agent while jobs run.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use gantry_testbed::{Output, World};
+use gantry_testbed::{Output, Postgres, TestCluster};
 use serde_json::Value;
 
 /// A cluster with an app whose role `worker` sleeps; jobs run with its image.
-fn world() -> World {
-    let world = World::start(&["--jobs", "4"]);
+fn world() -> TestCluster {
+    let world = TestCluster::start(&["--jobs", "4"]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let shop = world.repository("shop", None);
     shop.write(
@@ -20,35 +21,35 @@ fn world() -> World {
 }
 
 /// Runs a job with a shell script, and follows it.
-fn follow(world: &World, flags: &[&str], script: &str) -> Output {
+fn follow(world: &TestCluster, flags: &[&str], script: &str) -> Output {
     let command = ["job", "run", "shop/worker", "--follow"];
     world.gantry(&[&command[..], flags, &["--", "/bin/sh", "-c", script]].concat())
 }
 
 /// Queues a job with a shell script; returns its number.
-fn queue(world: &World, flags: &[&str], script: &str) -> String {
+fn queue(world: &TestCluster, flags: &[&str], script: &str) -> String {
     let command = ["job", "run", "shop/worker"];
     let queued = world.gantry(&[&command[..], flags, &["--", "/bin/sh", "-c", script]].concat());
     queued.good().out.trim().to_owned()
 }
 
-fn show(world: &World, job: &str) -> Value {
+fn show(world: &TestCluster, job: &str) -> Value {
     serde_json::from_str(&world.gantry(&["job", "show", job, "--json"]).out).unwrap_or_default()
 }
 
-fn wait_for(world: &World, job: &str, status: &str) -> Value {
+fn wait_for(world: &TestCluster, job: &str, status: &str) -> Value {
     world.wait(&format!("job {job} is {status}"), |world| {
         let told = show(world, job);
         (told["status"] == status).then_some(told)
     })
 }
 
-fn logs(world: &World, job: &str) -> String {
+fn logs(world: &TestCluster, job: &str) -> String {
     world.gantry(&["job", "logs", job]).good().out
 }
 
 #[test]
-fn a_job_runs_once_and_its_end_is_kept() {
+fn runs_a_job_once_and_keeps_its_result() {
     let world = world();
     let said = follow(
         &world,
@@ -106,7 +107,7 @@ fn a_followed_job_shows_its_output_while_it_runs() {
 }
 
 #[test]
-fn failures_are_retried_and_every_end_is_told_apart() {
+fn retries_failures_and_distinguishes_every_outcome() {
     let world = world();
     let failed = follow(&world, &["--retries", "1", "--retry-delay", "1s"], "echo attempt; exit 3");
     assert_eq!(failed.status, 3, "{}", failed.all());
@@ -221,6 +222,62 @@ fn invalid_jobs_are_refused_and_nothing_is_queued() {
     }
 }
 
+/// The network namespaces of the slots that are ready for jobs. The kernel may give the number of an ended one again.
+fn networks_of_slots(world: &TestCluster) -> BTreeSet<String> {
+    let networks = world.slots().into_iter().map(|holder| std::fs::read_link(holder.join("ns/net")));
+    networks.flatten().map(|network| network.display().to_string()).collect()
+}
+
+/// Waits until the instance and the slots are all that is on the machine.
+fn only_slots_are_left(world: &TestCluster) {
+    world.wait("the jobs are removed", |world| world.strays(&["shop.v1.worker-1".to_owned()]).is_empty().then_some(()));
+}
+
+#[test]
+fn jobs_start_in_slots_and_share_none() {
+    let world = world();
+    // The third line of the file has the job's address.
+    let script = ["--follow", "--", "/bin/sh", "-c", "readlink /proc/self/ns/net; head -3 /etc/hosts | tail -1"];
+    let look = |world: &TestCluster, flags: &[&str]| {
+        let shown = world.gantry(&[&["job", "run", "shop/worker"], flags, &script[..]].concat()).good().out;
+        shown.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let ready = |world: &TestCluster| {
+        let networks = networks_of_slots(world);
+        (networks.len() >= 2).then_some(networks)
+    };
+    let first = look(&world, &[]);
+    let slots = world.wait("slots are ready", ready);
+    let second = look(&world, &[]);
+    assert!(slots.contains(&second[0]), "{second:?} is none of {slots:?}");
+    let slots = world.wait("slots are ready", ready);
+    let third = look(&world, &[]);
+    assert!(slots.contains(&third[0]), "{third:?} is none of {slots:?}");
+    assert!(first[1] != second[1] && second[1] != third[1], "an address each: {first:?}, {second:?}, {third:?}");
+    let _ = look(&world, &["--no-network"]);
+    only_slots_are_left(&world);
+    // A slot that fails costs its job neither the start nor a retry: the slot's seed is there, and its holder is gone.
+    let _ = look(&world, &[]);
+    let _ = world.wait("slots are ready", ready);
+    for holder in world.slots() {
+        let pid = holder.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a pid");
+        world.signal("KILL", pid);
+    }
+    let told = wait_for(&world, &queue(&world, &[], "echo without"), "succeeded");
+    assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+    assert!(world.log().contains("cannot start a job in its slot"), "{}", world.log());
+    only_slots_are_left(&world);
+    let slots = world.wait("slots are ready", |world| {
+        let _ = look(world, &[]);
+        ready(world)
+    });
+    // The slots of an agent end with the agent, and the next one removes the rest.
+    world.kill_service("agent");
+    world.wait("the slots ended", |world| networks_of_slots(world).is_disjoint(&slots).then_some(()));
+    let _ = look(&world, &[]);
+    only_slots_are_left(&world);
+}
+
 /// Each job appends its number to a file of the host through its output: the number of runs is in the log.
 #[test]
 fn jobs_survive_the_death_of_server_and_agent() {
@@ -243,4 +300,50 @@ fn jobs_survive_the_death_of_server_and_agent() {
         assert!(output == "done\n" || output == "late\n", "{output}");
     }
     assert!(!world.log().contains("after its lease was lost"), "an extra run: {}", world.log());
+}
+
+#[test]
+fn the_queue_moves_from_the_file_into_a_database() {
+    let mut world = world();
+    world.make_failpoints();
+    let ended = queue(&world, &["-p", r#"{"month":11}"#], "echo ended");
+    wait_for(&world, &ended, "succeeded");
+    let failed = queue(&world, &[], "exit 3");
+    wait_for(&world, &failed, "failed");
+    let delayed = queue(&world, &["--delay", "1h"], "echo delayed");
+    let _ = world.gantry(&["queue", "pause", "shop/worker"]).good();
+    let waiting = queue(&world, &[], "echo waited");
+    let _ = world.gantry(&["schedule", "create", "shop/report", "--cron", "0 6 * * *"]).good();
+    let postgres = Postgres::start();
+    let address = postgres.database("jobs");
+    let migrate = ["store", "migrate-jobs", "--to", &address];
+    let refused = world.offline(&migrate);
+    assert!(refused.status != 0 && refused.err.contains("another `gantry up` runs"), "the server runs: {refused:?}");
+    let _ = world.down();
+    let folder = world.path("failpoints").display().to_string();
+    for failpoint in ["transfer.marked", "transfer.slice", "transfer.copied", "transfer.renamed"] {
+        std::fs::write(world.path("failpoints/kill"), format!("{failpoint}\n")).expect("armed");
+        let output = world.offline_with(&[("GANTRY_FAILPOINTS", &folder)], &migrate);
+        let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+        assert!(output.status != 0 && killed.trim_end().ends_with(failpoint), "{killed}: {output:?}");
+    }
+    let moved = world.offline(&migrate).good();
+    assert!(moved.out.contains("4 jobs, 1 schedules and 0 messages are in postgres://"), "{moved:?}");
+    assert!(!world.path("data/server/jobs.db").exists() && world.path("data/server/jobs.db.moved").exists());
+
+    world.up_with(&["--job-store", &address]);
+    assert_eq!(logs(&world, &ended), "ended\n");
+    assert_eq!(show(&world, &ended)["payload"], r#"{"month":11}"#);
+    assert_eq!(show(&world, &failed)["attempt"]["code"], 3);
+    assert_eq!(show(&world, &delayed)["status"], "queued");
+    assert!(world.gantry(&["schedule", "ls"]).good().out.contains("shop/report"));
+    assert!(world.gantry(&["queue", "dead", "shop/worker"]).good().out.contains(&failed));
+    assert_eq!(show(&world, &waiting)["status"], "queued");
+    let _ = world.gantry(&["queue", "resume", "shop/worker"]).good();
+    wait_for(&world, &waiting, "succeeded");
+    let new = queue(&world, &[], "echo new");
+    wait_for(&world, &new, "succeeded");
+    assert!(![&ended, &failed, &delayed, &waiting].contains(&&new), "a number was given twice: {new}");
+    let other = world.offline(&["store", "migrate-jobs", "--to", &postgres.database("other")]);
+    assert!(other.status != 0, "the server runs: {other:?}");
 }

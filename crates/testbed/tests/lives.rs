@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 
 /// Containers at the same time.
 const AT_ONCE: u32 = 50;
 
 /// Resources that the agent holds, and those that the machine holds for this test cluster.
-fn holdings(world: &World) -> BTreeMap<&'static str, usize> {
+fn holdings(world: &TestCluster) -> BTreeMap<&'static str, usize> {
     let pid = world.service_pid("agent").expect("the agent runs");
     let count = |path: String| std::fs::read_dir(path).expect("read").count();
     let lines = |path: String| std::fs::read_to_string(path).expect("read").lines().count();
@@ -36,7 +36,7 @@ fn namespaces(pid: u32) -> usize {
 }
 
 /// Resident memory of the agent in KiB.
-fn resident(world: &World) -> u64 {
+fn resident(world: &TestCluster) -> u64 {
     let pid = world.service_pid("agent").expect("the agent runs");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
@@ -45,9 +45,9 @@ fn resident(world: &World) -> u64 {
 
 /// 200 containers in `./test`, 10,000 in the long run.
 #[test]
-fn what_is_created_and_removed_leaves_nothing() {
+fn created_and_removed_containers_leave_nothing() {
     let rounds = if std::env::var_os("GANTRY_TEST_LONG").is_some() { 10_000 / AT_ONCE } else { 4 };
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "many"]).good();
     let many = world.repository("many", None);
     many.write("container/roles.json", "{ worker: { command: 'sleep 100000', memory: '16M' } }");

@@ -1,9 +1,9 @@
 //! Machines: what `gantry machine` shows, and two machines that have one name.
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use serde_json::Value;
 
-fn machine(world: &World) -> Value {
+fn machine(world: &TestCluster) -> Value {
     let listed = world.gantry(&["machine", "ls", "--json"]).good();
     let machines: Vec<Value> = serde_json::from_str(&listed.out).expect("JSON");
     let name = machines[0]["name"].as_str().expect("a name");
@@ -11,13 +11,33 @@ fn machine(world: &World) -> Value {
     serde_json::from_str(&shown.out).expect("JSON")
 }
 
+/// A new store runs no migration, and a first start warns of nothing.
+fn logs_a_clean_first_start(world: &TestCluster) {
+    let log = world.log();
+    assert!(log.contains("created the records of a new store") && !log.contains("migrated"), "{log}");
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings, Vec::<&str>::new());
+}
+
+/// A drain of the only machine moves nothing, and says so.
+fn a_drain_of_the_only_machine_names_the_remedy(world: &TestCluster, name: &str) {
+    let drained = world.gantry(&["machine", "drain", name]).good();
+    assert!(drained.out.contains("draining"), "{drained:?}");
+    for part in ["the cloud has no other machine", "It has no copies", &format!("`gantry machine uncordon {name}`")] {
+        assert!(drained.err.contains(part), "{drained:?}");
+    }
+    let _ = world.gantry(&["machine", "uncordon", name]).good();
+}
+
 #[test]
 fn a_machine_keeps_its_id_and_another_one_gets_its_name_only_when_it_is_lost() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     world.wait("the machine is ready", |world| world.gantry(&["machine", "ls"]).out.contains("ready").then_some(()));
     let first = machine(&world);
     assert_eq!((&first["state"], &first["instances"]), (&Value::from("ready"), &Value::from(0)));
     assert!(first["memory"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{first}");
+    logs_a_clean_first_start(&world);
+    a_drain_of_the_only_machine_names_the_remedy(&world, first["name"].as_str().expect("a name"));
     let unknown = world.gantry(&["machine", "show", "ghost"]);
     assert!(unknown.err.contains("there is no machine ghost"), "{unknown:?}");
 

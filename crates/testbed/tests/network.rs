@@ -4,7 +4,7 @@ mod site;
 
 use std::process::Command;
 
-use gantry_testbed::{Output, World, run};
+use gantry_testbed::{Output, TestCluster, run};
 use site::{page, push_site, site};
 
 /// A simulated machine: a network namespace with a cable (veth) to this machine. Removed when dropped.
@@ -13,7 +13,7 @@ struct Outside {
 }
 
 impl Outside {
-    fn new(world: &World) -> Self {
+    fn new(world: &TestCluster) -> Self {
         let outside = Self { name: format!("{}-out", world.name()) };
         let cable = outside.cable();
         outside.ip(&["netns", "add", &outside.name]);
@@ -55,7 +55,7 @@ impl Drop for Outside {
 /// Root in one app's containers has no rights outside, and none in another app's containers.
 #[test]
 fn each_app_has_users_of_its_own() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     for app in ["shop", "other"] {
         push_site(&site(&world, app, 2), "one");
     }
@@ -73,7 +73,7 @@ fn each_app_has_users_of_its_own() {
 
 #[test]
 fn a_container_s_port_is_not_reached_from_another_machine() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 1), "one");
     let table = std::fs::read_to_string(world.path("data/router/table.json")).expect("a table");
     let table: serde_json::Value = serde_json::from_str(&table).expect("JSON");
@@ -88,20 +88,24 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     assert!(here().good().out.starts_with("one"), "the machine itself reaches it");
     let refused = outside.asks(&address);
     assert!(refused.status != 0, "it was answered: {refused:?}");
-    // Mutation test: without the firewall rule the same request arrives.
+    // Mutation test: without the firewall rule the same request arrives. The agent, which repairs the rules, stands still.
+    let agent = world.service_pid("agent").expect("the agent runs");
+    world.signal("STOP", agent);
     let mut nft = Command::new("nft");
     nft.args(["flush", "chain", "inet", world.name(), "in"]);
     let _ = run(nft).good();
-    assert!(outside.asks(&address).good().out.starts_with("one"));
+    let answered = outside.asks(&address);
+    world.signal("CONT", agent);
+    assert!(answered.good().out.starts_with("one"));
 }
 
 /// The agent restarts running instances with addresses of the new network. The old network has no way out and no name
 /// resolution.
 #[test]
-fn what_runs_when_the_machine_gets_another_network_is_begun_anew_on_it() {
-    let mut world = World::start(&[]);
+fn instances_restart_on_another_network_of_the_machine() {
+    let mut world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
-    let servers = |world: &World| {
+    let servers = |world: &TestCluster| {
         let show = ["exec", "shop", "--", "/bin/sh", "-c", "cat /etc/resolv.conf"];
         world.gantry(&show).out
     };

@@ -6,12 +6,12 @@ mod site;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use gantry_testbed::{Repository, World, run};
+use gantry_testbed::{Repository, TestCluster, run};
 use kept::state;
 use site::{page, push_site, site};
 
 /// Sends a POST request as a client would. Returns the status and the response's text.
-fn post(world: &World, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
+fn post(world: &TestCluster, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--path-as-is", "--max-time", "90", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
     curl.args(headers.iter().flat_map(|header| ["--header", header]));
@@ -71,7 +71,7 @@ struct Good {
 }
 
 impl Good {
-    fn new(world: &World, shop: &Repository, text: &str) -> Self {
+    fn new(world: &TestCluster, shop: &Repository, text: &str) -> Self {
         let head = shop.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
         shop.write("server.py", &site::SERVER.replace("VERSION", text));
         let next = shop.commit(text);
@@ -114,7 +114,7 @@ fn request(words: &str, pack: &[u8]) -> Vec<u8> {
 const KIND: &str = "Content-Type: application/x-git-receive-pack-request";
 
 /// The server accepts the push, and the new release serves.
-fn is_taken(world: &World, body: &[u8], text: &str) {
+fn is_taken(world: &TestCluster, body: &[u8], text: &str) {
     let (status, answer) = post(world, "/git/shop.git/git-receive-pack", &[KIND], body);
     assert!(status == "200" && answer.contains("unpack ok") && answer.contains("ok refs/heads/main"), "{answer}");
     assert!(page(world, "shop").starts_with(text));
@@ -122,7 +122,7 @@ fn is_taken(world: &World, body: &[u8], text: &str) {
 
 #[test]
 fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let before = state(&world);
@@ -360,8 +360,8 @@ fn back(mut distance: usize) -> Vec<u8> {
 
 /// The chain itself is valid: the server accepts a push with two doublings.
 #[test]
-fn differences_that_double_are_taken_while_they_are_small() {
-    let world = World::start(&[]);
+fn accepts_small_chains_of_doubling_deltas() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let good = Good::new(&world, &shop, "two");
@@ -369,8 +369,8 @@ fn differences_that_double_are_taken_while_they_are_small() {
 }
 /// An endless pack of valid objects: only the size limit of a push bounds the pack.
 #[test]
-fn a_pack_that_never_ends_is_cut_at_its_bound() {
-    let world = World::start(&[]);
+fn stops_an_endless_pack_at_its_bound() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let before = state(&world);

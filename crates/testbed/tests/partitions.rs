@@ -41,7 +41,7 @@ fn no_fault_of_a_machine_fails_a_request_that_a_living_copy_can_serve() {
     case("agent-stands", &mut fleet, &an_agent_that_stands_still_moves_nothing);
     case("router-stands", &mut fleet, &|fleet| promotion_waits_for_a_router_that_stands_still(fleet, &shop));
     case("drain", &mut fleet, &a_drain_fails_no_request);
-    case("full", &mut fleet, &a_drain_with_nowhere_to_go_says_so_and_keeps_serving);
+    case("full", &mut fleet, &a_drain_without_another_machine_reports_the_reason_and_keeps_serving);
     case("demand", &mut fleet, &a_demand_that_no_machine_meets_is_counted);
     case("vanishes", &mut fleet, &|fleet| a_deploy_ends_well_while_a_machine_vanishes(fleet, &shop));
     acknowledged.check(&fleet);
@@ -142,7 +142,7 @@ fn a_drain_fails_no_request(fleet: &mut Fleet) {
     });
 }
 
-fn a_drain_with_nowhere_to_go_says_so_and_keeps_serving(fleet: &mut Fleet) {
+fn a_drain_without_another_machine_reports_the_reason_and_keeps_serving(fleet: &mut Fleet) {
     let _ = fleet.gantry(&["machine", "label", "m2", "disk=ssd"]).good();
     let books = create_app(fleet, "books", &format!("{CHECKED}, placement: {{ labels: {{ disk: 'ssd' }} }}"));
     push_site(&books, "one");

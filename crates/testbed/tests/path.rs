@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use gantry_testbed::load::{ALL, Load, Target};
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 use site::{page, push_site, site};
 
 #[test]
-fn a_push_becomes_a_page_and_everything_is_told() {
-    let world = World::start(&[]);
+fn a_push_is_built_served_and_explained() {
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "hello"]).good();
     let repository = world.repository("hello", Some("hello-python"));
     let commit = repository.commit("one");
@@ -60,7 +60,7 @@ fn a_push_becomes_a_page_and_everything_is_told() {
 
 #[test]
 fn no_request_fails_while_releases_change() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
     let target = Target {
@@ -91,7 +91,7 @@ fn no_request_fails_while_releases_change() {
 }
 
 /// Resolves an app's name as C libraries do, with a second query when no response comes.
-fn resolves(world: &World) -> bool {
+fn resolves(world: &TestCluster) -> bool {
     let question = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x04shop\x06gantry\x08internal\0\0\x01\0\x01";
     (0..2).any(|_| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
@@ -111,7 +111,7 @@ fn https_and_names_go_on_while_the_router_is_replaced() {
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let (address, chain, key) = (format!("127.0.0.1:{port}"), chain.display().to_string(), key.display().to_string());
-    let world = World::start(&["--https", &address, "--tls-cert", &chain, "--tls-key", &key]);
+    let world = TestCluster::start(&["--https", &address, "--tls-cert", &chain, "--tls-key", &key]);
     push_site(&site(&world, "shop", 2), "one");
     let ask = || {
         let mut curl = Command::new("curl");
@@ -147,7 +147,7 @@ fn https_and_names_go_on_while_the_router_is_replaced() {
 
 #[test]
 fn two_apps_find_each_other_and_a_volume_has_one_writer() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     for app in ["redis", "storefront"] {
         let _ = world.gantry(&["app", "create", app]).good();
         let repository = world.repository(app, Some(app));
@@ -180,11 +180,11 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
 
 #[test]
 fn a_log_is_followed_into_the_next_release() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let mut follower = world.gantry_into("followed", &["logs", "shop", "-f", "--grep", "serves"]);
-    let followed = |world: &World| std::fs::read_to_string(world.path("followed")).expect("read");
+    let followed = |world: &TestCluster| std::fs::read_to_string(world.path("followed")).expect("read");
     let told = |text: &str| world.wait(text, |world| followed(world).contains(text).then_some(()));
     told("v1 web-1 | one serves");
     for (release, version) in [(2, "two"), (3, "three")] {
@@ -201,7 +201,7 @@ fn a_log_is_followed_into_the_next_release() {
 
 #[test]
 fn an_image_that_was_built_here_is_deployed_as_another_app() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "staging", 1);
     repository.write("app.json", r#"{ "env": { "GREETING": { "required": true } } }"#);
     let _ = world.gantry(&["config", "set", "staging", "GREETING=hello"]).good();
@@ -224,7 +224,7 @@ fn an_image_that_was_built_here_is_deployed_as_another_app() {
 
 #[test]
 fn a_push_is_held_until_it_is_promoted() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let push = |version: &str, option: &str| {
@@ -261,7 +261,7 @@ fn a_push_is_held_until_it_is_promoted() {
 
 #[test]
 fn tokens_do_what_their_scope_says_and_no_more() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "one"]).good();
     let _ = world.gantry(&["app", "create", "two"]).good();
     let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
@@ -289,7 +289,7 @@ fn tokens_do_what_their_scope_says_and_no_more() {
 
 #[test]
 fn the_api_describes_itself_and_asks_every_caller_for_a_token() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let api = format!("http://127.0.0.1:{}", world.api_port());
     let curl = |arguments: &[&str]| {
         let output = Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).output().expect("curl");

@@ -2,15 +2,15 @@
 
 mod site;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 use site::{SERVER, page, site};
 
-fn policy(world: &World, words: &[&str]) -> String {
+fn policy(world: &TestCluster, words: &[&str]) -> String {
     world.gantry(&[&["cluster", "policy"], words].concat()).good().out
 }
 
 /// The response to a change over the API.
-fn change(world: &World, body: &str) -> String {
+fn change(world: &TestCluster, body: &str) -> String {
     let mut curl = std::process::Command::new("curl");
     let address = format!("http://127.0.0.1:{}/v1/cluster/policy", world.api_port());
     curl.args(["-sS", "-X", "PATCH", "-u", &format!("x:{}", world.token()), "--data", body, &address]);
@@ -18,19 +18,19 @@ fn change(world: &World, body: &str) -> String {
 }
 
 /// The page of the site under another host name.
-fn page_at(world: &World, host: &str) -> String {
+fn page_at(world: &TestCluster, host: &str) -> String {
     world.curl("shop.localhost", &["-H", &format!("Host: {host}")]).out
 }
 
 /// Part of the policy that the agent keeps.
-fn agent_policy(world: &World) -> serde_json::Value {
+fn agent_policy(world: &TestCluster) -> serde_json::Value {
     let text = std::fs::read_to_string(world.path("data/policy.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
 #[test]
 fn settings_are_the_first_policy_and_a_change_holds_at_once() {
-    let mut world = World::start(&[]);
+    let mut world = TestCluster::start(&[]);
     // The settings of the test cluster.
     assert_eq!(policy(&world, &["get", "drain"]), "5s\n");
     assert_eq!(policy(&world, &["get", "bake-time"]), "2s\n");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gantry_testbed::{Repository, World, program, run};
+use gantry_testbed::{Repository, TestCluster, program, run};
 use site::{SERVER, page, push_site, site};
 
 /// A file system that can lose its power.
@@ -107,13 +107,13 @@ fn tool(name: &str, arguments: &[&str], paths: &[&Path]) {
 }
 
 /// Simulates a loss of power and a restart of the machine.
-fn lose_power(world: &mut World, disk: &Disk) {
+fn lose_power(world: &mut TestCluster, disk: &Disk) {
     disk.stop();
     after_the_stop(world, disk);
     world.up();
 }
 
-fn after_the_stop(world: &mut World, disk: &Disk) {
+fn after_the_stop(world: &mut TestCluster, disk: &Disk) {
     world.kill_everything();
     for (_, pid) in world.containers() {
         world.signal("KILL", pid);
@@ -123,7 +123,7 @@ fn after_the_stop(world: &mut World, disk: &Disk) {
     disk.start();
 }
 
-fn git(world: &World, app: &str, arguments: &[&str]) -> String {
+fn git(world: &TestCluster, app: &str, arguments: &[&str]) -> String {
     let mut git = Command::new("git");
     git.arg("--git-dir").arg(world.path(&format!("data/server/git/{app}.git"))).args(arguments);
     let output = run(git);
@@ -134,14 +134,14 @@ fn git(world: &World, app: &str, arguments: &[&str]) -> String {
 }
 
 /// Asserts that the repository is intact and that the server did not have to repair the repository.
-fn is_whole(world: &World, app: &str) {
+fn is_whole(world: &TestCluster, app: &str) {
     git(world, app, &["fsck", "--full", "--strict", "--no-dangling", "--no-progress"]);
     assert_eq!(git(world, app, &["symbolic-ref", "HEAD"]), "refs/heads/main");
     let events = world.gantry(&["events"]).good().out;
     assert!(!events.contains("damaged"), "{events}");
 }
 
-fn offline(world: &World, words: &[&str]) -> gantry_testbed::Output {
+fn offline(world: &TestCluster, words: &[&str]) -> gantry_testbed::Output {
     let mut command = Command::new(program("gantry"));
     command.args(words).arg("--data").arg(world.path("data")).arg("--run").arg(world.path("run"));
     command.args(["--machine", "m"]);
@@ -155,7 +155,7 @@ fn change(repository: &Repository, version: &str) -> String {
 }
 
 /// Removes the files that would prevent a restore, as after the loss of a disk.
-fn clear(world: &World) {
+fn clear(world: &TestCluster) {
     for name in ["blobs", "git", "builds"] {
         std::fs::remove_dir_all(world.path("data/server").join(name)).expect("removed");
     }
@@ -168,9 +168,9 @@ fn clear(world: &World) {
 }
 
 #[test]
-fn what_was_acknowledged_outlives_a_power_loss() {
+fn acknowledged_changes_outlive_a_power_loss() {
     let disk = Disk::new();
-    let mut world = World::start_on(&disk.path(), &["--bake-time", "1"]);
+    let mut world = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     lose_power(&mut world, &disk);
     is_whole(&world, "shop");
@@ -214,8 +214,8 @@ fn what_was_acknowledged_outlives_a_power_loss() {
 
 /// The server repairs a repository that a disk damaged, from its records, and reports the repair.
 #[test]
-fn a_damaged_repository_is_put_right_and_told() {
-    let world = World::start(&[]);
+fn repairs_and_reports_a_damaged_repository() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     let one = push_site(&shop, "one");
     let path = world.path("data/server/git/shop.git");
@@ -253,7 +253,7 @@ fn fifty_power_losses_at_any_moment() {
         return;
     }
     let disk = Disk::new();
-    let mut world = World::start_on(&disk.path(), &["--bake-time", "1"]);
+    let mut world = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     let mut acknowledged = push_site(&shop, "v0");
     let file = disk.path().join("backup.tar").display().to_string();
@@ -346,7 +346,7 @@ fn fifty_power_losses_at_any_moment() {
 }
 
 /// Removes the remains of an interrupted restore.
-fn clear_what_is_there(world: &World) {
+fn clear_what_is_there(world: &TestCluster) {
     for name in ["blobs", "git", "builds"] {
         let _ = std::fs::remove_dir_all(world.path("data/server").join(name));
     }

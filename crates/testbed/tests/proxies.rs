@@ -4,7 +4,7 @@ mod site;
 
 use std::time::{Duration, Instant};
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use site::{page, push_site, site};
 
 /// An application that redirects to HTTPS unless a proxy reports HTTPS for the client's connection.
@@ -25,15 +25,15 @@ class Site(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serve_forever()
 "#;
 
-fn asks(world: &World) -> String {
+fn asks(world: &TestCluster) -> String {
     let fields = ["X-Forwarded-Proto: https", "X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9;proto=https"];
     let arguments: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).chain(["-w", "%{http_code}"]).collect();
     world.curl("shop.localhost", &arguments).out
 }
 
 #[test]
-fn tls_ends_at_a_trusted_proxy_and_an_app_without_instances_says_why() {
-    let world = World::start(&[]);
+fn trusts_tls_of_a_proxy_and_explains_an_app_without_instances() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     let at_once = |expected: &str| {
         let begun = Instant::now();

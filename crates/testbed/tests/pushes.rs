@@ -5,10 +5,10 @@ mod site;
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_testbed::{Output, Repository, World, run};
+use gantry_testbed::{Output, Repository, TestCluster, run};
 use site::{SERVER, page, site};
 
-fn deploy(world: &World, app: &str) -> serde_json::Value {
+fn deploy(world: &TestCluster, app: &str) -> serde_json::Value {
     let shown = world.gantry(&["app", "show", app, "--json"]).good().out;
     serde_json::from_str::<serde_json::Value>(&shown).expect("JSON")["deploy"].clone()
 }
@@ -18,13 +18,13 @@ fn last_line(output: &Output) -> &str {
     output.err.lines().rfind(|line| line.starts_with("remote: ") && line.len() > 16).unwrap_or_default().trim_end()
 }
 
-fn settled(world: &World, app: &str) {
+fn settled(world: &TestCluster, app: &str) {
     world.wait("its deploy is over", |world| deploy(world, app).is_null().then_some(()));
 }
 
 #[test]
-fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
-    let world = World::start(&["--wait-for", "serving", "--bake-time", "5"]);
+fn a_push_returns_once_the_release_serves_and_reports_the_bake_later() {
+    let world = TestCluster::start(&["--wait-for", "serving", "--bake-time", "5"]);
     let shop = site(&world, "shop", 1);
     let change = |version: &str| {
         shop.write("server.py", &SERVER.replace("VERSION", version));
@@ -62,8 +62,8 @@ fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
 }
 
 #[test]
-fn the_branch_is_deployed_whatever_else_is_pushed() {
-    let world = World::start(&["--bake-time", "1"]);
+fn deploys_the_branch_beside_other_pushed_refs() {
+    let world = TestCluster::start(&["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     shop.write("server.py", &SERVER.replace("VERSION", "one"));
     shop.commit("one");
@@ -116,7 +116,7 @@ fn the_branch_is_deployed_whatever_else_is_pushed() {
     bounded(&world);
 }
 
-fn says_that_lfs_is_not_served(world: &World, shop: &Repository) {
+fn says_that_lfs_is_not_served(world: &TestCluster, shop: &Repository) {
     shop.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
     shop.git(&["lfs", "install", "--local"]);
     shop.git(&["lfs", "track", "*.bin"]);
@@ -136,7 +136,7 @@ fn says_that_lfs_is_not_served(world: &World, shop: &Repository) {
 }
 
 /// An app without an HTTP role has no URL.
-fn without_http(world: &World) {
+fn without_http(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "worker"]).good();
     let worker = world.repository("worker", None);
     worker.write("Procfile", "worker: exec sleep 100000\n");
@@ -154,7 +154,7 @@ fn without_http(world: &World) {
 }
 
 /// Streamed responses ask a reverse proxy not to buffer.
-fn unbuffered(world: &World) {
+fn unbuffered(world: &TestCluster) {
     let get = |path: &str| {
         let mut curl = Command::new("curl");
         let address = format!("http://127.0.0.1:{}{path}", world.api_port());
@@ -182,7 +182,7 @@ fn unbuffered(world: &World) {
 }
 
 /// The response to a push begins after the upload: a proxy cuts a response that begins early and is then silent.
-fn silent_during_the_upload(world: &World) {
+fn silent_during_the_upload(world: &TestCluster) {
     use std::io::{ErrorKind, Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
     let token = world.token();
@@ -202,7 +202,7 @@ fn silent_during_the_upload(world: &World) {
 }
 
 /// An app may deploy from another branch than `main`.
-fn another_branch(world: &World) {
+fn another_branch(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "team", "--branch", "team/live"]).good();
     let team = world.repository("team", None);
     team.write("Procfile", "worker: exec sleep 100000\n");
@@ -217,7 +217,7 @@ fn another_branch(world: &World) {
 
 /// `config set` refuses a value that the kernel would not pass to a process. The longest permitted value reaches the
 /// process.
-fn bounded(world: &World) {
+fn bounded(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "ca"]).good();
     let ca = world.repository("ca", None);
     ca.write("Procfile", "worker: exec sleep 100000\n");

@@ -2,11 +2,11 @@
 
 mod site;
 
-use gantry_testbed::{Repository, World};
+use gantry_testbed::{Repository, TestCluster};
 use site::{SERVER, page, push_site, site};
 
 /// Makes a push that must fail with the `wanted` texts.
-fn refused(world: &World, repository: &Repository, wanted: &[&str]) {
+fn refused(world: &TestCluster, repository: &Repository, wanted: &[&str]) {
     repository.commit("bad");
     let push = repository.push();
     assert_ne!(push.status, 0, "{push:?}");
@@ -19,7 +19,7 @@ fn refused(world: &World, repository: &Repository, wanted: &[&str]) {
 
 #[test]
 fn a_bad_repository_is_refused_with_its_reason() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "good");
 
@@ -58,8 +58,8 @@ fn a_bad_repository_is_refused_with_its_reason() {
 }
 
 #[test]
-fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
-    let world = World::start(&[]);
+fn reverts_a_failing_application_with_the_reason() {
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "good");
     let roles = |command: &str| format!("{{ web: {{ command: '{command}', health: {{ path: '/up', timeout: 1 }} }} }}");
@@ -125,7 +125,7 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
 
 #[test]
 fn bad_arguments_are_refused_by_name() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let why = world.gantry(&["why", "shop", "web-1"]);
     assert!(why.status == 2 && why.err.contains("for example storefront.v12.web-1"), "{why:?}");
     let long = "a".repeat(300);
@@ -166,8 +166,8 @@ fn bad_arguments_are_refused_by_name() {
 }
 
 #[test]
-fn a_compile_step_that_does_not_end_well_is_stopped() {
-    let world = World::start(&["--compile-time", "3", "--compile-memory", "64M"]);
+fn stops_a_failing_compile_step() {
+    let world = TestCluster::start(&["--compile-time", "3", "--compile-memory", "64M"]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "good");
     let compile = |script: &str| {
@@ -186,10 +186,10 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
 }
 
 #[test]
-fn a_start_that_cannot_be_is_refused_with_its_reason() {
+fn refuses_an_impossible_start_with_the_reason() {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
-    let mut world = World::start_with_file();
+    let mut world = TestCluster::start_with_file();
     let program = world.path("gantry");
     // `cp` copies the program: a child process of a parallel test could inherit this process's writable file, and the
     // kernel refuses to run a program that is open for writing.

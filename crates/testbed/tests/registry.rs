@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -17,13 +17,13 @@ use sha2::{Digest, Sha256};
 
 /// A response.
 #[derive(Debug)]
-struct Answer {
+struct RegistryResponse {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Answer {
+impl RegistryResponse {
     fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
@@ -39,12 +39,12 @@ impl Answer {
 }
 
 struct Registry<'a> {
-    world: &'a World,
+    world: &'a TestCluster,
     token: String,
 }
 
 impl Registry<'_> {
-    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> RegistryResponse {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "-i", "--path-as-is", "--max-time", "30", "--request", method]);
         curl.args(headers.iter().flat_map(|header| ["--header", header]));
@@ -60,7 +60,7 @@ impl Registry<'_> {
         let text = String::from_utf8_lossy(&child.wait_with_output().expect("ended").stdout).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        RegistryResponse { status, head: head.to_owned(), body: body.to_owned() }
     }
 
     /// Uploads a blob in one request and returns its digest.
@@ -92,7 +92,7 @@ fn manifest(config: &str, config_size: usize, layer: &str, layer_size: usize) ->
 
 #[test]
 fn the_distribution_specification_line_by_line() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     for app in ["shop", "other"] {
         let _ = world.gantry(&["app", "create", app]).good();
     }
@@ -346,7 +346,7 @@ fn the_distribution_specification_line_by_line() {
 /// the push replaces it.
 #[test]
 fn a_push_repairs_a_damaged_blob() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let registry = Registry { world: &world, token: world.token() };
     let layer = b"a layer's bytes, whatever they are".as_slice();
@@ -369,7 +369,7 @@ fn a_push_repairs_a_damaged_blob() {
 }
 
 /// Sends a request that stops in the middle of its body: `length` bytes announced, only `sent` transmitted.
-fn half_sent(world: &World, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
+fn half_sent(world: &TestCluster, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
     let token = world.token();
     let head = format!(
@@ -380,8 +380,8 @@ fn half_sent(world: &World, path: &str, headers: &str, length: usize, sent: &[u8
 }
 
 #[test]
-fn an_upload_goes_on_after_whatever_broke_it_off() {
-    let world = World::start(&[]);
+fn resumes_an_interrupted_upload() {
+    let world = TestCluster::start(&[]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let registry = Registry { world: &world, token: world.token() };
     // The first 8 MiB of an upload are in memory only.
@@ -439,8 +439,8 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
 
     // A repository has a limit of simultaneous uploads. Errors have the specified form, also for unauthorized
     // clients.
-    let all: Vec<Answer> = (0..60).map(|_| registry.ask("POST", "shop/blobs/uploads/", &[], b"")).collect();
-    let too_many: Vec<&Answer> = all.iter().filter(|answer| answer.status != 202).collect();
+    let all: Vec<RegistryResponse> = (0..60).map(|_| registry.ask("POST", "shop/blobs/uploads/", &[], b"")).collect();
+    let too_many: Vec<&RegistryResponse> = all.iter().filter(|answer| answer.status != 202).collect();
     assert!((10..=60).contains(&too_many.len()), "{}", too_many.len());
     assert!(too_many.iter().all(|answer| (answer.status, answer.code().as_str()) == (429, "TOOMANYREQUESTS")));
     let nobody = Registry { world: &world, token: "gantry_nonsense".to_owned() };
@@ -529,7 +529,7 @@ impl Pusher {
 /// and the number of blobs left. Ends after `turns` turns of each client, or at the first loss.
 fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize) {
     const CLIENTS: u64 = 4;
-    let world = World::start(&["--collect-every", "1", "--collect-grace", grace]);
+    let world = TestCluster::start(&["--collect-every", "1", "--collect-grace", grace]);
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (mut lost, mut asked) = (Vec::new(), 0);
@@ -577,7 +577,7 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
 }
 
 #[test]
-fn nothing_is_collected_that_somebody_pushes() {
+fn garbage_collection_keeps_blobs_of_running_pushes() {
     let (lost, asked, _) = race("2", 120, Duration::from_millis(25));
     assert!(asked >= 2000, "{asked}");
     assert!(lost.is_empty(), "{} of {asked}: {lost:?}", lost.len());

@@ -4,7 +4,7 @@ mod site;
 
 use std::time::Duration;
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use gantry_testbed::load::{Load, PLAIN, Target};
 use site::{page, push_site, site};
 
@@ -14,7 +14,7 @@ const BOOKS: &str = "{ web: {
 } }";
 
 /// Renames an app under load, and takes the renamed app through a push and a rollback.
-fn under_load(world: &World) {
+fn under_load(world: &TestCluster) {
     let shop = site(world, "shop", 2);
     push_site(&shop, "one");
     push_site(&shop, "two");
@@ -51,7 +51,7 @@ fn under_load(world: &World) {
 }
 
 /// An app with a volume: the old copy ends first, and the new copy has the data. An abort leaves the name as it was.
-fn with_a_volume(world: &World) {
+fn with_a_volume(world: &TestCluster) {
     let books = site(world, "books", 1);
     books.write("container/roles.json", BOOKS);
     push_site(&books, "one");
@@ -72,7 +72,7 @@ fn with_a_volume(world: &World) {
 
 #[test]
 fn an_app_is_renamed_without_a_failed_request() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     std::thread::scope(|scope| {
         scope.spawn(|| under_load(&world));
         scope.spawn(|| with_a_volume(&world));

@@ -5,33 +5,34 @@ mod site;
 use std::time::Duration;
 
 use gantry_testbed::load::{self, Load, Target};
-use gantry_testbed::{Repository, World};
+use gantry_testbed::{Repository, TestCluster};
 use site::{page, push_site, site};
 
 /// Status and body of the app's response.
-fn ask(world: &World) -> (String, String) {
+fn ask(world: &TestCluster) -> (String, String) {
     let output = world.curl("shop.localhost", &["--write-out", "\n%{http_code}"]);
     let (body, status) = output.out.rsplit_once('\n').expect("a status");
     (status.to_owned(), body.to_owned())
 }
 
 #[test]
-fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
-    let world = World::start(&[]);
+fn pauses_refuses_and_limits_requests_and_names_the_actor() {
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
     let said = |arguments: &[&str]| world.gantry(arguments).good().all();
 
     assert!(said(&["pause", "shop"]).contains("requests of shop: paused"));
     let mut waiting = world.curl_command("shop.localhost", &[]).spawn().expect("curl");
-    world.wait("it waits", |world| world.gantry(&["app", "show", "shop"]).out.contains("; 1 wait,").then_some(()));
+    world.wait("it waits", |world| world.gantry(&["app", "show", "shop"]).out.contains("; queued 1,").then_some(()));
     assert!(waiting.try_wait().expect("looked at").is_none());
     let why = said(&["why", "shop"]);
     assert!(why.contains("paused, requests wait; `gantry resume shop`") && why.contains("requested by admin"), "{why}");
     assert!(said(&["app", "ls"]).contains("(paused)"));
     assert!(said(&["resume", "shop"]).contains("requests of shop: free"));
     assert!(waiting.wait().expect("ended").success());
-    world
-        .wait("it is counted", |world| world.gantry(&["app", "show", "shop"]).out.contains(" 1 waited,").then_some(()));
+    world.wait("it is counted", |world| {
+        world.gantry(&["app", "show", "shop"]).out.contains(" served after queueing 1,").then_some(())
+    });
 
     assert!(said(&["maintenance", "on", "shop", "--message", "back at noon"]).contains("maintenance: back at noon"));
     world.wait("it is refused", |world| {
@@ -55,7 +56,7 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
 }
 
 /// A site with one copy and additional settings of the role.
-fn site_with(world: &World, settings: &str) -> Repository {
+fn site_with(world: &TestCluster, settings: &str) -> Repository {
     let shop = site(world, "shop", 1);
     let role = format!("command: 'python3 server.py', health: {{ path: '/up' }}, {settings}");
     shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
@@ -65,7 +66,7 @@ fn site_with(world: &World, settings: &str) -> Repository {
 /// A role with a volume has one copy, and the old copy stops before the new copy starts. Requests wait meanwhile.
 #[test]
 fn requests_wait_while_the_only_copy_is_replaced() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site_with(&world, "volumes: { data: '/data' }");
     push_site(&shop, "one");
     let target = Target::shop(world.http_port(), &load::PLAIN, Duration::from_millis(5));
@@ -81,8 +82,8 @@ fn requests_wait_while_the_only_copy_is_replaced() {
 }
 
 #[test]
-fn a_role_says_how_long_its_answers_may_take() {
-    let world = World::start(&[]);
+fn a_role_sets_its_response_timeout() {
+    let world = TestCluster::start(&[]);
     let shop = site_with(&world, "request_timeout: 1, request_buffer: '256K'");
     let slow = "    def do_GET(self):\n        time.sleep(3 if self.path == '/slow' else 0)\n";
     shop.write("server.py", &site::SERVER.replace("    def do_GET(self):\n", slow).replace("VERSION", "one"));
@@ -111,7 +112,7 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let count = std::env::var("GANTRY_TEST_PROMOTIONS").ok().map(|text| text.parse().expect("a number"));
     let (promotions, clients) = if long { (count.unwrap_or(200), 60) } else { (5, 24) };
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
     let target = Target::shop(world.http_port(), &load::ALL, Duration::from_millis(40));
     let load = Load::begin(&target, clients, Duration::from_secs(3600));

@@ -2,39 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use gantry_testbed::{Output, World};
+use gantry_testbed::{Output, TestCluster};
 use serde_json::Value;
 
 const PLAIN: &str = "{ worker: { command: 'sleep 100000', memory: '64M' } }";
 
 /// A cluster with the app `shop`, whose role `worker` sleeps.
-fn world() -> World {
-    let world = World::start_with_file();
+fn world() -> TestCluster {
+    let world = TestCluster::start_with_file();
     let _ = world.gantry(&["app", "create", "shop"]).good();
     push(&world, PLAIN);
     world
 }
 
-fn push(world: &World, roles: &str) {
+fn push(world: &TestCluster, roles: &str) {
     let shop = world.repository("shop", None);
     shop.write("container/roles.json", roles);
     shop.commit("roles");
     let _ = shop.push().good();
 }
 
-fn create(world: &World, flags: &[&str]) -> Output {
+fn create(world: &TestCluster, flags: &[&str]) -> Output {
     world.gantry(
         &[&["schedule", "create", "shop/worker"], flags, &["--", "/bin/sh", "-c", "echo $GANTRY_SCHEDULED_AT"]]
             .concat(),
     )
 }
 
-fn json(world: &World, arguments: &[&str]) -> Value {
+fn json(world: &TestCluster, arguments: &[&str]) -> Value {
     serde_json::from_str(&world.gantry(&[arguments, &["--json"]].concat()).out).unwrap_or_default()
 }
 
 /// Waits until a schedule has run so many times.
-fn wait_for_runs(world: &World, name: &str, runs: u64) -> Value {
+fn wait_for_runs(world: &TestCluster, name: &str, runs: u64) -> Value {
     world.wait(&format!("schedule {name} has run {runs} times"), |world| {
         let told = json(world, &["schedule", "show", name]);
         told["runs"].as_u64().is_some_and(|count| count >= runs).then_some(told)
@@ -75,7 +75,7 @@ fn a_schedule_queues_jobs_until_it_is_paused_or_removed() {
     for (flags, wanted) in [
         (&["--cron", "0 0 30 2 *"][..], "E_INVALID_SCHEDULE"),
         (&["--every", "400d"], "E_INVALID_SCHEDULE"),
-        (&["--cron", "61 * * * *"], "is no minute"),
+        (&["--cron", "61 * * * *"], "is not a valid minute"),
         (&["--cron", "@daily", "--timezone", "Mars/Base"], "there is no time zone"),
         (&["--name", "x"], "--cron, --every or --start"),
         (&["--cron", "@daily", "--retries", "1000"], "E_INVALID_JOB"),
@@ -105,7 +105,7 @@ fn the_schedule_of_a_role_follows_the_current_release() {
     let wrong = world.repository("shop", None);
     wrong.write("container/roles.json", "{ report: { command: 'true', schedule: '0 25 * * *' } }");
     wrong.commit("wrong");
-    assert!(wrong.push().all().contains("\"25\" is no hour; write 0 to 23"));
+    assert!(wrong.push().all().contains("\"25\" is not a valid hour; write 0 to 23"));
 }
 
 /// The server is killed again and again while a schedule is due each second.
@@ -142,7 +142,7 @@ fn a_backup_has_the_jobs_and_the_schedules() {
     let _ = create(&world, &["--name", "nightly", "--cron", "@daily"]).good();
     let _ = world.gantry(&["queue", "ls"]).good();
     let job = world.gantry(&["job", "run", "shop/worker", "--delay", "2h", "--", "true"]).good().out;
-    let offline = |world: &World, arguments: &[&str]| {
+    let offline = |world: &TestCluster, arguments: &[&str]| {
         let (data, run) = (world.path("data").display().to_string(), world.path("run").display().to_string());
         world.gantry(&[arguments, &["--data", &data, "--run", &run]].concat())
     };

@@ -7,13 +7,15 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
 /// connection is an upgraded request: a machine's plain request of its own connection gets 426.
-const MORE: [(&str, &str); 45] = [
+const MORE: [(&str, &str); 47] = [
     ("GET", "/3/projects/{app}/queues"),
     ("DELETE", "/3/projects/{app}/queues/none"),
+    ("POST", "/3/projects/{app}/queues/none/subscribers"),
+    ("GET", "/3/projects/{app}/queues/none/messages/1/subscribers"),
     ("GET", "/2/projects/{app}/tasks"),
     ("POST", "/2/projects/{app}/tasks/webhook?code_name=none"),
     ("GET", "/v1/nothing"),
@@ -62,7 +64,7 @@ const MORE: [(&str, &str); 45] = [
 /// Every undeclared path in the server's source with each of its methods, to compare with the table: a new route must be
 /// added to the table. The server's own tests compare the declared endpoints with what is served. A route for any method has None as its method.
 fn routes() -> Vec<(String, Option<String>)> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../controller/src/http/mod.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/src/http/mod.rs");
     let source = std::fs::read_to_string(source).expect("the source");
     let mut prefix = "";
     let mut routes = Vec::new();
@@ -105,7 +107,7 @@ struct Column {
 }
 
 /// Returns the status and the body of the server's response.
-fn ask(world: &World, method: &str, path: &str, column: &Column) -> (String, String) {
+fn ask(world: &TestCluster, method: &str, path: &str, column: &Column) -> (String, String) {
     let path = path
         .replace("{app}", column.app)
         .replace("{name}", "ghost")
@@ -140,15 +142,15 @@ fn error_code(body: &str) -> Option<String> {
 }
 
 /// Returns all codes that `gantry explain` knows.
-fn known_codes(world: &World) -> Vec<String> {
+fn known_codes(world: &TestCluster) -> Vec<String> {
     let all = world.gantry(&["explain", "--json"]).good().out;
     let all: Vec<serde_json::Value> = serde_json::from_str(&all).expect("JSON");
     all.iter().map(|row| row["code"].as_str().expect("a code").to_owned()).collect()
 }
 
 #[test]
-fn every_operation_answers_every_token_as_the_table_says() {
-    let world = World::start(&[]);
+fn every_operation_authorizes_each_token_as_in_the_table() {
+    let world = TestCluster::start(&[]);
     for app in ["one", "two"] {
         let _ = world.gantry(&["app", "create", app]).good();
     }
@@ -222,7 +224,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
 /// A revoked token ends the connections that are open with it, and what runs goes on.
 #[test]
 fn a_machine_whose_token_is_revoked_is_cut_off_at_once() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site::site(&world, "shop", 1);
     site::push_site(&shop, "one");
     let _ = world.gantry(&["token", "revoke", "machine m"]).good();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gantry_testbed::load::{Load, PLAIN, Target};
-use gantry_testbed::{Repository, World};
+use gantry_testbed::{Repository, TestCluster};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use site::{push_site, site};
@@ -42,7 +42,7 @@ const ACTIONS: [Action; 20] = {
 const HARMLESS: usize = ACTIONS.len() - 3;
 
 struct Soak {
-    world: World,
+    world: TestCluster,
     repository: Repository,
     rng: StdRng,
     number: u32,
@@ -115,12 +115,12 @@ impl Soak {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_whatever_happens() {
+async fn fails_no_request_during_deploys_crashes_and_kills() {
     let minutes: Option<u64> = std::env::var("GANTRY_TEST_SOAK").ok().map(|text| text.parse().expect("minutes"));
     let length = minutes.map_or(Duration::from_secs(30), |minutes| Duration::from_secs(minutes * 60));
     let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
     // Deploys are far more frequent here than in practice, and so is garbage collection.
-    let world = World::start(&["--collect-every", "60", "--collect-grace", "120"]);
+    let world = TestCluster::start(&["--collect-every", "60", "--collect-grace", "120"]);
     let repository = site(&world, "shop", 3);
     // Two releases, so that a rollback is possible.
     push_site(&repository, "before");

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_testbed::{Output, Repository, World, run};
+use gantry_testbed::{Output, Repository, TestCluster, run};
 use serde_json::{Value, json};
 
 /// Shell version of `make`: builds each page only when its source is newer.
@@ -27,7 +27,7 @@ fn after<'a>(text: &'a str, mark: &str) -> &'a str {
 }
 
 /// A copy of the base's archive with additional environment variables in its configuration.
-fn base_with(world: &World, env: &[&str]) -> PathBuf {
+fn base_with(world: &TestCluster, env: &[&str]) -> PathBuf {
     let archive = PathBuf::from(std::env::var("GANTRY_TEST_BASE").expect("a base"));
     let folder = world.path("base");
     std::fs::create_dir(&folder).expect("made");
@@ -72,7 +72,7 @@ fn commit_at(repository: &Repository, folder: &Path, date: &str) -> String {
     repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
 }
 
-fn shop(world: &World) -> Repository {
+fn shop(world: &TestCluster) -> Repository {
     let _ = world.gantry(&["app", "create", "shop", "--base", "lang"]).good();
     let shop = world.repository("shop", None);
     let folder = world.path("repository-shop");
@@ -117,7 +117,7 @@ fn shop(world: &World) -> Repository {
 
 #[test]
 fn a_repository_is_built_as_it_is_and_never_from_old_results() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let base = base_with(&world, &["PATH=/opt/t:/usr/bin:/bin", "TOOL_HOME=/opt/t", "HOME=/nowhere"]);
     let _ = world.gantry(&["base", "import", "lang", base.to_str().expect("text")]).good();
     let shop = shop(&world);
@@ -190,7 +190,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
 }
 
 /// A source that cannot be built is refused, with its name and the reason.
-fn refusals(world: &World, shop: &Repository, folder: &Path) {
+fn refusals(world: &TestCluster, shop: &Repository, folder: &Path) {
     let refused = |wanted: &[&str]| {
         shop.commit("bad");
         let push: Output = shop.push();

@@ -6,7 +6,7 @@ mod site;
 use std::collections::BTreeMap;
 
 use gantry_testbed::namespace::{MACHINE, Namespace, OUTSIDE, serve};
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 use site::site;
 
 /// Script that reports for each target, `tcp ADDRESS PORT` or `udp ADDRESS PORT`, whether the target answers.
@@ -37,7 +37,7 @@ fn answers(text: &str) -> BTreeMap<&str, bool> {
 }
 
 /// Deploys an app whose build and instances probe `targets`.
-fn prober(world: &World, targets: &[String]) {
+fn prober(world: &TestCluster, targets: &[String]) {
     let repository = site(world, "shop", 1);
     let quoted: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
     repository.write("probe.py", PROBE);
@@ -45,12 +45,12 @@ fn prober(world: &World, targets: &[String]) {
     site::push_site(&repository, "one");
 }
 
-fn probed(world: &World, command: &str, targets: &[&str]) -> String {
+fn probed(world: &TestCluster, command: &str, targets: &[&str]) -> String {
     world.gantry(&[&[command, "shop", "--", "python3", "probe.py"], targets].concat()).good().out
 }
 
 /// The bridge's link-local address, as a container writes the address.
-fn link_local(world: &World) -> String {
+fn link_local(world: &TestCluster) -> String {
     let mut ip = std::process::Command::new("ip");
     ip.args(["-6", "-o", "address", "show", "dev", world.name(), "scope", "link"]);
     let text = run(ip).good().out;
@@ -59,7 +59,7 @@ fn link_local(world: &World) -> String {
 }
 
 #[test]
-fn what_containers_and_builds_reach_of_the_machine_and_of_metadata_is_what_the_settings_open() {
+fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
     let machine = Namespace::enter("reach");
     for address in ["169.254.169.254/32", "100.100.100.200/32", "168.63.129.16/32"] {
         machine.outside_has(address);
@@ -76,7 +76,7 @@ fn what_containers_and_builds_reach_of_the_machine_and_of_metadata_is_what_the_s
     let mut nft = std::process::Command::new("nft");
     nft.arg(publish);
     let _ = run(nft).good();
-    let mut world = World::start(&[]);
+    let mut world = TestCluster::start(&[]);
     let resolver = world.resolver().replace(":53", "");
     world.wait("the bridge has an address of IPv6", |world| {
         let mut ip = std::process::Command::new("ip");
@@ -138,13 +138,13 @@ fn sh(script: &str) -> gantry_testbed::Output {
 }
 
 /// Lines of `gantry status` about the machine's network.
-fn network_lines(world: &World) -> Vec<String> {
+fn network_lines(world: &TestCluster) -> Vec<String> {
     let status = world.gantry(&["status"]).out;
     status.lines().filter(|line| line.starts_with("network")).map(str::to_owned).collect()
 }
 
 /// Remedy that `gantry status` prints for a fault with this text.
-fn remedy(world: &World, fault: &str) -> String {
+fn remedy(world: &TestCluster, fault: &str) -> String {
     world.wait(fault, |world| {
         let line = network_lines(world).into_iter().find(|line| line.contains(fault))?;
         Some(line.split_once("to fix it: ").expect("a remedy").1.to_owned())
@@ -155,12 +155,12 @@ const OUT: &str = "traffic from containers to other machines is dropped";
 const NAMES: &str = "DNS queries are dropped";
 
 #[test]
-fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() {
+fn reports_and_repairs_foreign_firewall_and_network_changes() {
     let machine = Namespace::enter("changes");
     machine.serve_outside(80);
     // Another firewall exists before Gantry starts: the agent's log reports the firewall.
     let _ = sh("iptables -P FORWARD DROP").good();
-    let mut world = World::start(&[]);
+    let mut world = TestCluster::start(&[]);
     let (name, outside) = (world.name().to_owned(), format!("tcp {OUTSIDE} 80"));
     world.wait("the agent's log says it", |world| {
         world.log().lines().find(|line| line.contains("WARN") && line.contains(OUT)).map(drop)
@@ -171,7 +171,7 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     let repository = site(&world, "shop", 2);
     repository.write("probe.py", &format!("{PROBE}{QUESTION}"));
     site::push_site(&repository, "one");
-    let open = |world: &World| {
+    let open = |world: &TestCluster| {
         let text = probed(world, "exec", &targets);
         answers(&text)
             .into_iter()

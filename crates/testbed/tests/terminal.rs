@@ -4,7 +4,7 @@ mod site;
 
 use std::process::Command;
 
-use gantry_testbed::{World, program, run};
+use gantry_testbed::{TestCluster, program, run};
 use site::{push_site, site};
 
 /// A terminal with a shell, drawn by tmux.
@@ -13,7 +13,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(world: &World, columns: u16, rows: u16) -> Self {
+    fn open(world: &TestCluster, columns: u16, rows: u16) -> Self {
         let terminal = Self { socket: world.path("tmux").display().to_string() };
         let size = (columns.to_string(), rows.to_string());
         let shell = format!(
@@ -41,7 +41,7 @@ impl Terminal {
 
     /// Waits until a line of the screen ends with `wanted`. Text typed before the shell reads is echoed before the
     /// prompt, and the output then follows the prompt.
-    fn shows(&self, world: &World, wanted: &str) {
+    fn shows(&self, world: &TestCluster, wanted: &str) {
         world.wait(&format!("the screen shows {wanted:?}"), |_| {
             let screen = self.tmux(&["capture-pane", "-p", "-J"]);
             screen.lines().any(|line| line.trim_end().ends_with(wanted)).then_some(())
@@ -61,7 +61,7 @@ impl Drop for Terminal {
 
 #[test]
 fn a_shell_in_an_instance_is_a_terminal() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let terminal = Terminal::open(&world, 91, 31);
@@ -94,8 +94,8 @@ fn a_shell_in_an_instance_is_a_terminal() {
 }
 
 #[test]
-fn a_process_that_leaves_another_behind_has_ended() {
-    let world = World::start(&[]);
+fn a_process_with_a_remaining_child_has_ended() {
+    let world = TestCluster::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     let begun = std::time::Instant::now();

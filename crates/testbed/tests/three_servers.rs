@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gantry_testbed::load::Kind;
+use gantry_testbed::load::LoadKind;
 use gantry_testbed::{Fleet, Output, Repository, program, run};
 use serde_json::Value;
 use site::push_site;
@@ -64,6 +64,13 @@ fn log_in(fleet: &Fleet, repository: &Repository, machine: &str) -> String {
     url
 }
 
+/// The hex digits of the image of the shop's first release.
+fn image_of(fleet: &Fleet) -> String {
+    let shown = fleet.gantry(&["releases", "shop", "--json"]).good().out;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    shown[0]["image"].as_str().expect("an image").trim_start_matches("sha256:").to_owned()
+}
+
 /// Each blob is on two of three servers. The check of each is sound, and names the servers once none has the blob.
 fn check_asks_the_other_servers(fleet: &Fleet) {
     let data = |machine: &str| fleet.path(machine, "data").display().to_string();
@@ -81,9 +88,7 @@ fn check_asks_the_other_servers(fleet: &Fleet) {
         let checked = check(machine).good();
         assert!(checked.out.contains("sound: "), "{machine}: {}", checked.all());
     }
-    let shown = fleet.gantry(&["releases", "shop", "--json"]).good().out;
-    let shown: Value = serde_json::from_str(&shown).expect("JSON");
-    let image = shown[0]["image"].as_str().expect("an image").trim_start_matches("sha256:").to_owned();
+    let image = image_of(fleet);
     let away = |machine: &str| fleet.path(machine, &format!("data/server/blobs/sha256/{}/{image}", &image[..2]));
     let kept: Vec<_> =
         ["m1", "m2", "m3"].into_iter().filter_map(|name| Some((away(name), std::fs::read(away(name)).ok()?))).collect();
@@ -93,6 +98,24 @@ fn check_asks_the_other_servers(fleet: &Fleet) {
     assert!(damaged.status == 1 && damaged.err.contains(&told), "{told}: {}", damaged.all());
     kept.iter().for_each(|(path, _)| std::fs::rename(path.with_extension("away"), path).expect("moved"));
     let _ = check("m2").good();
+}
+
+/// Each server's data folder has a token that the cluster knows, and a backup needs no more than the folder: the identity
+/// names the store, and the certificate brings the blobs of other servers.
+fn each_server_has_a_token_and_makes_a_backup(fleet: &Fleet) {
+    let image = image_of(fleet);
+    for machine in ["m1", "m2", "m3"] {
+        let (data, url) = (fleet.path(machine, "data"), format!("http://{}:4680", fleet.address(machine)));
+        let gantry = program("gantry").display().to_string();
+        let token = data.join("admin-token").display().to_string();
+        let listed = fleet.run_on(machine, &gantry, &["app", "ls", "--url", &url, "--token-file", &token]).good();
+        assert!(listed.out.contains("shop"), "{machine}: {}", listed.all());
+        let (file, data) = (fleet.path(machine, "backup.tar").display().to_string(), data.display().to_string());
+        let saved = fleet.run_on(machine, &gantry, &["backup", &file, "--data", &data]).good();
+        assert!(!saved.err.contains("warning"), "{machine}: {}", saved.all());
+        let names = fleet.run_on(machine, "tar", &["-tf", &file]).good().out;
+        assert!(names.contains("records.jsonl") && names.contains(&image), "{machine}: {names}");
+    }
 }
 
 fn blobs_of(folder: &Path) -> BTreeSet<String> {
@@ -147,6 +170,7 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
     }
 
     check_asks_the_other_servers(&fleet);
+    each_server_has_a_token_and_makes_a_backup(&fleet);
 
     // A machine that the leader cannot reach goes on through a follower, by its own certificate.
     fleet.deafen("m5", &["m1"]);
@@ -161,7 +185,7 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
     fleet.deafen("m1", &[]);
 
     // The leader's machine loses its power. Another server leads, and the machine's copies run elsewhere.
-    let load = fleet.load("m4", "shop", &[Kind::Keep, Kind::Fresh]);
+    let load = fleet.load("m4", "shop", &[LoadKind::Keep, LoadKind::Fresh]);
     fleet.enter_at("m2");
     let election = if leads_etcd(&fleet, "m1") { ELECTION_MAX } else { Duration::ZERO };
     let begun = Instant::now();

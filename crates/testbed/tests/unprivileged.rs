@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use site::{page, push_site, site};
 
 /// A user id that no other test and no system uses.
@@ -50,7 +50,7 @@ fn run_command(command: &mut Command) -> String {
 
 #[test]
 fn up_runs_the_server_as_a_user_who_sees_the_servers_folders_alone() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     for _ in 0..2 {
@@ -83,7 +83,7 @@ fn up_runs_the_server_as_a_user_who_sees_the_servers_folders_alone() {
 /// A data folder of a version whose server was root: its files are in the data folder itself.
 #[test]
 fn the_files_of_a_server_of_root_are_taken_over_and_containers_run_on() {
-    let mut world = World::start_with_file();
+    let mut world = TestCluster::start_with_file();
     world.make_failpoints();
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
@@ -120,8 +120,8 @@ fn the_files_of_a_server_of_root_are_taken_over_and_containers_run_on() {
 }
 
 #[test]
-fn a_server_without_root_builds_deploys_and_tells() {
-    let world = World::start_apart(USER);
+fn an_unprivileged_server_builds_deploys_and_reports() {
+    let world = TestCluster::start_apart(USER);
     let server = world.apart()[0];
     let repository = site(&world, "shop", 1);
     repository.compile_with("id -u > /app/made; echo kept >> /cache/made; cat /cache/made");

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 use serde_json::Value;
 
 #[test]
 fn a_store_of_an_earlier_version_opens_with_its_apps() {
-    let mut world = World::start_with_file();
+    let mut world = TestCluster::start_with_file();
     let _ = world.down().good();
     let data = world.path("data");
     for entry in std::fs::read_dir(data.join("server")).expect("a folder").flatten() {

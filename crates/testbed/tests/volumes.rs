@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gantry_testbed::{Output, World, program, run};
+use gantry_testbed::{Output, TestCluster, program, run};
 use site::{push_site, site};
 
 /// Roles of the app with a volume. Each start appends a line to a file in the volume.
@@ -16,7 +16,7 @@ const ROLES: &str = "{
 }";
 
 /// Runs `gantry` and gives it `input`.
-fn with_input(world: &World, arguments: &[&str], input: &[u8]) -> Output {
+fn with_input(world: &TestCluster, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program("gantry"))
         .args(arguments)
         .env("GANTRY_URL", format!("http://127.0.0.1:{}", world.api_port()))
@@ -57,12 +57,12 @@ fn described(folder: &Path) -> String {
     text
 }
 
-fn volume(world: &World, name: &str) -> PathBuf {
+fn volume(world: &TestCluster, name: &str) -> PathBuf {
     world.path("data/volumes/shop").join(name)
 }
 
 /// Waits until nothing unfinished or discarded is left of volumes.
-fn nothing_half(world: &World) {
+fn nothing_half(world: &TestCluster) {
     world.wait("nothing half made is left", |world| {
         let found =
             shell(&format!("find {} -name '.half-*' 2>/dev/null || true", world.path("data/volumes").display()));
@@ -72,7 +72,7 @@ fn nothing_half(world: &World) {
 
 #[test]
 fn volumes_are_listed_exported_imported_copied_and_removed() {
-    let world = World::start(&[]);
+    let world = TestCluster::start(&[]);
     let shop = site(&world, "shop", 1);
     shop.write("container/roles.json", ROLES);
     push_site(&shop, "one");
@@ -87,7 +87,7 @@ fn volumes_are_listed_exported_imported_copied_and_removed() {
     removed(&world);
 }
 
-fn listed_and_refused_while_in_use(world: &World) {
+fn listed_and_refused_while_in_use(world: &TestCluster) {
     let listed = world.gantry(&["volume", "ls"]).good().out;
     let line = listed.lines().find(|line| line.starts_with("shop")).expect("a volume");
     assert!(line.contains("data") && line.contains(" now ") && line.ends_with("shop.v1.web-1"), "{listed}");
@@ -118,7 +118,7 @@ fn listed_and_refused_while_in_use(world: &World) {
     assert!(shell(&format!("tar -tf {}", world.path("live.tar").display())).good().out.contains("starts"));
 }
 
-fn run_with_a_volume(world: &World) {
+fn run_with_a_volume(world: &TestCluster) {
     let without = world.gantry(&["run", "shop", "--", "ls", "/data"]);
     assert!(without.status != 0, "{without:?}");
     let _ = world.gantry(&["scale", "shop", "web=0"]).good();
@@ -179,7 +179,7 @@ fn database(folder: &Path) {
     }
 }
 
-fn round_trip(world: &World) {
+fn round_trip(world: &TestCluster) {
     let from = world.path("database");
     database(&from);
     let wanted = described(&from);
@@ -224,7 +224,7 @@ fn round_trip(world: &World) {
     nothing_half(world);
 }
 
-fn hostile_archives(world: &World) {
+fn hostile_archives(world: &TestCluster) {
     let outside = world.path("outside");
     std::fs::create_dir(&outside).expect("made");
     std::fs::write(outside.join("victim"), "untouched").expect("written");
@@ -294,7 +294,7 @@ fn hostile_archives(world: &World) {
     assert!(listed.contains("etc") && !listed.contains("passwd"), "{listed}");
 }
 
-fn snapshots(world: &World) {
+fn snapshots(world: &TestCluster) {
     let folder = volume(world, "base");
     let wanted = described(&folder);
     let made = world.gantry(&["volume", "snapshot", "shop", "base"]).good();
@@ -322,7 +322,7 @@ fn snapshots(world: &World) {
 }
 
 /// A token of an app works on the volumes of this app, and of no other.
-fn tokens(world: &World) {
+fn tokens(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "other"]).good();
     let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
     let own = token(&["token", "create", "own", "--deploy", "shop"]);
@@ -350,7 +350,7 @@ fn tokens(world: &World) {
 }
 
 /// Agent and server are killed in the middle of an import that replaces a volume. The volume keeps its content.
-fn killed_while_importing(world: &World) {
+fn killed_while_importing(world: &TestCluster) {
     let wanted = described(&volume(world, "base"));
     let archive = std::fs::read(world.path("pg.tar")).expect("read");
     for service in ["agent", "server"] {
@@ -383,7 +383,7 @@ fn killed_while_importing(world: &World) {
 }
 
 /// A renamed app keeps its volumes, and nobody else gets them: not an app that takes the old name, nor its token.
-fn renamed(world: &World) {
+fn renamed(world: &TestCluster) {
     let notes = site(world, "notes", 1);
     notes.write("container/roles.json", ROLES);
     push_site(&notes, "one");
@@ -421,7 +421,7 @@ fn renamed(world: &World) {
     let _ = world.gantry(&["volume", "rm", "memos", "data", "--force"]).good();
 }
 
-fn removed(world: &World) {
+fn removed(world: &TestCluster) {
     let _ = world.gantry(&["volume", "rm", "shop", "data", "--force"]).good();
     let removed = world.gantry(&["volume", "rm", "shop", "base"]).good();
     assert!(removed.err.contains("removed volume base of shop and its snapshot"), "{removed:?}");

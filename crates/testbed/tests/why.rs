@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
-use gantry_testbed::World;
+use gantry_testbed::TestCluster;
 
 /// A server with a switch for each of its faults.
 const SERVER: &str = r#"
@@ -134,7 +134,7 @@ const FAULTS: [(&str, &str); 17] = [
     ("forks", "reached its limit of 16 processes and threads; raise `pids` of the role; "),
 ];
 
-fn create(world: &World, app: &str, roles: &str) -> gantry_testbed::Repository {
+fn create(world: &TestCluster, app: &str, roles: &str) -> gantry_testbed::Repository {
     let _ = world.gantry(&["app", "create", app]).good();
     let repository = world.repository(app, None);
     repository.write("server.py", SERVER);
@@ -144,16 +144,16 @@ fn create(world: &World, app: &str, roles: &str) -> gantry_testbed::Repository {
     repository
 }
 
-fn why(world: &World, arguments: &[&str]) -> String {
+fn why(world: &TestCluster, arguments: &[&str]) -> String {
     world.gantry(&[&["why"][..], arguments].concat()).good().out
 }
 
-fn first(world: &World, arguments: &[&str]) -> String {
+fn first(world: &TestCluster, arguments: &[&str]) -> String {
     why(world, arguments).lines().next().unwrap_or_default().to_owned()
 }
 
 /// Waits until the first line contains `wanted`.
-fn says(world: &World, arguments: &[&str], wanted: &str) {
+fn says(world: &TestCluster, arguments: &[&str], wanted: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.wait("it is told", |world| {
@@ -168,7 +168,7 @@ fn says(world: &World, arguments: &[&str], wanted: &str) {
     assert!(found.is_ok(), "{arguments:?}: not {wanted:?}, but {}", last.lock().expect("a line"));
 }
 
-fn ask(world: &World, app: &str, path: &str) -> String {
+fn ask(world: &TestCluster, app: &str, path: &str) -> String {
     let url = format!("http://{app}.localhost:{}/{path}", world.http_port());
     let mut curl = std::process::Command::new("curl");
     curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", &url]);
@@ -176,7 +176,7 @@ fn ask(world: &World, app: &str, path: &str) -> String {
 }
 
 /// Workers that crash, reach limits, or end too early, while the web role serves.
-fn workers(world: &World) {
+fn workers(world: &TestCluster) {
     let worker = |(name, _): &(&str, &str)| {
         format!("{name}: {{ command: 'python3 worker.py', memory: '48M', disk: '20M', pids: 16 }}")
     };
@@ -203,7 +203,7 @@ fn workers(world: &World) {
 }
 
 /// Gantry reports a failing check from the first failure on, and names itself as the cause of the stop.
-fn sick(world: &World) {
+fn sick(world: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', health: { path: '/up', attempts: 2 } } }";
     let _ = create(world, "sick", roles).push().good();
     assert_eq!(ask(world, "sick", "sick"), "200");
@@ -242,19 +242,19 @@ fn sick(world: &World) {
 }
 
 /// Requests that fail while the checks pass.
-fn traffic(world: &World) {
+fn traffic(world: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', request_timeout: 1, health: { path: '/up' } } }";
     let _ = create(world, "traffic", roles).push().good();
     assert_eq!(ask(world, "traffic", ""), "200");
     assert_eq!(ask(world, "traffic", "reset"), "502");
-    says(world, &["traffic"], "1 of 1 requests failed since ");
+    says(world, &["traffic"], "1 of 1 requests failed in the last ");
     let line = first(world, &["traffic"]);
     assert!(line.contains("traffic.v1.web-1 closed the connection before it responded (502)"), "{line}");
     // The most frequent failure of the last two minutes is the first line.
     for _ in 0..2 {
         let _ = ask(world, "traffic", "cut");
     }
-    says(world, &["traffic"], "requests failed since ");
+    says(world, &["traffic"], "requests failed in the last ");
     says(world, &["traffic"], "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output");
     for _ in 0..3 {
         assert_eq!(ask(world, "traffic", "slow"), "504");
@@ -262,7 +262,7 @@ fn traffic(world: &World) {
     says(world, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
     let _ = create(world, "error", roles).push().good();
     assert_eq!(ask(world, "error", "error"), "500");
-    says(world, &["error"], "1 of 1 requests failed since ");
+    says(world, &["error"], "1 of 1 requests failed in the last ");
     assert!(first(world, &["error"]).contains("the application itself returned 500"));
     // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = world.gantry(&["scale", "error", "web=0"]).good();
@@ -270,7 +270,7 @@ fn traffic(world: &World) {
 }
 
 /// A release step is no service: neither during the step nor afterwards does the first line report a crash.
-fn steps(world: &World) {
+fn steps(world: &TestCluster) {
     let roles = "{ worker: 'sleep 100000', release: 'echo migrating; sleep 2' }";
     let repository = create(world, "steps", roles);
     let pushed = std::thread::scope(|scope| {
@@ -297,7 +297,7 @@ fn steps(world: &World) {
 }
 
 /// The first line reports a hanging compile step with its duration and its last output.
-fn compiles(world: &World) {
+fn compiles(world: &TestCluster) {
     let repository = create(world, "compiles", "{ web: 'python3 server.py' }");
     repository.compile_with("echo resolving; sleep 1000");
     repository.commit("hangs");
@@ -313,7 +313,7 @@ fn compiles(world: &World) {
 }
 
 /// A web role without a health path, whose port closes after the deploy.
-fn closes(world: &World) {
+fn closes(world: &TestCluster) {
     let _ = create(world, "closes", "{ web: 'python3 server.py' }").push().good();
     assert_eq!(ask(world, "closes", "close"), "200");
     says(
@@ -324,7 +324,7 @@ fn closes(world: &World) {
 }
 
 /// Deploys that fail before the application serves.
-fn starts(world: &World) {
+fn starts(world: &TestCluster) {
     let _ = world.gantry(&["app", "create", "never"]).good();
     says(
         world,
@@ -357,7 +357,7 @@ fn starts(world: &World) {
 }
 
 /// A copy that ignores the stop signal holds its volume, and later holds up the destruction of its app.
-fn holds_its_volume(world: &World) {
+fn holds_its_volume(world: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', volumes: { data: '/data' }, stop_timeout: 5, health: { path: '/up' } } }";
     let repository = create(world, "volume", roles);
     repository.replace("server.py", "lambda *_: os._exit(0)", "signal.SIG_IGN");
@@ -380,7 +380,7 @@ fn holds_its_volume(world: &World) {
 }
 
 /// Services of the machine that stand still, while the apps go on.
-fn machine(world: &World) {
+fn machine(world: &TestCluster) {
     let _ =
         create(world, "machine", "{ web: { command: 'python3 server.py', health: { path: '/up' } } }").push().good();
     let pid = |service| world.service_pid(service).expect("it runs");
@@ -397,8 +397,8 @@ fn machine(world: &World) {
 }
 
 #[test]
-fn the_first_line_tells_the_true_cause_of_what_runs() {
-    let world = World::start(&[]);
+fn the_first_line_of_why_names_the_true_cause() {
+    let world = TestCluster::start(&[]);
     let world = &world;
     std::thread::scope(|scope| {
         for case in [workers, sick, traffic, steps, compiles, closes, starts, holds_its_volume] {

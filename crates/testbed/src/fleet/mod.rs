@@ -27,7 +27,7 @@ use machine::FleetMachine;
 use network::FleetNetwork;
 
 use crate::command::command;
-use crate::load::{Kind, Load, Report, Target};
+use crate::load::{Load, LoadKind, Report, Target};
 use crate::number::Number;
 use crate::{Output, Repository, program, run};
 
@@ -90,7 +90,7 @@ impl Fleet {
             fleet.up(machine);
         }
         fleet.wait_until_ready(&fleet.names());
-        let base = crate::world::base_archive();
+        let base = crate::test_cluster::base_archive();
         let _ = fleet.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
         fleet
     }
@@ -278,7 +278,7 @@ impl Fleet {
     /// # Panics
     /// If the runtime cannot be made.
     #[must_use]
-    pub fn load(&self, machine: &str, app: &str, kinds: &[Kind]) -> FleetLoad {
+    pub fn load(&self, machine: &str, app: &str, kinds: &[LoadKind]) -> FleetLoad {
         // The threads of a runtime are in the namespace of the thread that makes it.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
         let target = Target {

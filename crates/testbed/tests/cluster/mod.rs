@@ -1,4 +1,4 @@
-//! What the tests of fleets ask of an app, and what every fault must leave as it was.
+//! Questions of the fleet tests about an app, and the checks that hold after every fault.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ pub(crate) fn ready_copies(fleet: &Fleet, app: &str) -> BTreeMap<String, String>
         .collect()
 }
 
-/// What `gantry ps` lists.
+/// Instances that `gantry ps` lists.
 fn instances(fleet: &Fleet, app: &[&str]) -> Vec<Value> {
     let listed = fleet.gantry(&[&["ps", "--json"], app].concat());
     serde_json::from_str(&listed.out).unwrap_or_default()
@@ -38,7 +38,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-/// What the server tells of a machine.
+/// The server's view of a machine.
 pub(crate) fn machine(fleet: &Fleet, name: &str) -> Value {
     let shown = fleet.gantry(&["machine", "show", name, "--json"]);
     serde_json::from_str(&shown.out).unwrap_or_default()

@@ -4,19 +4,8 @@ import os
 import threading
 import time
 
+from expectations import refused
 from iron_mq import IronMQ
-from requests.exceptions import HTTPError
-
-
-def refused(call, status):
-    try:
-        call()
-    except HTTPError as error:
-        assert error.response.status_code == status, error.response.text
-        assert error.response.json()["msg"], error.response.text
-    else:
-        raise AssertionError("not refused")
-
 
 mq = IronMQ(cloud=os.environ["CLOUD"], project_id="shop", token=os.environ["TOKEN"])
 queue = mq.queue("orders/eu")

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use gantry_testbed::{World, run};
+use gantry_testbed::{TestCluster, run};
 
 /// Refs, folders and checksums of the repository and the hooks, as text. A refused push must not change the text.
-pub(crate) fn state(world: &World) -> String {
+pub(crate) fn state(world: &TestCluster) -> String {
     let sums = |folder: &str, which: &[&str]| {
         let mut find = Command::new("find");
         find.arg(world.path(folder)).args(which).args(["-type", "f", "-exec", "sha1sum", "{}", "+"]);

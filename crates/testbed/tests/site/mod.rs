@@ -1,7 +1,7 @@
 //! A small site to push: ready at once, and each release names its version in its page.
 #![allow(dead_code)]
 
-use gantry_testbed::{Repository, World};
+use gantry_testbed::{Repository, TestCluster};
 
 /// Source of the site. `VERSION` is replaced by the version of a release.
 pub(crate) const SERVER: &str = r#"
@@ -56,7 +56,7 @@ server.serve_forever()
 "#;
 
 /// Creates an app with its repository.
-pub(crate) fn site(world: &World, app: &str, copies: u32) -> Repository {
+pub(crate) fn site(world: &TestCluster, app: &str, copies: u32) -> Repository {
     let _ = world.gantry(&["app", "create", app]).good();
     let repository = world.repository(app, None);
     let roles =
@@ -74,6 +74,6 @@ pub(crate) fn push_site(repository: &Repository, version: &str) -> String {
 }
 
 /// Body of the app's response.
-pub(crate) fn page(world: &World, app: &str) -> String {
+pub(crate) fn page(world: &TestCluster, app: &str) -> String {
     world.curl(&format!("{app}.localhost"), &[]).out
 }

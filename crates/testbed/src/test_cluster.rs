@@ -10,15 +10,15 @@ use crate::command::command;
 use crate::number::Number;
 use crate::{Etcd, Output, Repository, groups, program, run};
 
-/// Poll interval of [`World::wait`]. A poll starts a program and must not take the processor from the system under
-/// test.
-const LOOK: Duration = Duration::from_millis(20);
+/// Poll interval of [`TestCluster::wait`]. A poll starts a program and must not take the processor from the tested
+/// system.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Timeout of [`World::wait`].
+/// Timeout of [`TestCluster::wait`].
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// A test cluster with its own folders, ports, network and control group.
-pub struct World {
+pub struct TestCluster {
     folder: tempfile::TempDir,
     name: String,
     number: Number,
@@ -38,7 +38,7 @@ pub struct World {
     _etcd: Option<Etcd>,
 }
 
-impl World {
+impl TestCluster {
     /// Starts a cluster with a base named `debian`.
     ///
     /// # Panics
@@ -164,7 +164,7 @@ impl World {
         let [http, api] = number.ports();
         let store = etcd.iter().flat_map(|etcd| ["--store".to_owned(), etcd.address()]);
         let extra = extra.iter().copied().map(str::to_owned).chain(store).collect();
-        let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
+        let folder = tempfile::Builder::new().prefix("gantry-test-").tempdir().expect("a folder");
         // The server's user enters the cluster's folder, for the failpoints.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
         let (name, network) = (number.name(), (1, 24));
@@ -374,6 +374,19 @@ impl World {
         run(command)
     }
 
+    /// Runs a command of `gantry` that works on the cluster's folders.
+    #[must_use]
+    pub fn offline(&self, arguments: &[&str]) -> Output {
+        self.offline_with(&[], arguments)
+    }
+
+    /// Runs a command of `gantry` that works on the cluster's folders, with more in its environment.
+    #[must_use]
+    pub fn offline_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let [data, run] = ["data", "run"].map(|name| self.path(name).display().to_string());
+        self.gantry_with(environment, &[arguments, &["--data", &data, "--run", &run]].concat())
+    }
+
     /// Starts `gantry` in the background with the administrator's token. Its output goes to the file `name` in the
     /// cluster's folder.
     ///
@@ -421,7 +434,7 @@ impl World {
                 return found;
             }
             assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}\n{}", self.log(), self.state());
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -583,7 +596,7 @@ fn etcd_if_asked(extra: &[&str]) -> Option<Etcd> {
     asked.then(Etcd::start)
 }
 
-impl Drop for World {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         let output = self.down();
         let left = self.left_behind();
