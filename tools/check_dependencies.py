@@ -10,6 +10,7 @@ LAYERS = {
     "gantry-error": 0,
     "gantry-failpoint": 0,
     "gantry-ledger": 0,
+    "gantry-random": 0,
     "gantry-plan-audit": 1,
     "gantry-placement": 1,
     "gantry-planner": 2,
@@ -19,11 +20,12 @@ LAYERS = {
     "gantry-queue": 1,
     "gantry-schedule": 1,
     "gantry-coordination": 1,
+    "gantry-distribution": 1,
     "gantry-queue-store": 2,
     "gantry-etcd-gateway": 2,
     "gantry-supervision": 1,
     "gantry-linux": 1,
-    "gantry-init": 1,
+    "gantry-init": 2,
     "gantry-store": 2,
     "gantry-blobs": 2,
     "gantry-relay": 2,
@@ -35,7 +37,7 @@ LAYERS = {
     "gantry-sandbox": 3,
     "gantry-build": 4,
     "gantry-cluster": 4,
-    "gantry-controller": 5,
+    "gantry-server": 5,
     "gantry-agent": 5,
     "gantry-router": 5,
     "gantry": 6,
@@ -52,6 +54,7 @@ DECIDERS = {
     # jiff: calendars and time zones, from a database inside the program.
     "gantry-schedule": {"gantry-model", "jiff", "serde", "thiserror"},
     "gantry-coordination": {"gantry-model", "thiserror"},
+    "gantry-distribution": {"gantry-model"},
     "gantry-etcd-gateway": {"base64", "gantry-coordination", "serde_json", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
     "gantry-cluster": {
@@ -60,7 +63,7 @@ DECIDERS = {
     },
 }
 # The server starts no container: neither it nor what it uses knows the sandbox.
-WITHOUT_SANDBOX = {"gantry-controller", "gantry-build"}
+WITHOUT_SANDBOX = {"gantry-server", "gantry-build"}
 # ipnet: address ranges; serde_json and sha2: digests of values. None has I/O.
 MODEL = {"ipnet", "serde", "serde_json", "sha2", "thiserror"}
 RULES = tomllib.loads((pathlib.Path(__file__).parent.parent / "deny.toml").read_text())
