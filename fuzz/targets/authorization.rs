@@ -1,3 +1,3 @@
 //! The Authorization header of a request.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_controller::fuzz::authorization(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_server::fuzz::authorization(bytes));
