@@ -47,7 +47,7 @@ pub(crate) fn open(agent: &Arc<AgentContext>, request: Result<SessionRequest, Un
         }
     };
     let kind = match request.kind {
-        SessionKind::Build(_) | SessionKind::Base(_) => BUILD,
+        SessionKind::Build(_) | SessionKind::Base(_) | SessionKind::Pull(_) => BUILD,
         _ => SESSION,
     };
     agent.tasks.spawn(kind, open_session(Arc::clone(agent), request));

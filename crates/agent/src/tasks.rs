@@ -11,7 +11,7 @@ pub(crate) const INSTANCE: TaskKind =
 pub(crate) const REMOVAL: TaskKind =
     TaskKind { name: "removal", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 
-/// A build, and the making of a base. A restarted agent removes what is left, and the server orders the build again.
+/// A build, the making of a base, and a pull. A restarted agent removes what is left, and the server orders the work again.
 pub(crate) const BUILD: TaskKind =
     TaskKind { name: "build", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 

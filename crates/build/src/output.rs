@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -215,6 +216,20 @@ impl Output {
         // This value owns the sender, so the channel stays open.
         let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
+
+    /// Waits for a slot, and writes the note if no slot is free now. Returns none if the build is cancelled first.
+    pub async fn wait_for<T>(&self, note: &str, slot: impl Future<Output = T>) -> Option<T> {
+        let mut slot = pin!(slot);
+        tokio::select! {
+            biased;
+            slot = &mut slot => return Some(slot),
+            () = std::future::ready(()) => self.note(note),
+        }
+        tokio::select! {
+            slot = slot => Some(slot),
+            () = self.cancelled() => None,
+        }
+    }
 }
 
 /// Returns whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. The
@@ -324,6 +339,32 @@ fn control_sequence(rest: &mut std::str::Chars<'_>) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn a_build_that_waits_for_a_slot_says_so_once() {
+        let slots = Semaphore::new(1);
+        let (output, mut events) = Output::forwarded();
+        let first = output.wait_for("waiting", slots.acquire()).await.expect("not cancelled");
+        assert!(events.try_recv().is_err(), "the slot was free");
+        let mut second = Box::pin(output.wait_for("waiting", slots.acquire()));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("the slot is taken"),
+            event = events.recv() => assert_eq!(event, Some(OutputEvent::Note("waiting".to_owned()))),
+        }
+        drop(first);
+        assert!(second.await.is_some_and(|slot| slot.is_ok()));
+        assert!(events.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_build_waits_for_no_slot() {
+        let slots = Semaphore::new(0);
+        let (output, _events) = Output::forwarded();
+        output.cancel();
+        assert!(output.wait_for("waiting", slots.acquire()).await.is_none());
+    }
 
     #[test]
     fn a_line_is_shown_as_a_terminal_would_show_it_in_the_end() {

@@ -517,6 +517,10 @@ codes! {
         "Too many uploads are open."
         "The number of open uploads is limited for a repository and for the registry."
         "Try again later, or push with fewer parallel uploads."
+    TooManyImageRequests "too_many_image_requests" 429
+        "Too many images are being made or fetched."
+        "The number of bases, stacks and pulls under way is limited. They go on without their clients."
+        "Try again later."
     InvalidVolume "invalid_volume" 400
         "A volume's name or path is invalid."
         "Names follow the rules for names; a path is absolute and not a path of the system."

@@ -7,6 +7,7 @@ use crate::clock_offsets::ClockOffsets;
 use crate::control_links::ControlLinks;
 use crate::coordination::Coordination;
 use crate::core::CoreHandle;
+use crate::image_requests::ImageRequests;
 use crate::images::ImageReader;
 use crate::jobs::JobService;
 use crate::layer_sources::LayerSources;
@@ -38,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) jobs: JobService,
     pub(crate) coordination: Coordination,
     pub(crate) builds: builds::RunningBuilds,
+    pub(crate) image_requests: ImageRequests,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
     /// The server's means to admit machines; none in a cloud of one machine.
@@ -95,6 +97,7 @@ pub(crate) fn assemble(
         jobs,
         coordination,
         builds: builds::RunningBuilds::default(),
+        image_requests: ImageRequests::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),
         membership,

@@ -80,15 +80,20 @@ enum Verdict {
 }
 
 /// Lets an agent carry out a build, make a base or pull an image, and returns the digest of the image. Repeats the order if
-/// the agent ends during the work.
+/// the agent ends during the work. A base and a pull wait for a slot first; a build is in its deploy's slot.
 pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Output) -> Result<Digest, OrderError> {
+    let off = || OrderError::Failed(cancelled());
+    let _slot = match order {
+        SessionKind::Build(_) => None,
+        _ => Some(server.image_requests.slot(output).await.ok_or_else(off)?),
+    };
     // Machines that did not take the order, or were lost during the work.
     let avoided = Mutex::new(Vec::new());
     let mut attempts = 0;
     loop {
         let (machine, mut session) = tokio::select! {
             opened = open(server, &order, &avoided) => opened?,
-            () = output.cancelled() => return Err(OrderError::Failed(cancelled())),
+            () = output.cancelled() => return Err(off()),
         };
         let (note, error) = match follow(&mut TokioIo::new(&mut session.connection), output).await {
             Verdict::Done(image) => return Ok(image),
@@ -145,13 +150,15 @@ fn agent_lost(machine: &MachineName) -> OrderError {
 
 /// The machine that carries out an order. Before the first report, one that is registered, or this server's own.
 fn machine_for(server: &Server, order: &SessionKind, avoided: &[MachineName]) -> MachineName {
-    let app = match order {
-        SessionKind::Build(order) => Some(&order.app),
-        _ => None,
+    let work: &str = match order {
+        SessionKind::Build(order) => order.app.as_str(),
+        SessionKind::Pull(order) => &order.reference,
+        // Bases get one machine, so that mmdebstrap is needed there alone.
+        _ => "",
     };
     let view = server.core.view();
     let expected = || view.records.machines.keys().next().unwrap_or(&server.settings.machine).clone();
-    machine_choice::for_build(&view, app, avoided).unwrap_or_else(expected)
+    machine_choice::for_build(&view, work, avoided).unwrap_or_else(expected)
 }
 
 fn cancelled() -> BuildError {

@@ -132,7 +132,8 @@ fn waiting_for_release(records: &RecordIndex) -> Vec<Deploy> {
 /// Runs one build in a free slot and reports the outcome.
 async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<Output>, slots: Arc<Semaphore>) {
     let server = &registration.server;
-    let Ok(slot) = slots.acquire().await else { return };
+    let waiting = format!("Waiting until one of the {BUILDS_MAX} releases that are being made is done");
+    let Some(Ok(slot)) = output.wait_for(&waiting, slots.acquire()).await else { return };
     if output.is_cancelled() {
         return;
     }

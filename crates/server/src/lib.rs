@@ -15,6 +15,7 @@
 //! - `records`: the store's records in memory.
 //! - `repositories`: the apps' git repositories, and the repair of damaged ones.
 //! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
+//! - `image_requests`: limits on bases, stacks and pulls that clients request.
 //! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `layer_sources`: from where each machine fetches a layer.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
@@ -49,6 +50,7 @@ pub mod fuzz;
 mod gc_pins;
 mod git_endpoint;
 mod http;
+mod image_requests;
 mod images;
 mod jobs;
 mod layer_sources;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gantry_blobs::DigestHasher;
-use gantry_model::{AppName, MachineName, MachineState};
+use gantry_model::{MachineName, MachineState};
 
 use crate::core::ClusterView;
 
@@ -41,12 +41,12 @@ pub(crate) fn by_use(view: &ClusterView) -> Vec<MachineName> {
     machines
 }
 
-/// The machine for a build of an app. As long as the machine reports, all builds of the app get the same one, because
-/// the build cache is there. `avoided` machines did not take the order before.
-pub(crate) fn for_build(view: &ClusterView, app: Option<&AppName>, avoided: &[MachineName]) -> Option<MachineName> {
-    let app = app.map(AppName::as_str).unwrap_or_default();
-    // The highest hash of app and machine: a machine that comes or goes changes only its own apps' builders.
-    let weight = |name: &MachineName| DigestHasher::of(format!("{app} {name}").as_bytes()).hex().to_owned();
+/// The machine for a build, a base or a pull. `work` is the app's name, empty, or the reference. As long as the machine
+/// reports, the same work gets the same one: the build cache of an app is there. `avoided` machines did not take the order
+/// before.
+pub(crate) fn for_build(view: &ClusterView, work: &str, avoided: &[MachineName]) -> Option<MachineName> {
+    // The highest hash of work and machine: a machine that comes or goes changes only its own apps' builders.
+    let weight = |name: &MachineName| DigestHasher::of(format!("{work} {name}").as_bytes()).hex().to_owned();
     let (refused, others): (Vec<_>, Vec<_>) = candidates(view).into_iter().partition(|name| avoided.contains(name));
     others.into_iter().max_by_key(weight).or_else(|| refused.into_iter().max_by_key(weight))
 }
@@ -123,8 +123,7 @@ mod tests {
         Arc::make_mut(&mut view.states).insert(named("b"), MachineState::Suspected);
         assert_eq!(by_use(&view), [named("c")]);
         for app in 0..20 {
-            let app = AppName::parse(&format!("app-{app}")).expect("a name");
-            assert_eq!(for_build(&view, Some(&app), &[]), Some(named("c")));
+            assert_eq!(for_build(&view, &format!("app-{app}"), &[]), Some(named("c")));
         }
         assert_eq!(asked_machines(&view).silent, [], "a machine that was silent for a moment is asked");
         Arc::make_mut(&mut view.states).insert(named("c"), MachineState::Lost);
@@ -132,5 +131,16 @@ mod tests {
         assert_eq!(asked_machines(&view).silent, [named("c")]);
         Arc::make_mut(&mut view.states).insert(named("a"), MachineState::Lost);
         assert_eq!(by_use(&view).len(), 3, "an agent may be back in a moment");
+    }
+
+    #[test]
+    fn spreads_builds_and_pulls_over_the_machines_and_keeps_each_at_its_own() {
+        let view = view(|_| {});
+        for work in ["shop", "registry.example/image"] {
+            let of = |number: u32| for_build(&view, &format!("{work}:{number}"), &[]).expect("a machine");
+            let chosen: BTreeSet<MachineName> = (0..40).map(of).collect();
+            assert_eq!(chosen.len(), 3, "{work}");
+            assert_eq!(of(1), of(1));
+        }
     }
 }

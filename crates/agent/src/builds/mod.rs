@@ -11,7 +11,8 @@
 //! - [`run_pull`], `pull`: an image of another registry.
 //! - `cache`: the apps' build caches and records of file times.
 //! - `order_blobs`: the blobs at the server, as far as an order needs them.
-//! - `slots`, `turns`: the number of concurrent builds, and one build per app.
+//! - `slots`, `turns`: the number of concurrent builds, and one build per app. Making a base takes a build slot, too.
+//!   Pulls have slots of their own: a pull waits for a registry, and a build must not wait for that registry.
 //!
 //! A build leaves nothing that another build needs, except the cache. When the session ends early, the agent kills the
 //! build. The server then orders the build again or gives up.
@@ -26,9 +27,7 @@ mod session;
 mod slots;
 mod turns;
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use gantry_api::Session;
@@ -36,6 +35,7 @@ use gantry_build::{BuildError, Output};
 use gantry_control::builds::{BaseOrder, BuildEvent, BuildOrder, PullOrder};
 use gantry_model::{BuildPhase, Digest};
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use self::cache::{apply_order as apply_cache_order, collect as collect_caches, sweep as sweep_caches};
 use self::order_blobs::OrderBlobs;
@@ -47,21 +47,38 @@ use crate::workload::{TransientWorkload, WorkloadKind};
 /// Time of a build besides its compile step.
 const OVERHEAD: Duration = Duration::from_secs(30 * 60);
 
+/// Most concurrent pulls. Each pull fetches up to three blobs at once.
+const PULLS_MAX: usize = 4;
+
 /// State that the builds of this machine share.
 pub(crate) struct Builds {
     slots: Arc<BuildSlots>,
     turns: Turns,
+    pulls: Semaphore,
 }
 
 impl Builds {
     /// At most `most` builds at a time.
     pub(crate) fn new(most: u16) -> Self {
-        Self { slots: Arc::new(BuildSlots::new(most)), turns: Turns::default() }
+        let slots = Arc::new(BuildSlots::new(most));
+        Self { slots, turns: Turns::default(), pulls: Semaphore::new(PULLS_MAX) }
     }
 
     /// Changes the number of builds at a time.
     pub(crate) fn resize(&self, most: u16) {
         self.slots.resize(most);
+    }
+
+    /// Waits for a free build slot. The output says so if there is none now.
+    async fn build_slot(&self, output: &Output) -> Result<BuildSlot, BuildError> {
+        let taken = output.wait_for("Waiting until another build of this machine ends", Arc::clone(&self.slots).take());
+        taken.await.ok_or_else(cancelled)
+    }
+
+    /// Waits for a free slot of a pull. The output says so if there is none now. Returns none if the pull is cancelled.
+    async fn pull_slot(&self, output: &Output) -> Option<SemaphorePermit<'_>> {
+        let taken = output.wait_for("Waiting until another pull of this machine ends", self.pulls.acquire());
+        taken.await?.ok()
     }
 }
 
@@ -79,7 +96,7 @@ pub(crate) async fn run_build(
         // waits for its app takes no slot.
         let turn = agent.builds.turns.take(&order.app);
         let _turn = unless_cancelled(&output, turn).await?;
-        let slot = free_slot(&agent, &output).await?;
+        let slot = agent.builds.build_slot(&output).await?;
         let blobs = OrderBlobs::new(&agent.client, &id);
         let name = format!("build-{}-{}-{:08x}", order.app, order.number.0, rand::random::<u32>());
         let workload = TransientWorkload::begin(&agent, WorkloadKind::Build, &name).map_err(builder::on_machine)?;
@@ -100,7 +117,7 @@ pub(crate) async fn run_base(
     writer: WriteHalf<Session>,
 ) {
     let make = |output: Arc<Output>| async move {
-        let _slot = free_slot(&agent, &output).await?;
+        let _slot = agent.builds.build_slot(&output).await?;
         let blobs = OrderBlobs::new(&agent.client, &id);
         let name = format!("base-{:08x}", rand::random::<u32>());
         let workload = TransientWorkload::begin(&agent, WorkloadKind::Base, &name).map_err(builder::on_machine)?;
@@ -119,8 +136,11 @@ pub(crate) async fn run_pull(
     reader: ReadHalf<Session>,
     writer: WriteHalf<Session>,
 ) {
-    let blobs = OrderBlobs::new(&agent.client, &id);
-    session::carry(reader, writer, |output| async move { pull::pull(&blobs, &order, &output).await }).await;
+    let pull = |output: Arc<Output>| async move {
+        let Some(_slot) = agent.builds.pull_slot(&output).await else { return pull::cancelled(&order) };
+        pull::pull(&OrderBlobs::new(&agent.client, &id), &order, &output).await
+    };
+    session::carry(reader, writer, pull).await;
 }
 
 /// The last event of a build.
@@ -148,16 +168,6 @@ async fn within(
     Err(BuildError::new(BuildPhase::Machine, message))
 }
 
-/// Waits for a free build slot. The output says so if there is none now.
-async fn free_slot(agent: &AgentContext, output: &Output) -> Result<BuildSlot, BuildError> {
-    let mut taking = pin!(Arc::clone(&agent.builds.slots).take());
-    if let Poll::Ready(slot) = futures_util::poll!(&mut taking) {
-        return Ok(slot);
-    }
-    output.note("Waiting until another build of this machine ends");
-    unless_cancelled(output, taking).await
-}
-
 /// Runs `work` unless the build is cancelled first.
 async fn unless_cancelled<T>(output: &Output, work: impl Future<Output = T>) -> Result<T, BuildError> {
     tokio::select! {
@@ -168,4 +178,38 @@ async fn unless_cancelled<T>(output: &Output, work: impl Future<Output = T>) -> 
 
 fn cancelled() -> BuildError {
     BuildError::new(BuildPhase::Compile, "it was called off")
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_build::OutputEvent;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pull_beyond_the_limit_waits_and_says_so() {
+        let builds = Builds::new(1);
+        let (output, mut events) = Output::forwarded();
+        let mut running = Vec::new();
+        for _ in 0..PULLS_MAX {
+            running.push(builds.pull_slot(&output).await.expect("a free slot"));
+        }
+        assert!(events.try_recv().is_err());
+        let mut waiting = Box::pin(builds.pull_slot(&output));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        let note = OutputEvent::Note("Waiting until another pull of this machine ends".to_owned());
+        assert_eq!(events.try_recv(), Ok(note));
+        builds.build_slot(&output).await.expect("pulls take no build slot");
+        drop(running.pop());
+        assert!(waiting.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_pull_leaves_the_queue() {
+        let builds = Builds::new(1);
+        let (output, _events) = Output::forwarded();
+        let _all = builds.pulls.acquire_many(PULLS_MAX as u32).await.expect("open");
+        output.cancel();
+        assert!(builds.pull_slot(&output).await.is_none());
+    }
 }

@@ -24,10 +24,14 @@ const PIECES_MAX: usize = 4;
 pub(super) async fn pull(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> BuildEvent {
     tokio::select! {
         last = fetch(blobs, order, output) => last.unwrap_or_else(|problem| BuildEvent::Refused { problem }),
-        () = output.cancelled() => BuildEvent::Refused {
-            problem: Problem::new(ErrorCode::PullFailed, format!("the pull of {} was called off", order.reference)),
-        },
+        () = output.cancelled() => cancelled(order),
     }
+}
+
+/// The last event of an order whose session ended.
+pub(super) fn cancelled(order: &PullOrder) -> BuildEvent {
+    let problem = Problem::new(ErrorCode::PullFailed, format!("the pull of {} was called off", order.reference));
+    BuildEvent::Refused { problem }
 }
 
 async fn fetch(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> Result<BuildEvent, Problem> {

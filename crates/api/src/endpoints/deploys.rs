@@ -51,7 +51,7 @@ endpoints! {
          VolumePathTaken];
     /// Take an image from another registry
     Pull { app: AppName }: POST "/v1/apps/{app}/pull", Deploy, Json<PullImage> => Lines<ImageProgress>,
-        [AppNotFound, AppBeingDestroyed, InvalidImageReference];
+        [AppNotFound, AppBeingDestroyed, InvalidImageReference, TooManyImageRequests];
     /// A deploy as it goes
     Follow { app: AppName, number: DeployNumber }: GET "/v1/apps/{app}/deploys/{number}/follow" ? FollowQuery, Read,
         NoBody => Lines<DeployProgress>, [DeployNotFound];

@@ -10,5 +10,5 @@ endpoints! {
     List: GET "/v1/stacks", Read, NoBody => Json<Vec<StackInfo>>, [];
     /// Make a stack, or make it anew with the packages of today
     Create { name: BaseName }: POST "/v1/stacks/{name}", Admin, NoBody => Lines<ImageProgress>,
-        [StackNotFound, StackNameTaken];
+        [StackNotFound, StackNameTaken, TooManyImageRequests];
 }

@@ -21,6 +21,7 @@ use super::{ErrorResponse, HttpResult, bases, registry};
 use crate::build_orders::OrderError;
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
+use crate::image_requests::RequestPlace;
 use crate::images::ImageReadError;
 use crate::{Server, build_orders, causes};
 
@@ -34,7 +35,7 @@ pub(super) async fn image(
     let app = at.app;
     find_app(&server.core.view().records, &app)?;
     let pull = Pull::read(&server, &caller, &headers, body).await?;
-    Ok(run_streamed(async move |sender| {
+    Ok(run_streamed(server.image_requests.admit()?, async move |sender| {
         let _pin = server.gc_pins.take();
         let digest = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { reference, .. } => return Ok(ImageProgress::Image { reference }),
@@ -52,7 +53,7 @@ pub(super) async fn base(
     Call { server, caller, at, body, headers, .. }: Call<endpoints::bases::Pull>,
 ) -> HttpResult<mpsc::Receiver<ImageProgress>> {
     let pull = Pull::read(&server, &caller, &headers, body).await?;
-    Ok(run_streamed(async move |sender| {
+    Ok(run_streamed(server.image_requests.admit()?, async move |sender| {
         let _pin = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
@@ -72,14 +73,19 @@ pub(super) async fn base(
     }))
 }
 
-/// Runs `work` in a task and streams its progress. The task continues when the client disconnects.
-pub(super) fn run_streamed<F>(work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F) -> mpsc::Receiver<ImageProgress>
+/// Runs `work` in a task and streams its progress. The task continues when the client disconnects, and gives up the place
+/// at its end.
+pub(super) fn run_streamed<F>(
+    place: RequestPlace,
+    work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F,
+) -> mpsc::Receiver<ImageProgress>
 where
     F: Future<Output = HttpResult<ImageProgress>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(64);
     let working = work(sender.clone());
     tokio::spawn(async move {
+        let _place = place;
         let last = working.await.unwrap_or_else(|ErrorResponse(problem)| ImageProgress::Failed { problem });
         let _ = sender.send(last).await;
     });
