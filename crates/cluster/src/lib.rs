@@ -7,6 +7,7 @@
 //! - `state`: the records, the reports and the time; [`CoreState::apply`] takes over an event.
 //! - `activity`: which apps and instances wait for time to pass.
 //! - `dirty`: the apps and machines that an event affects. An empty set plans nothing.
+//! - `global_roles`: the roles with a copy on every machine that fits.
 //! - `liveness`: which machines are silent, and which are lost; `machines`: the machines as the planner sees them.
 //! - `changed`: the parts that an event changed, so that the server wakes only their receivers.
 //! - `step`: plans one step and returns its changes in groups.
@@ -18,6 +19,7 @@
 mod activity;
 mod changed;
 mod dirty;
+mod global_roles;
 mod liveness;
 mod machines;
 mod preview;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AllocationId, App, AppName, ClusterPolicy, Machine, MachineAvailability, MachineCapacity, MachineName, MachinePlan,
+    AllocationId, AppName, ClusterPolicy, Machine, MachineAvailability, MachineCapacity, MachineName, MachinePlan,
     MachineRefusal, MachineState, Moment, PlacementRefusal, Plan, Reason, RolePattern, Slot,
 };
 use gantry_placement::{MachineReadiness, PlacementMachine, Resources};
@@ -11,6 +11,7 @@ use gantry_plan_audit::AuditedMachine;
 use gantry_planner::{ClusterIndex, MachineLoads, PlanReport, unregistered};
 use gantry_records::RecordIndex;
 
+use crate::global_roles::GlobalRoles;
 use crate::liveness::Liveness;
 
 /// The machines with their loads and their liveness.
@@ -145,11 +146,8 @@ pub(crate) fn apps_on<'a>(plan: &'a Plan, machine: &MachineName) -> impl Iterato
 
 /// The apps that may place a copy on a machine that begins to take copies: those that wait for room, and those with a copy
 /// on every machine.
-pub(crate) fn apps_for_open_machine(records: &RecordIndex, report: &PlanReport) -> BTreeSet<AppName> {
-    let current = |app: &App| records.release(&app.name, app.current?).cloned();
-    let is_global = |app: &App| current(app).is_some_and(|release| release.roles.values().any(|r| r.placement.global));
-    let global = records.apps.values().filter(|app| is_global(app)).map(|app| &app.name);
-    apps_without_room(report).chain(global).cloned().collect()
+pub(crate) fn apps_for_open_machine(global: &GlobalRoles, report: &PlanReport) -> BTreeSet<AppName> {
+    apps_without_room(report).chain(global.apps()).cloned().collect()
 }
 
 /// The apps with several copies of a role on one machine. The copies may spread once another machine takes copies.
@@ -192,13 +190,13 @@ fn refusal(reason: &Reason) -> Option<&PlacementRefusal> {
 #[cfg(test)]
 mod tests {
     use gantry_model::{
-        Bytes, InstanceGoal, LabelKey, LabelValue, MachineRefusal, PlacementRefusal, RefusingMachines, Role,
-        RoleCommand, RoleName, Seconds,
+        App, Bytes, InstanceGoal, LabelKey, LabelValue, MachineRefusal, PlacementRefusal, RefusingMachines, Role,
+        RoleCommand, Seconds,
     };
     use gantry_records::StoreRecord;
 
     use super::*;
-    use crate::tests::{app_name, machine_name, part, registered, release_of};
+    use crate::tests::{app_name, machine_name, part, registered, release_of, role_name};
 
     const CORDONED: MachineAvailability = MachineAvailability::Cordoned { reason: None };
     const DRAINING: MachineAvailability = MachineAvailability::Draining { reason: None, deadline: None };
@@ -403,25 +401,15 @@ mod tests {
 
     #[test]
     fn an_open_machine_matters_to_apps_without_room_and_with_a_copy_on_every_machine() {
-        let role = |global| {
-            let mut role = Role::new(RoleCommand::Shell("serve".into()));
-            role.placement.global = global;
-            [(RoleName::parse("web").expect("a role"), role)].into()
-        };
+        let mut role = Role::new(RoleCommand::Shell("serve".into()));
+        role.placement.global = true;
         let app = |name: &str, current: Option<u64>| {
             let current = current.map(gantry_model::ReleaseNumber);
             StoreRecord::App(App { current, ..App::new(app_name(name), Moment(0)) })
         };
-        let records = records([
-            app("everywhere", Some(2)),
-            StoreRecord::Release(release_of("everywhere", 1, role(false))),
-            StoreRecord::Release(release_of("everywhere", 2, role(true))),
-            app("formerly", Some(2)),
-            StoreRecord::Release(release_of("formerly", 1, role(true))),
-            StoreRecord::Release(release_of("formerly", 2, role(false))),
-            app("new", None),
-        ]);
-        let found = apps_for_open_machine(&records, &report([no_room([]), Reason::NoMachine]));
+        let release = release_of("everywhere", 1, [(role_name("web"), role)].into());
+        let records = records([app("everywhere", Some(1)), StoreRecord::Release(release), app("new", None)]);
+        let found = apps_for_open_machine(&GlobalRoles::of(&records), &report([no_room([]), Reason::NoMachine]));
         assert_eq!(texts(&found), ["a", "everywhere"]);
     }
 }

@@ -16,6 +16,7 @@ use gantry_planner::{ClusterIndex, PlanReport};
 use crate::activity::Activity;
 use crate::changed::ChangedParts;
 use crate::dirty::DirtySet;
+use crate::global_roles::GlobalRoles;
 use crate::machines::{
     ClusterMachines, apps_for_open_machine, apps_on, apps_without_neighbour, apps_without_room, crowded_apps, names,
 };
@@ -123,6 +124,7 @@ pub struct EventEffects {
 pub struct CoreState {
     published: PublishedView,
     activity: Activity,
+    global: GlobalRoles,
     index: ClusterIndex,
     machines: ClusterMachines,
 }
@@ -131,6 +133,7 @@ pub struct CoreState {
 struct StateParts<'a> {
     view: &'a mut ClusterView,
     activity: &'a mut Activity,
+    global: &'a mut GlobalRoles,
     index: &'a mut ClusterIndex,
     machines: &'a mut ClusterMachines,
 }
@@ -140,6 +143,7 @@ impl CoreState {
     #[must_use]
     pub fn new(records: RecordIndex, jumps: ClockJumps, now: Moment) -> Self {
         let activity = Activity::of(&records);
+        let global = GlobalRoles::of(&records);
         let mut index = ClusterIndex::of(&records.plan, &ObservedCluster::default());
         let mut machines = ClusterMachines::default();
         machines.load(&records, &mut index);
@@ -151,7 +155,7 @@ impl CoreState {
             jumps: Arc::new(jumps),
             states: Arc::default(),
         };
-        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, index, machines }
+        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, global, index, machines }
     }
 
     /// Returns the view for readers.
@@ -174,11 +178,11 @@ impl CoreState {
 
     /// Applies an event at the time `now`.
     pub fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
-        let Self { published, activity, index, machines } = self;
+        let Self { published, activity, global, index, machines } = self;
         let mut guard = published.0.write().unwrap_or_else(PoisonError::into_inner);
         let view = &mut *guard;
         view.now = now;
-        let mut state = StateParts { view, activity, index, machines };
+        let mut state = StateParts { view, activity, global, index, machines };
         match event {
             CoreEvent::Loaded(records) => loaded(&mut state, *records),
             CoreEvent::TermBegan => {
@@ -216,7 +220,7 @@ fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport)
 
 /// Judges the machines, and marks what depends on time alone.
 fn tick(state: &mut StateParts<'_>) -> EventEffects {
-    let StateParts { view, activity, index, machines } = state;
+    let StateParts { view, activity, global, index, machines } = state;
     let mut dirty = DirtySet { apps: activity.apps(), ..DirtySet::default() };
     let (records, now) = (&view.records, view.now);
     let runs = |machine: &MachineName| {
@@ -241,7 +245,7 @@ fn tick(state: &mut StateParts<'_>) -> EventEffects {
                 // A machine that is fenced was lost before.
                 lost.extend((before != Some(state) && runs(machine)).then_some((machine, state)));
             }
-            MachineState::Ready => dirty.apps.extend(apps_for_open_machine(records, &view.report)),
+            MachineState::Ready => dirty.apps.extend(apps_for_open_machine(global, &view.report)),
             _ => {}
         }
     }
@@ -253,8 +257,9 @@ fn tick(state: &mut StateParts<'_>) -> EventEffects {
 }
 
 fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
-    let StateParts { view, activity, index, machines: known } = state;
+    let StateParts { view, activity, global, index, machines: known } = state;
     **activity = Activity::of(&records);
+    **global = GlobalRoles::of(&records);
     **index = ClusterIndex::of(&records.plan, &view.observed);
     known.load(&records, index);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
@@ -264,7 +269,7 @@ fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
 }
 
 fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEffects {
-    let StateParts { view, activity, index, machines } = state;
+    let StateParts { view, activity, global, index, machines } = state;
     let mut effects = EventEffects::default();
     let EventEffects { dirty, changed, .. } = &mut effects;
     let (records, report) = (Arc::make_mut(&mut view.records), &view.report);
@@ -287,6 +292,10 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     let joins = |pattern: &RolePattern| pattern.covers(&id.slot.app, &id.slot.role);
                     let joined = lonely.iter().filter(|(_, pattern)| joins(pattern));
                     dirty.apps.extend(joined.map(|(app, _)| (*app).clone()));
+                }
+                if let (Some(assignment), None) | (None, Some(assignment)) = (before, after) {
+                    let related = global.related_to(&id.slot, &assignment.spec.role.placement);
+                    dirty.apps.extend(related.cloned());
                 }
                 if !dirty.apps.contains(&id.slot.app) {
                     dirty.apps.insert(id.slot.app.clone());
@@ -346,10 +355,11 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                 dirty.machines.insert(machine.clone());
             }
             dirty.apps.extend(apps_on(&records.plan, &machine).cloned());
-            dirty.apps.extend(apps_for_open_machine(records, report));
+            dirty.apps.extend(apps_for_open_machine(global, report));
         }
         if let Some(app) = app {
             activity.follow_app(records, &app);
+            global.follow_app(records, &app);
             changed.deploys = true;
             dirty.apps.insert(app);
             dirty.apps.extend(partner);
@@ -379,7 +389,7 @@ fn registered_by(change: &RecordChange) -> Option<MachineName> {
 }
 
 fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: MachineReport) -> EventEffects {
-    let StateParts { view, activity, index, machines } = state;
+    let StateParts { view, activity, global, index, machines } = state;
     let MachineReport { generation, instances, network } = report;
     let mut effects = EventEffects::default();
     let dirty = &mut effects.dirty;
@@ -389,7 +399,7 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
             dirty.machines.insert(machine.clone());
         }
         Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
-        dirty.apps.extend(apps_for_open_machine(&view.records, &view.report));
+        dirty.apps.extend(apps_for_open_machine(global, &view.report));
         if known == Some(MachineState::Lost) {
             // The machine can get its part again, so the rest of the moved copies retires.
             dirty.apps.extend(apps_on(&view.records.plan, &machine).cloned());

@@ -260,7 +260,7 @@ fn a_reader_keeps_its_snapshot() {
     assert_eq!(state.view().now, Moment(START + 5));
 }
 
-fn cause() -> DeployCause {
+pub(crate) fn cause() -> DeployCause {
     DeployCause::Config { keys: vec!["A".into()] }
 }
 
@@ -370,7 +370,7 @@ fn web_role(copies: u32) -> Role {
     Role { exposure: Exposure::Http, instances: copies, ..Role::new(RoleCommand::Shell("serve".into())) }
 }
 
-fn role_name(name: &str) -> RoleName {
+pub(crate) fn role_name(name: &str) -> RoleName {
     RoleName::parse(name).expect("a role")
 }
 

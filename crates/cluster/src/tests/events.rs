@@ -355,6 +355,32 @@ fn a_copy_affects_the_apps_that_wait_for_it_as_a_neighbour() {
 }
 
 #[test]
+fn a_copy_that_comes_or_goes_affects_the_apps_with_a_global_role_that_the_copy_concerns() {
+    let run = InstanceGoal::Run;
+    for (with, apart_from, expected) in [("shop/web", "", true), ("", "shop/*", true), ("shop/worker", "*/db", false)] {
+        let mut state = cluster();
+        let pattern = |text: &str| RolePattern::parse(text).into_iter().collect();
+        let mut role = web_role(1);
+        role.placement.global = true;
+        (role.placement.with, role.placement.apart_from) = (pattern(with), pattern(apart_from));
+        state.put(StoreRecord::Release(release_of("guard", 1, [(role_name("watch"), role)].into())));
+        let current = Some(ReleaseNumber(1));
+        state.put(StoreRecord::App(App { current, ..App::new(app_name("guard"), Moment(0)) }));
+        let with_copy = part(&[("blog.v1.web-2", run), ("shop.v1.web-3", run)]);
+        let stopping = part(&[("blog.v1.web-2", run), ("shop.v1.web-3", InstanceGoal::Stop)]);
+        for (name, next, is_related) in [
+            ("a copy that comes", with_copy, true),
+            ("a copy that is told to stop", stopping, false),
+            ("a copy that goes", on_n(), true),
+        ] {
+            let effects = state.put(StoreRecord::Machine(machine_name("n"), next.into()));
+            let is_dirty = effects.dirty.apps.contains(&app_name("guard"));
+            assert_eq!(is_dirty, is_related && expected, "{name}, with {with:?}, apart from {apart_from:?}");
+        }
+    }
+}
+
+#[test]
 fn reasons_replace_those_of_the_planned_apps_alone() {
     let mut state = cluster();
     let blog = waits("blog.v1.web-9", MachineRefusal::HasCopy);

@@ -1,7 +1,7 @@
 //! Random histories of a cluster: after each event, the server plans what the events made dirty. Then nothing may be left
 //! for a plan of everything to do. The property shows that the dirty sets forget no app and no machine.
 
-use gantry_model::{ClusterPolicy, ExitStatus, RolePattern};
+use gantry_model::{ClusterPolicy, ExitStatus, PlacementRules, RolePattern};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,22 +65,27 @@ fn histories() -> impl Strategy<Value = Vec<Vec<Happening>>> {
 }
 
 /// The roles of an app. The memory of a machine is enough for two copies of `shop`. `blog` has a copy beside a copy of
-/// `shop`, and `wiki` one on every machine and others apart from `blog`.
+/// `shop`, and `wiki` has copies apart from `blog`. Global roles: `blog` has a copy on every machine with a copy of `shop`,
+/// and `wiki` has one on every machine without, and one on every machine.
 fn roles(app: usize) -> BTreeMap<RoleName, Role> {
     let pattern = |text: &str| [RolePattern::parse(text).expect("a pattern")].into();
     let mut main = web_role(2);
     let mut others = BTreeMap::new();
+    let mut global = |name: &str, rules: PlacementRules| {
+        let placement = PlacementRules { global: true, ..rules };
+        others.insert(role_name(name), Role { placement, ..Role::new(RoleCommand::Shell("watch".into())) });
+    };
     match APPS[app] {
         "blog" => {
             main.instances = 1;
             main.placement.with = pattern("shop/main");
+            global("near", PlacementRules { with: pattern("shop/main"), ..PlacementRules::default() });
         }
         "shop" => main.placement.reserve_memory = Some(Bytes::mebi(300)),
         _ => {
             main.placement.apart_from = pattern("blog/*");
-            let mut global = Role::new(RoleCommand::Shell("watch".into()));
-            global.placement.global = true;
-            others.insert(role_name("global"), global);
+            global("global", PlacementRules::default());
+            global("far", PlacementRules { apart_from: pattern("shop/main"), ..PlacementRules::default() });
         }
     }
     others.insert(role_name("main"), main);
@@ -327,26 +332,47 @@ fn rest(cluster: &mut Cluster) {
     panic!("a deploy does not end: {:?}", cluster.state.view().records.deploys);
 }
 
-fn copies(cluster: &Cluster, app: &str) -> Vec<String> {
+/// The number of copies of a role, written `app/role`.
+fn copies(cluster: &Cluster, role: &str) -> usize {
     let view = cluster.state.view();
-    let name = app_name(app);
-    let copies = view.records.plan.assignments_of(&name).map(|(_, id, _)| id.short());
-    copies.collect()
+    let (app, role) = role.split_once('/').expect("an app and a role");
+    let (app, role) = (app_name(app), role_name(role));
+    view.records.plan.assignments_of(&app).filter(|(_, id, _)| id.slot.role == role).count()
 }
 
 #[test]
 fn a_copy_that_waits_for_a_neighbour_is_placed_when_the_neighbour_comes() {
     let (blog, shop) = (0, 1);
     let mut cluster = deployed(&[shop, blog]);
-    assert_eq!((copies(&cluster, "blog").len(), copies(&cluster, "shop").len()), (1, 2));
+    assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (1, 2));
     cluster.happen(&Happening::Scale(blog, 0));
     cluster.happen(&Happening::Scale(shop, 0));
     cluster.settle();
     cluster.happen(&Happening::CarryOut(60));
-    assert_eq!((copies(&cluster, "blog").len(), copies(&cluster, "shop").len()), (0, 0));
+    assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (0, 0));
     // The step that places the copy of `shop` refuses the one of `blog`, which comes first.
     cluster.happen(&Happening::Scale(blog, 1));
     cluster.happen(&Happening::Scale(shop, 1));
     cluster.settle();
-    assert_eq!((copies(&cluster, "blog").len(), copies(&cluster, "shop").len()), (1, 1));
+    assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (1, 1));
+}
+
+#[test]
+fn a_global_role_gets_a_copy_where_its_neighbour_comes() {
+    let (blog, shop) = (0, 1);
+    let mut cluster = deployed(&[shop, blog]);
+    assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "blog/near")), (2, 2));
+    cluster.happen(&Happening::Scale(shop, 3));
+    cluster.settle();
+    assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "blog/near")), (3, 3));
+}
+
+#[test]
+fn a_global_role_gets_a_copy_where_its_conflict_goes() {
+    let (shop, wiki) = (1, 2);
+    let mut cluster = deployed(&[shop, wiki]);
+    assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "wiki/far")), (2, 1));
+    cluster.happen(&Happening::Scale(shop, 0));
+    cluster.happen(&Happening::CarryOut(60));
+    assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "wiki/far")), (0, 3));
 }
