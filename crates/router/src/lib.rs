@@ -10,15 +10,18 @@
 //! - `exchange`: one request, from its arrival to the last byte of the response; also upgraded connections and the access log.
 //! - `routes`: the table, the state of each instance, circuit breakers, and the limits of each app.
 //! - `upstream`: connections to instances.
-//! - `tunnel`: HTTP/2 over mutual TLS between the routers of the cluster's machines: requests to allocations of other
-//!   machines (below `routes`), and the listener for requests of other routers (beside `listener`).
-//! - `http2`: streams of HTTP/2, to clients and to other machines' routers.
+//! - `tunnel`: HTTP/2 over mutual TLS to the routers of the cluster's other machines. `tunnel_listener`: the requests of
+//!   these routers.
+//! - `virtual_address`: TCP to a role at its virtual address, on this machine or another.
+//! - `request`: the body of a request until an instance has it.
 //! - `client`: connections of clients, and buffered request bodies.
+//! - `http2`: streams of HTTP/2, to clients and to other machines' routers.
+//! - `message`: frames of bodies, and interim responses, which all modules hand to each other.
 //! - `dns`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
 //! - `sync`: the connection to the server: tables, and reports of requests under way.
 //!
-//! A module uses only modules below it: `listener`, `sync` and `dns`, then `exchange`, `routes`, `upstream`, `http2`,
-//! `client`.
+//! A module uses only modules below it: `listener`, then `tunnel_listener`, `virtual_address`, `sync` and `dns`, then
+//! `exchange`, `routes`, `upstream`, `tunnel`, `request`, `client`, `http2`, `message`.
 //!
 //! The router keeps its own copy of the table on disk, so the loss of the server or the agent fails no request. A table
 //! change happens in memory.
@@ -33,6 +36,8 @@ pub mod fuzz;
 mod headers;
 mod http2;
 mod listener;
+mod message;
+mod request;
 mod routes;
 mod settings;
 mod sync;
@@ -40,7 +45,9 @@ mod threads;
 mod timer;
 mod trailers;
 mod tunnel;
+mod tunnel_listener;
 mod upstream;
+mod virtual_address;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
@@ -78,7 +85,7 @@ pub async fn run(
         access: AccessLog::open(&settings.data.join("access.log"))?,
         domain: RwLock::default(),
         budget: Arc::default(),
-        uploads: Arc::new(tokio::sync::Semaphore::new(tunnel::layers::UPLOADS_MAX)),
+        uploads: Arc::new(tokio::sync::Semaphore::new(tunnel_listener::layers::UPLOADS_MAX)),
         ending: AtomicBool::new(false),
         settings,
     });

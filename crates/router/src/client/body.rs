@@ -16,7 +16,7 @@ use hyper::body::{Body, Incoming, SizeHint};
 
 use crate::http2::body::BodyReceiver;
 use crate::http2::responder::Http2Responder;
-use crate::upstream::response_body::{BodyError, PolledFrame};
+use crate::message::{BodyError, PolledFrame};
 
 /// Longest time for which the rest of a body is discarded: in all, and without a new byte.
 const LINGER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(2));

@@ -14,14 +14,10 @@ use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
 use tokio::io::AsyncWrite;
 
+use crate::message::InterimSink;
+
 /// Maximum number of pending bytes. Interim responses beyond this limit are dropped.
 const PENDING_MAX: usize = 64 * 1024;
-
-/// Receiver of interim responses.
-pub(crate) trait InterimSink: Send + Sync {
-    /// Adds an interim response.
-    fn add(&self, status: StatusCode, headers: &HeaderMap);
-}
 
 /// Interim responses of a connection.
 #[derive(Default)]

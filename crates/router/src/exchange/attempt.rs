@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::exchange::error_response;
 use crate::exchange::http_exchange::{AttemptFailure, HttpExchange};
+use crate::request::request_body::RequestBody;
+use crate::request::send_failure::SendFailure;
 use crate::routes::target::RouteTarget;
 use crate::timer;
 use crate::upstream::connection::InstanceConnection;
-use crate::upstream::http1::SendFailure;
-use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::InstanceBody;
 
 impl HttpExchange {

@@ -13,7 +13,7 @@ use crate::exchange::error_response;
 use crate::exchange::forward::{detach, streams};
 use crate::exchange::http_exchange::HttpExchange;
 use crate::exchange::response_body::ResponseBody;
-use crate::upstream::request_body::RequestBody;
+use crate::request::request_body::RequestBody;
 
 impl HttpExchange {
     /// Buffers the client's body, up to the limit of the role.

@@ -11,7 +11,7 @@ use hyper::body::Body;
 use crate::client::body::ClientBody;
 use crate::exchange::origin::{self, RequestOrigin};
 use crate::headers;
-use crate::upstream::request_body::{RequestBody, StreamedBody, UploadProgress};
+use crate::request::request_body::{RequestBody, StreamedBody, UploadProgress};
 
 /// Prepares the request for an instance: HTTP/1.1, without the fields of the client's connection.
 pub(super) fn outgoing(

@@ -8,7 +8,6 @@ use http::{Response, StatusCode};
 use hyper::body::Body;
 use tokio::time::Instant;
 
-use crate::client::interim::InterimSink;
 use crate::client::peer::ClientPeer;
 use crate::client::upgrade::ClientUpgrade;
 use crate::exchange::error_response;
@@ -17,11 +16,12 @@ use crate::exchange::log_entry::AccessLogEntry;
 use crate::exchange::response_body::ResponseBody;
 use crate::exchange::router_state::RouterState;
 use crate::http2::responder::Http2Responder;
+use crate::message::InterimSink;
+use crate::request::request_body::RequestBody;
 use crate::routes::admission::AdmittedRequest;
 use crate::routes::circuit::InstanceFailure;
 use crate::routes::route::AppRoute;
 use crate::routes::target::{ActiveRequest, RouteTarget};
-use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::InstanceBody;
 
 /// Response of an instance and its target, or the error response of the router.

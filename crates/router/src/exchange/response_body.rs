@@ -11,10 +11,11 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::exchange::log_entry::AccessLogEntry;
+use crate::message::{BodyError, PolledFrame, is_lost_connection};
 use crate::routes::admission::AdmittedRequest;
 use crate::routes::target::{ActiveRequest, RouteTarget};
 use crate::trailers;
-use crate::upstream::response_body::{BodyError, InstanceBody, PolledFrame, is_lost_connection};
+use crate::upstream::response_body::InstanceBody;
 
 /// Response body.
 pub(crate) enum ResponseBody {

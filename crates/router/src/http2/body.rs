@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::response_body::{BodyError, PolledFrame, SharedUse, is_lost_connection};
+use crate::message::{BodyError, PolledFrame, is_lost_connection};
 
 /// Largest piece that one write of a changed protocol takes.
 const WRITE_MAX: usize = 64 * 1024;
@@ -146,6 +147,9 @@ impl BodyReceiver {
         self.is_over || self.stream.is_end_stream()
     }
 }
+
+/// Guard of a request on a shared connection; counts the request until dropped.
+pub(crate) type SharedUse = Arc<()>;
 
 /// Receiving direction of a changed protocol.
 pub(crate) struct Http2Reader {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::client::interim::InterimSink;
+use crate::message::InterimSink;
 
 /// The response's side of a stream. The task of the request and the body of the request share it: the body sends the
 /// interim response that asks for the body.

@@ -28,9 +28,9 @@ use crate::exchange::router_state::RouterState;
 use crate::exchange::serve::serve;
 use crate::threads::ServingThreads;
 use crate::timer::HeadTimer;
-use crate::tunnel;
-use crate::tunnel::serve::TunnelListener;
+use crate::tunnel_listener::serve::TunnelListener;
 use crate::upstream::http1::head::HEAD_MAX;
+use crate::{tunnel, virtual_address};
 
 /// Longest time that a client may take for a TLS handshake, for the headers of a request, and between two requests.
 /// This timeout exceeds the minute for which proxies keep connections. Otherwise a proxy might send a request while the
@@ -104,7 +104,7 @@ impl ClientListener {
         };
         let services = async {
             match (&self.router.settings.credentials, self.router.settings.resolver) {
-                (Some(_), Some(gateway)) => tunnel::service::accept(&self.router, &self.threads, gateway).await,
+                (Some(_), Some(gateway)) => virtual_address::accept(&self.router, &self.threads, gateway).await,
                 _ => std::future::pending().await,
             }
         };

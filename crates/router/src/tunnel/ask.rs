@@ -12,14 +12,13 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, SizeHint};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::interim::InterimSink;
 use crate::headers;
-use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer, SendBodyError};
+use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer, SendBodyError, SharedUse};
+use crate::message::{InterimSink, PolledFrame};
+use crate::request::request_body::RequestBody;
+use crate::request::send_failure::SendFailure;
 use crate::tunnel::peer::PeerConnection;
 use crate::tunnel::wire::{self, SentBody, Service, TunnelRefusal};
-use crate::upstream::http1::SendFailure;
-use crate::upstream::request_body::RequestBody;
-use crate::upstream::response_body::{PolledFrame, SharedUse};
 
 /// State of the request's body.
 enum Upload {

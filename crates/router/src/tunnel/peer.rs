@@ -26,8 +26,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::http2::body::SharedUse;
 use crate::threads;
-use crate::upstream::response_body::SharedUse;
 
 /// Maximum number of requests at once on a connection. The peer allows more, so that no request waits for a stream.
 const USERS_MAX: usize = 128;
@@ -37,11 +37,11 @@ const USERS_MAX: usize = 128;
 const WINDOWS: (u32, u32) = (256 << 10, USERS_MAX as u32 * (256 << 10));
 
 /// Largest frame, in bytes: large enough for few frames, small enough that no stream delays the others.
-pub(super) const FRAME_MAX: u32 = 64 << 10;
+pub(crate) const FRAME_MAX: u32 = 64 << 10;
 
 /// Maximum size of the fields of a head in bytes, as HTTP/2 counts them: those of a request or a response of the largest
 /// accepted head.
-pub(super) const HEADER_LIST_MAX: u32 = 256 << 10;
+pub(crate) const HEADER_LIST_MAX: u32 = 256 << 10;
 
 /// Longest time for a connection to one address, up to the answer to the first ping: for a request that waits, and at most
 /// for a router that is down. Machines that lack processor time answer late, and each attempt costs them more of it.

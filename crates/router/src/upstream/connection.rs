@@ -13,11 +13,13 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use crate::client::interim::InterimSink;
+use crate::http2::body::SharedUse;
+use crate::message::InterimSink;
+use crate::request::request_body::RequestBody;
+use crate::request::send_failure::SendFailure;
 use crate::tunnel::peer::PeerConnection;
-use crate::upstream::http1::{Http1Connection, SendFailure};
-use crate::upstream::request_body::RequestBody;
-use crate::upstream::response_body::{InstanceBody, SharedUse};
+use crate::upstream::http1::Http1Connection;
+use crate::upstream::response_body::InstanceBody;
 
 /// Maximum number of requests at once on an HTTP/2 connection. An instance may allow fewer: see
 /// [`SharedConnection::has_room`].

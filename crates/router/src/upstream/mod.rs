@@ -5,6 +5,5 @@
 pub(crate) mod connection;
 pub(crate) mod http1;
 pub(crate) mod pool;
-pub(crate) mod request_body;
 pub(crate) mod response_body;
 pub(crate) mod switched;

@@ -1,36 +1,16 @@
 //! Response body of an instance.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming, SizeHint};
 
+use crate::http2::body::SharedUse;
+use crate::message::{BodyError, PolledFrame};
 use crate::tunnel::ask::TunnelBody;
 use crate::upstream::http1::Http1Body;
 use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
-
-pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Returns whether the connection to the instance was lost, in contrast to a response that the instance itself reset.
-pub(crate) fn is_lost_connection(error: &BodyError) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(&**error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            // Another machine's router tells of a lost connection by this code.
-            return !error.is_reset() || error.reason() == Some(h2::Reason::CONNECT_ERROR);
-        }
-        cause = error.source();
-    }
-    true
-}
-
-/// Result of polling a response body.
-pub(crate) type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
-
-/// Guard of a request on a shared connection; counts the request until dropped.
-pub(crate) type SharedUse = Arc<()>;
 
 /// Body of an instance's response, over HTTP/1.1 or HTTP/2.
 pub(crate) enum InstanceBody {

@@ -16,21 +16,10 @@ use super::connection::Http1Connection;
 use super::head::{self, BadHead, BodyLength, ResponseHead};
 use super::response::{BodyFraming, Http1Body, ROOM, ReadSide, RequestRest};
 use super::upload::{RequestUpload, UploadError};
-use crate::client::interim::InterimSink;
 use crate::headers;
-use crate::upstream::request_body::RequestBody;
-
-/// Reason why there is no response.
-pub(crate) enum SendFailure {
-    /// No part of the request was sent; contains the body.
-    Unsent(RequestBody),
-    /// Another machine's router did not pass the request on; contains the body.
-    Refused(RequestBody),
-    /// The instance may have received the request.
-    Sent(String),
-    /// The client did not send the whole request.
-    Client(String),
-}
+use crate::message::InterimSink;
+use crate::request::request_body::RequestBody;
+use crate::request::send_failure::SendFailure;
 
 impl Http1Connection {
     /// Sends a request, and waits for the head of its response. An instance may respond before it has the whole

@@ -11,6 +11,5 @@ pub(crate) mod head;
 mod response;
 mod upload;
 
-pub(crate) use ask::SendFailure;
 pub(crate) use connection::Http1Connection;
 pub(crate) use response::{Http1Body, UpgradedStream};

@@ -13,8 +13,8 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Sleep;
 
 use super::head::{self, BodyLength};
-use crate::upstream::request_body::RequestBody;
-use crate::upstream::response_body::BodyError;
+use crate::message::BodyError;
+use crate::request::request_body::RequestBody;
 
 /// Largest piece of a body that is copied behind the head, so that one write sends both.
 const COPIED: usize = 4 * 1024;

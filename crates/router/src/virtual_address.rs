@@ -105,7 +105,7 @@ async fn join(router: &Arc<RouterState>, stream: TcpStream, original: SocketAddr
 }
 
 /// Copies bytes in both directions until both sides have ended.
-pub(super) async fn copy_both(
+pub(crate) async fn copy_both(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     mut copy: impl AsyncRead + AsyncWrite + Unpin,
 ) {
@@ -121,7 +121,7 @@ fn copies(routes: &RouteSnapshot, app: &AppName, role: &RoleName) -> Vec<gantry_
 }
 
 /// Connects to a copy of this machine.
-pub(super) async fn connect_here(
+pub(crate) async fn connect_here(
     router: &RouterState,
     routes: &RouteSnapshot,
     service: &Service,

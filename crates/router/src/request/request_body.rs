@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::client::body::ClientBody;
 use crate::client::buffer::{BodyStart, BufferedBody};
+use crate::message::{BodyError, PolledFrame};
+use crate::request::tunnel_upload::TunnelUpload;
 use crate::trailers;
-use crate::tunnel::answer::TunnelUpload;
-use crate::upstream::response_body::{BodyError, PolledFrame};
 
 /// Request body, as sent to an instance.
 pub(crate) enum RequestBody {

@@ -4,32 +4,33 @@
 //! headers and request id are the entry router's.
 
 use std::sync::Arc;
-use std::task::Context;
 
 use bytes::Bytes;
 use gantry_model::MachineName;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::{Body, SizeHint};
+use hyper::body::Body;
 use tokio::time::Instant;
 
-use crate::client::interim::InterimSink;
 use crate::exchange::router_state::RouterState;
 use crate::exchange::upgrade;
 use crate::exchange::upgrade_tunnel::UpgradeTunnel;
 use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer};
 use crate::http2::responder::Http2Responder;
+use crate::message::InterimSink;
+use crate::request::request_body::RequestBody;
+use crate::request::send_failure::SendFailure;
+use crate::request::tunnel_upload::TunnelUpload;
 use crate::routes::circuit::InstanceFailure;
 use crate::routes::store::RouteSnapshot;
 use crate::routes::target::RouteTarget;
 use crate::tunnel::wire::{self, LayerRequest, Service, TunnelRefusal, TunnelledRequest};
-use crate::tunnel::{layers, service};
-use crate::upstream::http1::SendFailure;
-use crate::upstream::request_body::RequestBody;
-use crate::upstream::response_body::{InstanceBody, PolledFrame};
+use crate::tunnel_listener::layers;
+use crate::upstream::response_body::InstanceBody;
+use crate::virtual_address;
 
 /// The response's side of a tunnelled request.
 struct EntryRouter(Http2Responder);
@@ -45,39 +46,6 @@ impl InterimSink for EntryRouter {
         let mut headers = headers.clone();
         wire::strip(&mut headers);
         self.0.add(status, &headers);
-    }
-}
-
-/// Body of a tunnelled request.
-pub(crate) struct TunnelUpload {
-    body: BodyReceiver,
-    length: Option<u64>,
-    waits: bool,
-    /// The entry router waits for an interim response before it sends the body. The first poll sends it: by then, the
-    /// instance has the head of the request.
-    holds: Option<Http2Responder>,
-}
-
-impl TunnelUpload {
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PolledFrame {
-        self.waits = false;
-        if let Some(entry) = self.holds.take() {
-            entry.ask_for_body();
-        }
-        self.body.poll_frame(cx)
-    }
-
-    pub(crate) fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-
-    /// Returns whether the client waits for the instance's word before it sends the body.
-    pub(crate) fn waits(&self) -> bool {
-        self.waits
     }
 }
 
@@ -117,9 +85,7 @@ pub(super) async fn answer(
     } else if stream.is_end_stream() {
         (RequestBody::None, None)
     } else {
-        let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let (waits, holds) = (parts.headers.contains_key(EXPECT), holds.then(|| entry.0.clone()));
-        let upload = TunnelUpload { body: BodyReceiver::new(stream), length, waits, holds };
+        let upload = TunnelUpload::new(stream, &parts.headers, holds.then(|| entry.0.clone()));
         (RequestBody::Tunnelled(Box::new(upload)), None)
     };
     let outcome = tokio::select! {
@@ -144,7 +110,7 @@ pub(super) async fn answer(
 
 /// Joins a stream with a copy of a role on this machine.
 async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, stream: RecvStream, entry: EntryRouter) {
-    let copy = match service::connect_here(router, routes, service).await {
+    let copy = match virtual_address::connect_here(router, routes, service).await {
         Ok(copy) => copy,
         Err(error) => {
             return entry
@@ -154,7 +120,7 @@ async fn join(router: &RouterState, routes: &RouteSnapshot, service: &Service, s
     let Ok(to_entry) = entry.0.lock().send_response(Service::opened(), false) else { return };
     drop(entry);
     let entry = tokio::io::join(Http2Reader::new(BodyReceiver::new(stream), None), Http2Writer(to_entry));
-    service::copy_both(entry, copy).await;
+    virtual_address::copy_both(entry, copy).await;
 }
 
 /// Sends a layer to another machine's agent.

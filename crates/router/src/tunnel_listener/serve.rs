@@ -13,8 +13,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::exchange::router_state::RouterState;
 use crate::threads::ServingThreads;
-use crate::tunnel::answer::answer;
 use crate::tunnel::peer::{FRAME_MAX, HEADER_LIST_MAX};
+use crate::tunnel_listener::answer::answer;
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
