@@ -41,7 +41,7 @@ pub struct Group {
 }
 
 /// Returns all rows of the table.
-pub fn all() -> impl Iterator<Item = &'static CodeDescription> {
+pub fn all() -> impl Iterator<Item = &'static CodeDescription> + Clone {
     GROUPS.iter().flat_map(|group| group.rows)
 }
 
@@ -75,14 +75,14 @@ fn plain(text: &str) -> String {
     lower.strip_prefix("e_").map(str::to_owned).unwrap_or(lower)
 }
 
-/// Returns the known code whose name is most like `text`, if any is similar.
+/// Returns the name that is most like `text`, a code in either form, if any is similar.
 #[must_use]
-pub fn similar(text: &str) -> Option<ErrorCode> {
-    let name = plain(text);
-    let distance = |row: &&CodeDescription| strsim::damerau_levenshtein(row.name, &name);
-    let near = all().min_by_key(distance).filter(|row| distance(row) <= 2 + name.len() / 4);
-    let part = || all().find(|row| name.len() >= 4 && row.name.contains(&name));
-    near.or_else(part).map(|row| row.code)
+pub fn similar<'a>(text: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let wanted = plain(text);
+    let distance = |name: &&str| strsim::damerau_levenshtein(name, &wanted);
+    let near = names.clone().min_by_key(distance).filter(|name| distance(name) <= 2 + wanted.len() / 4);
+    let part = || names.clone().find(|name| wanted.len() >= 4 && name.contains(&wanted));
+    near.or_else(part)
 }
 
 /// The form of a code in a terminal: `E_DEPLOY_IN_PROGRESS`.
@@ -205,6 +205,8 @@ Each error of Gantry has a stable code. The code is the same in all places, and 
 
 `gantry explain CODE` prints an entry of this page, and `gantry explain` lists all codes. The text of a message may change; the code
 does not.
+
+`gantry why` names causes by codes without the prefix `E_`, such as `checks_fail`: [codes of the causes](deploys.md#codes-of-the-causes).
 ";
 
 #[cfg(test)]

@@ -986,7 +986,7 @@ codes! {
         "The server, a proxy or the network closed the connection."
         "Check the result of the operation with `gantry status` before you repeat the operation."
     ErrorCodeUnknown "error_code_unknown" 0
-        "Gantry has no error code of this name."
+        "Gantry has no code of this name."
         "The code is misspelled, or another version of Gantry printed the code."
         "`gantry explain` lists all codes."
 }

@@ -36,14 +36,14 @@ fn every_code_has_one_row_and_both_its_forms_are_parsed() {
 #[test]
 fn a_misspelled_code_finds_the_right_one() {
     for (text, wanted) in [
-        ("E_DEPLOY_IN_PROGRES", Some(ErrorCode::DeployInProgress)),
-        ("deploy-in-progess", Some(ErrorCode::DeployInProgress)),
-        ("E_APP_NOTFOUND", Some(ErrorCode::AppNotFound)),
-        ("disk", Some(ErrorCode::DiskFull)),
+        ("E_DEPLOY_IN_PROGRES", Some("deploy_in_progress")),
+        ("deploy-in-progess", Some("deploy_in_progress")),
+        ("E_APP_NOTFOUND", Some("app_not_found")),
+        ("disk", Some("disk_full")),
         ("zebra", None),
         ("", None),
     ] {
-        assert_eq!(similar(text), wanted, "{text}");
+        assert_eq!(similar(text, all().map(|row| row.name)), wanted, "{text}");
         assert_eq!(ErrorCode::parse(text), None, "{text}");
     }
 }

@@ -267,6 +267,11 @@ fn traffic(world: &TestCluster) {
     // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = world.gantry(&["scale", "error", "web=0"]).good();
     says(world, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
+    // The line ends with the code of the cause, which `gantry explain` knows.
+    let line = first(world, &["error"]);
+    assert!(line.ends_with(" [scaled_to_zero]"), "{line}");
+    let explained = world.gantry(&["explain", "scaled_to_zero"]).good().out;
+    assert!(explained.contains("The role that serves requests has no copies."), "{explained}");
 }
 
 /// A release step is no service: neither during the step nor afterwards does the first line report a crash.

@@ -4,6 +4,7 @@
 //! A value that programs act on is a field of its own; a text beside it is for people.
 
 mod apps;
+mod cause_code;
 mod cluster;
 mod deploys;
 mod event_fields;
@@ -19,6 +20,7 @@ pub use apps::{
     AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, GoalInfo,
     InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
+pub use cause_code::{CauseCode, CauseDescription};
 pub use cluster::{
     BlobPlaces, ClusterStatus, FaultInfo, FaultKind, FindBlobs, MachineStatus, RouterStatus, ServerBlobs, ServerInfo,
     StatusWarning, WarningKind,
@@ -29,7 +31,7 @@ pub use deploys::{
 };
 pub use event_fields::{BaseSourceInfo, DeployOrderInfo, EventFields, ExitInfo, LimitInfo};
 pub use events::{AuditEvent, EventDetails, EventSubject, SubjectKind};
-pub use explanation::{CauseCode, CauseObject, Explanation, ObjectKind};
+pub use explanation::{CauseObject, Explanation, ObjectKind};
 pub use images::{
     BaseInfo, FileCount, FileReport, FolderReport, ImageProgress, ImageReport, LayerReport, OpensReport, PullImage,
     StackInfo, SurplusKind, SurplusReport,

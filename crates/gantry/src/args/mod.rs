@@ -265,7 +265,7 @@ pub(crate) enum Command {
     Token(Token),
     /// Show the audit trail
     Events { app: Option<AppName> },
-    /// Explain an error code, such as E_APP_NOT_FOUND
+    /// Explain the code of an error or a cause, such as E_APP_NOT_FOUND or checks_fail
     Explain {
         /// The code; without one, the command lists all codes
         code: Option<String>,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use gantry_api::endpoints::apps;
 use gantry_api::types::{
-    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, GoalInfo, InstanceInfo,
-    PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
+    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation, GoalInfo,
+    InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::{AllocationId, AppName, ReleaseNumber, RoleName, TrustedProxies};
@@ -306,7 +306,7 @@ pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit>
         status!("There are no apps; `gantry app create NAME` creates one");
     }
     for answer in &answers {
-        out!("{}: {}", answer.subject, answer.headline);
+        out!("{}", first_line(answer));
     }
     Ok(DONE)
 }
@@ -322,16 +322,40 @@ pub(crate) async fn why(
         print_json(&answer)?;
         return Ok(DONE);
     }
-    out!("{}: {}", answer.subject, answer.headline);
+    out!("{}", first_line(&answer));
     for line in &answer.evidence {
         out!("  {line}");
     }
     Ok(DONE)
 }
 
+/// The first line of an answer: the subject, the cause with its remedy, and the cause's stable code.
+fn first_line(answer: &Explanation) -> String {
+    let code = answer.code.name().map(|name| format!(" [{name}]")).unwrap_or_default();
+    format!("{}: {}{code}", answer.subject, answer.headline)
+}
+
 #[cfg(test)]
 mod tests {
+    use gantry_api::types::{CauseCode, CauseObject, ObjectKind};
+
     use super::*;
+
+    #[test]
+    fn the_first_line_of_an_answer_ends_with_the_code_of_the_cause() {
+        let answer = |code| Explanation {
+            code,
+            object: CauseObject::new(ObjectKind::App, "shop"),
+            cause: "paused, requests wait".to_owned(),
+            remedy: None,
+            subject: "app shop".to_owned(),
+            headline: "paused, requests wait".to_owned(),
+            evidence: Vec::new(),
+        };
+        assert_eq!(first_line(&answer(CauseCode::Paused)), "app shop: paused, requests wait [paused]");
+        // A newer server may send a code that this program cannot name.
+        assert_eq!(first_line(&answer(CauseCode::Unknown)), "app shop: paused, requests wait");
+    }
 
     fn instance(id: &str, phase: Option<PhaseInfo>, goal: GoalInfo) -> InstanceInfo {
         InstanceInfo {

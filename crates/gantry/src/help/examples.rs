@@ -182,7 +182,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("token ls", &["gantry token ls"]),
     ("token revoke", &["gantry token revoke ci"]),
     ("events", &["gantry events", "gantry events shop"]),
-    ("explain", &["gantry explain", "gantry explain E_APP_NOT_FOUND"]),
+    ("explain", &["gantry explain", "gantry explain E_APP_NOT_FOUND", "gantry explain checks_fail"]),
     ("docs", &["gantry docs", "gantry docs apps", "gantry docs howto-django | less"]),
     ("store check", &["gantry store check", "gantry store check --data /srv/gantry"]),
     ("check", &["gantry check", "gantry check --repair"]),

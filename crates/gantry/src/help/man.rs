@@ -53,7 +53,7 @@ fn page(command: &Command, path: &str) -> std::io::Result<ManPage> {
     end.text([roman("0 done, 1 failed, 2 usage error, 70 timed out. gantry exec and gantry run end with the status of their process.")]);
     end.control("SH", ["SEE ALSO"]);
     let mut see = vec![bold("gantry docs"), roman(" prints the manual; "), bold("gantry explain CODE")];
-    see.push(roman(" explains an error code."));
+    see.push(roman(" explains the code of an error or a cause."));
     end.text(see);
     end.to_writer(&mut text)?;
     Ok(ManPage { file: man.get_filename(), text })
