@@ -381,6 +381,14 @@ impl ExitStatus {
         self.role_limit().map(RoleLimit::remedy).or_else(disk).map(str::to_owned)
     }
 
+    /// Line for the log of an instance that ended because it reached one of its limits; `None` for any other end.
+    #[must_use]
+    pub fn limit_line(&self, instance: &str) -> Option<String> {
+        let limit = ExitCause(self).limit().filter(|_| self.stopped.is_none())?;
+        let remedy = self.limit_remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        Some(format!("{instance} ended: it {limit}{remedy}"))
+    }
+
     /// True if the exit text itself names the remedy, or the exit needs none.
     fn names_remedy(&self) -> bool {
         self.stopped.is_some() || self.has_reached_limit()
@@ -612,6 +620,28 @@ mod tests {
         ] {
             assert_eq!(ExitText(&exit).to_string(), wanted);
             assert_eq!(exit.remedy(), None, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_log_of_an_instance_says_which_limit_ended_the_instance() {
+        let memory = ExitStatus { out_of_memory: Some(48 << 20), ..exit(None, Some(9), &["loading"]) };
+        let disk = ExitStatus { out_of_disk: Some(20 << 20), ..exit(None, Some(9), &[]) };
+        let pids = ExitStatus { out_of_processes: Some(64), ..exit(Some(1), None, &[]) };
+        let stopped = ExitStatus { stopped: Some(StopReason::Planned), ..memory.clone() };
+        for (exit, wanted) in [
+            (memory, Some("web-1 ended: it ran out of memory: its limit is 48M; raise `memory` of the role")),
+            (
+                disk,
+                Some(
+                    "web-1 ended: it wrote more than its limit of 20M to its disk; raise `disk` of the role, or use a volume",
+                ),
+            ),
+            (pids, Some("web-1 ended: it reached its limit of 64 processes and threads; raise `pids` of the role")),
+            (stopped, None),
+            (exit(Some(3), None, &["boom"]), None),
+        ] {
+            assert_eq!(exit.limit_line("web-1").as_deref(), wanted);
         }
     }
 

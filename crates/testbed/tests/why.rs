@@ -193,6 +193,14 @@ fn workers(world: &TestCluster) {
         let line = first(world, &["faults", &id]);
         assert!(!line.contains("left running") && !line.contains("1 times"), "{line}");
     }
+    // The log of a copy says which limit ended the copy.
+    for (role, wanted) in [
+        ("memory", "gantry: memory-1 ended: it ran out of memory: its limit is 48M; raise `memory` of the role"),
+        ("disk", "gantry: disk-1 ended: it wrote more than its limit of 20M to its disk; raise `disk` of the role"),
+    ] {
+        let logs = world.gantry(&["logs", "faults", "--role", role]).good().out;
+        assert!(logs.contains(wanted), "{wanted}\n{logs}");
+    }
     let line = first(world, &["faults"]);
     assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");
     let events = world.gantry(&["events"]).good().out;

@@ -140,6 +140,9 @@ impl Instance {
         self.record.ready = false;
         self.record.exit = Some(exit.clone());
         self.write_record();
+        if let Some(line) = exit.limit_line(&self.id.short()) {
+            self.append_log(&line);
+        }
         self.status.exit = Some(exit);
     }
 
