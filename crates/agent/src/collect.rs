@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use gantry_control::PeerPolicy;
 use gantry_error::ErrorChain;
@@ -12,6 +12,7 @@ use gantry_model::Digest;
 use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_supervision::{Backoff, ReconcileLoop};
 
+use crate::file_age::file_age;
 use crate::status::reading;
 use crate::{AgentContext, builds, records};
 
@@ -137,17 +138,6 @@ fn collect_logs(agent: &AgentContext, kept: Duration, most: usize) {
 /// Time since the last write to any file in a folder.
 fn age_of_newest(folder: &Path) -> Option<Duration> {
     file_names(folder).iter().filter_map(|name| file_age(&folder.join(name))).min()
-}
-
-/// Time since the last write to a file. A modification time in the future, from before the clock went back, is set to
-/// now.
-pub(crate) fn file_age(path: &Path) -> Option<Duration> {
-    let now = UNIX_EPOCH + Duration::from_millis(gantry_linux::clock::wall());
-    let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);
-    if age.is_err() {
-        let _ = std::fs::File::open(path).and_then(|file| file.set_modified(now));
-    }
-    age.ok()
 }
 
 fn file_names(folder: &Path) -> Vec<String> {

@@ -18,7 +18,9 @@ use gantry_linux::{disk, tree};
 use gantry_supervision::{Backoff, Nudge, ReconcileLoop};
 
 use crate::AgentContext;
-use crate::instance::REMOVAL_RETRY;
+
+/// Retry interval for a removal that fails.
+pub(crate) const REMOVAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Name of the trash in the data folder.
 const FOLDER: &str = "trash";

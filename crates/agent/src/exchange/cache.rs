@@ -11,7 +11,7 @@ use bytes::Bytes;
 use gantry_model::Digest;
 
 use super::receiver::RangeReceiver;
-use crate::collect::file_age;
+use crate::file_age::file_age;
 
 /// The folder. Each file has the name of its layer's digest, in hex; a layer that arrives in parts has [`IN_PARTS`] before
 /// its name. Only such files stay when the agent starts, because each part is verified again. Other bytes of an earlier

@@ -13,12 +13,10 @@ use tokio::time::Instant;
 use super::Instance;
 use crate::records::ContainerPaths;
 use crate::status::{now, wall};
+use crate::trash::REMOVAL_RETRY;
 
 /// Interval at which the stop signal is repeated to an instance that was never ready.
 const SIGNAL_RETRY: Duration = Duration::from_secs(1);
-
-/// Retry interval for a removal that fails.
-pub(crate) const REMOVAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Number of output lines kept with an exit.
 const TAIL: usize = 20;

@@ -24,7 +24,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::check::MonitorEnd;
-pub(crate) use self::end::REMOVAL_RETRY;
 pub(crate) use self::error::InstanceError;
 use crate::AgentContext;
 use crate::records::{ContainerPaths, InstanceRecord};

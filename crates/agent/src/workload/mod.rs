@@ -35,8 +35,9 @@ pub(crate) use self::kind::{DiskAccount, KindPolicy, SEGMENT, WorkloadKind};
 pub(crate) use self::transient::{
     TransientMetadata, TransientWorkload, VolumeClaim, all_metadata, read_metadata, write_metadata,
 };
-use crate::instance::{InstanceError, REMOVAL_RETRY};
+use crate::instance::InstanceError;
 use crate::records::ContainerPaths;
+use crate::trash::REMOVAL_RETRY;
 use crate::{AgentContext, AgentSettings};
 
 /// A workload: a container with its folders and its control group.

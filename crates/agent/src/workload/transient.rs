@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::prepared::JobSlot;
 use super::{ContainerParts, Workload, WorkloadKind};
-use crate::instance::{InstanceError, REMOVAL_RETRY};
+use crate::instance::InstanceError;
 use crate::records::{self, ContainerPaths};
 use crate::tasks::REMOVAL;
+use crate::trash::REMOVAL_RETRY;
 use crate::{AgentContext, AgentSettings};
 
 /// Name of the file with a transient workload's metadata.
