@@ -182,7 +182,9 @@ pub(crate) fn apps_without_neighbour(report: &PlanReport) -> impl Iterator<Item 
 /// The refusals of the machines, if a copy waits for a machine.
 fn refusal(reason: &Reason) -> Option<&PlacementRefusal> {
     match reason {
-        Reason::NoRoom { refusal, .. } | Reason::CannotLeave { refusal, .. } => Some(refusal),
+        Reason::NoRoom { refusal, .. } | Reason::CannotLeave { refusal, .. } | Reason::CannotMove { refusal, .. } => {
+            Some(refusal)
+        }
         _ => None,
     }
 }
@@ -379,10 +381,12 @@ mod tests {
         let refusal = PlacementRefusal::default();
         let instance = AllocationId::parse("a.v1.web-1").expect("an id");
         let machine = machine_name("m");
-        let leaves = Reason::CannotLeave { instance: instance.clone(), machine: machine.clone(), refusal };
-        let data = Reason::DataStays { instance, machine };
-        let report = report([Reason::NoMachine, no_room([]), Reason::BuildRuns, leaves, data]);
-        assert_eq!(texts(apps_without_room(&report)), ["b", "d"]);
+        let (on, copy) = (|| machine.clone(), || instance.clone());
+        let leaves = Reason::CannotLeave { instance: copy(), machine: on(), refusal: refusal.clone() };
+        let moves = Reason::CannotMove { instance: copy(), machine: on(), refusal };
+        let data = Reason::DataStays { instance: copy(), machine: on() };
+        let report = report([Reason::NoMachine, no_room([]), Reason::BuildRuns, leaves, moves, data]);
+        assert_eq!(texts(apps_without_room(&report)), ["b", "d", "e"]);
     }
 
     #[test]

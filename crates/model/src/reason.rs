@@ -54,6 +54,15 @@ pub enum Reason {
         /// The reasons of the machines.
         refusal: PlacementRefusal,
     },
+    /// A copy fails again and again on its machine, and no other machine takes it. The copy goes on where it is.
+    CannotMove {
+        /// The copy.
+        instance: AllocationId,
+        /// Machine of the copy.
+        machine: MachineName,
+        /// The reasons of the machines.
+        refusal: PlacementRefusal,
+    },
     /// A copy is to leave its machine and stays with the data of its volume.
     DataStays {
         /// The copy.
@@ -219,6 +228,7 @@ impl Reason {
             | Self::ReleaseStepRuns { .. }
             | Self::NoRoom { .. }
             | Self::CannotLeave { .. }
+            | Self::CannotMove { .. }
             | Self::DataStays { .. }
             | Self::StopFirst { .. }
             | Self::NotReady { .. }
@@ -245,6 +255,9 @@ impl Reason {
             Self::NoRoom { instance, refusal } => write!(f, "no machine takes {instance}: {refusal}"),
             Self::CannotLeave { instance, machine, refusal } => {
                 write!(f, "{instance} stays on {machine}, which is being drained: no other machine takes it: {refusal}")
+            }
+            Self::CannotMove { instance, machine, refusal } => {
+                write!(f, "{instance} fails again and again on {machine}, and no other machine takes it: {refusal}")
             }
             Self::DataStays { instance, machine } => {
                 write!(f, "{instance} stays on {machine}, which is being drained: the data of its volume is there")

@@ -149,8 +149,10 @@ pub(crate) fn refused(
     match cause {
         MoveCause::Lost => Some(Reason::NoRoom { instance: instance.slot, refusal }),
         MoveCause::Drained => Some(Reason::CannotLeave { instance, machine, refusal }),
-        // The failure itself is what matters to a reader, and a crowded copy serves as well.
-        MoveCause::Failed | MoveCause::Crowded => None,
+        // In a cluster of one machine there is no other one.
+        MoveCause::Failed => (refusal.machines() > 1).then_some(Reason::CannotMove { instance, machine, refusal }),
+        // A crowded copy serves as well.
+        MoveCause::Crowded => None,
     }
 }
 

@@ -592,6 +592,23 @@ fn a_single_copy_that_fails_again_and_again_has_ended_before_another_machine_tri
     world.make("b", MachineReadiness::Cordoned);
     world.fails("worker-1.3", 9);
     assert_eq!(world.running(), ["worker-1.3 a"]);
+    assert!(matches!(world.waits().as_slice(), [Reason::CannotMove { .. }]), "{:?}", world.waits());
+}
+
+#[test]
+fn a_failing_copy_that_no_other_machine_takes_goes_on_with_a_reason() {
+    let mut world = PlacementScenario::new(&["a", "b", "c"], &[web(1)]);
+    world.make("b", MachineReadiness::Cordoned);
+    world.make("c", MachineReadiness::Cordoned);
+    world.fails("web-1", 2);
+    assert_eq!(world.waits(), [], "the copy is only restarted");
+    world.fails("web-1", 3);
+    assert_eq!(world.running(), ["web-1 a"]);
+    let texts: Vec<String> = world.waits().iter().map(ToString::to_string).collect();
+    let refusal = "2: cordoned; 1: failed there just now";
+    assert_eq!(texts, [format!("shop.v1.web-1 fails again and again on a, and no other machine takes it: {refusal}")]);
+    world.make("c", MachineReadiness::Ready);
+    assert_eq!((world.running(), world.waits()), (vec!["web-1.2 c".to_owned()], Vec::new()));
 }
 
 #[test]
@@ -601,6 +618,7 @@ fn moves_no_copy_on_a_single_machine() {
         let before = world.running();
         world.fails("web-1", 30);
         world.fails("worker-1", 30);
+        assert_eq!(world.waits(), [], "there is no other machine");
         world.make("a", readiness);
         assert_eq!(world.running(), before, "{readiness:?}");
     }

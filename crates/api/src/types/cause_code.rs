@@ -163,6 +163,9 @@ codes! {
     CannotLeave "cannot_leave"
         "A copy cannot leave a machine that is being drained, because no other machine takes it."
         "Make room on another machine, or end the drain with `gantry machine uncordon MACHINE`."
+    CannotMove "cannot_move"
+        "A copy that fails again and again stays, because no other machine takes it."
+        "Correct the failure of the copy. Room on another machine makes Gantry try the copy there."
     DataStays "data_stays"
         "A copy stays on a machine that is being drained, with the data of its volume."
         "`gantry docs howto-volumes` describes how to move the data."
@@ -220,6 +223,7 @@ impl From<&Reason> for CauseCode {
             Reason::NoMachine => Self::NoMachine,
             Reason::NoRoom { .. } => Self::NoRoom,
             Reason::CannotLeave { .. } => Self::CannotLeave,
+            Reason::CannotMove { .. } => Self::CannotMove,
             Reason::DataStays { .. } => Self::DataStays,
             Reason::ReleaseStepRuns { .. } => Self::ReleaseStepRuns,
             Reason::ReleaseStepFailed { .. } => Self::ReleaseStepFailed,

@@ -1,7 +1,7 @@
 //! Random histories of a cluster: after each event, the server plans what the events made dirty. Then nothing may be left
 //! for a plan of everything to do. The property shows that the dirty sets forget no app and no machine.
 
-use gantry_model::{ClusterPolicy, ExitStatus, PlacementRules, RolePattern};
+use gantry_model::{ClusterPolicy, ExitStatus, PlacementRules, Reason, RolePattern};
 use proptest::prelude::*;
 
 use super::*;
@@ -22,8 +22,8 @@ enum Happening {
     Accept(usize),
     /// An instance of a machine goes on by one phase.
     Advance(usize, usize),
-    /// An instance of a machine ends.
-    Crash(usize, usize),
+    /// An instance of a machine ends, for the nth time since its last report.
+    Crash(usize, usize, u32),
     /// A router takes over the routes.
     Acknowledge(usize),
     /// A router ends.
@@ -48,7 +48,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => app.prop_map(Happening::Destroy),
         10 => machine.clone().prop_map(Happening::Accept),
         14 => (machine.clone(), 0..8usize).prop_map(|(machine, n)| Happening::Advance(machine, n)),
-        1 => (machine.clone(), 0..8usize).prop_map(|(machine, n)| Happening::Crash(machine, n)),
+        2 => (machine.clone(), 0..8usize, 1..4u32).prop_map(|(machine, n, times)| Happening::Crash(machine, n, times)),
         8 => (0..ROUTERS).prop_map(Happening::Acknowledge),
         1 => (0..ROUTERS).prop_map(Happening::RouterGone),
         2 => (machine.clone(), any::<bool>()).prop_map(|(machine, silent)| Happening::Silence(machine, silent)),
@@ -182,7 +182,7 @@ impl Cluster {
             Happening::Destroy(app) => self.change(app, |app| app.destroying = true),
             Happening::Accept(machine) => self.accept(machine),
             Happening::Advance(machine, n) => self.advance(machine, n),
-            Happening::Crash(machine, n) => self.crash(machine, n),
+            Happening::Crash(machine, n, times) => self.crash(machine, n, times),
             Happening::Acknowledge(number) => {
                 self.routers[number] = Some(self.state.view().records.plan.routing.revision);
                 self.route(number, false);
@@ -278,18 +278,16 @@ impl Cluster {
         self.report(machine);
     }
 
-    /// An instance that failed too often is tried elsewhere once there is a machine, which concerns no other app. No
-    /// instance fails so often here.
-    fn crash(&mut self, machine: usize, n: usize) {
+    /// An instance that has failed three times is tried elsewhere once there is a machine.
+    fn crash(&mut self, machine: usize, n: usize, times: u32) {
         let exit = ExitStatus { code: Some(1), at: Moment(self.now), ..ExitStatus::default() };
         let instances = &mut self.agents[machine].report.instances;
         let count = instances.len().max(1);
         if let Some(instance) = instances.values_mut().nth(n % count)
             && instance.phase == InstancePhase::Ready
-            && instance.restarts < 2
         {
             (instance.phase, instance.exit) = (InstancePhase::Exited, Some(exit));
-            instance.restarts += 1;
+            instance.restarts += times;
         }
         self.report(machine);
     }
@@ -355,6 +353,26 @@ fn a_copy_that_waits_for_a_neighbour_is_placed_when_the_neighbour_comes() {
     cluster.happen(&Happening::Scale(shop, 1));
     cluster.settle();
     assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (1, 1));
+}
+
+#[test]
+fn a_failing_copy_that_no_machine_took_moves_when_a_machine_opens() {
+    let shop = 1;
+    let mut cluster = deployed(&[shop]);
+    let second_allocations = |cluster: &Cluster| {
+        let (plan, name) = (cluster.state.view().records.plan.clone(), app_name("shop"));
+        let placed = plan.assignments_of(&name).filter(|(_, id, _)| id.number == 2);
+        placed.map(|(machine, _, _)| machine.to_string()).collect::<Vec<_>>()
+    };
+    [1, 2].iter().for_each(|machine| cluster.happen(&Happening::Availability(*machine, 1)));
+    cluster.happen(&Happening::Crash(0, 0, 3));
+    cluster.settle();
+    let waits = cluster.state.view().report.waits[&app_name("shop")].clone();
+    assert!(matches!(waits.as_slice(), [Reason::CannotMove { .. }]), "{waits:?}");
+    assert_eq!(second_allocations(&cluster), [""; 0]);
+    cluster.happen(&Happening::Availability(2, 0));
+    cluster.settle();
+    assert_eq!(second_allocations(&cluster), ["c"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use gantry_model::{
     TimeSpan,
 };
 
+use super::machine::failing_in_place;
 use super::{FoundCause, WhyInput, instance_object};
 use crate::core::ClusterView;
 
@@ -229,7 +230,9 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &AllocationId) -> Option<Explan
         let cause = FoundCause::new(CauseCode::InstanceUnreported, instance_object(id), cause);
         return Some(cause.with_subject(&subject));
     };
-    if let Some(answer) = describe(view, &AssignedInstance { id, assignment, seen }) {
+    if let Some(mut answer) = describe(view, &AssignedInstance { id, assignment, seen }) {
+        let failing = failing_in_place(view, &id.slot.app).filter(|(failing, _)| *failing == id);
+        answer.evidence.extend(failing.map(|(_, line)| line));
         return Some(answer.with_subject(&subject));
     }
     let since = TimeSpan(view.now.since(seen.since));

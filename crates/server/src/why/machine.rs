@@ -50,15 +50,36 @@ pub(super) fn without_room(view: &ClusterView, name: &AppName) -> Option<FoundCa
     waits_for(view, name, |reason| matches!(reason, Reason::NoRoom { .. }))
 }
 
-/// Reports a copy that cannot leave a machine that is being drained.
-pub(super) fn undrained(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
-    waits_for(view, name, |reason| matches!(reason, Reason::CannotLeave { .. } | Reason::DataStays { .. }))
+/// Reports a copy that should leave its machine and cannot.
+pub(super) fn unmoved(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    let is_such = |reason: &Reason| {
+        matches!(reason, Reason::CannotLeave { .. } | Reason::CannotMove { .. } | Reason::DataStays { .. })
+    };
+    waits_for(view, name, is_such)
+}
+
+/// Returns a line, with the code of the cause, for each copy of an app that fails again and again and that no other machine
+/// takes.
+pub(super) fn failing_in_place<'a>(
+    view: &'a ClusterView,
+    app: &AppName,
+) -> impl Iterator<Item = (&'a AllocationId, String)> {
+    let waits = view.report.waits.get(app).into_iter().flatten();
+    waits.filter_map(|reason| match reason {
+        Reason::CannotMove { instance, .. } => {
+            let code = CauseCode::from(reason).name().unwrap_or_default();
+            Some((instance, format!("{reason} [{code}]")))
+        }
+        _ => None,
+    })
 }
 
 fn waits_for(view: &ClusterView, name: &AppName, is_wanted: impl Fn(&Reason) -> bool) -> Option<FoundCause> {
     let reason = view.report.waits.get(name)?.iter().find(|reason| is_wanted(reason))?;
     let object = match reason {
-        Reason::CannotLeave { instance, .. } | Reason::DataStays { instance, .. } => instance_object(instance),
+        Reason::CannotLeave { instance, .. }
+        | Reason::CannotMove { instance, .. }
+        | Reason::DataStays { instance, .. } => instance_object(instance),
         _ => app_object(name),
     };
     Some(FoundCause::of_reason(object, reason))

@@ -131,8 +131,9 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
         .or_else(|| instance::broken_instance(view, name))
         .or_else(|| traffic::failing_requests(view, name));
     if let Some(mut answer) = fault {
-        // Adds the other relevant facts: what the machine's network blocks, and the open deploy, which may fix the
-        // problem.
+        // Adds the other relevant facts: the copies that no other machine takes, what the machine's network blocks, and
+        // the open deploy, which may fix the problem.
+        answer.evidence.extend(machine::failing_in_place(view, name).map(|(_, line)| line));
         answer.evidence.extend(network::faults(view, name));
         answer.evidence.extend(open.map(|open| format!("{}: {}", open.subject, open.headline)));
         return answer.with_subject(&subject);
@@ -155,7 +156,7 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
     let problem = instance::minor_problems(view, name)
         .or_else(|| instance::not_stopping(view, name))
         .or_else(|| traffic::limited(view, name))
-        .or_else(|| machine::undrained(view, name))
+        .or_else(|| machine::unmoved(view, name))
         .or_else(|| facts.disk.and_then(machine::full_disk));
     match (problem, deploy::last_deploy(view, name)) {
         (Some(answer), _) => answer.with_subject(&subject),

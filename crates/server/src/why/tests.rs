@@ -191,6 +191,14 @@ impl AppScenario {
     }
 }
 
+/// The reason of a copy that fails on the machine `m` and that two others do not take.
+fn cannot_move(short: &str) -> Reason {
+    let machine = MachineName::parse("m").expect("a name");
+    let refusing = |why, machines| RefusingMachines { why, machines, short: 0 };
+    let refusal = vec![refusing(MachineRefusal::Cordoned, 2), refusing(MachineRefusal::Failed, 1)];
+    Reason::CannotMove { instance: id(short), machine, refusal: PlacementRefusal(refusal) }
+}
+
 type Fault = (&'static str, fn(&mut AppScenario), &'static str);
 
 /// Faults: name, change to the healthy app, expected first line.
@@ -213,6 +221,14 @@ const FAULTS: &[Fault] = &[
             scenario.waits = vec![Reason::DataStays { instance: id("web-1"), machine }];
         },
         "app shop: shop.v1.web-1 stays on m, which is being drained: the data of its volume is there",
+    ),
+    (
+        "a copy that fails and that no other machine takes",
+        |scenario| {
+            scenario.ended("worker-1", InstancePhase::Exited, 3, exited(Some(3), None));
+            scenario.waits = vec![cannot_move("worker-1")];
+        },
+        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 3 times",
     ),
     (
         "stopped for failed checks",
@@ -649,6 +665,27 @@ fn reports_a_present_fault_together_with_the_open_deploy() {
     assert_eq!(answer.evidence[0], "boom");
     assert_eq!(answer.evidence[1], "1 of 2 copies of web are ready");
     assert!(answer.evidence[2].starts_with("deploy #2 of shop: held for 50 min"), "{:?}", answer.evidence);
+}
+
+#[test]
+fn reports_that_no_other_machine_takes_a_failing_copy() {
+    let mut scenario = AppScenario::new();
+    scenario.ended("web-1", InstancePhase::Exited, 3, exited(Some(1), None));
+    scenario.waits = vec![cannot_move("web-1")];
+    let cause = "shop.v1.web-1 fails again and again on m, and no other machine takes it: 2: cordoned; \
+                 1: failed there just now";
+    let line = format!("{cause} [cannot_move]");
+    assert_eq!(scenario.explained().evidence, ["boom", "1 of 2 copies of web are ready", &line]);
+    let view = scenario.view();
+    let of = |short| instance(&WhyInput { view: &view, build: None, disk: None }, &id(short)).expect("an answer");
+    assert_eq!((of("web-1").evidence, of("web-2").evidence), (vec!["boom".to_owned(), line], Vec::new()));
+
+    // Between the reports of two machines the reason may outlast the failure.
+    let mut scenario = AppScenario::new();
+    scenario.waits = vec![cannot_move("web-1")];
+    let found = scenario.explained();
+    assert_eq!((found.code, found.object.name.as_str()), (CauseCode::CannotMove, "shop.v1.web-1"));
+    assert_eq!(found.cause, cause);
 }
 
 #[test]
