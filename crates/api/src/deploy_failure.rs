@@ -15,6 +15,7 @@ pub fn failure_code(kind: FailureKind) -> ErrorCode {
     match kind {
         FailureKind::Compile => ErrorCode::CompileFailed,
         FailureKind::Roles => ErrorCode::InvalidRoles,
+        FailureKind::Configuration => ErrorCode::RequiredValueMissing,
         FailureKind::Build => ErrorCode::BuildFailed,
         FailureKind::ReleaseStep => ErrorCode::ReleaseStepFailed,
         FailureKind::OverLimit => ErrorCode::InstanceOverLimit,
@@ -46,6 +47,7 @@ mod tests {
         for (reason, code) in [
             (failed("compile"), "E_COMPILE_FAILED"),
             (failed("roles"), "E_INVALID_ROLES"),
+            (failed("configuration"), "E_REQUIRED_VALUE_MISSING"),
             (failed("base"), "E_BUILD_FAILED"),
             (exited(ExitStatus::default()), "E_INSTANCE_EXITED"),
             (exited(full), "E_INSTANCE_OVER_LIMIT"),

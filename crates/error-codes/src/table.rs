@@ -275,6 +275,10 @@ codes! {
         "The repository or image declares no valid roles."
         "`container/roles.json`, the Procfile or another file is missing or has a wrong entry. The message names file and place."
         "Correct the file and push again; `gantry docs apps` describes the entries."
+    RequiredValueMissing "required_value_missing" 0
+        "The app requires a configuration value that is not set."
+        "`app.json` marks the value as required, and the configuration of the app has no such value. The message names the value."
+        "Set the value with `gantry config set APP NAME=VALUE`, and deploy again."
     ReleaseStepFailed "release_step_failed" 0
         "The release step of the new release failed."
         "The command of the role `release` exited with an error, or was stopped. The last lines of output follow the message."

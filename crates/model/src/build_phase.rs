@@ -16,6 +16,8 @@ pub enum BuildPhase {
     Compile,
     /// The image, old or new.
     Image,
+    /// The configuration values that the app requires.
+    Configuration,
     /// The environment and the arguments of a role.
     Environment,
     /// The disk.
@@ -34,6 +36,7 @@ impl BuildPhase {
             Self::Base => "base",
             Self::Compile => "compile",
             Self::Image => "image",
+            Self::Configuration => "configuration",
             Self::Environment => "environment",
             Self::Space => "space",
             Self::Machine => "machine",

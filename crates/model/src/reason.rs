@@ -29,7 +29,7 @@ pub enum Reason {
     BuildRuns,
     /// The build failed.
     BuildFailed {
-        /// The phase that failed: `source`, `roles`, `base`, `compile`, `image`.
+        /// The phase that failed, as in `BuildPhase`: `source`, `roles`, `base`, `compile`, `image`.
         phase: String,
         /// Cause of the failure.
         message: String,
@@ -211,6 +211,7 @@ impl Reason {
             Self::BuildFailed { phase, .. } => match phase.as_str() {
                 "compile" => FailureKind::Compile,
                 "roles" => FailureKind::Roles,
+                "configuration" => FailureKind::Configuration,
                 _ => FailureKind::Build,
             },
             Self::ReleaseStepFailed { .. } => FailureKind::ReleaseStep,
@@ -343,6 +344,8 @@ pub enum FailureKind {
     Compile,
     /// The roles are invalid.
     Roles,
+    /// A configuration value that the app requires is not set.
+    Configuration,
     /// Another part of the build failed.
     Build,
     /// The release step failed.

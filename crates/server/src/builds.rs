@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_admission::{BuiltRelease, RequestedConfig, RequestedValue, build_failed, release_built, requested_config};
+use gantry_admission::{
+    BuiltRelease, RequestedConfig, RequestedConfigError, RequestedValue, build_failed, release_built, requested_config,
+};
 use gantry_build::{BuildError, BuildProgress, EnvRequest, Output, Recipe};
 use gantry_control::builds::{BuildOrder, CompileLimits};
 use gantry_control::sessions::SessionKind;
@@ -307,8 +309,13 @@ fn defaults(
         };
         (key.clone(), value)
     });
-    requested_config(app, &requests.collect(), tokens::new_secret)
-        .map_err(|error| fail(BuildPhase::Roles, &error.to_string()))
+    requested_config(app, &requests.collect(), tokens::new_secret).map_err(|error| {
+        let phase = match error {
+            RequestedConfigError::Missing { .. } => BuildPhase::Configuration,
+            RequestedConfigError::TooLong(_) | RequestedConfigError::TooLarge(_) => BuildPhase::Environment,
+        };
+        fail(phase, &error.to_string())
+    })
 }
 
 /// Makes a release from an earlier one: for a rollback from release `to`, with that release's configuration; otherwise

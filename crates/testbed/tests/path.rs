@@ -210,7 +210,9 @@ fn an_image_that_was_built_here_is_deployed_as_another_app() {
     let deploy = || world.gantry(&["deploy", "production", "--image", &format!("staging:{commit}")]);
     // The image contains its recipe: roles, checks, and the required configuration.
     let refused = deploy();
-    assert!(refused.status == 1 && refused.err.contains("app.json requires GREETING"), "{refused:?}");
+    let wanted = "app.json requires GREETING; set it with `gantry config set production GREETING=…`";
+    assert!(refused.status == 1 && refused.err.contains(wanted), "{refused:?}");
+    assert!(refused.err.contains("[E_REQUIRED_VALUE_MISSING]"), "{refused:?}");
     let _ = world.gantry(&["config", "set", "production", "GREETING=good day"]).good();
     let done = deploy().good();
     assert!(done.err.contains("Roles from container/roles.json"), "{done:?}");
