@@ -5,17 +5,12 @@
 use std::collections::BTreeMap;
 
 use gantry_error_codes::ErrorCode;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::Problem;
 use crate::endpoint::{AccessScope, EndpointDescription, Media};
 use crate::endpoints;
-
-/// The OpenAPI document.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct OpenApiDocument(pub Value);
+use crate::types::OpenApiDocument;
 
 /// Builds the complete document.
 #[must_use]

@@ -18,7 +18,6 @@ use crate::jobs::{
     JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
 use crate::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
-use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use crate::types::{
@@ -27,10 +26,10 @@ use crate::types::{
     ClusterStatus, CreateApp, CreateJoinToken, CreateToken, DeployInfo, DeployPlan, DeployProgress, DeploySource,
     Explanation, FaultInfo, FileReport, FindBlobs, GoalInfo, ImageChange, ImageProgress, ImageReport, InstanceInfo,
     JoinRoleInfo, LayerReport, LogItem, LogLine, MachineInfo, MachineStateInfo, MachineStatus, NewJoinToken, NewToken,
-    ObjectKind, PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PlannedWait, PullImage, ReleaseInfo, RenameApp,
-    RequestCountsInfo, RoleChange, RouterStatus, ServerBlobs, ServerInfo, StackInfo, StartDeploy, StartExec, StartRun,
-    StatusWarning, StayInfo, SurplusKind, SurplusReport, TokenInfo, TokenScope, TrafficInfo, UnreachableMachine,
-    WarningKind,
+    ObjectKind, OpenApiDocument, PhaseInfo, PlanDeploy, PlannedCopy, PlannedRole, PlannedWait, PullImage, ReleaseInfo,
+    RenameApp, RequestCountsInfo, RoleChange, RouterStatus, ServerBlobs, ServerInfo, StackInfo, StartDeploy, StartExec,
+    StartRun, StatusWarning, StayInfo, SurplusKind, SurplusReport, TokenInfo, TokenScope, TrafficInfo,
+    UnreachableMachine, WarningKind,
 };
 use crate::volumes::{
     CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeList, VolumeOwner, VolumeRole,

@@ -4,9 +4,8 @@ use gantry_model::AppName;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, NoBody, QueryParameters, endpoints};
-use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo};
-use crate::types::{AuditEvent, BlobPlaces, ClusterStatus, NewJoinToken};
+use crate::types::{AuditEvent, BlobPlaces, ClusterStatus, NewJoinToken, OpenApiDocument};
 
 /// Query of the audit trail.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

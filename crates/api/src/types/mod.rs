@@ -12,6 +12,7 @@ mod events;
 mod explanation;
 mod images;
 mod machines;
+mod openapi_document;
 mod plan;
 mod sessions;
 mod tokens;
@@ -37,6 +38,7 @@ pub use images::{
     StackInfo, SurplusKind, SurplusReport,
 };
 pub use machines::{AvailabilityInfo, ChangeAvailability, ChangeLabels, MachineInfo, MachineStateInfo, StayInfo};
+pub use openapi_document::OpenApiDocument;
 pub use plan::{DeployPlan, PlanDeploy, PlannedCopy, PlannedRole, PlannedWait, RoleChange};
 pub use sessions::{LogItem, LogLine, StartExec, StartRun, UnreachableMachine};
 pub use tokens::{CreateJoinToken, CreateToken, JoinRoleInfo, NewJoinToken, NewToken, TokenInfo, TokenScope};
