@@ -30,6 +30,45 @@ const NO_RIGHT: &str = "its user has no right to do that; /tmp and the volumes o
 
 const READ_ONLY: &str = "that folder is read-only in a container; /tmp and the volumes of the role are writable";
 
+/// Parts of lines, in lower case, with which programs report a certificate of an authority that they do not trust. From
+/// OpenSSL (curl, Ruby, PHP, Python and pip), npm, GnuTLS (git, apt), wget, Go, Java, Rust and .NET.
+const UNTRUSTED: [&str; 15] = [
+    "certificate verify failed",
+    "certificate verification failed",
+    "ssl certificate problem",
+    "self-signed certificate",
+    "self signed certificate",
+    "self_signed_cert",
+    "unable to get local issuer",
+    "unable_to_get_issuer_cert",
+    "unable to verify the first certificate",
+    "unable_to_verify_leaf_signature",
+    "unable to locally verify the issuer",
+    "certificate signed by unknown authority",
+    "pkix path building failed",
+    "unknownissuer",
+    "untrustedroot",
+];
+
+/// Parts of such lines, in lower case, that name another fault of a certificate.
+const OTHER_FAULTS: [&str; 6] =
+    ["expired", "not yet valid", "mismatch", "not valid for", "does not match", "doesn't match"];
+
+const AUTHORITY: &str = "the certificate is of an authority that the base does not trust; `gantry docs howto-company-ca` shows how to add the authority";
+
+/// Reports whether a line says that a certificate is of an unknown authority.
+fn names_unknown_authority(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| line.contains(part));
+    has(&UNTRUSTED) && !has(&OTHER_FAULTS)
+}
+
+/// Returns the remedy for a certificate of an unknown authority, if one of the last lines reports such a certificate.
+#[must_use]
+pub fn of_unknown_authority(tail: &[String]) -> Option<&'static str> {
+    tail.iter().any(|line| names_unknown_authority(line)).then_some(AUTHORITY)
+}
+
 /// Texts that stand beside the name of a missing setting.
 const UNSET: [&str; 8] = [
     "KeyError",
@@ -107,10 +146,11 @@ fn not_run(code: i32, line: &str) -> Option<String> {
 pub fn of_output(code: Option<i32>, tail: &[String]) -> Option<String> {
     let known = |line: &String| {
         let not_run = not_run(code.unwrap_or_default(), line);
+        let authority = || names_unknown_authority(line).then(|| AUTHORITY.to_owned());
         let setting = || missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
         let text = || REMEDIES.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
         // A shell's complaint about a program is not one about a file.
-        not_run.or_else(setting).or_else(|| text().filter(|_| code != Some(126)))
+        not_run.or_else(authority).or_else(setting).or_else(|| text().filter(|_| code != Some(126)))
     };
     tail.iter().rev().find_map(known).filter(|_| code != Some(0))
 }
@@ -134,6 +174,7 @@ mod tests {
             (1, "touch: cannot touch '/etc/x': Permission denied", Some("/tmp and the volumes of the role")),
             (1, "PermissionError: [Errno 13] Permission denied: '/srv'", Some("/tmp and the volumes of the role")),
             (1, "OSError: [Errno 30] Read-only file system: '/proc/x'", Some("read-only in a container")),
+            (1, "ssl.SSLCertVerificationError: certificate verify failed: certificate has expired (_ssl.c:1006)", None),
             (1, "KeyError: 'SECRET_KEY'", Some("set SECRET_KEY with")),
             (0, "KeyError: 'SECRET_KEY'", None),
             (1, "page: not found", None),
@@ -146,5 +187,27 @@ mod tests {
                 None => assert_eq!(found, None, "{line}"),
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_authority_suggests_the_page_about_authorities() {
+        for line in [
+            // pip, after which pip only says that no version matches.
+            "Could not fetch URL https://pypi.corp/simple/flask/: There was a problem confirming the ssl certificate: HTTPSConnectionPool(host='pypi.corp', port=443): Max retries exceeded with url: /simple/flask/ (Caused by SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1006)'))) - skipping",
+            "npm error code SELF_SIGNED_CERT_IN_CHAIN",
+            "npm ERR! request to https://npm.corp/x failed, reason: unable to get local issuer certificate",
+            "curl: (60) SSL certificate problem: self-signed certificate in certificate chain",
+            "fatal: unable to access 'https://git.corp/x/': server certificate verification failed. CAfile: none CRLfile: none",
+            "Err:1 https://apt.corp bookworm InRelease  Certificate verification failed: The certificate is NOT trusted. The certificate issuer is unknown.",
+            "Get \"https://proxy.corp/x\": tls: failed to verify certificate: x509: certificate signed by unknown authority",
+            "PKIX path building failed: unable to find valid certification path to requested target",
+            "invalid peer certificate: UnknownIssuer",
+        ] {
+            let tail = [line, "ERROR: No matching distribution found for flask"].map(str::to_owned);
+            assert_eq!(of_output(Some(1), &tail).as_deref(), Some(AUTHORITY), "{line}");
+            assert_eq!(of_unknown_authority(&tail), Some(AUTHORITY), "{line}");
+        }
+        let expired = ["curl: (60) SSL certificate problem: certificate has expired".to_owned()];
+        assert_eq!((of_output(Some(60), &expired), of_unknown_authority(&expired)), (None, None));
     }
 }

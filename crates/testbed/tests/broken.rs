@@ -107,6 +107,10 @@ fn applications() -> Vec<Broken> {
         compiles("compile-eats-memory", "python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'"),
         compiles("compile-fills-the-disk", "for n in $(seq 500); do head -c 4000000 /dev/zero > /tmp/$n || exit; sleep 0.01; done"),
         compiles("compile-fails", "echo 'no such gem: rails' >&2; exit 3"),
+        compiles(
+            "compile-meets-an-unknown-authority",
+            "echo 'curl: (60) SSL certificate problem: unable to get local issuer certificate' >&2; exit 60",
+        ),
         compiles("compile-leaves-daemons", "(sleep 1000 &); echo done"),
     ]
 }

@@ -8,13 +8,13 @@ use gantry_build::bases::{self, BaseRecipe};
 use gantry_build::{BuildError, Output};
 use gantry_control::builds::BaseOrder;
 use gantry_linux::cgroup::{Cgroup, GroupLimits};
-use gantry_model::{BuildPhase, Digest};
+use gantry_model::{BuildPhase, Digest, remedy};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use super::builder::{blocking, failed};
 use super::order_blobs::OrderBlobs;
-use super::unless_cancelled;
+use super::{TAIL, unless_cancelled};
 use crate::workload::TransientWorkload;
 
 /// Resource limits of mmdebstrap.
@@ -87,8 +87,11 @@ async fn bootstrap(
     if status.success() {
         return Ok(());
     }
-    let missing = status.code() == Some(127);
-    let hint = if missing { "; install it (apt-get install mmdebstrap util-linux)" } else { "" };
+    let hint = match status.code() {
+        Some(127) => Some("install it (apt-get install mmdebstrap util-linux)"),
+        _ => remedy::of_unknown_authority(&output.tail(TAIL)),
+    };
+    let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
     let message = format!("mmdebstrap failed ({status}){hint}");
-    Err(BuildError { phase: BuildPhase::Base, message, tail: output.shown(20) })
+    Err(BuildError { phase: BuildPhase::Base, message, tail: output.shown(TAIL) })
 }

@@ -15,7 +15,7 @@ use gantry_model::{BuildPhase, Bytes, Digest, remedy};
 use gantry_relay::LogTail;
 use gantry_sandbox::{BindMount, Container, ContainerLimits, ContainerSpec, ExitRecord, ProcessUser};
 
-use super::cancelled;
+use super::{TAIL, cancelled};
 use crate::instance::InstanceError;
 use crate::workload::{ContainerParts, TransientWorkload};
 
@@ -48,9 +48,6 @@ const MOUNTED: [&str; 11] = [
 
 /// Poll interval of the step's output and limits.
 const POLL: Duration = Duration::from_millis(100);
-
-/// Lines of output in a build error.
-const TAIL: usize = 20;
 
 /// A compile step to run.
 pub(super) struct CompileStep {

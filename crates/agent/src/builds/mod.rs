@@ -47,6 +47,9 @@ use crate::workload::{TransientWorkload, WorkloadKind};
 /// Time of a build besides its compile step.
 const OVERHEAD: Duration = Duration::from_secs(30 * 60);
 
+/// Lines of output in a build error.
+const TAIL: usize = 20;
+
 /// Most concurrent pulls. Each pull fetches up to three blobs at once.
 const PULLS_MAX: usize = 4;
 
