@@ -273,10 +273,9 @@ pub(crate) async fn contents(
             Ok((image.clone(), recipe.roles))
         }
         DeployCause::Rollback { to } => {
-            let view = server.core.view();
-            let release = view.records.release(app, *to);
+            let release = server.core.view().records.release(app, *to).cloned();
             let release = release.ok_or_else(|| fail(BuildPhase::Image, &format!("release {to} no longer exists")))?;
-            let (roles, _) = repeated_roles(server, app, release).await?;
+            let (roles, _) = repeated_roles(server, app, &release).await?;
             Ok((release.image.clone(), roles))
         }
         _ => Err(fail(BuildPhase::Source, "a plan needs an image or a release")),
@@ -327,9 +326,8 @@ async fn repeat_release(
     to: Option<gantry_model::ReleaseNumber>,
     output: &Output,
 ) -> Result<BuiltRelease, BuildError> {
-    let view = server.core.view();
     let number = to.or(deploy.previous);
-    let release = number.and_then(|number| view.records.release(&deploy.app, number));
+    let release = number.and_then(|number| server.core.view().records.release(&deploy.app, number).cloned());
     let release = release.ok_or_else(|| BuildError {
         phase: BuildPhase::Image,
         message: match number {
@@ -342,7 +340,7 @@ async fn repeat_release(
         Some(number) => output.step(&format!("Taking {number} again: {}", release.cause)),
         None => output.step(&format!("Releasing the image of {} with the new configuration", release.number)),
     }
-    let (roles, volumes) = repeated_roles(server, &deploy.app, release).await?;
+    let (roles, volumes) = repeated_roles(server, &deploy.app, &release).await?;
     if let Some(names) = volumes {
         output
             .note(&format!("Volumes of web: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }));
@@ -411,6 +409,33 @@ fn compile_limits(policy: &ClusterPolicy) -> CompileLimits {
     }
 }
 
+/// The records that a build begins with.
+struct BuildInput {
+    /// Creation time of the app.
+    created: Moment,
+    /// Name of the base, if the source or the app names one.
+    named: Option<BaseName>,
+    base_name: BaseName,
+    base: Digest,
+    /// An earlier build of the commit on this base.
+    known: Option<Arc<BuildRecord>>,
+}
+
+/// Reads the records that the build of a commit begins with. `base` is the name in the source.
+fn build_input(
+    server: &Server,
+    name: &AppName,
+    commit: &str,
+    base: Option<BaseName>,
+) -> Result<BuildInput, BuildError> {
+    let view = server.core.view();
+    let app = view.records.apps.get(name).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
+    let named = base.or_else(|| app.base.clone());
+    let (base_name, base) = find_base(&view.records, named.clone())?;
+    let known = view.records.builds.get(&(name.clone(), commit.to_owned())).filter(|known| known.base == base).cloned();
+    Ok(BuildInput { created: app.created, named, base_name, base, known })
+}
+
 /// Builds a release from the source of a push. A commit that was built before on the same base is not built again.
 async fn build_release(
     server: &Arc<Server>,
@@ -433,11 +458,7 @@ async fn build_release(
     // Checked before the compile step, which may take long.
     let early = defaults(server, &deploy.app, &recipe.env)?;
     check_roles(server, &deploy.app, &recipe.roles, &[], None, &early)?;
-    let view = server.core.view();
-    let app = view.records.apps.get(&deploy.app).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
-    let named = recipe.base.clone().or_else(|| app.base.clone());
-    let (base_name, base) = find_base(&view.records, named.clone())?;
-    let known = view.records.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
+    let BuildInput { created, named, base_name, base, known } = build_input(server, &deploy.app, commit, recipe.base)?;
     let known = match known {
         Some(known)
             if server
@@ -461,7 +482,7 @@ async fn build_release(
         output.step(&format!("Building on base {base_name}"));
         let order = BuildOrder {
             app: deploy.app.clone(),
-            created: app.created,
+            created,
             number: deploy.number,
             commit: commit.to_owned(),
             source: source.clone(),

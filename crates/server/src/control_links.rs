@@ -100,8 +100,7 @@ pub(crate) async fn serve_agent(
             changes.borrow_and_update();
             rules.borrow_and_update();
             members.borrow_and_update();
-            agent.revalidate(&caller, &server.core.view()).await?;
-            agent.rule(&server.core.view()).await?;
+            agent.revalidate(&server, &caller).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
             let revision = part.as_ref().map(|part| part.generation.0).unwrap_or_default();
             if let Some(part) = part {
@@ -169,8 +168,7 @@ pub(crate) async fn serve_router(
             changes.borrow_and_update();
             rules.borrow_and_update();
             members.borrow_and_update();
-            router.revalidate(&caller, &server.core.view()).await?;
-            router.rule(&server.core.view()).await?;
+            router.revalidate(&server, &caller).await?;
             let table = server.core.routing_table(&server.core.view());
             router.give(table.generation, &table).await?;
             tokio::select! {
@@ -204,8 +202,10 @@ async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &L
         return Ok(());
     };
     let (name, program, protocol) = (name.clone(), hello.program.clone(), version.0);
-    let observed = server.core.view().observed;
-    let (seen, began) = (observed.machines.get(&name).map(|machine| machine.seen), observed.began);
+    let (seen, began) = {
+        let view = server.core.view();
+        (view.observed.machines.get(&name).map(|machine| machine.seen), view.observed.began)
+    };
     let change = move |records: &RecordIndex, now: Moment| {
         let MachineFacts { id, capacity, addresses, subnet, architecture } = facts;
         let machine = Machine {
@@ -307,8 +307,26 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         Ok(link)
     }
 
-    /// Refuses a peer whose token was revoked or has expired, or whose machine was removed. Each message of the peer leads to this check.
-    async fn revalidate(&self, caller: &Caller, view: &ClusterView) -> Result<(), LinkError> {
+    /// Refuses a peer that may not be connected any more, and sends the rules of the cluster if the peer does not have
+    /// them. Each message of the peer leads to this check.
+    async fn revalidate(&mut self, server: &Server, caller: &Caller) -> Result<(), LinkError> {
+        let (refusal, policy) = {
+            let view = server.core.view();
+            (self.refusal(caller, &view), PeerPolicy::from(&view.records.policy))
+        };
+        if let Some(reason) = refusal {
+            self.stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
+            return Err(LinkError::Refused(reason));
+        }
+        if self.policy.as_ref() == Some(&policy) {
+            return Ok(());
+        }
+        self.policy = Some(policy.clone());
+        self.stream.sender.send(&ServerMessage::Policy(policy)).await
+    }
+
+    /// The reason to refuse a peer whose token was revoked or has expired, or whose machine was removed.
+    fn refusal(&self, caller: &Caller, view: &ClusterView) -> Option<String> {
         let machine = self.peer.machine();
         let removed = || {
             let record = view.records.machines.get(machine)?;
@@ -316,19 +334,7 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
             is_removed.then(|| Refusal::MachineRemoved { machine: machine.clone() }.to_string())
         };
         let refused = caller.revalidate(view).err().map(|problem| problem.to_string());
-        let Some(reason) = refused.or_else(removed) else { return Ok(()) };
-        self.stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
-        Err(LinkError::Refused(reason))
-    }
-
-    /// Sends the rules of the cluster if the peer does not have them.
-    async fn rule(&mut self, view: &ClusterView) -> Result<(), LinkError> {
-        let policy = PeerPolicy::from(&view.records.policy);
-        if self.policy.as_ref() == Some(&policy) {
-            return Ok(());
-        }
-        self.policy = Some(policy.clone());
-        self.stream.sender.send(&ServerMessage::Policy(policy)).await
+        refused.or_else(removed)
     }
 
     /// Sends the part if the peer does not have it.

@@ -20,18 +20,21 @@ const ID_DIGITS: usize = 12;
 
 /// Returns what a deploy for this cause would do now; without a cause, a deploy of the current release.
 pub(crate) async fn plan(server: &Server, app: &AppName, cause: Option<&DeployCause>) -> HttpResult<DeployPlan> {
+    find_changeable_app(&server.core.view().records, app)?;
+    let requested = match cause {
+        Some(cause) => Some(
+            builds::contents(server, app, cause)
+                .await
+                .map_err(|error| Problem::new(ErrorCode::ImageUnusable, error.message))?,
+        ),
+        None => None,
+    };
     let view = server.core.view();
     let record = find_changeable_app(&view.records, app)?;
     let current = record.current.and_then(|number| view.records.release(app, number));
-    let (image, roles) = match (cause, current) {
-        (Some(cause), _) => builds::contents(server, app, cause)
-            .await
-            .map_err(|error| Problem::new(ErrorCode::ImageUnusable, error.message))?,
-        (None, Some(current)) => (current.image.clone(), current.roles.clone()),
-        (None, None) => {
-            return Err(Problem::new(ErrorCode::NoRelease, format!("{app} has no release to deploy again")).into());
-        }
-    };
+    let repeated = current.map(|current| (current.image.clone(), current.roles.clone()));
+    let no_release = || Problem::new(ErrorCode::NoRelease, format!("{app} has no release to deploy again"));
+    let (image, roles) = requested.or(repeated).ok_or_else(no_release)?;
     let release = Release {
         app: app.clone(),
         number: ReleaseNumber(record.last_release.saturating_add(1)),

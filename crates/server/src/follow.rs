@@ -103,20 +103,26 @@ struct DeployFollower {
     begun: bool,
 }
 
+/// A deploy, and what is new about the deploy.
+struct DeployNews {
+    deploy: Arc<Deploy>,
+    /// Lines for the client.
+    lines: Vec<String>,
+    /// The last message, if the client waits no longer.
+    end: Option<DeployProgress>,
+}
+
 impl DeployFollower {
     async fn run(mut self) {
         let mut deploys = self.server.core.watch_deploys();
         loop {
             deploys.borrow_and_update();
-            let view = self.server.core.view();
-            let Some(deploy) = view.records.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned()
-            else {
-                return;
-            };
+            let is_first = self.shown.is_none();
+            let Some(DeployNews { deploy, lines, end }) = self.look() else { return };
             build_logs::bring(&self.server, &deploy).await;
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
-            if self.shown.is_none() && deploy.order.is_some() {
+            if is_first && deploy.order.is_some() {
                 drop(self.log.new_lines());
             }
             // The state is read before the log, so that lines written before a transition also appear before the
@@ -126,19 +132,11 @@ impl DeployFollower {
                     self.send_line(line).await;
                 }
             }
-            if !self.begun && deploy.state != DeployState::Queued {
-                self.begun = true;
-                for line in taken_back_before(&deploy, &view) {
-                    self.send_line(line).await;
-                }
+            for line in lines {
+                self.send_line(line).await;
             }
-            self.transition(&deploy, &view).await;
-            let held = waits_for_an_order(&deploy);
-            if deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy) {
-                let host = if held { held_host(&deploy) } else { self.app.to_string() };
-                let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
-                let _ =
-                    self.sender.send(DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }).await;
+            if let Some(end) = end {
+                let _ = self.sender.send(end).await;
                 return;
             }
             if self.sender.is_closed() {
@@ -152,36 +150,53 @@ impl DeployFollower {
         let _ = self.sender.send(DeployProgress::Line { text }).await;
     }
 
-    async fn transition(&mut self, deploy: &Deploy, view: &ClusterView) {
+    /// Reads the deploy, and what is new about the deploy since the last call; none if the deploy was removed.
+    fn look(&mut self) -> Option<DeployNews> {
+        let view = self.server.core.view();
+        let deploy = Arc::clone(view.records.deploys.get(&self.app)?.get(&self.number)?);
+        let mut lines = Vec::new();
+        if !self.begun && deploy.state != DeployState::Queued {
+            self.begun = true;
+            lines.extend(taken_back_before(&deploy, &view));
+        }
+        lines.extend(self.transition(&deploy, &view));
+        let held = waits_for_an_order(&deploy);
+        let ends = deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy);
+        let end = ends.then(|| {
+            let host = if held { held_host(&deploy) } else { self.app.to_string() };
+            let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
+            DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }
+        });
+        Some(DeployNews { deploy, lines, end })
+    }
+
+    /// The lines that announce a new state of the deploy, and a new cause of a wait.
+    fn transition(&mut self, deploy: &Deploy, view: &ClusterView) -> Vec<String> {
+        let mut lines = Vec::new();
         if self.shown != Some(deploy.state) {
             let before = self.shown.replace(deploy.state);
             self.waits = None;
             // A state that lasts milliseconds may go unseen. The reason for the revert is reported anyway.
             if deploy.state == DeployState::Reverted && before != Some(DeployState::Reverting) {
-                for line in refusal(deploy) {
-                    self.send_line(line).await;
-                }
+                lines.extend(refusal(deploy));
             }
             for state in skipped_states(before, deploy.state) {
-                for line in state_lines(deploy, *state, view, &self.server) {
-                    self.send_line(line).await;
-                }
+                lines.extend(state_lines(deploy, *state, view, &self.server));
             }
-            for line in state_lines(deploy, deploy.state, view, &self.server) {
-                self.send_line(line).await;
-            }
+            lines.extend(state_lines(deploy, deploy.state, view, &self.server));
         }
         // A short wait is no news.
         if view.now.since(deploy.entered) < SHORT_WAIT_MILLIS {
-            return;
+            return lines;
         }
         let wait = view.report.waits.get(&self.app).and_then(|waits| waits.first());
         if let Some(text) = wait.and_then(|wait| wait_text(deploy, wait))
             && self.waits.as_ref() != Some(&text)
         {
-            self.send_line(format!("       {text}")).await;
+            lines.push(format!("       {text}"));
             self.waits = Some(text);
         }
+        lines
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) async fn run(server: Arc<Server>) {
 /// Concludes each rename whose deploy is over. Returns the last failure; a rename that fails stops no other.
 async fn conclude_all(server: &Arc<Server>) -> Result<(), Problem> {
     let mut outcome = Ok(());
-    for rename in decided_renames(&server.core.view().records) {
+    let renames = decided_renames(&server.core.view().records);
+    for rename in renames {
         let (from, to) = (rename.from.clone(), rename.to.clone());
         if let Err(problem) = conclude(server, rename).await {
             tracing::error!(%from, %to, %problem, "cannot conclude a rename; trying again");

@@ -56,16 +56,19 @@ enum RestoreError {
 
 /// Brings the pushes that other servers accepted into an app's repository, from their packs in the blobs.
 async fn restore(server: &Server, app: &AppName, branch: &str) -> Result<(), RestoreError> {
-    let records = server.core.view().records;
+    let (packs, accepted) = {
+        let view = server.core.view();
+        (view.records.packs.get(app).cloned(), accepted_commits(&view.records, app))
+    };
     // A cloud of one server has packs, too, if its records come from the backup of several servers.
-    let Some(GitPacks { packs }) = records.packs.get(app) else { return Ok(()) };
+    let Some(GitPacks { packs }) = packs else { return Ok(()) };
     let restored = server.restored.of(app);
     let mut restored = restored.lock().await;
     if *restored {
         return Ok(());
     }
     let mut missing = false;
-    for GitPack { pack, commit } in packs {
+    for GitPack { pack, commit } in &packs {
         if server.repositories.has_commit(app, commit).await? {
             continue;
         }
@@ -87,7 +90,7 @@ async fn restore(server: &Server, app: &AppName, branch: &str) -> Result<(), Res
     if missing {
         tracing::warn!(%app, "some pushes of the repository are on no live server; the next push brings them again");
     }
-    for commit in accepted_commits(&records, app) {
+    for commit in accepted {
         if server.repositories.has_commit(app, &commit).await? {
             server.repositories.point(app, branch, &commit).await?;
             break;
@@ -99,23 +102,26 @@ async fn restore(server: &Server, app: &AppName, branch: &str) -> Result<(), Res
 
 /// Creates an app's repository, or repairs a damaged one.
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
-    let view = server.core.view();
-    // The files of a renamed app are on their way to the new name.
-    let App { branch, created, .. } = find_changeable_app(&view.records, app).map_err(ChangeError::from)?;
+    let (branch, created, accepted) = {
+        let view = server.core.view();
+        // The files of a renamed app are on their way to the new name.
+        let App { branch, created, .. } = find_changeable_app(&view.records, app).map_err(ChangeError::from)?;
+        (branch.clone(), *created, accepted_commits(&view.records, app))
+    };
     let failed = |error: GitError| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error)));
     // While another server led, the app may have been destroyed and created anew.
     let mark = server.servers.as_ref().map(|_| created.0.to_string());
     if let Some(mark) = &mark {
         server.repositories.remove_unless_marked(app, mark).map_err(failed)?;
     }
-    let mended = server.repositories.ensure(app, branch, &accepted_commits(&view.records, app)).await;
+    let mended = server.repositories.ensure(app, &branch, &accepted).await;
     for mended in mended.map_err(failed)? {
         report_repairs(server, app, &mended).await;
     }
     if let Some(mark) = &mark {
         server.repositories.mark(app, mark).map_err(failed)?;
     }
-    let restored = restore(server, app, branch).await;
+    let restored = restore(server, app, &branch).await;
     restored.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))
 }
 
@@ -136,8 +142,10 @@ async fn report_repairs(server: &Server, app: &AppName, mended: &Repair) {
 
 /// Checks the repository of each app, so that damage by a power loss is known before the next push.
 pub(crate) async fn look_at_all(server: Arc<Server>) {
-    let records = server.core.view().records;
-    let apps = records.apps.values().filter(|app| app.rename.is_none()).map(|app| app.name.clone());
+    let apps: Vec<AppName> = {
+        let view = server.core.view();
+        view.records.apps.values().filter(|app| app.rename.is_none()).map(|app| app.name.clone()).collect()
+    };
     for app in apps {
         match open(&server, &app).await {
             Ok(()) => {}

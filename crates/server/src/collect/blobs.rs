@@ -16,24 +16,29 @@ use crate::servers::collect_copies;
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server, pins: &JobPins) -> Result<u64, BlobError> {
     let held = server.gc_pins.oldest().unwrap_or_else(SystemTime::now);
-    let view = server.core.view();
-    let grace = Duration::from_millis(view.records.policy.collect_grace().millis());
-    // After the wall clock jumped forward, files seem older than they are.
-    let grace = grace.saturating_add(view.jumps.forward_within(reading().awake, grace));
+    let grace = {
+        let view = server.core.view();
+        let grace = Duration::from_millis(view.records.policy.collect_grace().millis());
+        // After the wall clock jumped forward, files seem older than they are.
+        grace.saturating_add(view.jumps.forward_within(reading().awake, grace))
+    };
     let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
-    let records = server.core.view().records;
-    let mut used = UsedBlobs::find(&server.blobs, &records, pins.images.clone()).await?;
+    let mut used = UsedBlobs::find_in_records(server, pins.images.clone()).await?;
     if used.is_incomplete && server.servers.as_ref().is_some_and(|servers| !servers.away().is_empty()) {
         tracing::warn!(
             "a server is away and may have blobs that no other server has; no blob is removed until it is back"
         );
         return Ok(0);
     }
-    let forgotten = used.forgotten(&records, before);
+    let (forgotten, manifests) = {
+        let view = server.core.view();
+        let manifests = view.records.manifests.values().flat_map(|all| all.keys()).cloned().collect();
+        (used.forgotten(&view.records, before), manifests)
+    };
     // Keeps the blobs of forgotten manifests for one more round: a client may have asked for one of them before now.
-    used.follow(&server.blobs, records.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
+    used.follow(&server.blobs, manifests).await?;
     let forget = |records: &RecordIndex, now: Moment| {
         Ok((unchanged(records, forgotten).into_iter().chain(of_the_future(records, now)).collect(), ()))
     };
@@ -87,7 +92,14 @@ impl UsedBlobs {
     /// Finds the digests in use on this server.
     pub(crate) async fn of(server: &Server) -> Result<Self, BlobError> {
         let pins = JobPins::read(server).await.unwrap_or_default();
-        Self::find(&server.blobs, &server.core.view().records, pins.images).await
+        Self::find_in_records(server, pins.images).await
+    }
+
+    /// Finds the digests in use by the records of each step. A manifest that is pushed meanwhile only adds digests.
+    async fn find_in_records(server: &Server, more: Vec<Digest>) -> Result<Self, BlobError> {
+        let roots = roots(&server.core.view().records);
+        let referrers = |used: &Self| used.referrers(&server.core.view().records);
+        Self::find(&server.blobs, roots.into_iter().chain(more), referrers).await
     }
 
     /// Returns the digests in use.
@@ -96,12 +108,16 @@ impl UsedBlobs {
     }
 
     /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
-    async fn find(blobs: &BlobStore, records: &RecordIndex, more: Vec<Digest>) -> Result<Self, BlobError> {
+    async fn find(
+        blobs: &BlobStore,
+        roots: impl IntoIterator<Item = Digest>,
+        referrers: impl Fn(&Self) -> Vec<Digest>,
+    ) -> Result<Self, BlobError> {
         let mut used = Self::default();
-        let mut next: Vec<Digest> = roots(records).into_iter().chain(more).collect();
+        let mut next: Vec<Digest> = roots.into_iter().collect();
         while !next.is_empty() {
             used.follow(blobs, next).await?;
-            next = used.referrers(records);
+            next = referrers(&used);
         }
         Ok(used)
     }
@@ -209,7 +225,7 @@ mod tests {
         let young = push(&mut records, 2000, 7, None).await;
         records.apply(StoreRecord::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
 
-        let used = UsedBlobs::find(&blobs, &records, Vec::new()).await.expect("read");
+        let used = UsedBlobs::find(&blobs, roots(&records), |used| used.referrers(&records)).await.expect("read");
         for kept in [&tagged, &signature, &of_signature, &image(2), &image(3), &image(4)] {
             assert!(used.contains(kept), "{kept}");
         }
@@ -249,6 +265,7 @@ mod tests {
         let mut used = UsedBlobs::default();
         used.follow(&blobs, vec![victim, hostile]).await.expect("read");
         assert!(used.contains(&image(2)));
-        assert!(UsedBlobs::find(&blobs, &records, Vec::new()).await.expect("read").contains(&image(2)));
+        let used = UsedBlobs::find(&blobs, roots(&records), |used| used.referrers(&records)).await.expect("read");
+        assert!(used.contains(&image(2)));
     }
 }

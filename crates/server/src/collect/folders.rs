@@ -14,8 +14,13 @@ pub(super) fn collect(server: &Server) {
     let [repositories, logs] = ["git", "builds"].map(|folder| names(&data.join(folder)));
     // Reads the records anew for each name, after listing the folders. A record is written before its files, and
     // measuring and removing the preceding folders takes time.
-    let records = || server.core.view().records;
-    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| records().apps.contains_key(&app));
+    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| server.core.view().records.apps.contains_key(&app));
+    let is_deploy = |app: &str, number: DeployNumber| {
+        AppName::parse(app).is_ok_and(|app| {
+            let view = server.core.view();
+            view.records.deploys.get(&app).is_some_and(|deploys| deploys.contains_key(&number))
+        })
+    };
     for name in repositories {
         if name.strip_suffix(".git").is_some_and(|app| !is_app(app)) {
             remove(&data.join("git").join(&name));
@@ -23,10 +28,7 @@ pub(super) fn collect(server: &Server) {
     }
     for name in logs {
         let Some((app, number)) = log_of(&name) else { continue };
-        let records = records();
-        let known = AppName::parse(app).ok().and_then(|app| records.deploys.get(&app));
-        let kept = known.is_some_and(|deploys| deploys.contains_key(&number));
-        if !kept {
+        if !is_deploy(app, number) {
             remove(&data.join("builds").join(&name));
         }
     }

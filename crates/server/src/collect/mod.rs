@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_model::AppName;
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::time::Instant;
 
@@ -69,7 +70,8 @@ async fn round(server: &Arc<Server>) {
     let own = Arc::clone(server);
     tokio::task::spawn_blocking(move || folders::collect(&own)).await.unwrap_or_else(|error| wrong("folders", &error));
     server.core.compact().await.unwrap_or_else(|error| wrong("old revisions", &error));
-    for app in server.core.view().records.apps.keys() {
+    let apps: Vec<AppName> = server.core.view().records.apps.keys().cloned().collect();
+    for app in &apps {
         server.repositories.tidy(app).await.unwrap_or_else(|error| wrong("a repository", &error));
     }
 }

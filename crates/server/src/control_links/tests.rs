@@ -381,7 +381,7 @@ mod routers {
         router.send(change(lines())).await;
         let core = &running.server.core;
         let seen = |_: &[Value]| {
-            let observed = core.view().observed;
+            let observed = Arc::clone(&core.view().observed);
             let (_, seen) = observed.routers.iter().find(|(router, _)| router.number == number)?;
             seen.counts.get(&app()).is_some_and(|counts| counts.refused == 3).then(|| seen.clone())
         };

@@ -174,8 +174,10 @@ pub(crate) async fn run(server: Arc<Server>) {
     let mut changes = server.core.watch_deploys();
     loop {
         changes.borrow_and_update();
-        let view = server.core.view();
-        let spaces = view.records.apps.values().map(|app| app.volume_folder().clone()).collect();
+        let spaces = {
+            let view = server.core.view();
+            view.records.apps.values().map(|app| app.volume_folder().clone()).collect()
+        };
         // A server on a read-only disk has no keyspaces.
         let _ = server.coordination.retain(spaces).await;
         // The interval repeats a removal that could not be written.

@@ -12,7 +12,7 @@
 //! - `notify`: wakes only those whose part changed.
 //! - `routing_table`: assembles the routers' table from the routes of all apps, once per revision.
 //!
-//! Handlers read a [`ClusterView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
+//! Handlers read a [`CoreView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
 //! refreshes the time of the report, and neither plans nor wakes anything.
 
 #[cfg(test)]
@@ -22,6 +22,7 @@ mod notify;
 mod routing_table;
 mod task;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use gantry_admission::Admitted;
@@ -46,6 +47,21 @@ pub use gantry_cluster::ClusterView;
 /// Most messages that wait for the core.
 const INBOX_MAX: usize = 256;
 
+/// The cluster's state at one moment, for reading at once.
+///
+/// A view shares the records and the reports with the core. While a reader holds a view, the core copies the maps that it
+/// changes. A handler therefore takes what it needs, and drops the view before it waits: `clippy.toml` forbids a view
+/// across an `.await`. For the same reason nothing moves out of a view.
+pub(crate) struct CoreView(ClusterView);
+
+impl Deref for CoreView {
+    type Target = ClusterView;
+
+    fn deref(&self) -> &ClusterView {
+        &self.0
+    }
+}
+
 /// A handle to the core.
 #[derive(Clone)]
 pub(crate) struct CoreHandle {
@@ -59,8 +75,8 @@ pub(crate) struct CoreHandle {
 
 impl CoreHandle {
     /// Returns the current view.
-    pub(crate) fn view(&self) -> ClusterView {
-        self.published.get()
+    pub(crate) fn view(&self) -> CoreView {
+        CoreView(self.published.get())
     }
 
     /// Subscribes to changes of a machine's part of the plan.

@@ -206,8 +206,7 @@ impl PushConversation<'_> {
     ) -> Result<DeployNumber, PushError> {
         let mut base = PushBase { new: update.new.clone(), old: update.old.clone(), asked: BTreeMap::new() };
         // A push that must be refused is refused before the tree is stored.
-        let records = self.server.core.view().records;
-        let questions = check_history(&records, app, &base).map_err(PushError::refused)?;
+        let questions = check_history(&self.server.core.view().records, app, &base).map_err(PushError::refused)?;
         self.ask(app, &mut base, questions).await?;
         let gc_pin = self.server.gc_pins.take();
         let source = self.store_tree().await?;

@@ -92,13 +92,12 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> H
     let CreateApp { name, base, branch, hosts } = body;
     let new = NewApp { name, base, branch, hosts };
     caller.mutate(&server, move |actor| actor.create_app(new)).await?;
-    let view = server.core.view();
-    let app = find_app(&view.records, &app)?;
     // A destroyed app of the same name may have left files; the new app must not inherit them.
-    crate::collect::forget_app(&server, app.name.clone()).await?;
-    server.jobs.forget_signing_key(&app.name).await;
-    repositories::open(&server, &app.name).await?;
-    Ok(app_info(&server, &view, app))
+    crate::collect::forget_app(&server, app.clone()).await?;
+    server.jobs.forget_signing_key(&app).await;
+    repositories::open(&server, &app).await?;
+    let view = server.core.view();
+    Ok(app_info(&server, &view, find_app(&view.records, &app)?))
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<AppInfo> {
@@ -142,11 +141,12 @@ async fn set_config(
 /// Returns the environment variables set by the current release's image. Returns none if the app has no release or
 /// the image cannot be read; in the latter case the next deploy reports the error.
 async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
-    let view = server.core.view();
-    let current = view.records.apps.get(app).and_then(|app| app.current);
-    let Some(release) = current.and_then(|number| view.records.release(app, number)) else {
-        return Vec::new();
+    let release = {
+        let view = server.core.view();
+        let current = view.records.apps.get(app).and_then(|app| app.current);
+        current.and_then(|number| view.records.release(app, number)).cloned()
     };
+    let Some(release) = release else { return Vec::new() };
     let image = server.images.image(&release.image).await.ok();
     image.and_then(|(_, image)| image.config.env).unwrap_or_default()
 }
@@ -167,11 +167,10 @@ async fn set_hosts(Call { server, caller, at, body, .. }: Call<endpoints::SetHos
 async fn set_branch(Call { server, caller, at, body, .. }: Call<endpoints::SetBranch>) -> HttpResult<()> {
     let target = at.app.clone();
     caller.mutate(&server, move |actor| actor.change_branch(&target, body.branch)).await?;
-    let view = server.core.view();
-    let branch = &find_app(&view.records, &at.app)?.branch;
+    let branch = find_app(&server.core.view().records, &at.app)?.branch.clone();
     // Points the repository's HEAD at the new branch. The repository was not damaged, so its list of repairs is
     // ignored.
-    let opened = server.repositories.ensure(&at.app, branch, &[]).await;
+    let opened = server.repositories.ensure(&at.app, &branch, &[]).await;
     opened.map_err(|error| Problem::internal(crate::causes(&error)))?;
     Ok(())
 }

@@ -48,12 +48,12 @@ async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<Code
 
 /// Finds a code.
 pub(super) fn find(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<CodeInfo> {
-    let records = server.core.view().records;
-    find_app(&records, app)?;
+    let view = server.core.view();
+    find_app(&view.records, app)?;
     let missing = || {
         Problem::new(ErrorCode::CodeNotFound, format!("{app} has no code {name}")).hint("`gantry code ls` lists them")
     };
-    Ok(records.code(app, name).and_then(|code| code_info(code)).ok_or_else(missing)?)
+    Ok(view.records.code(app, name).and_then(|code| code_info(code)).ok_or_else(missing)?)
 }
 
 /// Describes a code.
@@ -125,10 +125,10 @@ pub(super) struct NewCode {
 impl NewCode {
     /// The image of the stack. Refuses an upload that cannot become a code.
     pub(super) fn base(&self, server: &Server) -> HttpResult<Digest> {
-        let records = server.core.view().records;
-        check_upload(&records, &self.app, &self.name)?;
+        let view = server.core.view();
+        check_upload(&view.records, &self.app, &self.name)?;
         let stack = &self.stack;
-        if let Some(base) = records.bases.get(stack) {
+        if let Some(base) = view.records.bases.get(stack) {
             return Ok(base.image.clone());
         }
         let problem = match Stack::named(stack.as_str()) {

@@ -272,10 +272,12 @@ async fn rotate_callback_key(Call { server, at, .. }: Call<endpoints::RotateCall
 
 async fn signing_key(server: &Server, project: AppName, rotate: bool) -> HttpResult<CallbackKey> {
     require_shared_queue(server)?;
-    let records = server.core.view().records;
-    // Jobs of an image belong to its repository, which may have no app.
-    if !records.tags.contains_key(project.as_str()) {
-        find_app(&records, &project)?;
+    {
+        let view = server.core.view();
+        // Jobs of an image belong to its repository, which may have no app.
+        if !view.records.tags.contains_key(project.as_str()) {
+            find_app(&view.records, &project)?;
+        }
     }
     let full = || Problem::new(ErrorCode::QueueFull, "too many apps have a key that signs callbacks");
     let key = server.jobs.signing_key(project, rotate).await?.ok_or_else(full)?;

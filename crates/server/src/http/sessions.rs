@@ -148,14 +148,20 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Htt
     })
 }
 
+/// The instance in which a command runs, and its machine.
+fn exec_target(server: &Server, app: &AppName, wanted: Option<&str>) -> HttpResult<(AllocationId, MachineName)> {
+    let view = server.core.view();
+    find_app(&view.records, app)?;
+    let instance = find_instance(&view, app, wanted)?;
+    let machine = machine_of(&view, &instance)
+        .ok_or_else(|| Problem::new(ErrorCode::InstanceNotFound, format!("{instance} has ended")))?;
+    Ok((instance, machine))
+}
+
 async fn exec(mut call: Call<endpoints::Exec>) -> HttpResult<Response> {
     let person = call.take_upgrade()?;
     let Call { server, caller, at: endpoints::Exec { app }, body, .. } = call;
-    let view = server.core.view();
-    find_app(&view.records, &app)?;
-    let instance = find_instance(&view, &app, body.instance.as_deref())?;
-    let machine = machine_of(&view, &instance)
-        .ok_or_else(|| Problem::new(ErrorCode::InstanceNotFound, format!("{instance} has ended")))?;
+    let (instance, machine) = exec_target(&server, &app, body.instance.as_deref())?;
     let action = AuditAction::ExecOpened { instance: instance.clone() };
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
     let kind = SessionKind::Exec { instance, command: body.command, terminal: body.terminal };
@@ -165,8 +171,7 @@ async fn exec(mut call: Call<endpoints::Exec>) -> HttpResult<Response> {
 async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
     let person = call.take_upgrade()?;
     let Call { server, caller, at: endpoints::Run { app }, body, .. } = call;
-    let view = server.core.view();
-    let record = find_app(&view.records, &app)?;
+    find_app(&server.core.view().records, &app)?;
     let image = match &body.image {
         Some(reference) => Some(registry::resolve(&server, &caller, reference).await?),
         None => None,
@@ -175,12 +180,16 @@ async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
         let message = format!("a run of another image gets no volume of {app}");
         return Err(Problem::new(ErrorCode::InvalidVolume, message).hint("leave out the volumes, or the image").into());
     }
-    let (release, mut spec) = one_off_spec(&view, &app, image.clone())?;
-    let (mounts, alone) = one_off_volumes(&view, &app, std::mem::take(&mut spec.role.volumes), &body.volumes)?;
-    spec.role.volumes = mounts;
-    spec.role.kind = Kind::OneOff;
-    spec.volumes_of.clone_from(&record.volumes_of);
-    let machines = machines_for_one_off(&server, &view, &app, &body.volumes).await?;
+    let (release, spec, alone) = {
+        let view = server.core.view();
+        let (release, mut spec) = one_off_spec(&view, &app, image.clone())?;
+        let (mounts, alone) = one_off_volumes(&view, &app, std::mem::take(&mut spec.role.volumes), &body.volumes)?;
+        spec.role.volumes = mounts;
+        spec.role.kind = Kind::OneOff;
+        spec.volumes_of.clone_from(&find_app(&view.records, &app)?.volumes_of);
+        (release, spec, alone)
+    };
+    let machines = machines_for_one_off(&server, &app, &body.volumes).await?;
     let (action, of) = (AuditAction::RunOpened { release, image }, app.clone());
     caller.mutate(&server, move |actor| actor.record(Some(&of), action)).await?;
     let kind = SessionKind::Run {
@@ -237,14 +246,13 @@ const ASKED_FOR_ONE_OFF: usize = 3;
 /// The machines that may take a one-off, best first: the one with its volumes, or those with the fewest instances.
 async fn machines_for_one_off(
     server: &Server,
-    view: &ClusterView,
     app: &AppName,
     wanted: &BTreeMap<VolumeName, Option<String>>,
 ) -> HttpResult<Vec<MachineName>> {
-    let folder = view.records.apps.get(app).map_or(app, |app| app.volume_folder());
+    let folder = server.core.view().records.apps.get(app).map_or(app, |app| app.volume_folder()).clone();
     let mut found: Option<(MachineName, &VolumeName)> = None;
     for name in wanted.keys() {
-        let machine = machine_of_volume(server, view, (app, folder, name)).await?;
+        let machine = machine_of_volume(server, (app, &folder, name)).await?;
         match &found {
             Some((other, of)) if *other != machine => {
                 let message =
@@ -255,7 +263,7 @@ async fn machines_for_one_off(
             None => found = Some((machine, name)),
         }
     }
-    let mut machines = found.map_or_else(|| by_use(view), |(machine, _)| vec![machine]);
+    let mut machines = found.map_or_else(|| by_use(&server.core.view()), |(machine, _)| vec![machine]);
     machines.truncate(ASKED_FOR_ONE_OFF);
     if machines.is_empty() { Err(no_machine().into()) } else { Ok(machines) }
 }

@@ -24,10 +24,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<StackInfo>> {
-    let records = server.core.view().records;
+    let view = server.core.view();
     let info = |stack: &Stack| {
         let name: BaseName = parse_name(stack.name)?;
-        let base = records.bases.get(&name).cloned().map(base_info);
+        let base = view.records.bases.get(&name).cloned().map(base_info);
         let packages = stack.packages.iter().map(|package| (*package).to_owned()).collect();
         Ok(StackInfo { name, about: stack.about.to_owned(), packages, base })
     };

@@ -37,6 +37,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<ClusterStatus> {
+    let space = disk_usage(&server).await;
     let view = server.core.view();
     let observed = &view.observed;
     Ok(ClusterStatus {
@@ -53,7 +54,7 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
         routers: observed.routers.iter().map(|(name, router)| (name.clone(), router_status(&view, router))).collect(),
         routes: view.records.plan.routing.revision,
         apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
-        space: disk_usage(&server).await,
+        space,
         servers: server.servers.as_ref().map(OtherServers::info).unwrap_or_default(),
         warnings: warnings(&server, &view)
             .into_iter()

@@ -102,15 +102,17 @@ pub(super) async fn find_all(server: &Server, folder: Option<&AppName>) -> HttpR
 /// the volume's folder. A volume that is on no machine belongs on the machine with the fewest instances.
 pub(super) async fn machine_of_volume(
     server: &Server,
-    view: &ClusterView,
     (app, folder, name): (&AppName, &AppName, &VolumeName),
 ) -> HttpResult<MachineName> {
-    let nowhere = || least_used(view).ok_or_else(|| no_machine().into());
-    if view.records.machines.len() < 2 {
-        return nowhere();
-    }
-    if let Some(machine) = assigned_machine(view, app, name) {
-        return Ok(machine);
+    let nowhere = || least_used(&server.core.view()).ok_or_else(|| no_machine().into());
+    {
+        let view = server.core.view();
+        if view.records.machines.len() < 2 {
+            return nowhere();
+        }
+        if let Some(machine) = assigned_machine(&view, app, name) {
+            return Ok(machine);
+        }
     }
     let FoundVolumes { volumes, unreachable } = find_all(server, Some(folder)).await?;
     let mut machines = volumes.into_iter().filter(|volume| volume.name == *name).map(|volume| volume.machine);

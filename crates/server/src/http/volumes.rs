@@ -26,12 +26,11 @@ use crate::core::ClusterView;
 
 /// Works on one volume.
 async fn work(server: &Server, app: &AppName, name: &VolumeName, what: VolumeAction) -> HttpResult<VolumeInfo> {
-    let view = server.core.view();
-    let folder = folder_of(&view.records, app)?;
-    let machine = machine_of_volume(server, &view, (app, &folder, name)).await?;
+    let folder = folder_of(&server.core.view().records, app)?;
+    let machine = machine_of_volume(server, (app, &folder, name)).await?;
     let request = VolumeRequest::One { app: folder, name: name.clone(), what };
     match ask(server, &machine, request).await? {
-        VolumeAnswer::One { volume } => Ok(with_roles(&view, *volume)),
+        VolumeAnswer::One { volume } => Ok(with_roles(&server.core.view(), *volume)),
         _ => Err(unexpected(&machine).into()),
     }
 }
@@ -80,9 +79,9 @@ fn with_roles(view: &ClusterView, report: VolumeReport) -> VolumeInfo {
 }
 
 async fn list_of(server: &Server, app: Option<AppName>) -> HttpResult<VolumeList> {
-    let view = server.core.view();
-    let folder = app.map(|app| folder_of(&view.records, &app)).transpose()?;
+    let folder = app.map(|app| folder_of(&server.core.view().records, &app)).transpose()?;
     let FoundVolumes { volumes, unreachable } = find_all(server, folder.as_ref()).await?;
+    let view = server.core.view();
     Ok(VolumeList { volumes: volumes.into_iter().map(|volume| with_roles(&view, volume)).collect(), unreachable })
 }
 
@@ -143,9 +142,8 @@ async fn begin(
     (app, volume): (AppName, VolumeName),
     (action, audited): (VolumeAction, AuditAction),
 ) -> HttpResult<Response> {
-    let view = server.core.view();
-    let folder = folder_of(&view.records, &app)?;
-    let machine = machine_of_volume(server, &view, (&app, &folder, &volume)).await?;
+    let folder = folder_of(&server.core.view().records, &app)?;
+    let machine = machine_of_volume(server, (&app, &folder, &volume)).await?;
     caller.mutate(server, move |actor| actor.record(Some(&app), audited)).await?;
     let request = VolumeRequest::One { app: folder, name: volume, what: action };
     Ok(join_connections(server, person, vec![machine], SessionKind::Volumes { request }))
@@ -161,10 +159,12 @@ async fn export(mut call: Call<endpoints::Export>) -> HttpResult<Response> {
 async fn import(mut call: Call<endpoints::Import>) -> HttpResult<Response> {
     let person = call.take_upgrade()?;
     let Call { server, caller, at: endpoints::Import { app, name }, body, .. } = call;
-    let view = server.core.view();
-    // A mistyped name would make a volume that no app ever uses.
-    find_app(&view.records, &app)?;
-    let largest = roles(&view, &app, &name).map(|(_, role, _)| role.limits.disk).max();
+    let largest = {
+        let view = server.core.view();
+        // A mistyped name would make a volume that no app ever uses.
+        find_app(&view.records, &app)?;
+        roles(&view, &app, &name).map(|(_, role, _)| role.limits.disk).max()
+    };
     let limit: Size = body.limit.or(largest).unwrap_or(ResourceLimits::default().disk);
     let audited = AuditAction::VolumeImported { volume: name.clone() };
     let action = VolumeAction::Import { replace: body.replace, limit };

@@ -1,9 +1,11 @@
 //! Removal of the records of servers whose machines were removed, by the leader.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::JoinRole;
+use gantry_model::{JoinRole, MachineName};
+use gantry_records::MemberRecord;
 use gantry_store::{StoreError, Txn, TxnCondition};
 use gantry_supervision::{Backoff, ReconcileLoop};
 
@@ -17,16 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 impl OtherServers {
     /// Forgets the servers that do not live and whose machines do not belong to the cluster any more.
     pub(crate) async fn forget_removed(&self, server: &Server) -> Result<(), StoreError> {
-        let view = server.core.view();
-        let members = &view.records.members;
-        let is_server = |name: &String| {
-            members.iter().any(|(machine, member)| machine.as_str() == name && member.role == JoinRole::Server)
-        };
-        // Without members, servers share the store alone, and no command removes them.
-        let removed: Vec<String> = match members.is_empty() {
-            true => Vec::new(),
-            false => self.away().into_iter().filter(|name| !is_server(name)).collect(),
-        };
+        let removed = self.removed(&server.core.view().records.members);
         if removed.is_empty() {
             return Ok(());
         }
@@ -35,6 +28,18 @@ impl OtherServers {
         self.store.commit(txn).await?;
         tracing::info!(servers = removed.join(","), "servers of removed machines are forgotten");
         Ok(())
+    }
+
+    /// The servers that do not live and whose machines are not among the members.
+    fn removed(&self, members: &BTreeMap<MachineName, Arc<MemberRecord>>) -> Vec<String> {
+        let is_server = |name: &String| {
+            members.iter().any(|(machine, member)| machine.as_str() == name && member.role == JoinRole::Server)
+        };
+        // Without members, servers share the store alone, and no command removes them.
+        match members.is_empty() {
+            true => Vec::new(),
+            false => self.away().into_iter().filter(|name| !is_server(name)).collect(),
+        }
     }
 }
 

@@ -31,12 +31,14 @@ const QUEUE_CAPACITY: usize = 256;
 const ASKED_AT_ONCE: usize = 64;
 
 pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<LogItem>> {
-    let view = server.core.view();
-    find_app(&view.records, &at.app)?;
     let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
-    let since = since.map(|since| view.jumps.earliest_stamp(view.now, since));
+    let (since, machines) = {
+        let view = server.core.view();
+        find_app(&view.records, &at.app)?;
+        (since.map(|since| view.jumps.earliest_stamp(view.now, since)), asked_machines(&view))
+    };
     let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow };
-    let (sources, unreachable) = open_sources(&server, asked_machines(&view), &query).await?;
+    let (sources, unreachable) = open_sources(&server, machines, &query).await?;
     let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
     tokio::spawn(async move {
         let relayed = async {
