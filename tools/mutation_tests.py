@@ -251,7 +251,7 @@ MUTATIONS = [
     ("tokens for administrators alone", "crates/api/src/endpoints/tokens.rs",
      'List: GET "/v1/tokens", Admin,', 'List: GET "/v1/tokens", Read,',
      "-p gantry-testbed --test scopes"),
-    ("an invalid request body blamed on the client", "crates/server/src/http/mod.rs",
+    ("an invalid request body blamed on the client", "crates/server/src/http/parse.rs",
      "|error| invalid_request(format!(\"the request's body: {error}\"))",
      "|error| Problem::internal(format!(\"the request's body: {error}\"))", "-p gantry-testbed --test fuzz"),
     ("memory left beside slow clients", "crates/server/src/connections.rs",

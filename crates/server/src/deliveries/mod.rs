@@ -13,6 +13,7 @@
 
 mod forward;
 mod request;
+mod reservation_id;
 mod signature;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use gantry_queue_store::{
 use tokio::task::{JoinError, JoinSet};
 
 use self::request::PushedMessage;
+pub(crate) use self::reservation_id::parse_reservation_id;
 use crate::gc_pins::GcPin;
 use crate::jobs::JobsError;
 use crate::outbound::{HostSlots, OutboundClient, OutboundError, OutboundRequest, PER_HOST};
@@ -221,17 +223,6 @@ async fn prepare(
     }
 }
 
-/// The id of a reservation as subscribers see it.
-fn reservation_id(id: DeliveryId, reservation: Reservation) -> String {
-    format!("{id}-{}", reservation.0)
-}
-
-/// The delivery and the reservation that an id names.
-pub(crate) fn parse_reservation_id(text: &str) -> Option<(DeliveryId, Reservation)> {
-    let (id, reservation) = text.split_once('-')?;
-    Some((DeliveryId(id.parse().ok()?), Reservation(reservation.parse().ok()?)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,12 +242,5 @@ mod tests {
         }
         let (answer, status, note) = judged(&Err(OutboundError::Timeout), true);
         assert_eq!((answer, status, note.as_deref()), (ReceiverAnswer::Failed, None, Some("no response within 10 s")));
-    }
-
-    #[test]
-    fn the_id_of_a_reservation_names_the_delivery() {
-        let id = reservation_id(DeliveryId(7), Reservation(3));
-        assert_eq!(parse_reservation_id(&id), Some((DeliveryId(7), Reservation(3))));
-        assert_eq!(parse_reservation_id("7"), None);
     }
 }

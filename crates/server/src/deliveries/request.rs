@@ -7,7 +7,7 @@ use gantry_queue::{PushHeaders, ReceiverUrl, Reservation};
 use gantry_queue_store::{DeliveryId, MessageId, MessageQueueName, SigningKey};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::reservation_id;
+use super::reservation_id::reservation_id;
 use super::signature::{HEADER, signature};
 use crate::outbound::OutboundRequest;
 

@@ -192,7 +192,7 @@ where
     let (mut parts, body) = request.into_parts();
     let caller = Caller::from_request_parts(&mut parts, &server).await?;
     let parameters = RawPathParams::from_request_parts(&mut parts, &()).await;
-    let parameters = parameters.map_err(|rejection| super::invalid_request(rejection.body_text()))?;
+    let parameters = parameters.map_err(|rejection| super::parse::invalid_request(rejection.body_text()))?;
     let at = E::from_path(|name| parameters.iter().find(|(known, _)| *known == name).map(|(_, value)| value));
     let at = at.map_err(invalid_path)?;
     let Params(query) = Params::<E::Query>::from_request_parts(&mut parts, &()).await?;

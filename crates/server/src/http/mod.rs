@@ -17,12 +17,14 @@ mod jobs;
 mod logs;
 mod machines;
 mod members;
+mod parse;
 mod policy;
 mod pulls;
 mod queues;
 pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
+mod response;
 mod schedules;
 pub(crate) mod sessions;
 mod stacks;
@@ -35,106 +37,22 @@ mod volumes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{map_response, map_response_with_state};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use bytes::Bytes;
-use gantry_admission::Refusal;
 use gantry_api::{ErrorCode, Problem};
-use http::request::Parts;
-use http::{StatusCode, header};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use call::Routes;
 pub(crate) use job_info::job_result;
 pub(crate) use jobs::resolve as resolve_job;
+pub(crate) use parse::{Params, parse_body, parse_name};
+use response::with_code;
+pub(crate) use response::{ErrorResponse, HttpResult, UNBUFFERED, json};
 
-use crate::ChangeError;
 use crate::Server;
-
-/// Response header that turns off buffering in nginx and compatible proxies in front of the API. Clients read
-/// followed responses line by line.
-pub(crate) const UNBUFFERED: (http::HeaderName, http::HeaderValue) =
-    (http::HeaderName::from_static("x-accel-buffering"), http::HeaderValue::from_static("no"));
 
 /// Size limit of other JSON bodies in bytes.
 const BODY_MAX: usize = 1 << 20;
-
-/// Result of a handler: the response, or the error response.
-pub(crate) type HttpResult<T = Response> = Result<T, ErrorResponse>;
-
-/// Error response made from a [`Problem`].
-#[derive(Debug)]
-pub(crate) struct ErrorResponse(pub(crate) Problem);
-
-impl From<Problem> for ErrorResponse {
-    fn from(problem: Problem) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<ChangeError> for ErrorResponse {
-    fn from(error: ChangeError) -> Self {
-        Self(error.into())
-    }
-}
-
-impl From<Refusal> for ErrorResponse {
-    fn from(refusal: Refusal) -> Self {
-        ChangeError::from(refusal).into()
-    }
-}
-
-impl IntoResponse for ErrorResponse {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let text = serde_json::to_vec(&self.0).unwrap_or_default();
-        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
-        response.extensions_mut().insert(self.0);
-        if status == StatusCode::UNAUTHORIZED {
-            let ask = http::HeaderValue::from_static("Basic realm=\"gantry\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
-        }
-        response
-    }
-}
-
-/// Serializes a value into a JSON response.
-pub(crate) fn json(value: &impl Serialize) -> HttpResult {
-    let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
-}
-
-/// Error response for a request that cannot be understood.
-fn invalid_request(message: String) -> Problem {
-    Problem::new(ErrorCode::InvalidRequest, message)
-}
-
-/// Parses a JSON request body.
-pub(crate) fn parse_body<T: DeserializeOwned>(bytes: &Bytes) -> HttpResult<T> {
-    Ok(serde_json::from_slice(bytes).map_err(|error| invalid_request(format!("the request's body: {error}")))?)
-}
-
-/// Query parameters of a request. An invalid query is refused with the same error response as any other bad request.
-pub(crate) struct Params<T>(pub(crate) T);
-
-impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
-    type Rejection = ErrorResponse;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> HttpResult<Self> {
-        let params = Query::try_from_uri(&parts.uri);
-        let Query(value) =
-            params.map_err(|error| invalid_request(format!("the request's query: {}", error.body_text())))?;
-        Ok(Self(value))
-    }
-}
-
-/// Parses a name taken from the path.
-pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> HttpResult<T> {
-    text.parse().map_err(|error: T::Err| Problem::new(ErrorCode::InvalidName, error.to_string()).into())
-}
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
@@ -191,25 +109,6 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/3/projects/{project}/{*path}", any(iron::messages).layer(DefaultBodyLimit::disable()))
         .fallback(endpoint_not_found)
         .with_state(server)
-}
-
-/// Gives each error response a code: axum itself refuses methods, bodies and paths without one.
-async fn with_code(response: Response) -> Response {
-    let status = response.status();
-    let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.extensions().get::<Problem>().is_some() {
-        return response;
-    }
-    let code = match status {
-        StatusCode::METHOD_NOT_ALLOWED => ErrorCode::MethodNotAllowed,
-        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::RequestTooLarge,
-        status if status.is_client_error() => ErrorCode::InvalidRequest,
-        _ => ErrorCode::Internal,
-    };
-    let allow = response.headers().get(header::ALLOW).cloned();
-    let mut coded = ErrorResponse(Problem::new(code, code.description().meaning)).into_response();
-    coded.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
-    coded
 }
 
 async fn endpoint_not_found(request: Request) -> ErrorResponse {

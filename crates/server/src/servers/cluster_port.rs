@@ -9,7 +9,7 @@ use axum::Router;
 use gantry_records::{AUTHORITY_KEY, AuthorityRecord, RecordError};
 use gantry_supervision::{Backoff, Retry};
 
-use super::Node;
+use super::node::Node;
 use crate::ServerError;
 use crate::membership::ServerTrust;
 

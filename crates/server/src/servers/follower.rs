@@ -11,7 +11,7 @@ use std::time::Duration;
 use gantry_supervision::{Backoff, Retry};
 use tokio::net::TcpStream;
 
-use super::Node;
+use super::node::Node;
 use crate::ServerError;
 use crate::leadership::{Claim, KEY, Leadership, OtherLeader, claim, depose};
 

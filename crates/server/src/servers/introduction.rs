@@ -13,7 +13,8 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use gantry_trust::Peer;
 use http::{HeaderMap, Method, header};
 
-use super::{Node, transport};
+use super::node::Node;
+use super::transport;
 use crate::http::auth::secret;
 use crate::http::{HttpResult, json, parse_body};
 use crate::settings::PeerAddress;

@@ -17,14 +17,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
+use super::keys::{KNOWN, LIVE, PREFIX, SECRET};
 use crate::settings::PeerAddress;
 use crate::{ServerSettings, tokens};
-
-/// Prefix of the keys.
-const PREFIX: &str = "servers/";
-const LIVE: &str = "servers/live/";
-pub(super) const KNOWN: &str = "servers/known/";
-const SECRET: &str = "servers/secret";
 
 /// Version of the records.
 const VERSION: u32 = 1;
@@ -34,11 +29,6 @@ const TTL: Duration = Duration::from_secs(5);
 
 /// Interval of renewals, and of reading the records.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// True for a key of the records of servers.
-pub(crate) fn is_server_key(key: &str) -> bool {
-    key.starts_with(PREFIX)
-}
 
 /// Record of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,8 @@
 //! - `follower`: waits for vacant leadership.
 //! - `gate`: gives each request to this server's own term or to the leader, or holds it for a moment while no server leads.
 //! - `forward`: one request on its way to the leader, with its streams and upgrades. `transport`: requests between servers.
-//! - `membership`: which servers there are, and which live.
+//! - `node`: one of the servers. `membership`: which servers there are, and which live. `keys`: the keys of their records.
+//! - `other_servers`: the other servers, as the leader sees them.
 //! - `cluster_port`: the port for machines, people and the other servers, over TLS. It is open whether the server leads or
 //!   follows.
 //! - `introduction`: a follower's agent and administrator are known to the cluster, too.
@@ -26,19 +27,19 @@ mod follower;
 mod forward;
 mod gate;
 mod introduction;
+mod keys;
 mod membership;
+mod node;
+mod other_servers;
 mod peer_api;
 mod removed;
 mod replicas;
 mod transport;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::types::{ServerBlobs, ServerInfo};
 use gantry_blobs::BlobStore;
-use gantry_model::Digest;
 use gantry_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -48,8 +49,10 @@ pub(crate) use self::copies::{collect_copies, repair_copies};
 pub(crate) use self::forward::ForwardingServer;
 use self::gate::{Gate, LeadingTerm};
 pub(crate) use self::introduction::introduced;
-pub(crate) use self::membership::is_server_key;
-use self::membership::{Membership, ServerRecord};
+pub(crate) use self::keys::is_server_key;
+use self::membership::Membership;
+use self::node::Node;
+pub(crate) use self::other_servers::OtherServers;
 use self::peer_api::PeerApi;
 pub(crate) use self::removed::forget_removed_servers;
 use self::replicas::PeerBlobs;
@@ -62,69 +65,6 @@ const TERM_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause between two terms. A term that cannot begin is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// The other servers, as the server that leads sees them.
-pub(crate) struct OtherServers {
-    pub(crate) membership: Arc<Membership>,
-    blobs: Arc<PeerBlobs>,
-    leadership: Leadership,
-    store: Arc<dyn Store>,
-}
-
-impl OtherServers {
-    /// Describes all servers. This one leads.
-    pub(crate) fn info(&self) -> Vec<ServerInfo> {
-        let own = &self.membership.own().name;
-        let info = |(ServerRecord { name, address, .. }, lives)| ServerInfo {
-            leads: name == *own,
-            name,
-            address: address.address,
-            lives,
-        };
-        self.membership.all().into_iter().map(info).collect()
-    }
-
-    /// Returns which of the blobs each other server has.
-    pub(crate) async fn find_blobs(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<String, ServerBlobs> {
-        let own = &self.membership.own().name;
-        let mut found = BTreeMap::new();
-        for (peer, lives) in self.membership.all().into_iter().filter(|(peer, _)| peer.name != *own) {
-            let silent = |reason: String| ServerBlobs { has: Vec::new(), silent: Some(reason) };
-            let blobs = match lives {
-                false => silent("is away".to_owned()),
-                true => match self.blobs.list(&peer).await {
-                    Ok(list) => {
-                        let has = list.into_keys().filter(|digest| wanted.contains(digest)).collect();
-                        ServerBlobs { has, silent: None }
-                    }
-                    Err(error) => silent(format!("did not answer: {}", crate::causes(&error))),
-                },
-            };
-            found.insert(peer.name, blobs);
-        }
-        found
-    }
-
-    /// Returns the names of all known servers.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.membership.all().into_iter().map(|(record, _)| record.name).collect()
-    }
-
-    /// Returns the names of the known servers that do not live.
-    pub(crate) fn away(&self) -> Vec<String> {
-        self.membership.all().into_iter().filter(|(_, lives)| !lives).map(|(record, _)| record.name).collect()
-    }
-}
-
-/// One of several servers.
-struct Node {
-    store: Arc<dyn Store>,
-    settings: ServerSettings,
-    candidate: Candidate,
-    blobs: BlobStore,
-    membership: Arc<Membership>,
-    gate: Arc<Gate>,
-}
 
 /// Runs one of several servers until `shutdown` completes.
 pub(crate) async fn run(

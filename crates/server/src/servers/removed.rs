@@ -9,8 +9,8 @@ use gantry_records::MemberRecord;
 use gantry_store::{StoreError, Txn, TxnCondition};
 use gantry_supervision::{Backoff, ReconcileLoop};
 
-use super::OtherServers;
-use super::membership::KNOWN;
+use super::keys::KNOWN;
+use super::other_servers::OtherServers;
 use crate::{Server, leadership};
 
 /// Poll interval for the records of the servers.

@@ -62,7 +62,7 @@ impl FromRequestParts<Arc<Server>> for AppCaller {
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> HttpResult<Self> {
         let caller = Caller::from_request_parts(parts, server).await?;
         let read = RawPathParams::from_request_parts(parts, server).await;
-        let read = read.map_err(|rejection| super::invalid_request(rejection.body_text()))?;
+        let read = read.map_err(|rejection| super::parse::invalid_request(rejection.body_text()))?;
         let parameters: Vec<(String, String)> =
             read.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let of = |name: &str| parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);

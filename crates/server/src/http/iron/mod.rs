@@ -152,7 +152,7 @@ impl IronCall {
     fn query<T: DeserializeOwned>(&self) -> HttpResult<T> {
         let query = Query::try_from_uri(&self.parts.uri);
         let Query(query) =
-            query.map_err(|error| super::invalid_request(format!("the query: {}", error.body_text())))?;
+            query.map_err(|error| super::parse::invalid_request(format!("the query: {}", error.body_text())))?;
         Ok(query)
     }
 
