@@ -8,7 +8,8 @@
 //! the cluster. Planning the apps that an event affects gives the same as planning everything. The two apps of a rename
 //! are always planned together.
 //!
-//! Begin with [`plan`]. The parts, in the order they run; each uses only `input`, `demand` and `draft`:
+//! Begin with [`plan`]: from `scope`, `desired` and `policy` to a `decision`. The parts, in the order they run; each uses
+//! only `input`, `demand` and `draft`:
 //! - `index`: which machines have instances of an app; the caller keeps the index between calls;
 //! - `input`: the inputs, indexed by app; `demand`: the instances that a release asks for;
 //! - `deploys`: each app's active deploy takes at most one transition of its state machine;
@@ -20,193 +21,37 @@
 //!
 //! Rejected: storing the plan's steps as a list of commands. A list must be resumed; a state is simply read again.
 
+mod decision;
 mod demand;
 mod deploys;
+mod desired;
 mod draft;
 mod index;
 mod input;
 mod instances;
 mod loads;
 mod moves;
+mod policy;
 mod routes;
+mod scope;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_model::{
-    AllocationNumbers, App, AppName, AppRoutes, ClusterPolicy, Deploy, HostName, MachineName, MachinePlan,
-    MachineTunnels, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds,
-    TrustedProxies,
-};
+use gantry_model::{App, AppName, Deploy, Moment, ObservedCluster, Plan};
 use gantry_placement::MachineReadiness;
-use serde::{Deserialize, Serialize};
 
 use draft::DraftParts;
 use input::PlanningInput;
 use instances::AssignedSlots;
 use routes::Revisions;
 
+pub use decision::{PlanDecision, PlanReport, RoutesGroup};
+pub use desired::{DesiredApp, DesiredCluster};
 pub use index::ClusterIndex;
 pub use loads::{MachineLoads, unregistered};
-
-/// The desired state: apps with their releases and deploys.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DesiredCluster {
-    /// Apps by name.
-    pub apps: BTreeMap<AppName, DesiredApp>,
-    /// Proxies that every app trusts.
-    pub trusted_proxies: TrustedProxies,
-    /// Tunnel addresses of the machines.
-    pub tunnels: MachineTunnels,
-}
-
-/// One app, its releases and its deploys.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DesiredApp {
-    /// The app.
-    pub app: App,
-    /// Releases by number: at least the current release and those that an unfinished deploy names.
-    pub releases: BTreeMap<ReleaseNumber, Arc<Release>>,
-    /// The deploys that are not final, oldest first.
-    pub deploys: Vec<Deploy>,
-}
-
-/// Policy that an operator may set.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlannerPolicy {
-    /// Drain time: how long a retired instance may finish its requests.
-    pub drain: Seconds,
-    /// Bake time: how long the old release stands by after promotion.
-    pub watch: Seconds,
-    /// Deploy deadline: how long a deploy may make no progress.
-    pub progress: Seconds,
-    /// Domain of all apps: each app is reached as `<app>.<domain>`.
-    pub domain: HostName,
-    /// Budget of moves that spread the copies of a role.
-    pub rebalance: RebalanceBudget,
-}
-
-/// Budget of moves that spread the copies of a role over machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RebalanceBudget {
-    /// Most copies of a role that move at the same time.
-    pub copies: u16,
-    /// How long all copies of a role must be ready before one of them moves.
-    pub interval: Seconds,
-}
-
-impl From<&ClusterPolicy> for RebalanceBudget {
-    fn from(policy: &ClusterPolicy) -> Self {
-        Self { copies: policy.rebalance_copies(), interval: policy.rebalance_interval() }
-    }
-}
-
-impl PlannerPolicy {
-    /// Creates the default policy for `domain`.
-    #[must_use]
-    pub fn new(domain: HostName) -> Self {
-        Self { domain, ..Self::from(&ClusterPolicy::default()) }
-    }
-}
-
-impl From<&ClusterPolicy> for PlannerPolicy {
-    fn from(policy: &ClusterPolicy) -> Self {
-        Self {
-            drain: policy.drain(),
-            watch: policy.bake_time(),
-            progress: policy.deadline(),
-            domain: policy.domain(),
-            rebalance: RebalanceBudget::from(policy),
-        }
-    }
-}
-
-/// Scope of a planning pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PlanScope {
-    /// The apps, including apps that have instances or routes and no record. Both apps of a rename are in the scope, or
-    /// none.
-    pub apps: BTreeSet<AppName>,
-    /// Machines whose reports are news.
-    pub machines: BTreeSet<MachineName>,
-}
-
-/// Inputs of a planning pass.
-#[derive(Debug, Clone, Copy)]
-pub struct PlannerInput<'a> {
-    /// The apps and machines to plan.
-    pub scope: &'a PlanScope,
-    /// The apps of the scope that have a record.
-    pub desired: &'a DesiredCluster,
-    /// The latest reports.
-    pub observed: &'a ObservedCluster,
-    /// The plan before.
-    pub previous: &'a Plan,
-    /// The index over `previous` and `observed`.
-    pub index: &'a ClusterIndex,
-    /// Policy of the cluster.
-    pub policy: &'a PlannerPolicy,
-    /// The present moment.
-    pub now: Moment,
-}
-
-/// Result of a planning pass: everything that changes.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PlanDecision {
-    /// The numbers of allocations that change. To be written before the parts that have the allocations.
-    pub numbers: BTreeMap<AppName, Arc<AllocationNumbers>>,
-    /// The machines' parts that change.
-    pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
-    /// The part that all routes share, if it changes. To be written before the routes.
-    pub routing: Option<RoutingHead>,
-    /// The routes that change, by rising revision. The routes of one group are to be written in one transaction: hosts
-    /// move from one app of the group to another.
-    pub routes: Vec<RoutesGroup>,
-    /// The apps whose records change.
-    pub apps: Vec<App>,
-    /// The deploys whose records change.
-    pub deploys: Vec<Deploy>,
-    /// Destroyed apps without remaining instances: their records can be deleted.
-    pub gone: Vec<AppName>,
-    /// Reasons for the plan, for each app of the scope that waits.
-    pub report: PlanReport,
-}
-
-/// Routes that change together.
-pub type RoutesGroup = Vec<(AppName, Arc<AppRoutes>)>;
-
-impl PlanDecision {
-    /// Reports whether no record changes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let Self { numbers, machines, routing, routes, apps, deploys, gone, report: _ } = self;
-        numbers.is_empty()
-            && machines.is_empty()
-            && routing.is_none()
-            && routes.is_empty()
-            && apps.is_empty()
-            && deploys.is_empty()
-            && gone.is_empty()
-    }
-
-    /// Returns the plan that the decision leads to.
-    #[must_use]
-    pub fn applied_to(&self, previous: &Plan) -> Plan {
-        let mut plan = previous.clone();
-        plan.numbers.extend(self.numbers.iter().map(|(app, numbers)| (app.clone(), Arc::clone(numbers))));
-        plan.machines.extend(self.machines.iter().map(|(machine, part)| (machine.clone(), Arc::clone(part))));
-        self.routing.iter().for_each(|head| plan.put_routing(head.clone()));
-        self.routes.iter().flatten().for_each(|(app, routes)| plan.put_routes(app.clone(), Arc::clone(routes)));
-        plan
-    }
-}
-
-/// Reasons that accompany a plan.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlanReport {
-    /// Reasons why each app waits, most important first.
-    pub waits: BTreeMap<AppName, Vec<Reason>>,
-}
+pub use policy::{PlannerPolicy, RebalanceBudget};
+pub use scope::{PlanScope, PlannerInput};
 
 /// Plans all apps and machines, and builds the indexes for this call alone. All machines that report take copies.
 #[must_use]
