@@ -1,7 +1,8 @@
-//! The end of each command's help: examples, and the settings that the command reads. The reference page of the
-//! manual and the manual pages come from the same source.
+//! The program's help, which lists the commands by group, and the end of each command's help: examples, and the
+//! settings that the command reads. The reference page of the manual and the manual pages come from the same source.
 
 mod examples;
+mod groups;
 mod man;
 #[cfg(test)]
 mod reference;
@@ -41,7 +42,12 @@ fn with_help(mut command: Command, path: &str) -> Command {
         command = command.mut_subcommand(name, |sub| with_help(sub, &joined(path, name)));
     }
     let end = end(&command, path);
-    command.mut_args(|arg| named(arg, path)).after_help(end)
+    let command = command.mut_args(|arg| named(arg, path)).after_help(end);
+    if !path.is_empty() {
+        return command;
+    }
+    let template = groups::template(&command);
+    command.help_template(template)
 }
 
 /// Position of the flags of every command in a help: after the command's own flags, which count from 0.

@@ -3,6 +3,7 @@
 
 use clap::{Arg, Args as _, Command};
 
+use super::groups::GROUPS;
 use crate::args::{Machine, Remote};
 
 const HEAD: &str = "\
@@ -21,6 +22,11 @@ fn page() -> String {
     let remote = Remote::augment_args(Command::new(""));
     let machine = Machine::augment_args(Command::new(""));
     let mut page = HEAD.to_owned();
+    page.push_str("\n## Commands by purpose\n\n| purpose | commands |\n|---|---|\n");
+    for group in &GROUPS {
+        let names: Vec<String> = group.commands.iter().map(|name| format!("`{name}`")).collect();
+        page.push_str(&format!("| {} | {} |\n", group.title, names.join(", ")));
+    }
     page.push_str("\n## Flags of every command\n\n");
     page.push_str(&flags(remote.get_arguments()));
     page.push_str("\n## Flags of a machine\n\nThe commands that run on a server's machine have these flags: ");
