@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hiring::Worker;
 use crate::launch::{ContainerIdentity, IDENTITY, LaunchOutcome, UNRELEASED};
+use crate::sandbox_error::SandboxError;
 use crate::spec::ContainerSpec;
 use crate::worker::{ProbeOutcome, WorkerTask};
 
@@ -23,57 +24,6 @@ pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 static INIT: &[u8] = include_bytes!(env!("GANTRY_INIT"));
-
-/// Reasons why a container could not be created, found or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// The launcher could not be started, or the connection to it failed.
-    #[error("cannot {action} the container launcher")]
-    Launcher {
-        /// The attempted action.
-        action: &'static str,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// The launcher did not respond in time.
-    #[error("the container launcher did not respond within {0} s")]
-    NoResponse(u64),
-    /// The launcher ended without a result.
-    #[error("the container launcher ended without a result")]
-    NoResult,
-    /// The container could not be created: the launcher's report, with the failed operation and its causes.
-    #[error("{0}")]
-    Launch(String),
-    /// The container is not running.
-    #[error("the container is not running")]
-    NotRunning,
-    /// The machine does not support idmapped mounts: the probe's report.
-    #[error("{0}")]
-    Unmapped(String),
-    /// Gantry could not use one of its own files or folders.
-    #[error("cannot {action} {path}")]
-    File {
-        /// The attempted action.
-        action: &'static str,
-        /// Path of the file or folder.
-        path: PathBuf,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// The kernel refused an operation.
-    #[error(transparent)]
-    Linux(#[from] gantry_linux::LinuxError),
-    /// A process did not end after SIGKILL: the process waits inside the kernel.
-    #[error("process {0} does not end after SIGKILL; it waits inside the kernel (see /proc/{0}/stack)")]
-    Unkillable(i32),
-}
-
-impl SandboxError {
-    /// A failed action with the launcher.
-    pub(crate) fn launcher(action: &'static str) -> impl Fn(io::Error) -> Self {
-        move |source| Self::Launcher { action, source }
-    }
-}
 
 /// The end of an application, as init recorded the exit.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

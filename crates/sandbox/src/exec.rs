@@ -25,8 +25,9 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
-use crate::container::{Container, SandboxError};
+use crate::container::Container;
 use crate::hiring::{Worker, WorkerKill, descriptors};
+use crate::sandbox_error::SandboxError;
 use crate::spec::ProcessUser;
 use crate::worker::WorkerTask;
 use crate::{passing, posture};

@@ -20,9 +20,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
-use crate::container::SandboxError;
 use crate::launcher::LAUNCHER_COMMAND;
 use crate::passing;
+use crate::sandbox_error::SandboxError;
 use crate::worker::WorkerTask;
 
 /// Timeout of the launcher's fork.

@@ -19,7 +19,7 @@ use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use rustix::process::{Signal, fchdir, pivot_root, umask};
 use rustix::thread::UnshareFlags;
 
-use crate::launcher::InitProgram;
+use crate::init_program::InitProgram;
 use crate::spec::{BindMount, ContainerNetwork, ContainerSpec, ProcessUser};
 use crate::{cgroupfs, posture};
 

@@ -20,8 +20,8 @@ use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, boot_id, st
 use gantry_linux::{LinuxError, WithAction};
 use serde::{Deserialize, Serialize};
 
+use crate::init_program::InitProgram;
 use crate::inside::{Handshake, Inheritance, become_container};
-use crate::launcher::InitProgram;
 use crate::spec::ContainerSpec;
 
 /// Identity of a container's pid 1, unambiguous even if the kernel reuses the process id. The worker writes the

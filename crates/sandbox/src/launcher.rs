@@ -12,18 +12,18 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gantry_error::ErrorChain;
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::process::{ForkSide, SingleThreaded, boot_id, close_inherited};
-use gantry_linux::{LinuxError, WithAction, mounts};
+use gantry_linux::{LinuxError, WithAction};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
+use crate::init_program::InitProgram;
 use crate::{passing, posture, worker};
 
 /// First argument that makes the program the resident launcher. The second argument is the path of init, if the caller
@@ -49,27 +49,6 @@ pub fn launcher_main() -> Option<ExitCode> {
         Err(error) => {
             eprintln!("gantry: the container launcher ends: {}", ErrorChain(&error));
             Some(ExitCode::FAILURE)
-        }
-    }
-}
-
-/// The static init, open as a read-only copy, so that no container can write to the file through `/proc/1/exe`.
-#[derive(Debug)]
-pub(crate) struct InitProgram {
-    path: PathBuf,
-    copy: OwnedFd,
-}
-
-impl InitProgram {
-    fn open(path: PathBuf) -> Result<Self, LinuxError> {
-        Ok(Self { copy: mounts::read_only_copy_of(&path)?, path })
-    }
-
-    /// The program at `path`: the open one, or another.
-    pub(crate) fn at(open: Option<Self>, path: &Path) -> Result<OwnedFd, LinuxError> {
-        match open {
-            Some(open) if open.path == path => Ok(open.copy),
-            _ => Ok(Self::open(path.to_owned())?.copy),
         }
     }
 }

@@ -29,19 +29,22 @@ mod container;
 mod exec;
 mod filter;
 mod hiring;
+mod init_program;
 mod inside;
 mod launch;
 mod launcher;
 mod passing;
 mod posture;
+mod sandbox_error;
 mod seed;
 mod slot;
 mod spec;
 mod worker;
 
-pub use container::{Container, ExitRecord, SandboxError, install_init, kill_all, kill_rest, launch, probe_users};
+pub use container::{Container, ExitRecord, install_init, kill_all, kill_rest, launch, probe_users};
 pub use exec::{ExecOutcome, ExecSession, ExecSpec, exec};
 pub use launcher::{LAUNCHER_COMMAND, launcher_main};
+pub use sandbox_error::SandboxError;
 pub use slot::{PreparedSlot, end_own_slots, end_slots, slot_group};
 pub use spec::{
     BindMount, ContainerLimits, ContainerNetwork, ContainerSpec, LogFiles, ProcessUser, RootFilesystem, SlotSpec,

@@ -30,9 +30,9 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, waitpid};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::init_program::InitProgram;
 use crate::inside::{Inheritance, open_ports};
 use crate::launch::{ChildOf, ContainerChild, ContainerIdentity, LaunchOutcome, lock_state};
-use crate::launcher::InitProgram;
 use crate::passing;
 use crate::spec::{ContainerNetwork, ContainerSpec, SlotSpec};
 use crate::worker::{DEADLINE, read_message, write_message};

@@ -9,9 +9,10 @@
 use gantry_linux::cgroup::Cgroup;
 use serde::de::DeserializeOwned;
 
-use crate::container::{Container, LAUNCH_TIMEOUT, SandboxError, kill_rest};
+use crate::container::{Container, LAUNCH_TIMEOUT, kill_rest};
 use crate::hiring::Worker;
 use crate::launch::LaunchOutcome;
+use crate::sandbox_error::SandboxError;
 use crate::seed::SlotOutcome;
 use crate::spec::{ContainerSpec, SlotSpec};
 use crate::worker::WorkerTask;

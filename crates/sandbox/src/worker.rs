@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::{self, ExecRequest};
+use crate::init_program::InitProgram;
 use crate::launch::{self, LaunchOutcome};
-use crate::launcher::InitProgram;
 use crate::spec::{ContainerSpec, SlotSpec};
 use crate::{passing, seed};
 
