@@ -130,17 +130,13 @@ pub async fn connect(client: &Client, path: &str, hello: Hello) -> Result<Connec
     tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| LinkError::Silent)?
 }
 
-/// Serves the upgraded connection of an agent or a router until it ends. Each stream of messages is served by a task
-/// that
-/// `serve` returns.
-pub async fn accept<F>(connection: Upgraded, serve: impl Fn(LinkStream) -> F + Clone + Send + 'static)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
+/// Serves the upgraded connection of an agent or a router until it ends. `serve` starts a task for each stream of
+/// messages.
+pub async fn accept(connection: Upgraded, serve: impl Fn(LinkStream) + Send + 'static) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (sender, body) = lines::channel();
         let receiver = LineReceiver::new(request.into_body());
-        tokio::spawn(serve(LinkStream { sender, receiver }));
+        serve(LinkStream { sender, receiver });
         async { Ok::<_, Infallible>(Response::new(body)) }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

@@ -27,6 +27,7 @@ async fn server<F: Future<Output = ()> + Send + 'static>(
             let serve = serve.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
+                let serve = move |stream| drop(tokio::spawn(serve(stream)));
                 tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
                 async {
                     let response = Response::builder().status(101).header("connection", "upgrade");

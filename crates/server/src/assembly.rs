@@ -2,6 +2,7 @@
 
 use gantry_blobs::BlobStore;
 use gantry_git::Repositories;
+use gantry_supervision::TaskSet;
 
 use crate::clock_offsets::ClockOffsets;
 use crate::control_links::ControlLinks;
@@ -40,6 +41,8 @@ pub(crate) struct Server {
     pub(crate) coordination: Coordination,
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) image_requests: ImageRequests,
+    /// The tasks that serve one client or one object.
+    pub(crate) tasks: TaskSet,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
     /// The server's means to admit machines; none in a cloud of one machine.
@@ -98,6 +101,7 @@ pub(crate) fn assemble(
         coordination,
         builds: builds::RunningBuilds::default(),
         image_requests: ImageRequests::default(),
+        tasks: TaskSet::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),
         membership,

@@ -21,6 +21,7 @@ use gantry_records::{BuildRecord, RecordIndex};
 use tokio::sync::Semaphore;
 
 use crate::gc_pins::GcPin;
+use crate::tasks::BUILD;
 use crate::why::BuildState;
 use crate::{Server, build_logs, build_orders, tokens};
 
@@ -116,7 +117,7 @@ fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
         let job = BuildJob { output: Arc::clone(&output), created: deploy.created, _pin: server.gc_pins.take() };
         running.insert(key.clone(), job);
         let registration = BuildRegistration { server: Arc::clone(server), key };
-        tokio::spawn(run_build(registration, deploy, output, Arc::clone(slots)));
+        server.tasks.spawn(BUILD, run_build(registration, deploy, output, Arc::clone(slots)));
     }
 }
 

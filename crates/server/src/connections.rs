@@ -22,9 +22,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use gantry_supervision::TaskSet;
 use gantry_trust::{Credentials, Peer};
 
 use crate::core;
+use crate::tasks::CONNECTION;
 
 /// Timeout for the head of a request, and for the next request on a kept connection. The router uses the same timeout.
 const HEAD: Duration = Duration::from_secs(75);
@@ -50,12 +52,12 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves HTTP/1.1, which the command line, git and registry clients speak.
 pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible {
-    let (places, builder) = (places(), builder());
+    let (places, builder, tasks) = (places(), builder(), TaskSet::default());
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
         let Some(stream) = accept(listener).await else { continue };
         let connection = serve_stream(&builder, stream, router.clone(), Peer::Anonymous);
-        tokio::spawn(async move {
+        tasks.spawn(CONNECTION, async move {
             connection.await;
             drop(place);
         });
@@ -69,12 +71,12 @@ pub(crate) async fn serve_tls(
     credentials: Credentials,
     router: Router,
 ) -> Infallible {
-    let (places, builder) = (places(), builder());
+    let (places, builder, tasks) = (places(), builder(), TaskSet::default());
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
         let Some(stream) = accept(&listener).await else { continue };
         let (tls, credentials, router, builder) = (tls.clone(), credentials.clone(), router.clone(), builder.clone());
-        tokio::spawn(async move {
+        tasks.spawn(CONNECTION, async move {
             let address = stream.peer_addr();
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                 Ok(Ok(stream)) => {

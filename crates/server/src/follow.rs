@@ -14,6 +14,7 @@ use gantry_model::{
 use tokio::sync::mpsc;
 
 use crate::core::ClusterView;
+use crate::tasks::STREAM;
 use crate::{Server, build_logs};
 
 /// Poll interval of a build's log.
@@ -53,8 +54,8 @@ pub(crate) fn follow(
     until: FollowLimit,
 ) -> mpsc::Receiver<DeployProgress> {
     let (sender, receiver) = mpsc::channel(64);
-    let server = Arc::clone(server);
-    tokio::spawn(async move {
+    let (tasks, server) = (&server.tasks, Arc::clone(server));
+    tasks.spawn(STREAM, async move {
         let log = LogFile { path: build_logs::path(&server.settings, &app, number), read: 0 };
         DeployFollower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
     });

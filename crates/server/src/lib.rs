@@ -65,6 +65,7 @@ mod scheduler;
 mod servers;
 mod session_broker;
 mod settings;
+mod tasks;
 mod tokens;
 mod warnings;
 mod why;

@@ -26,6 +26,9 @@ use crate::{
 /// Timeout for the core to end, after a task beside it has ended.
 const CORE_END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Timeout of the tasks that serve clients, at the end of a term. They are dropped where they wait.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Interval between checks whether a read-only disk takes writes again.
 const WRITABLE_POLL: Duration = Duration::from_secs(2);
 
@@ -116,6 +119,7 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
         false => (Coordination::closed(), None),
     };
     let server = Arc::new(assemble(settings, core, blobs, membership, servers, coordination, writes)?);
+    let tasks_of_clients = server.tasks.clone();
     let serving = serve(&server)?;
     // These tasks run for as long as the term does, and end with it.
     let mut tasks = tokio::task::JoinSet::new();
@@ -151,6 +155,10 @@ pub(crate) async fn lead<S: Future<Output = Infallible>>(
         () = shutdown => Ok(()),
     };
     tasks.shutdown().await;
+    let left = tasks_of_clients.shut_down(SHUTDOWN_TIMEOUT).await;
+    if left > 0 {
+        tracing::warn!(left, "tasks of the server are still running at the end of the term");
+    }
     // A server that lost leadership, or its store, has nothing to give up.
     if !matches!(ended, Err(ServerError::NotLeading(_) | ServerError::Store(_))) {
         leadership.resign().await;

@@ -64,10 +64,12 @@ async fn server(lines: Vec<Value>) -> (String, mpsc::UnboundedReceiver<Heard>) {
     (url, heard)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
 async fn serve(upgrade: OnUpgrade, path: String, lines: Vec<Value>, teller: mpsc::UnboundedSender<Heard>) {
     let connection = upgrade.await.expect("an upgrade");
     let Some(session) = path.strip_prefix("/internal/v1/sessions/") else {
-        return link::accept(connection, move |stream| talk(stream, lines.clone(), teller.clone())).await;
+        let talk = move |stream| drop(tokio::spawn(talk(stream, lines.clone(), teller.clone())));
+        return link::accept(connection, talk).await;
     };
     let mut connection = TokioIo::new(connection);
     while let Ok(Some(frame)) = Frame::read(&mut connection).await {

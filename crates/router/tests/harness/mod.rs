@@ -201,6 +201,7 @@ where
 {
     let address = app(false, move |mut request: Request<Incoming>| {
         let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
+        let serve = move |stream| drop(tokio::spawn(serve(stream)));
         tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
         async {
             let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);

@@ -93,6 +93,7 @@ fn records() -> Vec<StoreRecord> {
 }
 
 impl RunningServer {
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = settings(folder.path());

@@ -9,6 +9,7 @@ use gantry_model::AppName;
 
 use super::{Coordination, CoordinationError};
 use crate::Server;
+use crate::tasks::LOCK_PLACE;
 
 /// A request for a lock.
 pub(crate) struct AcquireOrder {
@@ -43,7 +44,8 @@ impl Drop for PlaceGuard {
         let Some(undo) = self.undo.take() else { return };
         let (server, space) = (Arc::clone(&self.server), self.space.clone());
         // If this fails, the place ends with its lease.
-        tokio::spawn(async move { drop(server.coordination.run(&space, undo).await) });
+        let tasks = server.tasks.clone();
+        tasks.spawn(LOCK_PLACE, async move { drop(server.coordination.run(&space, undo).await) });
     }
 }
 

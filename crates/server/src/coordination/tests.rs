@@ -21,6 +21,7 @@ struct Leader {
 }
 
 impl Leader {
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn start(store: &Arc<dyn Store>, name: &str) -> Self {
         let leadership = leadership::acquire(store, &Candidate::named(name)).await.expect("the leadership");
         let (own, task) = Coordination::start(Arc::clone(store), leadership.clone());

@@ -173,7 +173,9 @@ pub(crate) async fn start(
     task.adopt_policy(&settings.policy).await?;
     let (published, notifier, table) = (task.published(), task.notifier(), Arc::default());
     let handle = CoreHandle { messages, published, notifier, table, store, leadership };
-    Ok((handle, tokio::spawn(task.run(inbox))))
+    #[expect(clippy::disallowed_methods, reason = "the term awaits the handle")]
+    let task = tokio::spawn(task.run(inbox));
+    Ok((handle, task))
 }
 
 /// Returns the wall clock's time, for comparison with dates. Durations are taken from [`ClusterView::now`].

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use self::conversation::{HookSocket, PushConversation};
 pub(crate) use self::open_pushes::OpenPushes;
+use crate::tasks::{HOOK, INSPECTION};
 use crate::{Server, ServerError, repositories};
 
 /// Pause after a failed accept (such as too many open files).
@@ -33,10 +34,10 @@ pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + 
         .map_err(|source| failed("guard", source))?;
     let server = Arc::clone(server);
     Ok(async move {
-        drop(tokio::spawn(repositories::look_at_all(Arc::clone(&server))));
+        server.tasks.spawn(INSPECTION, repositories::look_at_all(Arc::clone(&server)));
         loop {
             match listener.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(serve(Arc::clone(&server), socket))),
+                Ok((socket, _)) => drop(server.tasks.spawn(HOOK, serve(Arc::clone(&server), socket))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept the connection of a git hook; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -93,7 +93,7 @@ async fn create(
 ) -> HttpResult<mpsc::Receiver<ImageProgress>> {
     let invalid = |why: BaseRecipeError| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
     let (text, recipe) = BaseRecipe::read(&body).map_err(invalid)?;
-    Ok(pulls::run_streamed(server.image_requests.admit()?, async move |sender| {
+    Ok(pulls::run_streamed(&server.tasks.clone(), server.image_requests.admit()?, async move |sender| {
         Ok(ImageProgress::Base {
             base: build_base(&server, &caller, at.name, (text, &recipe), BaseSource::Recipe, &sender).await?,
         })

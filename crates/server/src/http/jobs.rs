@@ -21,6 +21,7 @@ use crate::Server;
 use crate::jobs::{JobsError, StoredWork, WorkSource};
 use crate::outbound::check_literal;
 use crate::servers::OtherServers;
+use crate::tasks::STREAM;
 
 /// Lines of a job's output that wait for the client.
 const LINES_QUEUED: usize = 256;
@@ -221,11 +222,11 @@ async fn logs(Call { server, caller, at, query, .. }: Call<endpoints::Logs>) -> 
     {
         let opened = server.sessions.open(&machine, SessionKind::JobOutput { job: job.id }).await;
         let agent = opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?;
-        tokio::spawn(job_output::relay(TokioIo::new(agent), sender));
+        server.tasks.spawn(STREAM, job_output::relay(TokioIo::new(agent), sender));
         return Ok(receiver);
     }
     let output = server.jobs.read(move |reader| reader.output(job.id)).await?.unwrap_or_default();
-    tokio::spawn(async move {
+    server.tasks.spawn(STREAM, async move {
         for line in output.split(|byte| *byte == b'\n') {
             let Ok(line) = serde_json::from_slice(line) else { continue };
             if sender.send(line).await.is_err() {

@@ -10,12 +10,14 @@ use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo, StayI
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::{LinkStream, link};
 use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, Moment, Reason};
+use gantry_supervision::TaskSet;
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::sessions::{switching_protocols, take_upgrade};
 use super::{HttpResult, json, parse_name};
 use crate::core::ClusterView;
+use crate::tasks::{CONNECTION, CONTROL_LINK};
 use crate::{Server, control_links};
 
 /// Builds the public API's description of a machine.
@@ -125,9 +127,10 @@ pub(crate) async fn agent(
     let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
     let caller = Arc::new(caller);
+    let tasks = server.tasks.clone();
     let serve =
         move |stream| control_links::serve_agent(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
-    upgrade(request, serve).await
+    upgrade(tasks, request, serve).await
 }
 
 pub(crate) async fn router(
@@ -139,9 +142,10 @@ pub(crate) async fn router(
     let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
     let caller = Arc::new(caller);
+    let tasks = server.tasks.clone();
     let serve =
         move |stream| control_links::serve_router(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
-    upgrade(request, serve).await
+    upgrade(tasks, request, serve).await
 }
 
 /// The names of all apps. The agent removes build caches of other apps.
@@ -154,13 +158,15 @@ pub(crate) async fn apps(State(server): State<Arc<Server>>, caller: Caller, Path
 
 /// Upgrades a request to a control connection, and serves its streams.
 async fn upgrade<F: Future<Output = ()> + Send + 'static>(
+    tasks: TaskSet,
     request: Request,
     serve: impl Fn(LinkStream) -> F + Clone + Send + Sync + 'static,
 ) -> HttpResult<Response> {
     let upgrade = take_upgrade(request).await?;
-    tokio::spawn(async move {
+    let links = tasks.clone();
+    tasks.spawn(CONNECTION, async move {
         if let Ok(connection) = upgrade.await {
-            link::accept(connection, serve).await;
+            link::accept(connection, move |stream| drop(links.spawn(CONTROL_LINK, serve(stream)))).await;
         }
     });
     Ok(switching_protocols())

@@ -12,6 +12,7 @@ use gantry_control::builds::{PullOrder, RegistryCredentials};
 use gantry_control::sessions::SessionKind;
 use gantry_image::Remote;
 use gantry_model::{BaseSource, Digest};
+use gantry_supervision::TaskSet;
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
@@ -23,6 +24,7 @@ use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
 use crate::image_requests::RequestPlace;
 use crate::images::ImageReadError;
+use crate::tasks::IMAGE_REQUEST;
 use crate::{Server, build_orders, causes};
 
 /// Timeout for resolving a registry's host name.
@@ -35,7 +37,7 @@ pub(super) async fn image(
     let app = at.app;
     find_app(&server.core.view().records, &app)?;
     let pull = Pull::read(&server, &caller, &headers, body).await?;
-    Ok(run_streamed(server.image_requests.admit()?, async move |sender| {
+    Ok(run_streamed(&server.tasks.clone(), server.image_requests.admit()?, async move |sender| {
         let _pin = server.gc_pins.take();
         let digest = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { reference, .. } => return Ok(ImageProgress::Image { reference }),
@@ -53,7 +55,7 @@ pub(super) async fn base(
     Call { server, caller, at, body, headers, .. }: Call<endpoints::bases::Pull>,
 ) -> HttpResult<mpsc::Receiver<ImageProgress>> {
     let pull = Pull::read(&server, &caller, &headers, body).await?;
-    Ok(run_streamed(server.image_requests.admit()?, async move |sender| {
+    Ok(run_streamed(&server.tasks.clone(), server.image_requests.admit()?, async move |sender| {
         let _pin = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
@@ -76,6 +78,7 @@ pub(super) async fn base(
 /// Runs `work` in a task and streams its progress. The task continues when the client disconnects, and gives up the place
 /// at its end.
 pub(super) fn run_streamed<F>(
+    tasks: &TaskSet,
     place: RequestPlace,
     work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F,
 ) -> mpsc::Receiver<ImageProgress>
@@ -84,7 +87,7 @@ where
 {
     let (sender, receiver) = mpsc::channel(64);
     let working = work(sender.clone());
-    tokio::spawn(async move {
+    tasks.spawn(IMAGE_REQUEST, async move {
         let _place = place;
         let last = working.await.unwrap_or_else(|ErrorResponse(problem)| ImageProgress::Failed { problem });
         let _ = sender.send(last).await;

@@ -31,6 +31,7 @@ use crate::Server;
 use crate::core::ClusterView;
 use crate::machine_choice::by_use;
 use crate::session_broker::OpenError;
+use crate::tasks::CONNECTION;
 
 /// Adds the endpoints of logs and sessions.
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -70,8 +71,8 @@ pub(super) fn join_connections(
     machines: Vec<MachineName>,
     kind: SessionKind,
 ) -> Response {
-    let server = Arc::clone(server);
-    tokio::spawn(async move {
+    let (tasks, server) = (&server.tasks, Arc::clone(server));
+    tasks.spawn(CONNECTION, async move {
         let Ok(person) = person.await else { return };
         let mut person = TokioIo::new(person);
         match open_on_first(&server, machines, kind).await {
@@ -313,7 +314,7 @@ pub(crate) async fn call_back(
         .claim(&id)
         .ok_or_else(|| Problem::new(ErrorCode::SessionNotFound, "no client waits for this session any more"))?;
     let agent = take_upgrade(request).await?;
-    tokio::spawn(async move {
+    server.tasks.spawn(CONNECTION, async move {
         if let Ok(agent) = agent.await {
             let _ = waiting.send(agent);
         }

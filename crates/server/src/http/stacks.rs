@@ -37,7 +37,7 @@ async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<Stac
 async fn create(Call { server, caller, at, .. }: Call<endpoints::Create>) -> HttpResult<mpsc::Receiver<ImageProgress>> {
     let stack = Stack::named(at.name.as_str()).ok_or_else(|| not_found(&at.name))?;
     check_stack(&server.core.view().records, &at.name)?;
-    Ok(pulls::run_streamed(server.image_requests.admit()?, async move |sender| {
+    Ok(pulls::run_streamed(&server.tasks.clone(), server.image_requests.admit()?, async move |sender| {
         let base = match stack.recipe() {
             Some(recipe) => make(&server, &caller, at.name, &recipe, &sender).await?,
             None => make_tiny(&server, &caller, at.name).await?,

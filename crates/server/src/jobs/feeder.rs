@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::StoredWork;
 use super::work::WorkError;
+use crate::tasks::{JOB_ENDS, JOB_FEED};
 use crate::{Server, core};
 
 /// Interval at which a feeder looks again whether its machine takes new work.
@@ -29,8 +30,8 @@ impl JobsLink {
     pub(crate) fn open(server: &Arc<Server>, machine: &MachineName) -> Self {
         let (sender, orders) = mpsc::channel(1);
         server.jobs.state().leave(machine);
-        // The task is never cancelled: it enters the lease of each job that it has claimed.
-        tokio::spawn(feed(Arc::clone(server), machine.clone(), sender));
+        // The task outlives the connection: it enters the lease of each job that it has claimed.
+        server.tasks.spawn(JOB_FEED, feed(Arc::clone(server), machine.clone(), sender));
         Self { server: Arc::clone(server), machine: machine.clone(), orders, reported: false }
     }
 
@@ -49,7 +50,8 @@ impl JobsLink {
         let ended = self.server.jobs.take_report(&self.machine, report, first);
         if !ended.is_empty() {
             let (server, machine) = (Arc::clone(&self.server), self.machine.clone());
-            tokio::spawn(async move { server.jobs.record(&machine, ended).await });
+            let tasks = server.tasks.clone();
+            tasks.spawn(JOB_ENDS, async move { server.jobs.record(&machine, ended).await });
         }
     }
 }

@@ -137,6 +137,7 @@ mod tests {
     }
 
     /// A receiver that gives each connection the same response, and returns what it read.
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn receiver(response: &'static str) -> (u16, tokio::sync::mpsc::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let port = listener.local_addr().expect("an address").port();

@@ -61,6 +61,7 @@ pub(super) async fn forward(
         let leader = hyper::upgrade::on(&mut response);
         if let Some(client) = client {
             let ended = ended.clone();
+            #[expect(clippy::disallowed_methods, reason = "the client and the leader see the end of the connection")]
             tokio::spawn(async move { ended.run_until_cancelled(join(client, leader)).await });
         }
     } else {

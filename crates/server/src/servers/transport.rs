@@ -104,6 +104,7 @@ pub(super) async fn connect(
 /// Begins HTTP on a connection.
 async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> std::io::Result<ServerConnection> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    #[expect(clippy::disallowed_methods, reason = "the sender of requests sees the end of the connection")]
     tokio::spawn(async move { drop(connection.with_upgrades().await) });
     Ok(ServerConnection(sender))
 }

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::super::ErrorResponse;
 use super::AppCaller;
 use crate::coordination::{AcquireOrder, Coordination, CoordinationError, HeldPlace, ReplyAtRevision, new_lease};
+use crate::tasks::STREAM;
 
 /// Time to live of a lease for a lock without one, in seconds.
 const SESSION_TTL: i64 = 60;
@@ -236,7 +237,8 @@ async fn holder(caller: &AppCaller, name: Vec<u8>) -> Result<LockHolder, Gateway
 /// Sends each leader of an election, and nothing while there is none.
 fn observe(caller: AppCaller, name: Vec<u8>) -> Response {
     let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
-    tokio::spawn(async move {
+    let tasks = caller.server.tasks.clone();
+    tasks.spawn(STREAM, async move {
         let mut changes = caller.server.coordination.watch(&caller.space);
         let mut known = None;
         loop {
@@ -288,7 +290,8 @@ struct RunningWatch {
 /// Creates watches, and sends their changes.
 fn watch(caller: AppCaller, orders: Vec<WatchOrder>) -> Response {
     let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
-    tokio::spawn(async move {
+    let tasks = caller.server.tasks.clone();
+    tasks.spawn(STREAM, async move {
         let mut changes = caller.server.coordination.watch(&caller.space);
         let Ok(revision) = revision_of(&caller).await else { return };
         let mut watches = Vec::new();

@@ -225,6 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn follows_all_machines_and_names_one_that_leaves() {
         let ((a, mut at_a), (b, mut at_b)) = (source("a"), source("b"));
         for session in [&mut at_a, &mut at_b] {

@@ -23,6 +23,7 @@ use super::HttpResult;
 use super::call::Call;
 use crate::Server;
 use crate::machine_choice::{AskedMachines, asked_machines};
+use crate::tasks::STREAM;
 
 /// Capacity of the queue between agents and client, in lines.
 const QUEUE_CAPACITY: usize = 256;
@@ -40,7 +41,7 @@ pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) 
     let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow };
     let (sources, unreachable) = open_sources(&server, machines, &query).await?;
     let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
-    tokio::spawn(async move {
+    server.tasks.spawn(STREAM, async move {
         let relayed = async {
             for machine in unreachable {
                 sender.send(LogItem::Unreachable(machine)).await.ok()?;

@@ -56,6 +56,7 @@ impl LogSource {
     /// Reads the lines of a session.
     pub(super) fn of(machine: MachineName, session: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let (sender, items) = mpsc::channel(QUEUE_CAPACITY);
+        #[expect(clippy::disallowed_methods, reason = "a client that reads the items sees how the task ended")]
         tokio::spawn(async move {
             tokio::select! {
                 () = read(session, &sender) => {}
