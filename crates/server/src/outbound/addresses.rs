@@ -89,14 +89,13 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         is_private_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // Unspecified, loopback and IPv4-compatible.
-        [0, 0, 0, 0, 0, 0, ..] => true,
         // NAT64 and 6to4 reach the IPv4 address inside.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
-        // Local NAT64, discard, Teredo and other assignments, documentation.
-        [0x64, 0xff9b, ..] | [0x100, ..] | [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, ..] => true,
-        // Unique local, link-local, site-local, multicast.
-        [first, ..] => matches!(first, 0xfc00..=0xfdff | 0xfe80..=0xfeff | 0xff00..=0xffff),
+        // Teredo and other assignments, and documentation.
+        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, ..] => true,
+        // The internet is in 2000::/3 (RFC 4291, 2.4, and IANA's registry). All else is of a machine, of a network, or of a
+        // translation: loopback, unique local, link-local, multicast, IPv4-compatible, local NAT64, IPv4-translated.
+        [first, ..] => !matches!(first, 0x2000..=0x3fff),
     }
 }
 
@@ -133,10 +132,24 @@ mod tests {
             "::7f00:1",
             "2001:db8::1",
             "2001:0:53aa::1",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b:1::a00:1",
+            "fec0::1",
+            "5f00::1",
+            "4000::1",
         ] {
             assert!(is_private(ip(text)), "{text}");
         }
-        for text in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::"] {
+        for text in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "64:ff9b::101:101",
+            "2002:101:101::",
+            "::ffff:1.1.1.1",
+        ] {
             assert!(!is_private(ip(text)), "{text}");
         }
     }
