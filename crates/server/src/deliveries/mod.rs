@@ -70,8 +70,26 @@ struct Sender {
     client: Arc<OutboundClient>,
     slots: HostSlots,
     requests: JoinSet<EndedRequest>,
-    /// The host after which the next take begins.
+    round: HostRound,
+}
+
+/// The place in a round over all hosts. A round is one take after another, each after the last host of the one before.
+#[derive(Debug, Default)]
+struct HostRound {
+    /// The host after which the next take begins; empty at the begin of a round.
     after: String,
+    /// A take of this round found deliveries.
+    has_taken: bool,
+}
+
+impl HostRound {
+    /// Takes note of a take. Returns whether a further take may find deliveries at once: hosts are left in this round, or
+    /// the hosts before the last take may have more.
+    fn took(&mut self, last: String, count: usize) -> bool {
+        self.has_taken |= count > 0;
+        self.after = last;
+        !self.after.is_empty() || std::mem::take(&mut self.has_taken)
+    }
 }
 
 /// A request that has ended.
@@ -92,6 +110,7 @@ impl Sender {
         let now = core::now();
         let Some(next) = next.filter(|_| free > 0) else { return Ok(EVERY) };
         if next > now {
+            self.round = HostRound::default();
             return Ok(Duration::from_millis(next.since(now)));
         }
         self.client.allowed().set(server.core.view().records.policy.callback_private_addresses());
@@ -99,15 +118,14 @@ impl Sender {
             most: free,
             most_per_host: PER_HOST,
             rooms: self.slots.rooms(),
-            after: std::mem::take(&mut self.after),
+            after: self.round.after.clone(),
         };
         let DeliveryReply::Taken(TakenDeliveries { deliveries, last }) = server.jobs.delivery(command).await? else {
             return Ok(EVERY);
         };
         gantry_failpoint::failpoint!("delivery.taken");
-        // Everything that is due and not taken waits for a slot, unless hosts are left.
-        let pause = if last.is_empty() && deliveries.is_empty() { EVERY } else { SHORTEST };
-        self.after = last;
+        // Everything that is due and not taken waits for a slot, unless a further take may find it.
+        let pause = if self.round.took(last, deliveries.len()) { SHORTEST } else { EVERY };
         for delivery in deliveries {
             self.slots.begin(&delivery.host);
             self.requests.spawn(deliver(Arc::clone(server), Arc::clone(&self.client), delivery));
@@ -242,5 +260,21 @@ mod tests {
         }
         let (answer, status, note) = judged(&Err(OutboundError::Timeout), true);
         assert_eq!((answer, status, note.as_deref()), (ReceiverAnswer::Failed, None, Some("no response within 10 s")));
+    }
+
+    #[test]
+    fn a_round_without_deliveries_is_the_last_one_for_now() {
+        let mut round = HostRound::default();
+        assert!(!round.took(String::new(), 0), "nothing is due");
+        // The slots were full at the host "m". The rest of the hosts have nothing, and those up to "m" may have more.
+        assert!(round.took("m".to_owned(), 128));
+        assert_eq!(round.after, "m");
+        assert!(round.took(String::new(), 0));
+        assert_eq!(round.after, "");
+        // All hosts were looked at.
+        assert!(round.took("m".to_owned(), 0));
+        assert!(!round.took(String::new(), 0));
+        assert!(round.took(String::new(), 1));
+        assert!(!round.took(String::new(), 0));
     }
 }
