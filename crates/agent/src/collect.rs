@@ -69,8 +69,8 @@ fn collect_once(agent: &AgentContext, ages: &FileAges) {
     collect_logs(agent, ages.at_least(Duration::from_millis(log_retention.millis())), logs_kept as usize);
 }
 
-/// Removes images that nothing runs on and that no snapshot brought, and returns the layers of the remaining ones. Returns `None` if an image cannot
-/// be read, because that image may use any layer.
+/// Removes images that nothing runs on and that no snapshot brought, and returns the layers of the remaining ones. Returns
+/// `None` if an image cannot be read, because that image may use any layer.
 fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Digest>> {
     let used = used_images(agent);
     let folder = agent.settings.data.join("images");
