@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::output::{telling_line, within_a_line};
 use crate::remedy;
 use crate::{
-    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, MachineName, PlacementRefusal,
+    AllocationId, AppName, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, MachineName, PlacementRefusal,
     ReleaseNumber, RoleLimit, RoleName, RouterId, Seconds, Slot, StopReason,
 };
 
@@ -77,6 +77,9 @@ pub enum Reason {
     },
     /// The release step failed.
     ReleaseStepFailed {
+        /// The release step. Older records do not name the release step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Slot>,
         /// The exit of the release step.
         exit: ExitStatus,
     },
@@ -194,11 +197,12 @@ impl Reason {
         match self {
             Self::NoMachine => Some("check the output of `gantry up` for agent errors".to_owned()),
             Self::NoRouter => Some("check that `gantry router` runs".to_owned()),
-            Self::ReleaseStepFailed { exit } => {
-                exit.limit_remedy().or_else(|| exit.failure_remedy().filter(|_| !exit.names_remedy()))
+            Self::ReleaseStepFailed { instance, exit } => {
+                let app = instance.as_ref().map(|slot| &slot.app);
+                exit.limit_remedy().or_else(|| exit.failure_remedy(app).filter(|_| !exit.names_remedy()))
             }
             Self::NotReady { probe: Some(probe), .. } => probe.remedy.clone(),
-            Self::Exited { exit, .. } => exit.limit_remedy().or_else(|| exit.remedy()),
+            Self::Exited { instance, exit } => exit.limit_remedy().or_else(|| exit.remedy(&instance.slot.app)),
             Self::NoProgress { on: Some(on), .. } => on.remedy(),
             _ => None,
         }
@@ -264,7 +268,7 @@ impl Reason {
                 write!(f, "{instance} stays on {machine}, which is being drained: the data of its volume is there")
             }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
-            Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitCause(exit)),
+            Self::ReleaseStepFailed { exit, .. } => write!(f, "the release step failed: {}", ExitCause(exit)),
             Self::StopFirst { role, instance } => {
                 write!(
                     f,
@@ -283,7 +287,7 @@ impl Reason {
             Self::NoProgress { waited, on: Some(on) } => write!(f, "no progress for {waited}: {}", on.cause()),
             Self::NoProgress { waited, on: None } => write!(f, "no progress for {waited}"),
             Self::HeldForPromotion => {
-                f.write_str("held: `gantry promote` moves the traffic, `gantry abort` reverts the deploy")
+                f.write_str("held: `gantry promote APP` moves the traffic, `gantry abort APP` reverts the deploy")
             }
             Self::NoRouter => f.write_str("no router has reported yet"),
             Self::RouterAwaited { machine } => {
@@ -328,7 +332,7 @@ impl Reason {
     pub fn evidence(&self) -> Vec<String> {
         match self {
             Self::BuildFailed { tail, .. } => tail.clone(),
-            Self::ReleaseStepFailed { exit } | Self::Exited { exit, .. } => exit.tail.clone(),
+            Self::ReleaseStepFailed { exit, .. } | Self::Exited { exit, .. } => exit.tail.clone(),
             Self::NotReady { probe: Some(probe), .. } => probe.body.lines().map(str::to_owned).collect(),
             Self::NoProgress { on: Some(on), .. } => on.evidence(),
             _ => Vec::new(),
@@ -372,10 +376,9 @@ pub enum FailureKind {
 }
 
 impl ExitStatus {
-    /// Remedy that the last output of a failed process suggests.
-    #[must_use]
-    pub fn failure_remedy(&self) -> Option<String> {
-        remedy::of_output(self.code, &self.tail)
+    /// Remedy that the last output of a failed process of an app suggests.
+    fn failure_remedy(&self, app: Option<&AppName>) -> Option<String> {
+        remedy::of_output(remedy::Program::Process(app), self.code, &self.tail)
     }
 
     /// The limit of the role that the process reached.
@@ -410,16 +413,17 @@ impl ExitStatus {
         self.stopped.is_some() || self.has_reached_limit()
     }
 
-    /// Remedy for the exit of a process that should have kept running; `None` if the exit text already names the
-    /// remedy.
+    /// Remedy for the exit of a process of an app that should have kept running; `None` if the exit text already names
+    /// the remedy.
     #[must_use]
-    pub fn remedy(&self) -> Option<String> {
+    pub fn remedy(&self, app: &AppName) -> Option<String> {
         if self.names_remedy() {
             return None;
         }
-        if let Some(remedy) = self.failure_remedy() {
+        if let Some(remedy) = self.failure_remedy(Some(app)) {
             return Some(remedy);
         }
+        let logs = format!("`gantry logs {app}` shows its output");
         let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
             (Some(126), _) => "check `command` of the role",
             (Some(127), _) => {
@@ -428,7 +432,7 @@ impl ExitStatus {
             (Some(0), _) if self.left_processes => {
                 "it started a background process, which ended with it; keep that process in the foreground"
             }
-            (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => "the program crashed; `gantry logs` shows its output",
+            (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => return Some(format!("the program crashed; {logs}")),
             (_, Some(31)) => "it made a system call that containers must not make",
             (_, Some(9)) => {
                 "Gantry did not send the signal: a process in the container or on the machine did, or the kernel for lack of memory"
@@ -436,7 +440,7 @@ impl ExitStatus {
             (_, Some(1 | 2 | 3 | 15)) => {
                 "Gantry did not send the signal: a process in the container or on the machine did"
             }
-            _ => "it must run until Gantry stops it; `gantry logs` shows its output",
+            _ => return Some(format!("it must run until Gantry stops it; {logs}")),
         };
         Some(text.to_owned())
     }
@@ -585,6 +589,10 @@ mod tests {
     use super::*;
     use crate::{Moment, output};
 
+    fn shop() -> AppName {
+        AppName::parse("shop").expect("a name")
+    }
+
     fn exit(code: Option<i32>, signal: Option<i32>, tail: &[&str]) -> ExitStatus {
         ExitStatus { code, signal, tail: tail.iter().map(|line| (*line).to_owned()).collect(), ..ExitStatus::default() }
     }
@@ -635,7 +643,7 @@ mod tests {
             (stopped(StopReason::NetworkChanged), "was stopped: the machine has another network now"),
         ] {
             assert_eq!(ExitText(&exit).to_string(), wanted);
-            assert_eq!(exit.remedy(), None, "{wanted}");
+            assert_eq!(exit.remedy(&shop()), None, "{wanted}");
         }
     }
 
@@ -675,9 +683,9 @@ mod tests {
 
     #[test]
     fn an_exit_is_reported_with_its_last_output_and_a_remedy() {
-        let crashed = "the program crashed; `gantry logs` shows its output";
+        let crashed = "the program crashed; `gantry logs shop` shows its output";
         let sent = "Gantry did not send the signal: a process in the container or on the machine did";
-        let on = "it must run until Gantry stops it; `gantry logs` shows its output";
+        let on = "it must run until Gantry stops it; `gantry logs shop` shows its output";
         for (exit, text, remedy) in [
             (exit(Some(0), None, &["bye"]), "exited with 0", on),
             (exit(Some(3), None, &["boom", ""]), "exited with 3 (last output: boom)", on),
@@ -688,12 +696,12 @@ mod tests {
             (
                 exit(Some(1), None, &["KeyError: 'DATABASE_URL'"]),
                 "exited with 1 (last output: KeyError: 'DATABASE_URL')",
-                "set DATABASE_URL with `gantry config set`",
+                "set DATABASE_URL with `gantry config set shop DATABASE_URL=VALUE`",
             ),
             (
                 exit(Some(2), None, &["sh: 1: API_KEY: parameter not set"]),
                 "exited with 2 (last output: sh: 1: API_KEY: parameter not set)",
-                "set API_KEY with `gantry config set`",
+                "set API_KEY with `gantry config set shop API_KEY=VALUE`",
             ),
             (
                 exit(Some(126), None, &["sh: 1: exec: bin/server: Permission denied"]),
@@ -716,10 +724,10 @@ mod tests {
             ),
         ] {
             assert_eq!(ExitText(&exit).to_string(), text);
-            assert_eq!(exit.remedy().as_deref(), Some(remedy), "{text}");
+            assert_eq!(exit.remedy(&shop()).as_deref(), Some(remedy), "{text}");
         }
         let left = ExitStatus { left_processes: true, ..exit(Some(0), None, &[]) };
-        assert!(left.remedy().is_some_and(|remedy| remedy.contains("foreground")));
+        assert!(left.remedy(&shop()).is_some_and(|remedy| remedy.contains("foreground")));
         let long = exit(Some(1), None, &[&"x".repeat(1000)]);
         assert!(ExitText(&long).to_string().len() < output::LINE_SHOWN + 60);
     }

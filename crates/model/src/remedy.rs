@@ -1,5 +1,7 @@
 //! Remedies for failures that a program's last output reveals.
 
+use crate::AppName;
+
 /// Pairs of a text in a program's last lines and the remedy for it.
 const REMEDIES: [(&str, &str); 18] = [
     ("ModuleNotFoundError", MISSING),
@@ -24,7 +26,7 @@ const REMEDIES: [(&str, &str); 18] = [
 
 const MISSING: &str = "install it in container/compile, or in the base";
 
-const NAME: &str = "only ready instances have DNS names; run `gantry why` for the app behind that name";
+const NAME: &str = "only ready instances have DNS names; run `gantry why APP` for the app behind that name";
 
 const NO_RIGHT: &str = "its user has no right to do that; /tmp and the volumes of the role are writable";
 
@@ -141,13 +143,37 @@ fn not_run(code: i32, line: &str) -> Option<String> {
     }
 }
 
+/// The program whose output suggests a remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program<'a> {
+    /// A process of an app, with the app's configuration. `None` if the app is not known.
+    Process(Option<&'a AppName>),
+    /// The compile step of a build, which has no configuration.
+    CompileStep,
+}
+
+impl Program<'_> {
+    /// Remedy for a setting that the program misses.
+    fn set(self, name: &str) -> String {
+        match self {
+            Self::Process(app) => format!("set {name} with `gantry config set {} {name}=VALUE`", in_command(app)),
+            Self::CompileStep => format!("set {name} in container/compile, which sees none of the app's configuration"),
+        }
+    }
+}
+
+/// The name of an app in a command line.
+pub(crate) fn in_command(app: Option<&AppName>) -> &str {
+    app.map_or("APP", AppName::as_str)
+}
+
 /// Returns the remedy that the last lines of a failed program suggest. Later lines decide before earlier ones.
 #[must_use]
-pub fn of_output(code: Option<i32>, tail: &[String]) -> Option<String> {
+pub fn of_output(program: Program<'_>, code: Option<i32>, tail: &[String]) -> Option<String> {
     let known = |line: &String| {
         let not_run = not_run(code.unwrap_or_default(), line);
         let authority = || names_unknown_authority(line).then(|| AUTHORITY.to_owned());
-        let setting = || missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
+        let setting = || missing_setting(line).map(|name| program.set(name));
         let text = || REMEDIES.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
         // A shell's complaint about a program is not one about a file.
         not_run.or_else(authority).or_else(setting).or_else(|| text().filter(|_| code != Some(126)))
@@ -179,13 +205,26 @@ mod tests {
             (0, "KeyError: 'SECRET_KEY'", None),
             (1, "page: not found", None),
         ] {
-            let found = of_output(Some(code), &[line.to_owned()]);
+            let found = of_output(Program::Process(None), Some(code), &[line.to_owned()]);
             match wanted {
                 Some(wanted) => {
                     assert!(found.as_ref().is_some_and(|found| found.contains(wanted)), "{line}: {found:?}")
                 }
                 None => assert_eq!(found, None, "{line}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_missing_setting_is_set_where_the_program_sees_it() {
+        let tail = ["KeyError: 'SECRET_KEY'".to_owned()];
+        let shop = AppName::parse("shop").expect("a name");
+        for (program, wanted) in [
+            (Program::Process(Some(&shop)), "set SECRET_KEY with `gantry config set shop SECRET_KEY=VALUE`"),
+            (Program::Process(None), "set SECRET_KEY with `gantry config set APP SECRET_KEY=VALUE`"),
+            (Program::CompileStep, "set SECRET_KEY in container/compile, which sees none of the app's configuration"),
+        ] {
+            assert_eq!(of_output(program, Some(1), &tail).as_deref(), Some(wanted));
         }
     }
 
@@ -204,10 +243,13 @@ mod tests {
             "invalid peer certificate: UnknownIssuer",
         ] {
             let tail = [line, "ERROR: No matching distribution found for flask"].map(str::to_owned);
-            assert_eq!(of_output(Some(1), &tail).as_deref(), Some(AUTHORITY), "{line}");
+            for program in [Program::CompileStep, Program::Process(None)] {
+                assert_eq!(of_output(program, Some(1), &tail).as_deref(), Some(AUTHORITY), "{line}");
+            }
             assert_eq!(of_unknown_authority(&tail), Some(AUTHORITY), "{line}");
         }
         let expired = ["curl: (60) SSL certificate problem: certificate has expired".to_owned()];
-        assert_eq!((of_output(Some(60), &expired), of_unknown_authority(&expired)), (None, None));
+        assert_eq!(of_output(Program::CompileStep, Some(60), &expired), None);
+        assert_eq!(of_unknown_authority(&expired), None);
     }
 }

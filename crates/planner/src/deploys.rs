@@ -239,7 +239,10 @@ fn run_release_step(slot: &Slot, input: &PlanningInput<'_>) -> Option<DeployStep
     };
     match (instance.phase, &instance.exit) {
         (InstancePhase::Exited, Some(exit)) if exit.success() => None,
-        (InstancePhase::Exited, Some(exit)) => Some(DeployStep::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
+        (InstancePhase::Exited, Some(exit)) => {
+            let (instance, exit) = (Some(slot.clone()), exit.clone());
+            Some(DeployStep::Fail(Reason::ReleaseStepFailed { instance, exit }))
+        }
         (InstancePhase::Failed, _) => Some(failed_or_waiting(slot, input)),
         _ => waiting(),
     }

@@ -119,7 +119,7 @@ const FAULTS: [(&str, &str); 17] = [
     ("done", "exited with 0; it must run until Gantry stops it"),
     ("segv", "was killed by signal 11 (SIGSEGV) (last output: goes); the program crashed"),
     ("killed", "was killed by signal 9 (SIGKILL) (last output: goes); Gantry did not send the signal"),
-    ("setting", "(last output: KeyError: 'QUEUE_URL'); set QUEUE_URL with `gantry config set`"),
+    ("setting", "(last output: KeyError: 'QUEUE_URL'); set QUEUE_URL with `gantry config set faults QUEUE_URL=VALUE`"),
     ("name", "only ready instances have DNS names"),
     ("npm", "(last output: FATAL: the cause)"),
     ("term", "was killed by signal 15 (SIGTERM) (last output: goes); Gantry did not send the signal"),

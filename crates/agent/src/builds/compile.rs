@@ -11,7 +11,8 @@ use gantry_error::ErrorChain;
 use gantry_image::{APP_USER, Accounts, Layer, diff};
 use gantry_linux::disk;
 use gantry_model::output::{telling_line, within_a_line};
-use gantry_model::{BuildPhase, Bytes, Digest, remedy};
+use gantry_model::remedy::{self, Program};
+use gantry_model::{BuildPhase, Bytes, Digest};
 use gantry_relay::LogTail;
 use gantry_sandbox::{BindMount, Container, ContainerLimits, ContainerSpec, ExitRecord, ProcessUser};
 
@@ -235,7 +236,8 @@ fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Res
         Some(ExitRecord { code: Some(code), .. }) => {
             let tail = output.tail(TAIL);
             let said = telling_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
-            let remedy = remedy::of_output(Some(code), &tail).map(|remedy| format!("; {remedy}"));
+            let remedy = remedy::of_output(Program::CompileStep, Some(code), &tail);
+            let remedy = remedy.map(|remedy| format!("; {remedy}"));
             format!("container/compile exited with {code}{}{}", said.unwrap_or_default(), remedy.unwrap_or_default())
         }
         Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was killed by signal {signal}"),

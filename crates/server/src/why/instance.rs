@@ -97,7 +97,7 @@ fn ended_before(id: &AllocationId, seen: &ObservedInstance, exit: &ExitStatus, n
         times => format!("restarted {}", TimesText(u64::from(times))),
     };
     let ago = TimeSpan(now.since(exit.at));
-    let remedy = exit.limit_remedy().or_else(|| exit.remedy());
+    let remedy = exit.limit_remedy().or_else(|| exit.remedy(&id.slot.app));
     FoundCause { remedy, ..ended(id, exit) }.circumstances(format!("that was {ago} ago, {again}"))
 }
 

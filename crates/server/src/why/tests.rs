@@ -228,7 +228,7 @@ const FAULTS: &[Fault] = &[
             scenario.ended("worker-1", InstancePhase::Exited, 3, exited(Some(3), None));
             scenario.waits = vec![cannot_move("worker-1")];
         },
-        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 3 times",
+        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 3 times",
     ),
     (
         "stopped for failed checks",
@@ -287,19 +287,19 @@ const FAULTS: &[Fault] = &[
     (
         "a worker crashes again and again while web serves",
         |scenario| scenario.ended("worker-1", InstancePhase::Exited, 7, exited(Some(3), None)),
-        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 7 times",
+        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 7 times",
     ),
     (
         "a loop of ends with 0",
         |scenario| scenario.ended("worker-1", InstancePhase::Starting, 2, exited(Some(0), None)),
-        "app shop: shop.v1.worker-1 exited with 0; it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.worker-1 exited with 0; it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a crash in native code",
         |scenario| {
             scenario.ended("web-1", InstancePhase::Exited, 0, ExitStatus { tail: Vec::new(), ..exited(None, Some(11)) })
         },
-        "app shop: shop.v1.web-1 was killed by signal 11 (SIGSEGV); the program crashed; `gantry logs` shows its output; that was 4 s ago, a restart follows",
+        "app shop: shop.v1.web-1 was killed by signal 11 (SIGSEGV); the program crashed; `gantry logs shop` shows its output; that was 4 s ago, a restart follows",
     ),
     (
         "killed from inside",
@@ -383,7 +383,7 @@ const FAULTS: &[Fault] = &[
             );
             scenario.fails(RequestFailure::Broken, run(2, Some("web-1"), 502));
         },
-        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 7 s ago, restarted 1 time",
+        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs shop` shows its output; that was 7 s ago, restarted 1 time",
     ),
     (
         "the app answers 502 itself",
@@ -529,7 +529,7 @@ const FAULTS: &[Fault] = &[
             scenario.instance("web-1").phase = InstancePhase::Preparing;
             scenario.ended("web-2", InstancePhase::Exited, 2, exited(Some(1), None));
         },
-        "app shop: shop.v1.web-2 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.web-2 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a copy on its way",
@@ -555,7 +555,7 @@ const FAULTS: &[Fault] = &[
             scenario.waits.push(Reason::HeldForPromotion);
             scenario.ended("web-1", InstancePhase::Exited, 2, exited(Some(1), None));
         },
-        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a compile step that hangs",

@@ -37,8 +37,8 @@ struct UploadData {
 /// Fields that change how a code runs, and that this API does not have.
 const UNSUPPORTED: [(&str, &str); 4] = [
     ("image", "deploy the image with `gantry deploy`, or run it with `gantry job run --image`"),
-    ("config", "set the app's configuration with `gantry config set`"),
-    ("env_vars", "set the app's configuration with `gantry config set`"),
+    ("config", "set the app's configuration with `gantry config set APP NAME=VALUE`"),
+    ("env_vars", "set the app's configuration with `gantry config set APP NAME=VALUE`"),
     ("max_concurrency", "limit the queue with `gantry queue limit`"),
 ];
 
