@@ -675,7 +675,7 @@ fn reports_that_no_other_machine_takes_a_failing_copy() {
     let cause = "shop.v1.web-1 fails again and again on m, and no other machine takes it: 2: cordoned; \
                  1: failed there just now";
     let line = format!("{cause} [cannot_move]");
-    assert_eq!(scenario.explained().evidence, ["boom", "1 of 2 copies of web are ready", &line]);
+    assert_eq!(scenario.explained().evidence, ["boom", "1 of 2 copies of web are ready", line.as_str()]);
     let view = scenario.view();
     let of = |short| instance(&WhyInput { view: &view, build: None, disk: None }, &id(short)).expect("an answer");
     assert_eq!((of("web-1").evidence, of("web-2").evidence), (vec!["boom".to_owned(), line], Vec::new()));
