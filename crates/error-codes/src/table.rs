@@ -657,6 +657,10 @@ codes! {
         "The cluster has several servers, and the queue of container jobs is a file of a single server."
         "Another leader would not know the jobs, and the jobs would never run."
         "Start every server with `--job-store`, and so keep the queue in PostgreSQL (`gantry docs jobs`). Or run container jobs in a cluster with a single server."
+    QueueOfOtherCloud "queue_of_other_cloud" 409
+        "The PostgreSQL database of the container jobs belongs to another cloud."
+        "The setting `job-store` names the database of another cloud, or of this cloud before it was made anew without its backup."
+        "Name an empty database in `job-store`. Or give the queue to this cloud: `gantry docs jobs`, section \"The cloud of a queue\"."
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
         "The queue has reached the limit of 2,000,000 waiting or running jobs, or of 10,000 queues."

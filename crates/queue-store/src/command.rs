@@ -1,6 +1,6 @@
 //! The commands of a queue's storage, and their replies.
 
-use gantry_model::{MachineName, Moment};
+use gantry_model::{ClusterId, MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, QueueName, Refusal};
 
 use crate::{
@@ -286,6 +286,17 @@ pub enum QueueStoreError {
         /// The database.
         place: String,
     },
+    /// The servers of another cluster write the queue. Nothing was changed.
+    #[error(
+        "the queue {place} belongs to another cloud (id {owner}); name an empty database in job-store, or give the queue \
+         to this cloud as `gantry docs jobs` says"
+    )]
+    OtherCluster {
+        /// The database.
+        place: String,
+        /// The cluster whose queue it is.
+        owner: ClusterId,
+    },
     /// A queue is being moved to the database. Nothing was changed.
     #[error("the queue {place} is not whole yet; finish `gantry store migrate-jobs`")]
     Unfinished {
@@ -304,6 +315,7 @@ impl QueueStoreError {
                 | Self::Away { .. }
                 | Self::Unsettled { .. }
                 | Self::Superseded { .. }
+                | Self::OtherCluster { .. }
                 | Self::Unfinished { .. }
         )
     }

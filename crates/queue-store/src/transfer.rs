@@ -12,6 +12,8 @@
 
 use std::path::{Path, PathBuf};
 
+use gantry_model::ClusterId;
+
 use crate::postgres::target::{MoveTarget, TargetState};
 use crate::sql::tables::{TABLES, Table};
 use crate::sqlite::source::MoveSource;
@@ -116,14 +118,15 @@ pub struct MovedQueue {
     pub file: PathBuf,
 }
 
-/// Moves the queue of a file into an empty database, and renames the file. Continues an unfinished move. `passed` hears of
-/// each step.
+/// Moves the queue of a file into an empty database, and renames the file. Continues an unfinished move. From then on the
+/// queue belongs to `cluster`, or else to the cluster whose server uses the queue first. `passed` hears of each step.
 ///
 /// # Errors
 /// [`MoveError`]. The contents of the file are unchanged.
 pub fn move_queue(
     from: &Path,
     to: &PostgresAddress,
+    cluster: Option<ClusterId>,
     mut passed: impl FnMut(MoveStep),
 ) -> Result<MovedQueue, MoveError> {
     let file = from.with_added_extension("moved");
@@ -135,7 +138,7 @@ pub fn move_queue(
         (true, false) => false,
     };
     let source = MoveSource::open(if is_renamed { file.as_path() } else { from })?;
-    let (target, state) = MoveTarget::open(to, &source.contents, is_renamed)?;
+    let (target, state) = MoveTarget::open(to, cluster, &source.contents, is_renamed)?;
     if state == TargetState::Unmarked {
         return Err(MoveError::Moved { path, moved });
     }

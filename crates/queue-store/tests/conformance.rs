@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use cluster::Cluster;
-use gantry_queue_store::{PostgresQueue, QueueStore, SqliteQueue};
+use gantry_queue_store::{QueueStore, SqliteQueue};
 use suite::Opened;
 
 /// A storage in a file, which can be opened again.
@@ -31,7 +31,7 @@ fn postgres(folder: &Path) -> Opened {
             address
         }
     };
-    let store = PostgresQueue::new(address).with_part(200);
+    let store = cluster::server(address).with_part(200);
     let reader = store.reader();
     (Box::new(store), reader)
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
-use gantry_model::{MachineName, Moment};
+use cluster::{CLOUD, Cluster, server, server_of};
+use gantry_model::{ClusterId, MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Jitter, JobId, JobSettings, JobState};
 use gantry_queue_store::{
     ClaimedJob, Completed, JobFilter, JobReport, NewJob, PostgresAddress, PostgresQueue, QueueCommand, QueueReply,
@@ -72,7 +72,7 @@ fn insist<T>(mut attempt: impl FnMut() -> Result<T, QueueStoreError>) -> T {
 
 /// A client of the queue: submits, claims and completes jobs; remembers what was acknowledged.
 fn load(address: &PostgresAddress, stop: &AtomicBool, acknowledged: &Mutex<BTreeSet<JobId>>) -> BTreeMap<JobId, u32> {
-    let mut store = PostgresQueue::new(address.clone());
+    let mut store = server(address.clone());
     let mut recorded: BTreeMap<JobId, u32> = BTreeMap::new();
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -122,7 +122,7 @@ fn a_killed_postgres_loses_no_acknowledged_job_and_completes_none_twice() {
     let recorded = client.join().expect("a client");
     assert!(recorded.values().all(|times| *times == 1), "completed twice: {recorded:?}");
 
-    let mut store = PostgresQueue::new(address);
+    let mut store = server(address);
     let reader = store.reader();
     // The leases whose claim was never answered: a new server takes them over, and completes or loses them.
     for (id, leased) in reader.leased().expect("read") {
@@ -147,7 +147,7 @@ fn a_killed_postgres_loses_no_acknowledged_job_and_completes_none_twice() {
 fn while_postgres_is_away_commands_fail_at_once_and_go_on_afterwards() {
     let mut cluster = Cluster::start(&[]);
     let address = cluster.database("away");
-    let mut store = PostgresQueue::new(address.clone());
+    let mut store = server(address.clone());
     let first = submit(&mut store, vec![job(None)]).expect("queued");
     cluster.kill();
     let away = submit(&mut store, vec![job(None)]).expect_err("away");
@@ -173,9 +173,9 @@ fn while_postgres_is_away_commands_fail_at_once_and_go_on_afterwards() {
 fn a_replaced_server_writes_nothing() {
     let cluster = Cluster::start(&[]);
     let address = cluster.database("servers");
-    let mut old = PostgresQueue::new(address.clone());
+    let mut old = server(address.clone());
     let ids = submit(&mut old, vec![job(None), job(None)]).expect("queued");
-    let mut new = PostgresQueue::new(address);
+    let mut new = server(address);
     let claimed = claim(&mut new, 1).expect("claimed");
     assert_eq!(claimed[0].id, ids[0]);
     for _ in 0..3 {
@@ -203,9 +203,59 @@ fn a_replaced_server_writes_nothing() {
 }
 
 #[test]
+fn the_servers_of_another_cloud_leave_a_queue_alone() {
+    let cluster = Cluster::start(&[]);
+    let address = cluster.database("clouds");
+    let mut own = server(address.clone());
+    submit(&mut own, vec![job(None)]).expect("queued");
+    let mut other = server_of(CLOUD + 1, address.clone());
+    let owner = ClusterId::from_random(CLOUD);
+    let is_refused = |error: &QueueStoreError| {
+        let names =
+            error.to_string().contains(&format!("belongs to another cloud (id {owner}); name an empty database"));
+        names && error.is_passing() && matches!(error, QueueStoreError::OtherCluster { .. })
+    };
+    for _ in 0..3 {
+        let refused = submit(&mut other, vec![job(None)]).expect_err("another cloud");
+        assert!(is_refused(&refused), "{refused}");
+        let refused = other.reader().queues().expect_err("another cloud");
+        assert!(is_refused(&refused), "{refused}");
+        submit(&mut own, vec![job(None)]).expect("the owner goes on");
+    }
+    // The next server of the cloud takes over, as before.
+    let mut next = server(address.clone());
+    assert_eq!(claim(&mut next, 10).expect("claimed").len(), 4);
+    // A person gives the queue to the other cloud.
+    cluster.psql("clouds", "UPDATE gantry_queue.owner SET cluster_id = NULL");
+    let mut heir = server_of(CLOUD + 1, address.clone());
+    submit(&mut heir, vec![job(None)]).expect("the queue belongs to no cloud");
+    let refused = submit(&mut next, vec![job(None)]).expect_err("replaced");
+    assert!(matches!(refused, QueueStoreError::Superseded { .. }), "{refused}");
+    let refused = submit(&mut server(address), vec![job(None)]).expect_err("given away");
+    assert!(matches!(refused, QueueStoreError::OtherCluster { .. }), "{refused}");
+}
+
+#[test]
+fn a_queue_without_a_cloud_gets_that_of_its_first_server() {
+    let cluster = Cluster::start(&[]);
+    let address = cluster.database("earlier");
+    let ids = submit(&mut server(address.clone()), vec![job(None)]).expect("queued");
+    // As the program before this rule left the database.
+    cluster.psql("earlier", "ALTER TABLE gantry_queue.owner DROP COLUMN cluster_id");
+    cluster.psql("earlier", "UPDATE gantry_queue.owner SET format = 3");
+    let mut first = server_of(CLOUD + 1, address.clone());
+    assert_eq!(first.reader().queues().expect("a look takes no queue")[0].counts, [0, 0, 1, 0, 0]);
+    assert_eq!(claim(&mut first, 10).expect("claimed")[0].id, ids[0]);
+    let refused = claim(&mut server(address), 10).expect_err("another cloud");
+    assert!(
+        matches!(refused, QueueStoreError::OtherCluster { owner, .. } if owner == ClusterId::from_random(CLOUD + 1))
+    );
+}
+
+#[test]
 fn parts_without_jobs_are_dropped() {
     let cluster = Cluster::start(&[]);
-    let mut store = PostgresQueue::new(cluster.database("parts")).with_part(100);
+    let mut store = server(cluster.database("parts")).with_part(100);
     let parts = || -> BTreeSet<String> {
         let sql = "SELECT relname FROM pg_class WHERE relname ~ '^(jobs|bodies|results)_p[0-9]+$'";
         cluster.psql("parts", sql).lines().map(str::to_owned).collect()
@@ -228,7 +278,7 @@ fn parts_without_jobs_are_dropped() {
     assert!(left.contains("jobs_p0") && left.contains("jobs_p5"), "{left:?}");
     assert_eq!(store.reader().queues().expect("read")[0].counts, [0, 0, 0, 1, 0]);
     // The queue works on with the parts that are left, and after a restart.
-    let mut again = PostgresQueue::new(store_address(&cluster));
+    let mut again = server(store_address(&cluster));
     submit(&mut again, vec![job(None)]).expect("queued");
     assert_eq!(claim(&mut again, 10).expect("claimed").len(), 1);
 }
@@ -242,14 +292,14 @@ fn store_address(cluster: &Cluster) -> PostgresAddress {
 fn a_newer_database_and_a_wrong_password_are_refused_with_words() {
     let cluster = Cluster::start(&[]);
     let address = cluster.database("newer");
-    submit(&mut PostgresQueue::new(address.clone()), vec![job(None)]).expect("queued");
+    submit(&mut server(address.clone()), vec![job(None)]).expect("queued");
     cluster.psql("newer", "UPDATE gantry_queue.owner SET format = 99");
-    let refused = submit(&mut PostgresQueue::new(address.clone()), vec![job(None)]).expect_err("newer");
+    let refused = submit(&mut server(address.clone()), vec![job(None)]).expect_err("newer");
     assert!(matches!(refused, QueueStoreError::Newer { found: 99, .. }), "{refused}");
     let wrong = cluster.folder().join("wrong");
     std::fs::write(&wrong, "geheim\n").expect("written");
     let address = PostgresAddress { password: Some(wrong), ..address };
-    let refused = submit(&mut PostgresQueue::new(address), vec![job(None)]).expect_err("a wrong password");
+    let refused = submit(&mut server(address), vec![job(None)]).expect_err("a wrong password");
     let text = format!("{refused:?} {refused}");
     assert!(text.contains("password authentication failed") && !text.contains("geheim"), "{text}");
 }
@@ -275,7 +325,7 @@ fn tls_takes_only_the_certificate_of_the_named_authority() {
     let with = |name: &str, text: String| {
         let ca = folder.path().join(name);
         std::fs::write(&ca, text).expect("written");
-        PostgresQueue::new(PostgresAddress { ca: Some(ca), ..address.clone() })
+        server(PostgresAddress { ca: Some(ca), ..address.clone() })
     };
     submit(&mut with("ca.pem", signed.cert.pem()), vec![job(None)]).expect("queued");
     let refused = submit(&mut with("other.pem", other.cert.pem()), vec![job(None)]).expect_err("another authority");

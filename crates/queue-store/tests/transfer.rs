@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cluster::Cluster;
-use gantry_model::{MachineName, Moment};
+use cluster::{CLOUD, Cluster, server, server_of};
+use gantry_model::{ClusterId, MachineName, Moment};
 use gantry_queue::{AttemptOutcome, ConcurrencyKey, Jitter, JobId, JobSettings};
 use gantry_queue_store::{
-    JobReport, MoveError, MoveStep, NewJob, PostgresAddress, PostgresQueue, QueueCommand, QueueReply, QueueStore,
+    JobReport, MoveError, MoveStep, MovedQueue, NewJob, PostgresAddress, QueueCommand, QueueReply, QueueStore,
     QueueStoreError, SqliteQueue, move_queue,
 };
 use rusqlite::Connection;
@@ -142,6 +142,11 @@ fn rows_of_database(cluster: &Cluster, database: &str, file: &Path) -> Vec<(Stri
     tables(&connection).iter().map(rows).collect()
 }
 
+/// A move to the queue of the cloud.
+fn move_here(file: &Path, to: &PostgresAddress, passed: impl FnMut(MoveStep)) -> Result<MovedQueue, MoveError> {
+    move_queue(file, to, Some(ClusterId::from_random(CLOUD)), passed)
+}
+
 /// A move that ends at its step `last`, counted from 0, as after a kill.
 fn killed_at(file: &Path, to: &PostgresAddress, last: usize) {
     let mut steps = 0;
@@ -149,7 +154,7 @@ fn killed_at(file: &Path, to: &PostgresAddress, last: usize) {
         assert!(steps < last, "the end");
         steps += 1;
     };
-    catch_unwind(AssertUnwindSafe(|| move_queue(file, to, passed))).expect_err("ended in the middle");
+    catch_unwind(AssertUnwindSafe(|| move_here(file, to, passed))).expect_err("ended in the middle");
 }
 
 /// A move that ends at this step, as after a kill.
@@ -159,13 +164,13 @@ fn killed_after(file: &Path, to: &PostgresAddress, last: MoveStep) -> Vec<MoveSt
         steps.push(step);
         assert!(steps.last() != Some(&last), "the end");
     };
-    catch_unwind(AssertUnwindSafe(|| move_queue(file, to, passed))).expect_err("ended in the middle");
+    catch_unwind(AssertUnwindSafe(|| move_here(file, to, passed))).expect_err("ended in the middle");
     steps
 }
 
 /// No server uses a part of a queue.
 fn refuses_servers(to: &PostgresAddress) {
-    let refused = PostgresQueue::new(to.clone()).commit(Vec::new(), NOW).expect_err("half a queue");
+    let refused = server(to.clone()).commit(Vec::new(), NOW).expect_err("half a queue");
     assert!(matches!(refused, QueueStoreError::Unfinished { .. }) && refused.is_passing(), "{refused:?}");
 }
 
@@ -174,7 +179,7 @@ fn a_killed_move_continues_and_moves_everything() {
     let world = Move::new();
     let (file, to) = (world.file(), world.cluster.database("target"));
     // A server used the database, and left it empty.
-    PostgresQueue::new(to.clone()).with_part(200).commit(Vec::new(), NOW).expect("opened");
+    server(to.clone()).with_part(200).commit(Vec::new(), NOW).expect("opened");
     let before = rows_of_file(&file);
     assert!(before.iter().all(|(table, rows)| !rows.is_empty() && table != "moving"), "{:?}", before.len());
     for last in [0, 1, 2, 3, 5] {
@@ -188,18 +193,18 @@ fn a_killed_move_continues_and_moves_everything() {
     // The file has its new name, and the database still has its mark. Only this database takes the queue.
     assert!(!file.exists());
     refuses_servers(&to);
-    let other = move_queue(&file, &world.cluster.database("other"), |_| ()).expect_err("begun elsewhere");
+    let other = move_here(&file, &world.cluster.database("other"), |_| ()).expect_err("begun elsewhere");
     assert!(matches!(other, MoveError::Moved { .. }), "{other}");
     let mut steps = Vec::new();
-    let moved = move_queue(&file, &to, |step| steps.push(step)).expect("moved");
+    let moved = move_here(&file, &to, |step| steps.push(step)).expect("moved");
     assert_eq!(steps, [MoveStep::Marked, MoveStep::Copied]);
     assert_eq!((moved.jobs, moved.schedules, moved.messages), (1500, 20, 20));
     assert!(!file.exists() && moved.file.exists());
     assert_eq!(rows_of_file(&moved.file), before);
-    let again = move_queue(&file, &to, |_| ()).expect_err("moved before");
+    let again = move_here(&file, &to, |_| ()).expect_err("moved before");
     assert!(matches!(again, MoveError::Moved { .. }), "{again}");
     // The next server goes on, and no number is given twice.
-    let mut store = PostgresQueue::new(to);
+    let mut store = server(to);
     let new = NewJob { queue: "project-0/code".parse().expect("a queue"), ..job(1500) };
     match store.commit(vec![QueueCommand::Submit(vec![new, job(7)])], NOW).expect("queued").pop() {
         Some(QueueReply::Submitted(Ok(ids))) => assert_eq!(ids, [JobId(1501), JobId(8)]),
@@ -212,14 +217,29 @@ fn a_killed_move_continues_and_moves_everything() {
 fn a_database_with_a_queue_is_refused() {
     let world = Move::new();
     let to = world.cluster.database("used");
-    let mut store = PostgresQueue::new(to.clone());
+    let mut store = server(to.clone());
     store.commit(vec![QueueCommand::Submit(vec![job(0)])], NOW).expect("queued");
     let before = rows_of_file(&world.file());
-    let refused = move_queue(&world.file(), &to, |_| ()).expect_err("used");
+    let refused = move_here(&world.file(), &to, |_| ()).expect_err("used");
     assert!(matches!(&refused, MoveError::NotEmpty { rows: 1, .. }), "{refused}");
     assert!(refused.to_string().contains("/used?"), "{refused}");
     assert_eq!(rows_of_file(&world.file()), before);
     store.commit(Vec::new(), NOW).expect("the server goes on");
+}
+
+#[test]
+fn a_move_goes_to_no_database_of_another_cloud_and_gives_the_queue_to_its_own() {
+    let world = Move::new();
+    let (file, taken, free) = (world.file(), world.cluster.database("taken"), world.cluster.database("free"));
+    server_of(CLOUD + 1, taken.clone()).commit(Vec::new(), NOW).expect("an empty queue of another cloud");
+    for cloud in [Some(CLOUD), None] {
+        let refused = move_queue(&file, &taken, cloud.map(ClusterId::from_random), |_| ()).expect_err("another cloud");
+        assert!(matches!(&refused, MoveError::Target(QueueStoreError::OtherCluster { .. })), "{refused}");
+    }
+    move_here(&file, &free, |_| ()).expect("moved");
+    let refused = server_of(CLOUD + 1, free.clone()).commit(Vec::new(), NOW).expect_err("another cloud");
+    assert!(matches!(refused, QueueStoreError::OtherCluster { .. }), "{refused}");
+    server(free).commit(Vec::new(), NOW).expect("the cloud's own queue");
 }
 
 #[test]
@@ -230,10 +250,10 @@ fn a_file_that_was_used_meanwhile_is_not_mixed_with_its_copy() {
     let mut store = SqliteQueue::open(&file).expect("a server");
     store.commit(vec![QueueCommand::Submit(vec![job(5000)])], NOW).expect("queued");
     drop(store);
-    let refused = move_queue(&file, &to, |_| ()).expect_err("other contents");
+    let refused = move_here(&file, &to, |_| ()).expect_err("other contents");
     assert!(matches!(refused, MoveError::OtherMove { .. }), "{refused}");
     let other = world.cluster.database("other");
-    assert_eq!(move_queue(&file, &other, |_| ()).expect("moved").jobs, 1501);
+    assert_eq!(move_here(&file, &other, |_| ()).expect("moved").jobs, 1501);
 }
 
 #[test]
@@ -241,11 +261,11 @@ fn a_file_that_a_server_has_open_is_not_moved() {
     let world = Move::new();
     let (file, to) = (world.file(), world.cluster.database("target"));
     let mut store = SqliteQueue::open(&file).expect("a server");
-    let refused = move_queue(&file, &to, |_| ()).expect_err("in use");
+    let refused = move_here(&file, &to, |_| ()).expect_err("in use");
     assert!(matches!(refused, MoveError::InUse { .. }), "{refused}");
     store.commit(vec![QueueCommand::Submit(vec![job(5000)])], NOW).expect("the server goes on");
     drop(store);
-    assert_eq!(move_queue(&file, &to, |_| ()).expect("moved").jobs, 1501);
+    assert_eq!(move_here(&file, &to, |_| ()).expect("moved").jobs, 1501);
 }
 
 #[test]
@@ -260,7 +280,7 @@ fn nobody_opens_a_file_that_is_being_moved() {
             opened = Some(connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)));
         }
     };
-    move_queue(&file, &to, passed).expect("moved");
+    move_here(&file, &to, passed).expect("moved");
     assert!(matches!(opened, Some(Err(_))), "{opened:?}");
 }
 
@@ -270,7 +290,7 @@ fn the_file_of_an_earlier_move_is_not_overwritten() {
     let (file, to) = (world.file(), world.cluster.database("target"));
     let earlier = file.with_added_extension("moved");
     std::fs::write(&earlier, "earlier").expect("written");
-    let refused = move_queue(&file, &to, |_| ()).expect_err("an earlier move");
+    let refused = move_here(&file, &to, |_| ()).expect_err("an earlier move");
     assert!(matches!(refused, MoveError::Earlier { .. }), "{refused}");
     assert_eq!(std::fs::read(&earlier).expect("read"), b"earlier");
 }
@@ -280,9 +300,9 @@ fn a_missing_file_and_a_missing_database_are_named() {
     let world = Move::new();
     let missing = world.folder.path().join("none.db");
     let to = world.cluster.database("target");
-    assert!(matches!(move_queue(&missing, &to, |_| ()), Err(MoveError::Missing { .. })));
+    assert!(matches!(move_here(&missing, &to, |_| ()), Err(MoveError::Missing { .. })));
     assert!(!missing.exists());
     let nowhere: PostgresAddress = to.to_string().replace("/target", "/nowhere").parse().expect("an address");
-    let refused = move_queue(&world.file(), &nowhere, |_| ()).expect_err("no database");
+    let refused = move_here(&world.file(), &nowhere, |_| ()).expect_err("no database");
     assert!(matches!(refused, MoveError::Target(_)), "{refused}");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Machine,
+    App, AppName, BaseName, ClusterId, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Machine,
     MachineName, MachineTunnels, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName,
 };
 
@@ -51,6 +51,8 @@ pub struct RecordIndex {
     pub members: BTreeMap<MachineName, Arc<MemberRecord>>,
     /// Events by number.
     pub events: BTreeMap<u64, Arc<EventRecord>>,
+    /// Identity of the cluster; none before the first term of a server that knows ids.
+    pub cluster: Option<ClusterId>,
     /// Rules that hold for all apps.
     pub policy: ClusterPolicy,
     /// The plan.
@@ -131,6 +133,7 @@ impl RecordIndex {
                     self.events.pop_first();
                 }
             }
+            StoreRecord::Cluster(id) => self.cluster = Some(id),
             StoreRecord::Policy(policy) => self.policy = policy,
             StoreRecord::Numbers(app, numbers) => {
                 Arc::make_mut(&mut self.plan).numbers.insert(app, numbers);

@@ -16,6 +16,7 @@
 //! | `manifests/<repository>/<digest>` | [`PushedManifest`] |
 //! | `tokens/<hash>` | [`TokenRecord`] |
 //! | `events/<number mod 1000>` | [`EventRecord`] |
+//! | `cluster/id` | [`ClusterId`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
 //! | `machines/<name>` | [`Machine`] |
 //! | `members/<name>` | [`MemberRecord`] |
@@ -43,9 +44,9 @@ pub use code::{CodeRecord, CodeRevision, RevisionNumber, code_key};
 pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{
-    BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, config_key, deploy_key, event_keys, machine_of_part_key, manifest_key,
-    numbers_key, packs_key, part_key, release_key, routes_key, tag_key, token_key,
+    BaseRecord, BuildRecord, CLUSTER_ID_KEY, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord,
+    TokenRecord, app_of_key, base_key, build_key, config_key, deploy_key, event_keys, machine_of_part_key,
+    manifest_key, numbers_key, packs_key, parse_cluster_id, part_key, release_key, routes_key, tag_key, token_key,
 };
 pub use trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, TokenUse, join_token_key, member_key};
 

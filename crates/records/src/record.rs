@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest,
-    DigestError, Machine, MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName,
-    RoutingHead, Scope,
+    AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterId, ClusterPolicy, Deploy, DeployNumber,
+    Digest, DigestError, Machine, MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role,
+    RoleName, RoutingHead, Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -149,6 +149,8 @@ pub enum StoreRecord {
     },
     /// An event of the audit trail.
     Event(EventRecord),
+    /// Identity of the cluster.
+    Cluster(ClusterId),
     /// Rules that hold for all apps.
     Policy(ClusterPolicy),
     /// The numbers of an app's allocations.
@@ -233,6 +235,7 @@ impl StoreRecord {
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => event_key(event.number),
+            Self::Cluster(_) => CLUSTER_ID_KEY.to_owned(),
             Self::Policy(_) => "cluster/policy".to_owned(),
             Self::Numbers(app, _) => numbers_key(app),
             Self::Routes(app, _) => routes_key(app),
@@ -259,6 +262,7 @@ impl StoreRecord {
             Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
             Self::Token { token, .. } => serde_json::to_vec(token),
             Self::Event(record) => serde_json::to_vec(record),
+            Self::Cluster(id) => serde_json::to_vec(id),
             Self::Policy(record) => serde_json::to_vec(record),
             Self::Numbers(_, record) => serde_json::to_vec(&**record),
             Self::Routes(_, record) => serde_json::to_vec(&**record),
@@ -270,6 +274,17 @@ impl StoreRecord {
             Self::Member(record) => serde_json::to_vec(record),
         }
     }
+}
+
+/// Key of the cluster's identity.
+pub const CLUSTER_ID_KEY: &str = "cluster/id";
+
+/// Parses the value of [`CLUSTER_ID_KEY`].
+///
+/// # Errors
+/// [`RecordError`].
+pub fn parse_cluster_id(value: &[u8]) -> Result<ClusterId, RecordError> {
+    read(CLUSTER_ID_KEY, value)
 }
 
 /// Returns the key of a machine's part of the plan.
@@ -398,6 +413,7 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
         }
         ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },
         ["events", _] => StoreRecord::Event(read(key, value)?),
+        ["cluster", "id"] => StoreRecord::Cluster(read(key, value)?),
         ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
         ["machines", _] => StoreRecord::Registered(read(key, value)?),
         ["trust", "authority"] => StoreRecord::Authority(read(key, value)?),

@@ -77,7 +77,8 @@ pub(crate) fn assemble(
         // Another server has led meanwhile. The logs of ended builds are in the blobs.
         sweep(&logs);
     }
-    let jobs = if writes { JobService::open(&settings)? } else { JobService::closed() };
+    let cluster = core.view().records.cluster;
+    let jobs = if writes { JobService::open(&settings, cluster)? } else { JobService::closed() };
     let images = ImageReader::new(blobs.clone(), scratch);
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;

@@ -7,6 +7,7 @@ mod codes;
 mod config;
 mod deploys;
 mod events;
+mod identity;
 mod images;
 mod machines;
 mod members;

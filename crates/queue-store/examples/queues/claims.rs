@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::{MachineName, Moment};
 use gantry_queue::QueueName;
-use gantry_queue_store::{JobFilter, PostgresQueue, QueueCommand, QueueReader, QueueReply, QueueStore, SqliteQueue};
+use gantry_queue_store::{JobFilter, QueueCommand, QueueReader, QueueReply, QueueStore, SqliteQueue};
 
 use super::{Outcome, gantry};
 
@@ -20,7 +20,7 @@ pub(crate) fn measure(queue: &str, place: &str, waiting: &[&str]) -> Outcome<()>
         let reader = store.reader()?;
         (Box::new(store), reader)
     } else {
-        let store = PostgresQueue::new(place.parse()?);
+        let store = gantry::in_postgres(place)?;
         let reader = store.reader();
         (Box::new(store), reader)
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use gantry_model::{MachineName, Moment};
+use gantry_model::{ClusterId, MachineName, Moment};
 use gantry_queue::{AttemptOutcome, Jitter, JobSettings, QueueName};
 use gantry_queue_store::{
     ClaimedJob, JobReport, NewJob, PostgresQueue, QueueCommand, QueueReply, QueueWriter, SqliteQueue,
@@ -18,9 +18,14 @@ pub(crate) fn writer(queue: &str, place: &str) -> Outcome<Arc<QueueWriter>> {
         |error: &gantry_queue_store::QueueStoreError| eprintln!("{error}: {:?}", std::error::Error::source(error));
     let writer = match queue {
         "sqlite" => QueueWriter::start(SqliteQueue::open(Path::new(place))?, now, broken)?,
-        _ => QueueWriter::start(PostgresQueue::new(place.parse()?), now, broken)?,
+        _ => QueueWriter::start(in_postgres(place)?, now, broken)?,
     };
     Ok(Arc::new(writer))
+}
+
+/// The queue in a database.
+pub(crate) fn in_postgres(place: &str) -> Outcome<PostgresQueue> {
+    Ok(PostgresQueue::new(place.parse()?, ClusterId::from_random(0)))
 }
 
 fn now() -> Moment {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use gantry_model::ClusterId;
 use tokio_postgres::error::SqlState;
 
 use crate::QueueStoreError;
@@ -37,6 +38,9 @@ pub(crate) enum Failure {
     /// Another server has the queue.
     #[error("another server has the queue")]
     Superseded,
+    /// Another cluster has the queue.
+    #[error("the cloud {0} has the queue")]
+    OtherCluster(ClusterId),
     /// The database is being filled from a file.
     #[error("the queue is being moved here")]
     Moving,
@@ -90,6 +94,7 @@ pub(super) fn error(fault: Fault, action: &'static str, place: &str) -> QueueSto
     };
     match failure {
         Failure::Superseded => QueueStoreError::Superseded { place: path },
+        Failure::OtherCluster(owner) => QueueStoreError::OtherCluster { place: path, owner },
         Failure::Moving => QueueStoreError::Unfinished { place: path },
         Failure::Newer(found) => QueueStoreError::Newer { path, found, known: super::schema::FORMAT },
         failure if failure.state() == Some(&SqlState::DISK_FULL) => QueueStoreError::Full { path },

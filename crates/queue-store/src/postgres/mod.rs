@@ -7,6 +7,8 @@
 //! - A server that opens the queue raises the epoch.
 //! - Every transaction begins with `SELECT … FOR UPDATE` of that row. A server that finds another epoch writes nothing: the
 //!   epoch is the fencing token of the queue. So counts in memory are those of the database, as with SQLite.
+//! - The row also has the id of the cluster whose servers write the queue. The first of them notes the id. A server of
+//!   another cluster raises no epoch, writes nothing, and reads nothing: [`QueueStoreError::OtherCluster`].
 //! - Every transaction ends with the number of its batch. After a connection that broke during `COMMIT`, the server
 //!   connects again, waits for the row, and reads the number: either the batch is committed and its replies are true, or
 //!   the batch is carried out again. No batch is carried out twice.
@@ -42,7 +44,7 @@ mod tls;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use gantry_model::Moment;
+use gantry_model::{ClusterId, Moment};
 
 pub use self::address::{PostgresAddress, PostgresAddressError};
 pub(crate) use self::failure::Failure;
@@ -65,7 +67,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Time in which a broken commit is settled.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time until a server that leads takes the queue back from a server that took it. A deposed leader notices within 4 s.
+/// Time until a server that leads tries again to take a queue that it may not use. A deposed leader notices within 4 s.
 const TAKE_BACK: Duration = Duration::from_secs(10);
 
 /// Interval of the search for an empty part.
@@ -75,6 +77,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct PostgresQueue {
     address: PostgresAddress,
+    /// The cluster of this server.
+    cluster: ClusterId,
     /// Numbers in a part, for a database without tables.
     part: i64,
     /// The epoch of this server's writes; none before the first connection.
@@ -84,12 +88,39 @@ pub struct PostgresQueue {
     open: Option<Open>,
     /// The last attempt to connect failed: the next moment to try, the pause, and the cause.
     away: Option<(Instant, Duration, String)>,
-    /// Moment at which another server had taken the queue.
-    superseded: Option<Instant>,
+    /// Moment at which another server had the queue.
+    given_up: Option<(Instant, QueueUser)>,
     /// Most jobs of all queues that may wait or run.
     most_open: u64,
     tidy_every: Duration,
     tidied: Instant,
+}
+
+/// Another server that has the queue.
+#[derive(Debug, Clone, Copy)]
+enum QueueUser {
+    /// A server of this cluster, which leads.
+    Server,
+    /// The servers of another cluster.
+    Cluster(ClusterId),
+}
+
+impl QueueUser {
+    /// The user that a failure names.
+    fn of(failure: &Failure) -> Option<Self> {
+        match failure {
+            Failure::Superseded => Some(Self::Server),
+            Failure::OtherCluster(owner) => Some(Self::Cluster(*owner)),
+            _ => None,
+        }
+    }
+
+    fn failure(self) -> Failure {
+        match self {
+            Self::Server => Failure::Superseded,
+            Self::Cluster(owner) => Failure::OtherCluster(owner),
+        }
+    }
 }
 
 /// A connection, and the counts in the database.
@@ -114,17 +145,18 @@ impl From<Fault> for BatchError {
 }
 
 impl PostgresQueue {
-    /// The queue at an address. Nothing is connected yet.
+    /// The queue of a cluster at an address. Nothing is connected yet.
     #[must_use]
-    pub fn new(address: PostgresAddress) -> Self {
+    pub fn new(address: PostgresAddress, cluster: ClusterId) -> Self {
         Self {
             address,
+            cluster,
             part: schema::PART,
             epoch: None,
             batch: 0,
             open: None,
             away: None,
-            superseded: None,
+            given_up: None,
             most_open: WAITING_MAX,
             tidy_every: TIDY_EVERY,
             tidied: Instant::now(),
@@ -144,6 +176,7 @@ impl PostgresQueue {
     pub fn reader(&self) -> QueueReader {
         QueueReader::of_database(PostgresReads {
             address: self.address.clone(),
+            cluster: self.cluster,
             part: self.part,
             session: RefCell::new(None),
             away: RefCell::new(None),
@@ -164,47 +197,59 @@ impl PostgresQueue {
         {
             return Err(Failure::Earlier(cause.clone()).into());
         }
-        if self.superseded.is_some_and(|since| since.elapsed() < TAKE_BACK) {
-            return Err(Failure::Superseded.into());
+        if let Some((since, user)) = self.given_up
+            && since.elapsed() < TAKE_BACK
+        {
+            return Err(user.failure().into());
         }
         match self.open_session() {
             Ok(open) => {
-                (self.open, self.away, self.superseded) = (Some(open), None, None);
+                (self.open, self.away, self.given_up) = (Some(open), None, None);
                 Ok(())
             }
             Err(fault) => {
-                if let Fault::Postgres(Failure::Superseded) = &fault {
-                    self.give_up();
-                } else if let Fault::Postgres(failure) = &fault {
-                    let pause = self.away.as_ref().map_or(PAUSE, |(_, pause, _)| (*pause * 2).min(LONGEST_PAUSE));
-                    self.away = Some((Instant::now() + pause, pause, causes(failure)));
+                if let Fault::Postgres(failure) = &fault {
+                    self.note_failure(failure);
                 }
                 Err(fault)
             }
         }
     }
 
+    /// Remembers for a moment why there is no connection.
+    fn note_failure(&mut self, failure: &Failure) {
+        match QueueUser::of(failure) {
+            Some(user) => self.give_up(user),
+            None => {
+                let pause = self.away.as_ref().map_or(PAUSE, |(_, pause, _)| (*pause * 2).min(LONGEST_PAUSE));
+                self.away = Some((Instant::now() + pause, pause, causes(failure)));
+            }
+        }
+    }
+
     /// Another server has the queue.
-    fn give_up(&mut self) {
-        (self.open, self.epoch, self.superseded) = (None, None, Some(Instant::now()));
+    fn give_up(&mut self, user: QueueUser) {
+        (self.open, self.epoch, self.given_up) = (None, None, Some((Instant::now(), user)));
     }
 
     fn open_session(&mut self) -> Result<Open, Fault> {
         let session = Session::connect(&self.address)?;
         if self.epoch.is_none() {
-            schema::prepare(&session, self.part)?;
+            schema::prepare(&session, self.part, Some(self.cluster))?;
         }
         session.write("BEGIN", &[])?;
         let owner = session.lock_owner()?;
         if owner.moving.is_some() {
             return Err(Failure::Moving.into());
         }
+        session.check_cluster(Some(self.cluster))?;
         let (epoch, batch) = match self.epoch {
             None => (owner.epoch + 1, 0),
             Some(epoch) if epoch == owner.epoch => (epoch, owner.batch),
             Some(_) => return Err(Failure::Superseded.into()),
         };
         session.note_owner(epoch, batch)?;
+        session.note_cluster(self.cluster)?;
         let loads = Loads::read(&session)?;
         let parts = schema::TablePartitions::read(&session, owner.part)?;
         session.parts.replace(parts);
@@ -246,7 +291,7 @@ impl PostgresQueue {
         loop {
             match self.connect() {
                 Ok(()) => return Some(self.batch > before),
-                Err(Fault::Postgres(Failure::Superseded)) => return None,
+                Err(Fault::Postgres(failure)) if QueueUser::of(&failure).is_some() => return None,
                 Err(_) if Instant::now() >= deadline => return None,
                 Err(_) => std::thread::sleep(PAUSE),
             }
@@ -311,7 +356,7 @@ impl QueueStore for PostgresQueue {
                 }
             };
             match &fault {
-                Fault::Postgres(Failure::Superseded) if self.superseded.is_none() => self.give_up(),
+                Fault::Postgres(Failure::Superseded) if self.given_up.is_none() => self.give_up(QueueUser::Server),
                 Fault::Postgres(failure) if failure.is_passing() && attempt < ATTEMPTS => {
                     attempt += 1;
                     if self.away.is_some() {
@@ -330,6 +375,7 @@ impl QueueStore for PostgresQueue {
 #[derive(Debug)]
 pub(crate) struct PostgresReads {
     address: PostgresAddress,
+    cluster: ClusterId,
     part: i64,
     session: RefCell<Option<Session>>,
     /// The last attempt to connect failed: the next moment to try, and the cause. Reads that wait fail at once.
@@ -369,11 +415,13 @@ impl PostgresReads {
         }
         let connected = Session::connect(&self.address).and_then(|session| {
             // Before the first write there are no tables.
-            schema::prepare(&session, self.part)?;
+            schema::prepare(&session, self.part, Some(self.cluster))?;
             Ok(session)
         });
         let cause = match &connected {
-            Err(Fault::Postgres(failure)) => Some((Instant::now() + PAUSE, causes(failure))),
+            Err(Fault::Postgres(failure)) if QueueUser::of(failure).is_none() => {
+                Some((Instant::now() + PAUSE, causes(failure)))
+            }
             _ => None,
         };
         self.away.replace(cause);

@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gantry_model::ClusterId;
+
 use super::failure::Failure;
 use super::session::Session;
 use crate::sql::value::bound;
 use crate::sql::{Database, Fault, NumberedTable};
 
 /// The newest format.
-pub(super) const FORMAT: i64 = 3;
+pub(super) const FORMAT: i64 = 4;
+
+/// The first format whose queues belong to a cluster.
+const HAS_CLUSTER: i64 = 4;
 
 /// Numbers of jobs or messages in a part, unless a test chooses otherwise. A full part has a few hundred megabytes.
 pub(super) const PART: i64 = 1_000_000;
@@ -108,8 +113,12 @@ const DELIVERIES: &str = "
 /// The changes from format 2: the numbers of the contents that are moved into the database, or were. See `target`.
 const MOVES: &str = "ALTER TABLE owner ADD COLUMN moving TEXT; ALTER TABLE owner ADD COLUMN moved TEXT";
 
-/// Makes missing tables, in one transaction; refuses those of a newer version. Two servers may do it at the same time.
-pub(super) fn prepare(session: &Session, part: i64) -> Result<(), Fault> {
+/// The changes from format 3: the cluster whose servers write the queue. None before the first of them has connected.
+const CLUSTER: &str = "ALTER TABLE owner ADD COLUMN cluster_id TEXT";
+
+/// Makes missing tables, in one transaction; refuses those of a newer version or of another cluster. Two servers may do it
+/// at the same time.
+pub(super) fn prepare(session: &Session, part: i64, cluster: Option<ClusterId>) -> Result<(), Fault> {
     session.batch("BEGIN; SELECT pg_advisory_xact_lock(1196315729)")?;
     session.batch("CREATE SCHEMA IF NOT EXISTS gantry_queue")?;
     let found = session
@@ -123,11 +132,17 @@ pub(super) fn prepare(session: &Session, part: i64) -> Result<(), Fault> {
     if format > FORMAT {
         return Err(Failure::Newer(format).into());
     }
+    if format >= HAS_CLUSTER {
+        session.check_cluster(cluster)?;
+    }
     if format < 2 {
         session.batch(DELIVERIES)?;
     }
-    if format < FORMAT {
+    if format < 3 {
         session.batch(MOVES)?;
+    }
+    if format < HAS_CLUSTER {
+        session.batch(CLUSTER)?;
         session.execute("UPDATE owner SET format = ?1", bound![FORMAT])?;
     }
     session.batch("COMMIT")

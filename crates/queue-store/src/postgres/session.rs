@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use futures_util::future::{join, maybe_done};
+use gantry_model::ClusterId;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -375,5 +376,20 @@ impl Session {
     /// Notes the writer and its transaction.
     pub(super) fn note_owner(&self, epoch: i64, batch: i64) -> Result<(), Fault> {
         self.write("UPDATE owner SET epoch = ?1, batch = ?2", bound![epoch, batch])
+    }
+
+    /// Fails if the queue belongs to another cluster.
+    pub(super) fn check_cluster(&self, cluster: Option<ClusterId>) -> Result<(), Fault> {
+        let row = self.one("SELECT cluster_id FROM owner", &[])?;
+        let owner = row.map_or(Ok(None), |mut row| row.get::<Option<ClusterId>>(0))?;
+        match owner.filter(|owner| Some(*owner) != cluster) {
+            Some(owner) => Err(Failure::OtherCluster(owner).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes the cluster to which the queue belongs from now on.
+    pub(super) fn note_cluster(&self, cluster: ClusterId) -> Result<(), Fault> {
+        self.write("UPDATE owner SET cluster_id = ?1", bound![&cluster.to_string()])
     }
 }

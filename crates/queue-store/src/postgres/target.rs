@@ -1,5 +1,7 @@
 //! The database as the target of a move from a file. See `transfer`.
 
+use gantry_model::ClusterId;
+
 use super::PostgresAddress;
 use super::failure::{Failure, error};
 use super::schema::{self, TablePartitions};
@@ -29,19 +31,21 @@ pub(crate) struct MoveTarget {
 }
 
 impl MoveTarget {
-    /// Connects, and marks the database with the number of the contents. If the file `is_renamed`, only a database with
-    /// this mark takes them.
+    /// Connects, and marks the database with the number of the contents and with their cluster. If the file `is_renamed`,
+    /// only a database with this mark takes them.
     pub(crate) fn open(
         address: &PostgresAddress,
+        cluster: Option<ClusterId>,
         contents: &str,
         is_renamed: bool,
     ) -> Result<(Self, TargetState), MoveError> {
         let place = address.to_string();
         let failed = |fault| MoveError::Target(error(fault, "open", &place));
         let session = Session::connect(address).and_then(Session::without_timeout).map_err(failed)?;
-        schema::prepare(&session, schema::PART).map_err(failed)?;
+        schema::prepare(&session, schema::PART, cluster).map_err(failed)?;
         session.write("BEGIN", &[]).map_err(failed)?;
         let owner = session.lock_owner().map_err(failed)?;
+        session.check_cluster(cluster).map_err(failed)?;
         let state = if is_renamed && owner.moving.as_deref() != Some(contents) {
             TargetState::Unmarked
         } else {
@@ -53,6 +57,9 @@ impl MoveTarget {
                 return session.batch("ROLLBACK");
             }
             session.note_owner(epoch, 0)?;
+            if let Some(cluster) = cluster {
+                session.note_cluster(cluster)?;
+            }
             session.write("UPDATE owner SET moving = ?1", bound![contents])?;
             session.parts.replace(TablePartitions::read(&session, owner.part)?);
             session.batch("COMMIT")

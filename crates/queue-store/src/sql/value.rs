@@ -1,5 +1,7 @@
 //! Values of statements and rows.
 
+use gantry_model::ClusterId;
+
 use super::Fault;
 
 /// A value of a row.
@@ -169,6 +171,12 @@ impl FromValue for String {
             Value::Bytes(bytes) => Self::from_utf8(bytes).ok(),
             _ => None,
         }
+    }
+}
+
+impl FromValue for ClusterId {
+    fn from_value(value: Value) -> Option<Self> {
+        String::from_value(value)?.parse().ok()
     }
 }
 

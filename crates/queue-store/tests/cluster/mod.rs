@@ -9,7 +9,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gantry_queue_store::PostgresAddress;
+use gantry_model::ClusterId;
+use gantry_queue_store::{PostgresAddress, PostgresQueue};
+
+/// The cloud of the servers under test.
+pub(crate) const CLOUD: u128 = 1;
+
+/// The queue at an address, as a server of the cloud opens it.
+pub(crate) fn server(address: PostgresAddress) -> PostgresQueue {
+    server_of(CLOUD, address)
+}
+
+/// The queue at an address, as a server of a cloud opens it.
+pub(crate) fn server_of(cloud: u128, address: PostgresAddress) -> PostgresQueue {
+    PostgresQueue::new(address, ClusterId::from_random(cloud))
+}
 
 /// A running PostgreSQL. It ends with this value, and with the test program.
 pub(crate) struct Cluster {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use gantry_admission::Admitted;
 use gantry_cluster::PublishedView;
 use gantry_control::{MachineReport, RouterReport};
-use gantry_model::{Generation, MachineName, Moment, RoutingTable};
+use gantry_model::{ClusterId, Generation, MachineName, Moment, RoutingTable};
 use gantry_store::{Store, StoreFault};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -171,6 +171,7 @@ pub(crate) async fn start(
     let (messages, inbox) = mpsc::channel(INBOX_MAX);
     let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await?;
     task.adopt_policy(&settings.policy).await?;
+    task.adopt_identity(ClusterId::from_random(rand::random())).await?;
     let (published, notifier, table) = (task.published(), task.notifier(), Arc::default());
     let handle = CoreHandle { messages, published, notifier, table, store, leadership };
     #[expect(clippy::disallowed_methods, reason = "the term awaits the handle")]

@@ -13,7 +13,7 @@ use gantry_cluster::{
 };
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
-use gantry_model::{ClusterPolicy, DeployState, MachineName, Moment};
+use gantry_model::{ClusterId, ClusterPolicy, DeployState, MachineName, Moment};
 use gantry_store::{Revision, Store, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -103,6 +103,15 @@ impl CoreTask {
                 self.apply(CoreEvent::Committed(changes));
                 Ok(())
             }
+            written => written,
+        }
+    }
+
+    /// Writes `fresh` as the identity of a cluster that has none. On a disk that takes no writes, the cluster has none yet.
+    pub(super) async fn adopt_identity(&mut self, fresh: ClusterId) -> Result<(), ServerError> {
+        let changes = admission::adopt_identity(&self.state.view().records, fresh);
+        match self.commit_again(vec![changes]).await {
+            Err(ServerError::Store(error)) if error.is_refusal() => Ok(()),
             written => written,
         }
     }

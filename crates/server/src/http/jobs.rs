@@ -9,7 +9,7 @@ use gantry_api::{ErrorCode, Problem};
 use gantry_control::sessions::SessionKind;
 use gantry_model::{AppName, Digest, RoleName};
 use gantry_queue::{JobId, JobState, PAYLOAD_MAX, QueueName};
-use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, JobProgress, NewJob, SubmitRefusal};
+use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, JobProgress, NewJob, QueueStoreError, SubmitRefusal};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
@@ -41,7 +41,11 @@ const IMAGE_CODE: &str = "image";
 impl From<JobsError> for ErrorResponse {
     fn from(error: JobsError) -> Self {
         let code = match &error {
-            JobsError::Store(_) | JobsError::ReadOnly => ErrorCode::StoreUnavailable,
+            JobsError::Store(error) => match **error {
+                QueueStoreError::OtherCluster { .. } => ErrorCode::QueueOfOtherCloud,
+                _ => ErrorCode::StoreUnavailable,
+            },
+            JobsError::ReadOnly => ErrorCode::StoreUnavailable,
             JobsError::Stopping => ErrorCode::ServerStopping,
         };
         Problem::new(code, crate::causes(&error)).into()

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
-use gantry_model::{AppName, MachineName, Moment};
+use gantry_model::{AppName, ClusterId, MachineName, Moment};
 use gantry_queue::{Jitter, Job, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
     CancelEffect, Completed, DeliveryCommand, DeliveryReply, Fired, JobProgress, JobReport, MessageCommand,
@@ -98,10 +98,12 @@ pub(crate) struct JobService {
 }
 
 impl JobService {
-    /// The queue of the settings: a file in the data folder, or PostgreSQL. Leases of the server before begin anew.
-    pub(crate) fn open(settings: &ServerSettings) -> Result<Self, QueueStoreError> {
+    /// The queue of the settings: a file in the data folder, or PostgreSQL. Leases of the server before begin anew. A
+    /// database is never used without the id of the cluster, which a full disk keeps from the records.
+    pub(crate) fn open(settings: &ServerSettings, cluster: Option<ClusterId>) -> Result<Self, QueueStoreError> {
         if let Some(address) = &settings.job_store {
-            let store = PostgresQueue::new(address.clone());
+            let Some(cluster) = cluster else { return Ok(Self::closed()) };
+            let store = PostgresQueue::new(address.clone(), cluster);
             let reader = store.reader();
             return Ok(Self::new(start(store), Some(reader)));
         }
