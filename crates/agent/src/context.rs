@@ -44,11 +44,12 @@ pub(crate) struct AgentContext {
 }
 
 impl AgentContext {
-    /// Opens the folders of the settings. `mapped` says whether the machine's file system supports idmapped mounts.
+    /// Opens the folders of the settings. `init` is the path of the static init. `mapped` says whether the machine's file system supports idmapped mounts.
     pub(crate) fn open(
         settings: AgentSettings,
         client: Client,
         tls: Option<Arc<ClientConfig>>,
+        init: PathBuf,
         mapped: bool,
     ) -> Result<Self, AgentError> {
         let data = &settings.data;
@@ -62,7 +63,7 @@ impl AgentContext {
             layers: Layers::in_folder(&data.join(LAYERS), policy.reserve())?,
             unpacking: tokio::sync::Mutex::default(),
             unpacked: Arc::default(),
-            init: gantry_sandbox::install_init(&data.join("init"))?,
+            init,
             status: status::StatusReporter::default(),
             addresses: network::AddressPool::new(settings.gateway, settings.prefix),
             users: users::UserRanges::load(data, mapped, &records::apps_on_machine(&settings)),

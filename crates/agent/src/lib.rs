@@ -100,13 +100,14 @@ pub async fn run(
     }
     network::set_up(&settings).await?;
     gantry_failpoint::failpoint!("agent.networked");
-    let mapped = gantry_sandbox::probe_users(&settings.data.join(LAYERS)).await;
+    let init = gantry_sandbox::install_init(&settings.data.join("init"))?;
+    let mapped = gantry_sandbox::probe_users(&settings.data.join(LAYERS), &init).await;
     if let Err(why) = &mapped {
         tracing::warn!(why = %ErrorChain(why), "idmapped mounts unsupported: containers share the host's user ids");
     }
     gantry_failpoint::failpoint!("agent.probed");
     let tls = credentials.map(|credentials| credentials.client_config(&[b"h2"])).transpose()?;
-    let agent = Arc::new(AgentContext::open(settings, client, tls, mapped.is_ok())?);
+    let agent = Arc::new(AgentContext::open(settings, client, tls, init, mapped.is_ok())?);
     tracing::info!(machine = %agent.settings.machine, "agent started");
     gantry_failpoint::failpoint!("agent.loaded");
     // Builds of servers before builds ran as workloads of the agent.

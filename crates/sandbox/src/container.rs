@@ -75,12 +75,13 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     Ok(path)
 }
 
-/// Checks that containers whose layers are in `folder` can have users of their own ([`ContainerSpec::users`]).
+/// Checks that containers whose layers are in `folder` can have users of their own ([`ContainerSpec::users`]). `init` is the
+/// path of init: the launcher, which starts with the first task, opens init once for all containers.
 ///
 /// # Errors
 /// [`SandboxError::Unmapped`] with the reason, or when the probe could not run.
-pub async fn probe_users(folder: &Path) -> Result<(), SandboxError> {
-    match perform(None, WorkerTask::Probe(folder.to_owned())).await? {
+pub async fn probe_users(folder: &Path, init: &Path) -> Result<(), SandboxError> {
+    match perform(Some(init), WorkerTask::Probe(folder.to_owned())).await? {
         ProbeOutcome::Mapped => Ok(()),
         ProbeOutcome::Unmapped(message) => Err(SandboxError::Unmapped(message)),
     }

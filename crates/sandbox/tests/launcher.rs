@@ -4,13 +4,13 @@
 
 mod boxes;
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use boxes::{a_box, outcome, run, trial};
-use gantry_sandbox::{Container, LAUNCHER_COMMAND, launch, launcher_main};
+use gantry_sandbox::{Container, LAUNCHER_COMMAND, launch, launcher_main, probe_users};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         trial("a_launcher_ends_with_its_caller_and_containers_do_not", || run(ended_caller())),
         trial("one_launcher_serves_many_launches_at_once", || run(many_launches())),
         trial("a_launcher_holds_nothing_of_a_container", || run(clean_launcher())),
+        trial("the_launcher_of_a_probe_opens_init_for_all_containers", || run(opened_init())),
     ];
     boxes::one_by_one(trials)
 }
@@ -185,6 +186,22 @@ async fn clean_launcher() {
     until("the launcher has more open than before", || descriptors(launcher) == before).await;
     assert!(!holds(launcher, b"mark-of-a-container"), "the launcher has the container's environment");
     assert!(holds(launcher, LAUNCHER_COMMAND.as_bytes()), "the search finds what is there");
+}
+
+/// The first task of an agent is a probe. Its launcher is that of all containers.
+async fn opened_init() {
+    let a = a_box("echo first");
+    assert_eq!(outcome(&a).await.0, ["first"]);
+    let before = launcher();
+    signal(before, Signal::KILL);
+    // The machine may have no idmapped mounts.
+    let _ = probe_users(a.folder.path(), &a.spec.init).await;
+    let launcher = launcher();
+    assert_ne!(launcher, before);
+    let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let init = file(&a.spec.init).expect("a file");
+    let mut opened = std::fs::read_dir(format!("/proc/{launcher}/fd")).expect("read").flatten();
+    assert!(opened.any(|entry| file(&entry.path()).is_ok_and(|file| file == init)), "init is not open");
 }
 
 /// The targets of a process's descriptors, in order.

@@ -260,8 +260,9 @@ fn agent(url: &str) -> (tempfile::TempDir, Arc<AgentContext>) {
     for folder in [&data, &run] {
         std::fs::create_dir(folder).expect("made");
     }
+    let init = gantry_sandbox::install_init(&data.join("init")).expect("init");
     let settings = AgentSettings { data, run, ..AgentSettings::for_tests() };
-    let agent = AgentContext::open(settings, Client::new(url, "token"), None, false).expect("an agent");
+    let agent = AgentContext::open(settings, Client::new(url, "token"), None, init, false).expect("an agent");
     agent.status.set(&moved(), ObservedInstance::new(InstancePhase::Ready, Moment(7)));
     (folder, Arc::new(agent))
 }
