@@ -161,6 +161,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn waits_for_a_port_that_opens_late() {
         let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         let client = Client::new(&format!("http://{address}"), "token");

@@ -8,6 +8,7 @@ use anyhow::Context;
 use gantry_api::Client;
 use gantry_error_codes::ErrorCode;
 use gantry_router::Listeners;
+use gantry_supervision::{Backoff, OnPanic, OnShutdown, TaskKind, TaskSet};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Machine;
@@ -36,6 +37,14 @@ pub(crate) fn is_orphan() -> bool {
 
 /// Timeout for the machine token, which the server creates at its first start.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keeps the machine's certificate and the list of servers up to date. Without the task, the certificate would expire
+/// weeks later.
+const MEMBERSHIP: TaskKind =
+    TaskKind { name: "membership", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
+
+/// Pause before the membership's task starts again.
+const RESTART_PAUSE: Duration = Duration::from_secs(30);
 
 /// Sets up logging on standard error, for a person at the terminal or for the system's journal.
 pub(crate) fn start_logging(service: &'static str) {
@@ -167,7 +176,8 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
 async fn service_client(machine: &Machine, membership: Option<Membership>, renews: bool) -> anyhow::Result<Client> {
     if let Some(membership) = membership {
         let client = membership.client();
-        tokio::spawn(membership.keep(renews));
+        let keep = move || membership.clone().keep(renews);
+        TaskSet::default().spawn_restarting(MEMBERSHIP, Backoff::constant(RESTART_PAUSE), keep);
         return Ok(client);
     }
     let path = machine.data.join("machine-token");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gantry_error_codes::ErrorCode;
+use gantry_supervision::{OnPanic, OnShutdown, TaskKind, TaskSet};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -36,6 +37,14 @@ const LEAVING: Duration = Duration::from_secs(24 * 60 * 60);
 /// one arena cannot serve another. Under deploys the server then grew to 24 MB instead of 15 MB (docs/benchmarks.md).
 const ARENAS: &str = "2";
 
+/// The supervision of one service.
+const SUPERVISOR: TaskKind =
+    TaskKind { name: "supervisor", on_shutdown: OnShutdown::Finish, on_panic: OnPanic::Shutdown };
+
+/// The end of a replaced router.
+const LEAVING_ROUTER: TaskKind =
+    TaskKind { name: "end of a replaced router", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
+
 /// A command to a supervisor task, which replies once the command is done.
 enum Order {
     Replace,
@@ -49,10 +58,11 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn start(mut service: Service) -> anyhow::Result<Self> {
+    /// Starts a service and its task. A panic of the task ends `tasks`: nothing else restarts the service.
+    pub(crate) fn start(mut service: Service, tasks: &TaskSet) -> anyhow::Result<Self> {
         service.start()?;
         let (orders, inbox) = mpsc::channel(1);
-        tokio::spawn(service.supervise(inbox));
+        tasks.spawn(SUPERVISOR, service.supervise(inbox));
         Ok(Self { orders })
     }
 
@@ -206,7 +216,7 @@ impl Service {
             }
         }
         if let Some(old) = self.child.replace(fresh) {
-            tokio::spawn(end(old, LEAVING));
+            TaskSet::default().spawn(LEAVING_ROUTER, end(old, LEAVING));
         }
         self.started = Instant::now();
         Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use gantry_error_codes::ErrorCode;
 use gantry_router::Listeners;
+use gantry_supervision::TaskSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -59,7 +60,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     sockets.extend(secure);
     sockets.extend(tunnel);
     let own = server.as_ref().map_or_else(|| machine.clone(), |server| server.settings(machine));
-    let mut supervisors = Vec::new();
+    let (mut supervisors, tasks) = (Vec::new(), TaskSet::default());
     for name in SERVICES {
         let service = match name {
             "server" if !has_server => continue,
@@ -69,15 +70,16 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
             }
             _ => Service::new(name, arguments(name, machine)?, Vec::new(), None, program.clone()),
         };
-        supervisors.push(Supervisor::start(service)?);
+        supervisors.push(Supervisor::start(service, &tasks)?);
     }
     status!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
     let mut folder = server.as_ref().and_then(ServerProcess::folder);
-    loop {
+    let is_whole = loop {
         tokio::select! {
-            () = &mut ending => break,
+            () = &mut ending => break true,
+            () = tasks.ending() => break false,
             other = other_folder(server.as_ref(), folder) => {
                 folder = Some(other);
                 tracing::warn!("the server's data folder is another one now; starting the server in it");
@@ -95,9 +97,12 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
                 Err(error) => tracing::error!(error = format!("{error:#}"), "the new program is refused; the old one goes on serving"),
             }
         }
-    }
+    };
     for supervisor in supervisors.into_iter().rev() {
         supervisor.end().await;
+    }
+    if !is_whole {
+        fail!(Internal, "the supervisor of a service panicked; start `gantry up` again");
     }
     Ok(DONE)
 }

@@ -19,6 +19,7 @@
 //! - `message`: frames of bodies, and interim responses, which all modules hand to each other.
 //! - `dns`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
 //! - `sync`: the connection to the server: tables, and reports of requests under way.
+//! - `tasks`: the tasks that no request waits for.
 //!
 //! A module uses only modules below it: `listener`, then `tunnel_listener`, `virtual_address`, `sync` and `dns`, then
 //! `exchange`, `routes`, `upstream`, `tunnel`, `request`, `client`, `http2`, `message`.
@@ -41,6 +42,7 @@ mod request;
 mod routes;
 mod settings;
 mod sync;
+mod tasks;
 mod threads;
 mod timer;
 mod trailers;
@@ -53,6 +55,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
 use gantry_api::Client;
+use gantry_supervision::TaskSet;
 
 pub use error::RouterError;
 use exchange::access_log::AccessLog;
@@ -90,8 +93,15 @@ pub async fn run(
         settings,
     });
     let ended = tokio_util::sync::CancellationToken::new();
-    let link = tokio::spawn(sync::follow(Arc::clone(&router), client, ended.clone()));
-    let resolver = router.settings.resolver.map(|address| tokio::spawn(dns::run(Arc::clone(&router.routes), address)));
+    let tasks = TaskSet::default();
+    let (own, end) = (Arc::clone(&router), ended.clone());
+    let follow = move || sync::follow(Arc::clone(&own), client.clone(), end.clone());
+    let link = tasks.spawn_restarting(tasks::LINK, tasks::pauses(), follow);
+    let resolver = router.settings.resolver.map(|address| {
+        let routes = Arc::clone(&router.routes);
+        let resolve = move || dns::run(Arc::clone(&routes), address);
+        tasks.spawn_restarting(tasks::RESOLVER, tasks::pauses(), resolve)
+    });
     let listener = ClientListener::open(&router, listeners)?;
     serving();
     listener.serve_until(shutdown).await;

@@ -1,5 +1,7 @@
 //! Request and response bodies between client and instance: buffering, streaming, and the disposal of an unread rest.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

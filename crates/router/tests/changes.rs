@@ -1,5 +1,7 @@
 //! A routing table that changes constantly under load.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

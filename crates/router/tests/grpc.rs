@@ -1,5 +1,7 @@
 //! gRPC: responses of the router in gRPC's form, ends of responses, and streams on shared connections.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::convert::Infallible;

@@ -1,6 +1,8 @@
 //! Request smuggling and similar attacks: requests that two programs read differently. An instance gets the intended
 //! request or none, in an unambiguous form. The instance in these tests reads as strictly as the specification allows.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

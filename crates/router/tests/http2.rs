@@ -3,6 +3,8 @@
 //! connection may end without an error code. A given code must be the code of the list, or the general PROTOCOL_ERROR,
 //! which `h2` uses in place of many specific codes.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod h2spec;
 mod harness;
 

@@ -1,5 +1,7 @@
 //! Interim responses and the end of HTTP/2 connections of clients.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! Trusted proxies in front of the router, and error responses for apps that serve no request.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

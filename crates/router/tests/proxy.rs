@@ -1,5 +1,7 @@
 //! The router as a whole: tables from disk or from a server, and real connections.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::convert::Infallible;

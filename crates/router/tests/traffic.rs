@@ -1,5 +1,7 @@
 //! Traffic policy of an app, timeouts of its requests, and the end of its websockets.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

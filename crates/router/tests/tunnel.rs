@@ -1,5 +1,7 @@
 //! Requests to instances of another machine, through the routers of both machines.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::collections::BTreeMap;

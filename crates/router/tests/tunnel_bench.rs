@@ -1,6 +1,8 @@
 //! Processor time of a request to an instance of another machine, against one of the same machine. `benches/router tunnel`
 //! runs this test in a release build; it prints a line and checks nothing.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

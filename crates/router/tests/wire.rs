@@ -1,5 +1,7 @@
 //! Instances with scripted responses: bytes that reach the client, and reuse of connections.
 
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
+
 mod harness;
 
 use std::net::SocketAddr;

@@ -8,6 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Backoff;
+
 /// Effect of a shutdown on a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnShutdown {
@@ -60,6 +62,22 @@ impl TaskSet {
                 if kind.on_panic == OnPanic::Shutdown {
                     ending.cancel();
                 }
+            }
+        })
+    }
+
+    /// Starts a task that a panic starts again, after a pause. `make` makes the task's work each time. For a task that the
+    /// service cannot do without, in a service whose end costs more than the panic.
+    pub fn spawn_restarting<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        kind: TaskKind,
+        mut pauses: Backoff,
+        mut make: impl FnMut() -> F + Send + 'static,
+    ) -> JoinHandle<()> {
+        self.spawn(kind, async move {
+            while AssertUnwindSafe(make()).catch_unwind().await.is_err() {
+                tracing::error!(task = kind.name, "task panicked; starting it again");
+                tokio::time::sleep(pauses.pause()).await;
             }
         })
     }
@@ -117,6 +135,21 @@ mod tests {
         let finished = five_seconds(&tasks, OnShutdown::Finish);
         assert_eq!(tasks.shut_down(SECOND).await, 1);
         assert!(!finished.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_a_task_again_after_each_panic_until_the_task_ends() {
+        let (tasks, begun) = (TaskSet::default(), tokio::time::Instant::now());
+        let mut runs = 0;
+        let make = move || {
+            runs += 1;
+            async move { assert_eq!(runs, 3, "expected in this test") }
+        };
+        let kind = kind(OnShutdown::Finish, OnPanic::Shutdown);
+        let restarting = tasks.spawn_restarting(kind, Backoff::new(SECOND, 10 * SECOND), make);
+        restarting.await.expect("ended");
+        assert_eq!(begun.elapsed(), 3 * SECOND, "pauses of 1 and 2 s");
+        assert!(tokio::time::timeout(SECOND, tasks.ending()).await.is_err(), "the service goes on");
     }
 
     #[tokio::test(start_paused = true)]

@@ -97,6 +97,7 @@ async fn serve_udp(resolver: &Arc<DnsResolver>, socket: Arc<UdpSocket>, slots: &
                     continue;
                 };
                 let (own, socket, question) = (resolver.own, Arc::clone(&socket), bytes.to_vec());
+                #[expect(clippy::disallowed_methods, reason = "a resolver without an answer asks again")]
                 tokio::spawn(async move {
                     if let Some(answer) = forward::ask(&question, false, own).await {
                         let _ = socket.send_to(&answer, peer).await;
@@ -118,6 +119,7 @@ async fn serve_tcp(resolver: &Arc<DnsResolver>, listener: TcpListener, slots: &A
             continue;
         };
         let resolver = Arc::clone(resolver);
+        #[expect(clippy::disallowed_methods, reason = "the resolver sees the end of its connection")]
         tokio::spawn(async move {
             let _ = tokio::time::timeout(Duration::from_secs(10), serve_connection(&resolver, stream)).await;
             drop(slot);

@@ -100,6 +100,7 @@ impl HttpExchange {
             head.status = StatusCode::OK;
         }
         self.entry.status = 101;
+        #[expect(clippy::disallowed_methods, reason = "client and instance see the end of the connection")]
         tokio::spawn(async move {
             let mut counted = (self.entry, chosen, self.admitted);
             let sent = &mut counted.0.bytes;

@@ -191,6 +191,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn spreads_departures_over_the_drain() {
         let (table, receiver) = watch::channel(None);
         let begun = tokio::time::Instant::now();

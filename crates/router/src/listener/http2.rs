@@ -76,6 +76,7 @@ pub(super) async fn serve_connection<S>(
         tokio::select! {
             accepted = accept(&mut connection, &mut end) => {
                 let Some(Ok((request, respond))) = accepted else { return };
+                #[expect(clippy::disallowed_methods, reason = "the client sees the end of the stream")]
                 tokio::spawn(answer(Arc::clone(&router), Arc::clone(&peer), request, respond));
             }
             _ = ending.changed(), if end == ConnectionEnd::None => {

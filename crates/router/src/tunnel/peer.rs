@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::{MachineName, TunnelAddress};
+use gantry_supervision::TaskSet;
 use gantry_trust::PeerName;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
@@ -27,7 +28,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::http2::body::SharedUse;
-use crate::threads;
+use crate::{tasks, threads};
 
 /// Maximum number of requests at once on a connection. The peer allows more, so that no request waits for a stream.
 const USERS_MAX: usize = 128;
@@ -94,6 +95,7 @@ pub(crate) struct PeerRouter {
     lost: watch::Sender<bool>,
     /// Connections, separate for each thread of the router: the thread that made a connection serves it.
     pools: Box<[PeerPool]>,
+    tasks: TaskSet,
 }
 
 #[derive(Default)]
@@ -160,6 +162,7 @@ impl PeerRouter {
             state: AtomicU8::new(UP),
             lost: watch::Sender::new(false),
             pools: std::iter::repeat_with(PeerPool::default).take(threads::count()).collect(),
+            tasks: TaskSet::default(),
         }
     }
 
@@ -258,6 +261,7 @@ impl PeerRouter {
         }
         let connection_handle = PeerConnection { sender, user: SharedUse::default(), state: Arc::default() };
         let (user, state) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.state));
+        #[expect(clippy::disallowed_methods, reason = "the requests of the connection see its end")]
         tokio::spawn(drive(Arc::downgrade(self), connection, pings, user, state));
         self.own().open.lock().unwrap_or_else(PoisonError::into_inner).push(connection_handle.clone());
         Ok(connection_handle)
@@ -269,7 +273,8 @@ impl PeerRouter {
             return;
         }
         tracing::warn!(machine = %self.machine, %cause, "the router of a machine does not answer; its instances get no requests");
-        tokio::spawn(recover(Arc::downgrade(self)));
+        let peer = Arc::downgrade(self);
+        self.tasks.spawn_restarting(tasks::RECOVERY, tasks::pauses(), move || recover(Weak::clone(&peer)));
     }
 
     fn suspect(&self) {

@@ -80,6 +80,7 @@ impl InstanceConnection {
             .await?;
         let allowed = Arc::new(AtomicUsize::new(USERS_MAX));
         let published = Arc::clone(&allowed);
+        #[expect(clippy::disallowed_methods, reason = "the requests of the connection see its end")]
         tokio::spawn(async move {
             let mut connection = pin!(connection);
             // Each new request polls the connection.

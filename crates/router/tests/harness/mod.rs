@@ -1,4 +1,6 @@
 //! Test cluster: a running router, applications behind the router, and a server with tables for the router.
+
+#![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
 #![allow(dead_code)] // Each test program uses only a part of this module.
 
 pub(crate) mod frames;

@@ -78,6 +78,7 @@ impl Http1Connection {
         let source = ReadSide { from, received, room: ROOM.0 };
         // An instance that responds before it has the whole request often closes the connection after the response.
         let keeps = head.keeps && matches!(sending, Poll::Ready(Ok(_)));
+        #[expect(clippy::disallowed_methods, reason = "the instance sees the end of the upload")]
         let rest = match sending {
             // The instance responded without the body that its client still withholds, so the body is never sent.
             Poll::Pending if upload.word.is_some() => RequestRest::Unsent,
