@@ -212,7 +212,8 @@ impl LayerExchange {
 
     /// Removes a layer whose file is damaged. The next fetch asks the sources again.
     pub(crate) fn discard(&self, digest: &Digest) {
-        if self.state().has.remove(digest).is_some() {
+        let mut state = self.state();
+        if state.has.remove(digest).is_some() {
             self.cache.remove(digest);
             self.changed.nudge();
         }
@@ -220,6 +221,8 @@ impl LayerExchange {
 
     /// Removes layers and parts of layers that have stayed long enough, and the oldest beyond [`KEPT_MAX`]. `is_full`
     /// removes all of them. The parts of a layer that is being fetched stay.
+    ///
+    /// Files are removed under the lock: a task that finds no layer may fetch the layer again, under the same name.
     fn expire(&self, is_full: bool) {
         let mut state = self.state();
         let ExchangeState { in_parts, wants, has, .. } = &mut *state;
@@ -230,7 +233,7 @@ impl LayerExchange {
         let mut oldest: Vec<(Instant, Digest, u64, bool)> = parts.chain(layers).collect();
         oldest.sort();
         let mut total: u64 = oldest.iter().map(|(_, _, size, _)| size).sum();
-        let mut removed = Vec::new();
+        let mut is_changed = false;
         for (since, digest, size, is_in_parts) in oldest {
             if !is_full && total <= KEPT_MAX && since.elapsed() < KEEP {
                 break;
@@ -241,14 +244,13 @@ impl LayerExchange {
                 self.cache.remove_in_parts(&digest);
             } else {
                 has.remove(&digest);
-                removed.push(digest);
+                self.cache.remove(&digest);
+                is_changed = true;
             }
         }
-        drop(state);
-        if !removed.is_empty() {
+        if is_changed {
             self.changed.nudge();
         }
-        removed.iter().for_each(|digest| self.cache.remove(digest));
     }
 }
 
