@@ -1,6 +1,6 @@
 //! Reports of the kernel on the files that processes open (fanotify).
 //!
-//! A trace covers one overlay file system, from whichever mount or mount namespace a process opens a file of it. The
+//! A trace covers the opens of one overlay file system's files, by any mount and in any mount namespace. The
 //! tracing process stays outside of the container. The kernel gives a descriptor for each opened file; the trace reads
 //! the file's path from the kernel, and follows no path of the container's.
 #![allow(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Push queues: who gets their messages, and what is reported when nobody takes one.
+//! Push queues: the receivers of their messages, and the report about a message that no receiver takes.
 //!
 //! - `multicast`: every subscriber gets each message.
 //! - `unicast`: one subscriber gets each message. After a failure the next one is tried at once; a round of all of them

@@ -59,7 +59,7 @@ pub(crate) fn main(alone: &SingleThreaded, caller: UnixStream, init: Option<Init
 }
 
 fn work(alone: &SingleThreaded, mut caller: UnixStream, init: Option<InitProgram>) -> io::Result<()> {
-    // By this descriptor the caller ends the worker when nobody needs the result any more.
+    // By this descriptor the caller ends a worker whose result is not needed any more.
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
     passing::send(&caller, &[own.as_fd()], SendFlags::empty())?;
     drop(own);

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use boxes::{a_box, outcome, run, trial};
+use boxes::{a_box, outcome, run, trial, until};
 use gantry_sandbox::{Container, LAUNCHER_COMMAND, launch, launcher_main, probe_users};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -61,14 +61,6 @@ fn launcher() -> i32 {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("sent");
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = std::time::Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < boxes::DEADLINE, "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 async fn killed_launcher() {

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use boxes::{TestBox, a_box, launch_in_slot, run, run_within, slot_spec, trial};
+use boxes::{TestBox, a_box, launch_in_slot, run, run_within, slot_spec, trial, until};
 use gantry_sandbox::{
     Container, ContainerNetwork, ContainerSpec, ExitRecord, PreparedSlot, ProcessUser, end_own_slots, end_slots,
     kill_rest, launcher_main,
@@ -261,14 +261,6 @@ fn named(names: &[&str]) -> Vec<i32> {
 
 fn seeds() -> Vec<i32> {
     named(&["gantry-seed", "gantry-holder"])
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = std::time::Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < boxes::DEADLINE, "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// The groups of this program in all hierarchies.

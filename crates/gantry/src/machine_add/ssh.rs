@@ -13,7 +13,7 @@ use crate::coded::{WithCode, coded, fail};
 /// Exit status of `ssh` itself, if it failed: the machine was not reached, or did not let the user in.
 const SSH_FAILED: i32 = 255;
 
-/// Options of every call: nobody is asked for a password, and a machine that falls silent ends the call within 25 s.
+/// Options of every call: ssh asks for no password, and a machine that falls silent ends the call within 25 s.
 const OPTIONS: [&str; 4] = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3"];
 
 /// Longest time of one step. The program has some tens of megabytes.

@@ -158,6 +158,15 @@ impl TestBox {
     }
 }
 
+/// Waits for a state; fails with `what` if the state does not come in time.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < DEADLINE, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Runs a box's script to its end. Returns the output and the exit record.
 pub(crate) async fn outcome(a: &TestBox) -> (Vec<String>, Option<ExitRecord>) {
     let container = a.start().await;
