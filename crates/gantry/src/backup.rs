@@ -87,9 +87,7 @@ pub(crate) struct BackupRecord {
 /// also writes the volumes of this machine.
 pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> anyhow::Result<Exit> {
     require_root()?;
-    // A member of a cluster knows its store and its name.
-    let identity = membership::identity(machine)?;
-    let machine = &membership::settings(machine, identity.as_ref())?;
+    let machine = &membership::own_settings(machine)?;
     let files = ServerFiles::of(machine)?;
     let address = machine.store();
     // Before the records: what a job of the copy runs is in the records.

@@ -23,6 +23,10 @@ use crate::store_copy;
 
 /// Runs `gantry store check`: checks the store alone.
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
+    check_records(&membership::own_settings(machine)?)
+}
+
+fn check_records(machine: &Machine) -> anyhow::Result<Exit> {
     ServerFiles::of(machine)?.act_async(async || check_store(&machine.store()).await)
 }
 
@@ -97,10 +101,8 @@ pub(crate) async fn missing(
 /// on other servers, and volumes on other machines. With `repair`, removes damaged blobs and layers: nothing has a use for them, and a start unpacks a missing layer again.
 pub(crate) async fn check_everything(machine: &Machine, remote: &Remote, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
-    // A member of a cluster knows its store and its name.
-    let identity = membership::identity(machine)?;
-    let machine = &membership::settings(machine, identity.as_ref())?;
-    if check(machine).await? != DONE {
+    let machine = &membership::own_settings(machine)?;
+    if check_records(machine)? != DONE {
         return Ok(FAILED);
     }
     let others = OtherServers::of(machine, remote)?;

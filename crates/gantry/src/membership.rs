@@ -57,6 +57,11 @@ pub(crate) fn settings(machine: &Machine, identity: Option<&Identity>) -> anyhow
     Ok(settings)
 }
 
+/// The settings of a command that works on this machine's data. A member of a cluster knows its store and its name.
+pub(crate) fn own_settings(machine: &Machine) -> anyhow::Result<Machine> {
+    settings(machine, identity(machine)?.as_ref())
+}
+
 /// Addresses and identity with which a service of a machine in a cluster reaches the servers.
 #[derive(Clone)]
 pub(crate) struct Membership {
@@ -150,5 +155,45 @@ impl Membership {
 
     fn take_servers(&self) {
         self.servers.set_addresses(self.own.iter().cloned().chain(self.identity.servers.iter().cloned()).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use gantry_model::MachineName;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn machine(words: &[&str]) -> Machine {
+        match Args::parse_from([&["gantry", "up"], words].concat()).command {
+            Command::Up(machine) => machine,
+            _ => panic!("up"),
+        }
+    }
+
+    #[test]
+    fn a_member_works_on_the_store_of_its_identity_unless_another_is_named() {
+        let data = tempfile::tempdir().expect("a folder");
+        let folder = data.path().display().to_string();
+        let store = |words: &[&str]| {
+            let settings = own_settings(&machine(&[&["--data", folder.as_str()], words].concat())).expect("settings");
+            (settings.store().to_string(), settings.machine.map(|name| name.to_string()))
+        };
+        let file = data.path().canonicalize().expect("a folder").join("store.db").display().to_string();
+        assert_eq!(store(&["--machine", "m9"]), (file, Some("m9".to_owned())), "a cloud of its own");
+        let identity = Identity {
+            machine: MachineName::parse("m1").expect("a name"),
+            id: MachineId::from_random(1),
+            is_server: true,
+            servers: Vec::new(),
+            subnet: None,
+            advertise: None,
+            store: Some("etcd://m1:2379/gantry".to_owned()),
+        };
+        identity.store(&data.path().join(gantry_trust::FOLDER)).expect("stored");
+        assert_eq!(store(&[]), ("etcd://m1:2379/gantry".to_owned(), Some("m1".to_owned())));
+        assert_eq!(store(&["--store", "/elsewhere/store.db"]).0, "/elsewhere/store.db");
     }
 }

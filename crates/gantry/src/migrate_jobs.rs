@@ -20,9 +20,7 @@ use crate::{membership, up};
 /// Runs `gantry store migrate-jobs`.
 pub(crate) fn run(machine: &Machine, to: &PostgresAddress) -> anyhow::Result<Exit> {
     require_root()?;
-    // A member of a cluster knows its store.
-    let identity = membership::identity(machine)?;
-    let machine = &membership::settings(machine, identity.as_ref())?;
+    let machine = &membership::own_settings(machine)?;
     let _lock = up::lock(machine)?;
     let files = ServerFiles::of(machine)?;
     let (file, store) = (files.path(JOBS), machine.store());

@@ -25,6 +25,7 @@ use crate::coded::{WithCode, coded, fail, require};
 use crate::damage::{BlobReferences, Damage, Fault, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
+use crate::membership;
 use crate::printer::{out, status};
 use crate::restore_volumes::{self, VolumeChoice, VolumePlacement, VolumePlan};
 use crate::role_volumes::{RoleVolume, role_volumes};
@@ -53,6 +54,7 @@ pub(crate) async fn restore(
     }
     // Empty the lock file: a process that finds the lock held must not take an old process id for that of `gantry up`.
     lock.set_len(0)?;
+    let machine = &membership::own_settings(machine)?;
     let address = machine.store();
     refuse_to_replace(&address).await?;
     let file = File::open(from).with_context(|| format!("cannot read the backup {}", from.display()));

@@ -87,6 +87,10 @@ fn check_asks_the_other_servers(fleet: &Fleet) {
     for machine in ["m1", "m2", "m3"] {
         let checked = check(machine).good();
         assert!(checked.out.contains("sound: "), "{machine}: {}", checked.all());
+        // The machine's identity names the store.
+        let gantry = program("gantry").display().to_string();
+        let stored = fleet.run_on(machine, &gantry, &["store", "check", "--data", &data(machine)]).good();
+        assert!(stored.out.starts_with("sound: "), "{machine}: {}", stored.all());
     }
     let image = image_of(fleet);
     let away = |machine: &str| fleet.path(machine, &format!("data/server/blobs/sha256/{}/{image}", &image[..2]));
