@@ -272,12 +272,14 @@ impl Refusal {
         let hint = match self {
             Self::AppNotFound { .. } => "`gantry app ls` lists them",
             Self::RenameInProgress { .. } => "try again once the rename is over; `gantry events` says when",
-            Self::RenameWhilePaused { .. } => "`gantry resume` or `gantry maintenance off` first",
+            Self::RenameWhilePaused { app } => {
+                return Some(format!("`gantry resume {app}` or `gantry maintenance off {app}` first"));
+            }
             Self::RenameDuringDeploy { app, .. } => return Some(format!("rename {app} once the deploy is over")),
             Self::FormerNameInUse { address, app, .. } => {
                 return Some(format!("`gantry app host {app} --rm {address}` frees it"));
             }
-            Self::HostNotFound { .. } => "`gantry app show` lists them",
+            Self::HostNotFound { app, .. } => return Some(format!("`gantry app show {app}` lists them")),
             Self::MachineNameTaken { .. } => {
                 "give this machine another name with `--machine`, or stop the other machine's agent"
             }
@@ -285,10 +287,12 @@ impl Refusal {
             | Self::JoinTokenExpired { .. }
             | Self::JoinTokenUsed
             | Self::JoinTokenRole { .. }
-            | Self::NotMember { .. } => "`gantry cluster join-token create` on a server makes another one",
+            | Self::NotMember { .. } => "`gantry cluster join-token create --role ROLE` on a server makes another one",
             Self::NoAuthority => "`gantry server init` prepares it for more machines",
             Self::MachineNotFound { .. } => "`gantry machine ls` lists them",
-            Self::MachineRemoved { .. } => "`gantry join` with a new join token lets it in again",
+            Self::MachineRemoved { .. } => {
+                "`gantry join SERVER:PORT --token TOKEN` with a new join token lets it in again"
+            }
             Self::MachineInUse { machine, is_lost: true, .. } => {
                 return Some(format!("`gantry machine rm {machine} --force` gives up what was on it, volumes too"));
             }
@@ -299,18 +303,26 @@ impl Refusal {
             Self::BaseChanged { .. } => "upload the code again",
             Self::CodeNotFound { .. } => "`gantry code ls` lists them",
             Self::CodeIsRole { .. } => "give the code another name",
-            Self::TooManyCodes { .. } => "remove one with `gantry code rm`",
-            Self::StackNameTaken { .. } => "use the base as it is, or remove it first with `gantry base rm`",
+            Self::TooManyCodes { app, .. } => return Some(format!("remove one with `gantry code rm {app}/CODE`")),
+            Self::StackNameTaken { base } => {
+                return Some(format!("use the base as it is, or remove it first with `gantry base rm {base}`"));
+            }
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",
-            Self::ReleaseNotFound { .. } => "`gantry releases APP` lists the releases",
+            Self::ReleaseNotFound { app, .. } => return Some(format!("`gantry releases {app}` lists the releases")),
             Self::InvalidVariableName { .. } => {
                 "a name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`"
             }
             Self::ReservedVariable { .. } => "choose another name",
-            Self::NoHeldDeploy { .. } => "`git push -o hold` and `gantry deploy --hold` make one",
-            Self::NoDeployInProgress { .. } => "`gantry rollback` undoes a deploy that is done",
-            Self::ZeroLimit => "`gantry pause` lets requests wait, `gantry maintenance on` refuses them",
+            Self::NoHeldDeploy { app } => {
+                return Some(format!("`git push -o hold` and `gantry deploy {app} --image REF --hold` make one"));
+            }
+            Self::NoDeployInProgress { app } => {
+                return Some(format!("`gantry rollback {app}` undoes a deploy that is done"));
+            }
+            Self::ZeroLimit => {
+                "`gantry pause APP` lets requests wait, `gantry maintenance on APP --message TEXT` refuses them"
+            }
             Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
             Self::DomainTaken { address, other, .. } => {
                 return Some(format!("`gantry app host {other} --rm {address}` frees it"));

@@ -82,7 +82,7 @@ pub enum CodeError {
     },
     /// The files are too large together.
     #[error(
-        "the files have more than {} MiB together; leave out what the program does not read, or build an image and `gantry deploy` it",
+        "the files have more than {} MiB together; leave out what the program does not read, or build an image and run `gantry deploy APP --image REF`",
         UNPACKED_MAX >> 20
     )]
     TooLarge,

@@ -27,7 +27,7 @@ pub fn is_foreign(runtime: &Runtime) -> bool {
 /// port, the default port.
 pub(crate) fn port(runtime: &Runtime, set: Option<u16>) -> (u16, String) {
     if let Some(port) = set {
-        return (port, "as `gantry deploy --port` said".to_owned());
+        return (port, "as `--port` of `gantry deploy` said".to_owned());
     }
     let mut told = runtime.env.iter().flatten().filter_map(|pair| pair.strip_prefix("PORT=")?.trim().parse().ok());
     if let Some(port) = told.rfind(|port| *port > 0) {
@@ -41,8 +41,11 @@ pub(crate) fn port(runtime: &Runtime, set: Option<u16>) -> (u16, String) {
         return (DEFAULT_PORT, "for the image exposes none".to_owned());
     };
     let several = exposed.len() > 1 || exposed.iter().any(|(first, last)| first < last);
-    let said =
-        if several { "of those that it exposes (`gantry deploy --port` names another)" } else { "which it exposes" };
+    let said = if several {
+        "of those that it exposes (`--port PORT` of `gantry deploy` names another)"
+    } else {
+        "which it exposes"
+    };
     (port, said.to_owned())
 }
 

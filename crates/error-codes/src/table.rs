@@ -50,15 +50,15 @@ codes! {
     TokenRequired "token_required" 401
         "The request carries no token."
         "Every request except the API's description needs a token."
-        "Set GANTRY_TOKEN, or send the token as the password (git, docker) or as a bearer token. `gantry token create` makes a token."
+        "Set GANTRY_TOKEN, or send the token as the password (git, docker) or as a bearer token. `gantry token create NAME --deploy APP` makes a token."
     TokenUnknown "token_unknown" 401
         "The server does not know the token."
         "The token was revoked, belongs to another cluster, or is misspelled."
-        "Check which token was sent: the command line names the file or variable. `gantry token create` makes another token."
+        "Check which token was sent: the command line names the file or variable. `gantry token create NAME --deploy APP` makes another token."
     TokenExpired "token_expired" 401
         "The token has expired."
         "The token was created with a lifetime, and the lifetime is over."
-        "Ask an administrator for a new token: `gantry token create`."
+        "Ask an administrator for a new token: `gantry token create NAME --deploy APP`."
     ScopeInsufficient "scope_insufficient" 403
         "The token's scope does not allow this operation."
         "A token's scope is reading, an app, a machine, or administration. The message names the required scope."
@@ -104,7 +104,7 @@ codes! {
     SessionRequired "session_required" 426
         "The endpoint opens a session and needs an upgraded connection."
         "The request has no `Upgrade` header, or a proxy removed the header."
-        "Use `gantry exec`, `gantry run` or `gantry volume`, and let the proxy pass upgrades on."
+        "Use the command line, such as `gantry exec APP`, and let the proxy pass upgrades on."
     SessionNotFound "session_not_found" 404
         "No client waits for this session any more."
         "The client closed the connection before the agent called back."
@@ -114,7 +114,7 @@ codes! {
     AppNotFound "app_not_found" 404
         "No app has this name."
         "The name is misspelled, or the app was destroyed."
-        "`gantry app ls` lists the apps; `gantry app create` creates an app."
+        "`gantry app ls` lists the apps; `gantry app create NAME` creates an app."
     AppExists "app_exists" 409
         "An app with this name exists already."
         "Names of apps are unique in a cluster."
@@ -202,7 +202,7 @@ codes! {
     ZeroLimit "zero_limit" 400
         "A limit of 0 would let no request through."
         "`gantry limit` bounds requests. A limit of 0 would stop all requests."
-        "`gantry pause` lets requests wait, `gantry maintenance on` refuses requests."
+        "`gantry pause APP` lets requests wait, `gantry maintenance on APP --message TEXT` refuses requests."
     InvalidPolicyValue "invalid_policy_value" 400
         "A value cannot be the value of this rule of the cluster policy."
         "Each rule has a kind of value, and bounds. The message states both."
@@ -270,7 +270,7 @@ codes! {
     CompileFailed "compile_failed" 0
         "The compile step of the build failed."
         "`container/compile` exited with an error, or reached a limit of time, memory or disk."
-        "Read the last lines of the output, correct the script, and push again. The rules `compile-time`, `compile-memory` and `compile-disk` of `gantry cluster policy` set the limits."
+        "Read the last lines of the output, correct the script, and push again. The rules `compile-time`, `compile-memory` and `compile-disk` set the limits, as in `gantry cluster policy set compile-time=TIME`."
     InvalidRoles "invalid_roles" 0
         "The repository or image declares no valid roles."
         "`container/roles.json`, the Procfile or another file is missing or has a wrong entry. The message names file and place."
@@ -316,11 +316,11 @@ codes! {
     BranchNotPushed "branch_not_pushed" 0
         "The push does not contain the app's branch."
         "Gantry deploys an app from a single branch. Other branches and tags alone start no deploy."
-        "`git push REMOTE HEAD:BRANCH` pushes to the branch; `gantry app branch` chooses another branch."
+        "`git push REMOTE HEAD:BRANCH` pushes to the branch; `gantry app branch APP BRANCH` chooses another branch."
     BranchRemoval "branch_removal" 0
         "The push would remove the app's branch."
         "The branch records the serving commit."
-        "Push a commit to the branch, or choose another branch with `gantry app branch` first."
+        "Push a commit to the branch, or choose another branch with `gantry app branch APP BRANCH` first."
     BranchChanged "branch_changed" 0
         "The app's branch changed while the push was under way."
         "`gantry app branch` was run at the same time."
@@ -398,7 +398,7 @@ codes! {
     BaseNotFound "base_not_found" 404
         "No base has this name."
         "The name is misspelled, or the base was removed."
-        "`gantry base ls` lists the bases; `gantry base create` creates a base."
+        "`gantry base ls` lists the bases; `gantry base create NAME --from FILE` creates a base."
     BaseInUse "base_in_use" 409
         "Apps are built on the base."
         "Without the base, the next push of an app would fail."
@@ -410,7 +410,7 @@ codes! {
     StackNotFound "stack_not_found" 404
         "No stack has this name."
         "The program contains the recipes of a few stacks, and none has this name."
-        "`gantry stack ls` lists the stacks. For other packages, make a base with `gantry base create`."
+        "`gantry stack ls` lists the stacks. For other packages, make a base with `gantry base create NAME --from FILE`."
     StackNotMade "stack_not_made" 409
         "The stack was not made in this cluster yet."
         "The first use of a stack makes the stack. Only an administrator may make stacks."
@@ -418,7 +418,7 @@ codes! {
     StackNameTaken "stack_name_taken" 409
         "A base with the stack's name exists, and was not made as a stack."
         "An operator made, imported or pulled a base of this name. Making the stack would replace the base."
-        "Use the base: uploaded code may name any base. Or remove the base first with `gantry base rm`."
+        "Use the base: uploaded code may name any base. Or remove the base first with `gantry base rm BASE`."
     InvalidBaseRecipe "invalid_base_recipe" 400
         "The recipe of the base is invalid."
         "`base.toml` has a wrong or missing entry. The message names the place."
@@ -456,7 +456,7 @@ codes! {
     ImageElsewhere "image_elsewhere" 400
         "The image is in another registry."
         "A deploy over the API uses images of this registry."
-        "Pull the image first: `POST /v1/apps/{app}/pull`. `gantry deploy` does both."
+        "Pull the image first: `POST /v1/apps/{app}/pull`. `gantry deploy APP --image REF` does both."
     ImageNotFound "image_not_found" 404
         "The registry does not have the image."
         "The tag or digest is misspelled, was removed, or belongs to another repository."
@@ -546,7 +546,7 @@ codes! {
     VolumeInUse "volume_in_use" 409
         "A container has the volume, or the volume is being copied."
         "A volume has a single writer. Gantry replaces or removes a volume only without readers and writers."
-        "Stop the instance with `gantry scale APP ROLE=0`, or wait for the end of the `gantry run`, export or snapshot. The message names the user of the volume."
+        "Stop the instance with `gantry scale APP ROLE=0`, or wait for the end of the one-off, export or snapshot. The message names the user of the volume."
     VolumeOfRole "volume_of_role" 409
         "A role of the current release names the volume."
         "The next copy of the role would begin with an empty volume."
@@ -562,7 +562,7 @@ codes! {
     VolumeArchiveInvalid "volume_archive_invalid" 400
         "The archive cannot be unpacked as a volume."
         "The file is not a tar archive, is damaged or incomplete, or has an entry outside the volume. The message names the entry."
-        "Make the archive with `gantry volume export` or with `tar`, and import the new archive. The volume did not change."
+        "Make the archive with `gantry volume export APP NAME` or with `tar`, and import the new archive. The volume did not change."
     VolumeArchiveTooLarge "volume_archive_too_large" 400
         "The unpacked archive exceeds the limit."
         "The limit is the disk limit of the volume's role."
@@ -632,7 +632,7 @@ codes! {
     CodeNotFound "code_not_found" 404
         "The app has no uploaded code of this name."
         "The name is misspelled, or the code was removed."
-        "`gantry code ls` lists the codes; `gantry code upload` uploads code."
+        "`gantry code ls` lists the codes; `gantry code upload APP/CODE PATH --stack STACK` uploads code."
     InvalidCode "invalid_code" 400
         "The upload cannot become a code."
         "The archive is damaged or too large, or has an unsupported name, link or device. The message names the entry."
@@ -664,7 +664,7 @@ codes! {
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
         "The queue has reached the limit of 2,000,000 waiting or running jobs, or of 10,000 queues."
-        "Wait until jobs have ended, or purge a queue with `gantry queue purge QUEUE`."
+        "Wait until jobs have ended, or purge a queue with `gantry queue purge QUEUE --confirm QUEUE`."
 }
 "Keys and locks" {
     KeyNotFound "key_not_found" 404
@@ -744,15 +744,15 @@ codes! {
     JoinTokenUnknown "join_token_unknown" 403
         "The cluster does not know the join token."
         "The token is misspelled, belongs to another cluster, or expired long ago."
-        "`gantry cluster join-token create` on a server makes another token."
+        "`gantry cluster join-token create --role ROLE` on a server makes another token."
     JoinTokenExpired "join_token_expired" 403
         "The join token has expired."
         "A join token is valid for an hour, unless `--ttl` named another time. A wrong clock of the server also expires the token."
-        "`gantry cluster join-token create` on a server makes another token."
+        "`gantry cluster join-token create --role ROLE` on a server makes another token."
     JoinTokenUsed "join_token_used" 403
         "Another machine has joined with this token."
         "A join token is for a single machine. If no administrator of yours used the token, an attacker may have: look at `gantry machine ls`."
-        "`gantry cluster join-token create` on a server makes another token."
+        "`gantry cluster join-token create --role ROLE` on a server makes another token."
     JoinTokenRole "join_token_role" 403
         "The join token is for another role."
         "A token for an agent makes no server, and the text of the token was changed."
@@ -760,11 +760,11 @@ codes! {
     InvalidJoinToken "invalid_join_token" 0
         "The text is not a join token."
         "A join token begins with `gantry-join-`. A part of the token was lost in copying."
-        "Copy the whole command that `gantry server init` or `gantry cluster join-token create` printed."
+        "Copy the whole command that `gantry server init`, or `gantry cluster join-token create --role ROLE`, printed."
     InvalidIdentity "invalid_identity" 0
         "The machine's identity in the cluster cannot be read."
         "A file in DATA/cluster is damaged or missing, or others may read the key. The message names the file."
-        "Repair the file's mode, or run `gantry join` with a new join token. The machine keeps the id and the data."
+        "Repair the file's mode, or run `gantry join SERVER:PORT --token TOKEN` with a new join token. The machine keeps the id and the data."
     InvalidJoinLifetime "invalid_join_lifetime" 400
         "A join token cannot have this lifetime."
         "Join tokens are short-lived: 1 second to 7 days."
@@ -772,11 +772,11 @@ codes! {
     JoinRateLimited "join_rate_limited" 429
         "Too many machines ask to join at the same time."
         "The server answers a few requests to join in each second, as a protection against guessed tokens."
-        "Try again in a few seconds. `gantry join` retries by default."
+        "Try again in a few seconds. The command retries by itself."
     NoFreeSubnet "no_free_subnet" 409
         "The cluster's network has no free part for another machine."
         "Each machine gets a separate network for containers."
-        "Remove lost machines with `gantry machine rm`."
+        "Remove lost machines with `gantry machine rm MACHINE --force`."
     NoAuthority "no_authority" 409
         "This cloud has a single machine, and other machines cannot join."
         "`gantry server init` was not run on the server's machine."
@@ -804,7 +804,7 @@ codes! {
     MachineIsMember "machine_is_member" 0
         "The machine belongs to a cluster already."
         "The machine joined before: /var/lib/gantry/cluster has the identity."
-        "Start the machine with `gantry up`. To move the machine to another cluster, stop Gantry there, and run `gantry join` with a token of the other cluster."
+        "Start the machine with `gantry up`. To move the machine to another cluster, stop Gantry there, and run `gantry join SERVER:PORT --token TOKEN` with a token of the other cluster."
     ProgramsMissing "programs_missing" 0
         "The machine lacks programs for Gantry."
         "A small system has no git, iproute2, nftables or procps. The message names the missing programs."
@@ -820,19 +820,19 @@ codes! {
     OtherAuthority "other_authority" 409
         "The store belongs to a cluster with another authority."
         "`gantry server init` was run on two machines with the same store."
-        "Run `gantry join` with a server's join token on the second machine."
+        "Run `gantry join SERVER:PORT --token TOKEN` with a server's join token on the second machine."
     NotMember "not_member" 403
         "The machine does not belong to the cluster."
         "The machine was removed, another machine joined under the name, or the machine has another key."
-        "Run `gantry join` with a new join token. The machine keeps the id and the data."
+        "Run `gantry join SERVER:PORT --token TOKEN` with a new join token. The machine keeps the id and the data."
     MachineRemoved "machine_removed" 403
         "The machine has left the cluster, and is refused."
         "`gantry machine rm` removed the machine, but the agent still connects."
-        "Stop the agent. To use the machine again, run `gantry join` with a new join token."
+        "Stop the agent. To use the machine again, run `gantry join SERVER:PORT --token TOKEN` with a new join token."
     MachineInUse "machine_in_use" 409
         "The machine has copies of roles and cannot be removed."
         "The machine was not drained, or a copy has nowhere else to go."
-        "`gantry machine drain` moves the copies away; `gantry machine show` names the remaining copies. `--force` removes a lost machine."
+        "`gantry machine drain MACHINE` moves the copies away; `gantry machine show MACHINE` names the remaining copies. `gantry machine rm MACHINE --force` removes a lost machine."
     InvalidMachineReason "invalid_machine_reason" 422
         "The reason for a machine's state is too long, or has several lines."
         "A text of several lines was given with `-m`."
@@ -906,7 +906,7 @@ codes! {
     StoreMissing "store_missing" 0
         "There is no store at the path."
         "`gantry up` never ran with this data folder, or the store was moved away."
-        "Name the right folder with `--data`; `gantry up` makes a store, `gantry restore` restores a store."
+        "Name the right folder with `--data`; `gantry up` makes a store, `gantry restore FILE` restores a store."
     StoreExists "store_exists" 0
         "The store or database has contents already."
         "A restore, a migration or a move never replaces contents."
@@ -930,11 +930,11 @@ codes! {
     BackupDamaged "backup_damaged" 0
         "Files in the backup are damaged or missing."
         "The backup, or the source data folder of the backup, was damaged."
-        "Use another backup, or restore the rest with `gantry restore --skip-damaged`."
+        "Use another backup, or restore the rest with `gantry restore --skip-damaged FILE`."
     InvalidSnapshot "invalid_snapshot" 0
         "The file is not a complete snapshot of images. No image was loaded."
         "The file is of another program, of a newer format, or was cut or damaged. The message names the part."
-        "Copy the file again, or make another snapshot with `gantry snapshot save`."
+        "Copy the file again, or make another snapshot with `gantry snapshot save FILE`."
 }
 "The command line" {
     InvalidArguments "invalid_arguments" 0

@@ -170,7 +170,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
             }
         }
     }
-    Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged` brings it back."))
+    Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged FILE` brings it back."))
 }
 
 /// Brings the blobs that the records name, and that only other servers have, to this server. A blob that no server gives

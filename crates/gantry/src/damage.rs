@@ -56,11 +56,11 @@ impl fmt::Display for Damage {
 
 /// The remedy for damaged blobs and repositories, in messages of all commands.
 const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
-                      `gantry base create`; releases that nobody goes back to do no harm.";
+                      `gantry base create NAME --from FILE`; releases that nobody goes back to do no harm.";
 
 /// The remedy for damaged volumes.
 const REMEDY_OF_VOLUMES: &str = "The data of volumes named there is not whole. Look at the disk (`dmesg`), and bring the \
-                                 data back from an earlier backup or from the program's own dump: `gantry volume import`.";
+                                 data back from an earlier backup or from the program's own dump: `gantry volume import APP NAME --replace FILE`.";
 
 /// The remedy for damaged unpacked layers.
 const REMEDY_OF_LAYERS: &str = "Unpacked layers named there: `gantry check --repair` puts them aside, and the next start \

@@ -1,6 +1,8 @@
 //! The program's help, which lists the commands by group, and the end of each command's help: examples, and the
 //! settings that the command reads. The reference page of the manual and the manual pages come from the same source.
 
+#[cfg(test)]
+mod command_lines;
 mod examples;
 mod groups;
 mod man;
@@ -116,15 +118,16 @@ mod tests {
     }
 
     /// The words of a command line that `gantry` itself gets: without quotes, redirections and what follows a pipe.
-    fn words(line: &str) -> Vec<String> {
+    pub(super) fn words(line: &str) -> Vec<String> {
         let own = line.split(" | ").find(|part| part.trim_start().starts_with("gantry ")).unwrap_or_default();
         let mut words = vec![String::new()];
-        let mut quote = false;
+        let mut quote = None;
         for c in own.trim().chars() {
-            match c {
-                '\'' => quote = !quote,
-                ' ' if !quote => words.push(String::new()),
-                c => words.last_mut().expect("a word").push(c),
+            match (c, quote) {
+                ('\'' | '"', None) => quote = Some(c),
+                (c, Some(open)) if c == open => quote = None,
+                (' ', None) => words.push(String::new()),
+                (c, _) => words.last_mut().expect("a word").push(c),
             }
         }
         words.into_iter().filter(|word| !word.starts_with(['<', '>'])).collect()

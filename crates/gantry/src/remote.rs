@@ -120,7 +120,7 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
             read.with_code(ErrorCode::TokenFileUnreadable)?
         }
         None => {
-            let message = "no token: set GANTRY_TOKEN, or write a token of `gantry token create` into \
+            let message = "no token: set GANTRY_TOKEN, or write a token of `gantry token create NAME --deploy APP` into \
                            ~/.config/gantry/token; on the server's machine, as root, `gantry up` makes one: with a data \
                            folder of its own, name --token-file DATA/admin-token";
             return Err(coded(ErrorCode::TokenMissing, message));

@@ -365,7 +365,7 @@ fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
     let named: Vec<String> = damaged.iter().take(NAMED).map(|damage| format!("its {damage}")).collect();
     let more = damaged.len() - named.len();
     let more = if more > 0 { format!("; and {more} more files") } else { String::new() };
-    fail!(BackupDamaged, "{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
+    fail!(BackupDamaged, "{}{more}; `gantry restore --skip-damaged FILE` brings back everything else", named.join("; "))
 }
 
 /// Deletes damaged files and incomplete volumes, so that no reader trusts them.

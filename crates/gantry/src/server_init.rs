@@ -96,7 +96,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         },
     )?;
     status!("machine {name} is ready to be the first of a cluster; start it with `gantry up`");
-    status!("CA hash, for `gantry login`: {}", authority.hash());
+    status!("CA hash, for `gantry login URL --ca-hash HASH`: {}", authority.hash());
     status!("Then, within an hour, on another machine:");
     out!("gantry join {server} --token {}", token.reveal());
     Ok(DONE)
@@ -139,7 +139,7 @@ async fn check_store(machine: &Machine) -> anyhow::Result<()> {
     if gantry_store::open(address).await?.get(AUTHORITY_KEY).await?.is_some() {
         fail!(
             OtherAuthority,
-            "the store {address} belongs to a cluster already; `gantry join` with a server's join token adds this machine"
+            "the store {address} belongs to a cluster already; `gantry join SERVER:PORT --token TOKEN` with a server's join token adds this machine"
         );
     }
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) fn check_reserve(server: &Server, what: &str, more: u64) -> Result<()
         bytes(size),
         bytes(needed)
     );
-    let hint = "`gantry status` lists what uses the space; `gantry app destroy` and `gantry base rm` free some";
+    let hint = "`gantry status` lists what uses the space; `gantry app destroy APP --confirm APP` and `gantry base rm BASE` free some";
     Err(Problem::new(ErrorCode::DiskFull, refused).hint(hint))
 }
 

@@ -22,7 +22,9 @@ pub enum StoreError {
         path: String,
     },
     /// The content of the file is damaged.
-    #[error("the store {path} is damaged: {detail}; restore a backup with `gantry restore`; the file is unchanged")]
+    #[error(
+        "the store {path} is damaged: {detail}; restore a backup with `gantry restore FILE`; the file is unchanged"
+    )]
     Damaged {
         /// Path of the file.
         path: String,
@@ -31,7 +33,7 @@ pub enum StoreError {
     },
     /// The file was written by a newer Gantry.
     #[error(
-        "the store {path} has format {found}, and this gantry supports formats up to {known}; use the newer gantry, or restore a backup with `gantry restore`"
+        "the store {path} has format {found}, and this gantry supports formats up to {known}; use the newer gantry, or restore a backup with `gantry restore FILE`"
     )]
     Newer {
         /// Path of the file.

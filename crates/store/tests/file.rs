@@ -44,7 +44,7 @@ async fn refuses_a_damaged_file_and_leaves_it_unchanged() {
         let error = why(&path).await;
         assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error:?}");
         let text = error.to_string();
-        assert!(text.contains("bad.db") && text.contains("`gantry restore`"), "{error}");
+        assert!(text.contains("bad.db") && text.contains("`gantry restore FILE`"), "{error}");
         assert_eq!(std::fs::read(&path).expect("the file"), bytes, "{what}: it was changed");
     }
 }
@@ -149,7 +149,7 @@ async fn records(path: &Path) -> Option<(Vec<gantry_store::StoreEntry>, i64)> {
         Ok(found) => Some(found),
         Err(error) => {
             let (said, name) = (error.to_string(), path.file_name().expect("a name").to_string_lossy());
-            assert!(said.contains(&*name) && said.contains("`gantry restore`"), "{said}");
+            assert!(said.contains(&*name) && said.contains("`gantry restore FILE`"), "{said}");
             None
         }
     }
@@ -244,7 +244,7 @@ async fn reports_commits_lost_from_a_damaged_or_cut_log() {
             Err(error) => {
                 refused += 1;
                 assert!(
-                    error.to_string().contains(".db is damaged") && error.to_string().contains("`gantry restore`"),
+                    error.to_string().contains(".db is damaged") && error.to_string().contains("`gantry restore FILE`"),
                     "{what}: {error}"
                 );
                 assert!(std::fs::read(part(&path, "-wal")).expect("read") == bytes, "{what}: it was changed");

@@ -14,7 +14,7 @@ pub(crate) async fn create(client: &Client, role: JoinRole, ttl: Option<u64>, js
         print_json(&created)?;
         return Ok(DONE);
     }
-    status!("CA hash, for `gantry login`: {}", created.ca_hash);
+    status!("CA hash, for `gantry login URL --ca-hash HASH`: {}", created.ca_hash);
     status!("Run this on one machine, as root, before the token expires:");
     let server = created.servers.first().map_or("SERVER:7000", String::as_str);
     out!("gantry join {server} --token {}", created.token);

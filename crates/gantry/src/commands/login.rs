@@ -26,7 +26,9 @@ pub(crate) async fn run(url: &str, ca_hash: &CaHash, remote: &Remote) -> anyhow:
     status!("Use it with `--url {url}`, or set GANTRY_URL. For git, which verifies the authority by its certificate:");
     status!("git config --global http.https://{server}/.sslCAInfo {}", file.display());
     if !has_token {
-        status!("Put a token that `gantry token create` made into ~/.config/gantry/token, or set GANTRY_TOKEN.");
+        status!(
+            "Put a token that `gantry token create NAME --deploy APP` made into ~/.config/gantry/token, or set GANTRY_TOKEN."
+        );
     }
     Ok(DONE)
 }

@@ -84,8 +84,7 @@ fn no_destination(drained: &MachineInfo, machines: &[MachineInfo]) -> Option<Str
         count => format!("Its {count} copies go on running there"),
     };
     Some(format!(
-        "No machine takes the copies of {name} ({cause}). {copies}; new copies wait. Add a machine (`gantry machine add`, \
-         `gantry join`), and the drain goes on by itself; or end the drain: `gantry machine uncordon {name}`.",
+        "No machine takes the copies of {name} ({cause}). {copies}; new copies wait. Add a machine (`gantry machine add root@HOST`), and the drain goes on by itself; or end the drain: `gantry machine uncordon {name}`.",
         name = drained.name
     ))
 }
@@ -185,7 +184,7 @@ mod tests {
         use AvailabilityInfo::{Cordoned, Draining, Schedulable};
         use MachineStateInfo::{Lost, Ready};
         let drained = |instances| machine("m1", Ready, Draining, instances);
-        let remedy = "new copies wait. Add a machine (`gantry machine add`, `gantry join`), and the drain goes on by \
+        let remedy = "new copies wait. Add a machine (`gantry machine add root@HOST`), and the drain goes on by \
                       itself; or end the drain: `gantry machine uncordon m1`.";
         let alone = |copies| no_destination(&drained(copies), &[drained(copies)]).expect("a note");
         let cause = "No machine takes the copies of m1 (the cloud has no other machine).";

@@ -55,7 +55,7 @@ pub(crate) enum CoordinationError {
     #[error("{0}")]
     Store(String),
     /// The records of the app are damaged.
-    #[error("the records of the app's keys are damaged: {0}; restore a backup with `gantry restore`")]
+    #[error("the records of the app's keys are damaged: {0}; restore a backup with `gantry restore FILE`")]
     Damaged(String),
     /// All apps together need too much space.
     #[error("the keys of all apps together need more than {max} bytes; remove some")]

@@ -204,7 +204,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
                 return Ok(caller);
             }
             return Err(Problem::new(ErrorCode::TokenRequired, "a token is needed")
-                .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
+                .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create NAME --deploy APP` makes one")
                 .into());
         };
         Self::of_secret(server, &secret)
@@ -216,7 +216,7 @@ fn valid_token<'v>(view: &'v ClusterView, hash: &str) -> Result<&'v TokenRecord,
     match view.records.tokens.get(hash) {
         Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
             Err(Problem::new(ErrorCode::TokenExpired, "this token has expired")
-                .hint("`gantry token create` makes another"))
+                .hint("`gantry token create NAME --deploy APP` makes another"))
         }
         Some(token) => Ok(token),
         None => Err(Problem::new(ErrorCode::TokenUnknown, "this token is not known; it may have been revoked")),

@@ -185,7 +185,8 @@ fn work_of(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<(WorkS
         }
         None => {
             let message = format!("cannot run {app}/{name}: {app} has no release, and no uploaded code has this name");
-            Problem::new(ErrorCode::NoRelease, message).hint("push the app, or upload code with `gantry code upload`")
+            Problem::new(ErrorCode::NoRelease, message)
+                .hint(format!("push the app, or upload code with `gantry code upload {app}/{name} PATH --stack STACK`"))
         }
     };
     Err(none.into())

@@ -48,7 +48,9 @@ pub(crate) enum TransportError {
         source: std::io::Error,
     },
     /// The server speaks without TLS, and is not on this computer.
-    #[error("server {name} at {address} has no certificate of a cluster; let it join with `gantry join`")]
+    #[error(
+        "server {name} at {address} has no certificate of a cluster; let it join with `gantry join SERVER:PORT --token TOKEN`"
+    )]
     Plain { name: String, address: String },
     /// This server has no certificate yet.
     #[error("this server has no certificate of the cluster yet")]

@@ -36,10 +36,10 @@ struct UploadData {
 
 /// Fields that change how a code runs, and that this API does not have.
 const UNSUPPORTED: [(&str, &str); 4] = [
-    ("image", "deploy the image with `gantry deploy`, or run it with `gantry job run --image`"),
+    ("image", "deploy the image with `gantry deploy APP --image REF`, or run it with `gantry job run --image REF`"),
     ("config", "set the app's configuration with `gantry config set APP NAME=VALUE`"),
     ("env_vars", "set the app's configuration with `gantry config set APP NAME=VALUE`"),
-    ("max_concurrency", "limit the queue with `gantry queue limit`"),
+    ("max_concurrency", "limit the queue with `gantry queue limit QUEUE COUNT`"),
 ];
 
 fn invalid(why: impl Into<String>) -> Problem {
@@ -56,7 +56,8 @@ pub(super) async fn upload(call: &IronCall) -> HttpResult {
     let data: UploadData =
         serde_json::from_slice(data).map_err(|error| invalid(format!("the field data is not JSON: {error}")))?;
     let file = field("file").ok_or_else(|| {
-        invalid("the form has no field file").hint("an image is no upload: `gantry deploy` brings images")
+        invalid("the form has no field file")
+            .hint("an image is no upload: `gantry deploy APP --image REF` brings images")
     })?;
     let new = new_code(call, data)?;
     new.base(&call.server)?;
