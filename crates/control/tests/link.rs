@@ -1,46 +1,13 @@
 //! The connection over a real socket: greetings, versions, and the end of either side.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use bytes::Bytes;
 use gantry_api::Client;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
     Hello, LinkError, LinkStream, PeerMessage, ProtocolRange, ProtocolVersion, ServerMessage, Welcome, link,
 };
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-
-/// Serves control connections on a port; returns the URL.
-async fn server<F: Future<Output = ()> + Send + 'static>(
-    serve: impl Fn(LinkStream) -> F + Clone + Send + Sync + 'static,
-) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let serve = serve.clone();
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
-                let serve = move |stream| drop(tokio::spawn(serve(stream)));
-                tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
-                async {
-                    let response = Response::builder().status(101).header("connection", "upgrade");
-                    let response = response.header("upgrade", "gantry-session");
-                    Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).expect("a response"))
-                }
-            });
-            let builder = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-        }
-    });
-    url
-}
+use gantry_fixtures::control_server;
 
 fn hello(versions: ProtocolRange) -> Hello {
     Hello { versions, program: "test".to_owned(), revision: Some(7), machine: None, number: 3 }
@@ -68,7 +35,7 @@ async fn greet_and_count(mut stream: LinkStream) {
 
 #[tokio::test]
 async fn carries_messages_of_both_sides_in_order() {
-    let client = Client::new(&server(greet_and_count).await, "token");
+    let client = Client::new(&control_server(greet_and_count).await, "token");
     let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
     assert_eq!(connection.welcome, Welcome { version: SPOKEN.newest, lease_millis: 1000 });
     for count in 1..=100u64 {
@@ -83,7 +50,7 @@ async fn carries_messages_of_both_sides_in_order() {
 
 #[tokio::test]
 async fn refuses_a_program_without_a_common_version() {
-    let client = Client::new(&server(greet_and_count).await, "token");
+    let client = Client::new(&control_server(greet_and_count).await, "token");
     let next = ProtocolVersion(SPOKEN.newest.0 + 1);
     let newer = ProtocolRange { oldest: next, newest: next };
     let error = link::connect(&client, "/control", hello(newer)).await.expect_err("refused");
@@ -96,7 +63,7 @@ async fn refuses_a_program_without_a_common_version() {
 
 #[tokio::test]
 async fn passes_over_a_message_of_a_newer_version() {
-    let client = Client::new(&server(greet_and_count).await, "token");
+    let client = Client::new(&control_server(greet_and_count).await, "token");
     let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
     let news = serde_json::json!({"type": "weather", "rain": true});
     connection.stream.sender.send(&news).await.expect("sent");
@@ -107,7 +74,7 @@ async fn passes_over_a_message_of_a_newer_version() {
 #[tokio::test]
 async fn ends_when_the_peer_is_gone() {
     let (gone, mut noticed) = tokio::sync::mpsc::channel(1);
-    let url = server(move |stream| {
+    let url = control_server(move |stream| {
         let gone = gone.clone();
         async move {
             greet_and_count(stream).await;
@@ -123,7 +90,7 @@ async fn ends_when_the_peer_is_gone() {
 
 #[tokio::test]
 async fn a_greeting_that_is_no_message_is_an_error() {
-    let url = server(|mut stream: LinkStream| async move {
+    let url = control_server(|mut stream: LinkStream| async move {
         assert!(matches!(link::greet(&mut stream).await, Err(LinkError::Greeting) | Ok(_)));
         // JSON, but no object with a type.
         let _ = stream.sender.send(&"not a message").await;

@@ -5,44 +5,19 @@
 
 mod harness;
 
-use std::time::Duration;
-
-use gantry_control::{LinkStream, ServerMessage, Update, UpdateSender, link, version_one};
+use gantry_control::{ServerMessage, Update, UpdateSender};
+use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
 use gantry_model::role::AppProtocol;
-use gantry_model::{Generation, HostName, MachineName, RoutingTable, Seconds};
-use harness::{app, ask, control_server, endpoint, full, get, router, table};
+use gantry_model::{Generation, HostName, RoutingTable, Seconds};
+use harness::{app, ask, endpoint, full, get, router, table};
 use http::Response;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-
-/// Longest time until the router has done what a server waits for.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Host whose route differs between the versions.
 const STRANGE: &str = "strange.localhost";
 
 /// Revisions of the routes. The router begins with the first.
 const REVISIONS: [u64; 3] = [1, 2, 3];
-
-/// An observation of the server.
-#[derive(Debug)]
-enum Heard {
-    /// The router has opened its control connection.
-    Connected,
-    /// A message of the router.
-    Message(Value),
-}
-
-async fn talk(mut stream: LinkStream, lines: Vec<Value>, teller: mpsc::UnboundedSender<Heard>) {
-    link::greet(&mut stream).await.expect("a greeting");
-    let _ = teller.send(Heard::Connected);
-    for line in lines {
-        stream.sender.send(&line).await.expect("sent");
-    }
-    while let Ok(Some(message)) = stream.receiver.next().await {
-        let _ = teller.send(Heard::Message(message));
-    }
-}
 
 fn strange() -> HostName {
     HostName::parse(STRANGE).expect("a host")
@@ -74,7 +49,7 @@ fn update(update: &Update) -> Value {
 }
 
 /// The messages of a server of this version.
-fn lines(last: &RoutingTable) -> Vec<Value> {
+fn lines(last: &RoutingTable) -> Script {
     let [first, second] = updates(last);
     vec![
         json!({"type": "welcome", "version": 3, "lease_millis": 10_000}),
@@ -92,7 +67,7 @@ fn change_routes(lines: &mut [Value], host: &str, change: impl Fn(&mut Value)) {
     routes.for_each(|(_, route)| change(route));
 }
 
-fn lack_fields(mut lines: Vec<Value>) -> Vec<Value> {
+fn lack_fields(mut lines: Script) -> Script {
     change_routes(&mut lines, "", |route| {
         route.as_object_mut().expect("fields").remove("patience").expect("written");
         for endpoint in route["endpoints"].as_array_mut().expect("endpoints") {
@@ -102,7 +77,7 @@ fn lack_fields(mut lines: Vec<Value>) -> Vec<Value> {
     lines
 }
 
-fn add_fields(mut lines: Vec<Value>) -> Vec<Value> {
+fn add_fields(mut lines: Script) -> Script {
     change_routes(&mut lines, "", |route| {
         route["zone"] = json!({"name": "b"});
         route["endpoints"][0]["zone"] = json!(["b"]);
@@ -115,38 +90,13 @@ fn add_fields(mut lines: Vec<Value>) -> Vec<Value> {
 }
 
 /// A server before HTTP/2 to instances.
-fn lack_values(mut lines: Vec<Value>) -> Vec<Value> {
+fn lack_values(mut lines: Script) -> Script {
     change_routes(&mut lines, STRANGE, |route| route["endpoints"][0]["protocol"] = json!("http1"));
     lines
 }
 
-fn add_values(mut lines: Vec<Value>) -> Vec<Value> {
+fn add_values(mut lines: Script) -> Script {
     change_routes(&mut lines, STRANGE, |route| route["endpoints"][0]["protocol"] = json!("http9"));
-    lines
-}
-
-fn lack_messages(mut lines: Vec<Value>) -> Vec<Value> {
-    lines.retain(|line| line["type"] == "welcome" || line["type"] == "update");
-    lines
-}
-
-fn add_messages(lines: Vec<Value>) -> Vec<Value> {
-    let news = json!({"type": "weather", "rain": {"tomorrow": true}});
-    lines.into_iter().flat_map(|line| [line, news.clone()]).collect()
-}
-
-/// A server of version 1: its endpoints name instances, and no machines.
-fn speak_version_one(lines: Vec<Value>) -> Vec<Value> {
-    let here = MachineName::parse("m").expect("a name");
-    let mut lines = lack_messages(lines);
-    lines[0]["version"] = json!(1);
-    for line in &mut lines[1..] {
-        let ServerMessage::Update(mut change) = serde_json::from_value(line.take()).expect("a message") else {
-            panic!("no update")
-        };
-        version_one::downgrade(&mut change, &here);
-        *line = update(&change);
-    }
     lines
 }
 
@@ -163,28 +113,24 @@ fn without_strange_route(table: &mut RoutingTable) {
     table.routes.remove(&strange()).expect("a route");
 }
 
-/// A server that differs from this version: its name, its messages, and the table that the router is to have.
-type OtherServer = (&'static str, fn(Vec<Value>) -> Vec<Value>, Expected);
-
-const SERVERS: [OtherServer; 8] = [
-    ("this version", |lines| lines, |_| ()),
-    ("lacks a field", lack_fields, with_protocol_http1),
-    ("adds a field", add_fields, |_| ()),
-    ("lacks a value", lack_values, with_protocol_http1),
-    ("adds a value", add_values, without_strange_route),
-    ("lacks a message", lack_messages, |_| ()),
-    ("adds a message", add_messages, |_| ()),
-    ("version 1", speak_version_one, |_| ()),
-];
+fn servers() -> [OtherServer<Expected>; 8] {
+    let usual: Expected = |_| ();
+    let content = ContentChanges::<Expected> {
+        lack_fields: (lack_fields, with_protocol_http1),
+        add_fields: (add_fields, usual),
+        lack_values: (lack_values, with_protocol_http1),
+        add_values: (add_values, without_strange_route),
+    };
+    other_servers(usual, content, usual)
+}
 
 /// Runs a router until it has acknowledged the last table of a server.
-async fn follow_server((name, change, expect): OtherServer) {
+async fn follow_server(OtherServer { name, change, expected }: OtherServer<Expected>) {
     let instance = app(false, async |_| Response::new(full("served"))).await;
     let mut last = last_table(instance);
     let lines = change(lines(&last));
-    expect(&mut last);
-    let (teller, mut heard) = mpsc::unbounded_channel();
-    let url = control_server(move |stream| talk(stream, lines.clone(), teller.clone())).await;
+    expected(&mut last);
+    let (url, mut heard) = scripted_server(lines).await;
     let running = router(table(REVISIONS[0], Vec::new()), &url, None).await;
     let mut connections = 0;
     let acknowledged = async {
@@ -192,7 +138,7 @@ async fn follow_server((name, change, expect): OtherServer) {
             match heard.recv().await.expect("the server runs") {
                 Heard::Connected => connections += 1,
                 Heard::Message(message) if message["set"]["table"] == REVISIONS[2] => return,
-                Heard::Message(_) => {}
+                Heard::Message(_) | Heard::Frame(..) => {}
             }
         }
     };
@@ -206,7 +152,7 @@ async fn follow_server((name, change, expect): OtherServer) {
 
 #[tokio::test]
 async fn follows_servers_of_other_versions() {
-    for other in SERVERS {
+    for other in servers() {
         follow_server(other).await;
     }
 }
@@ -221,8 +167,7 @@ async fn keeps_a_route_whose_update_it_cannot_read() {
     let mut lines =
         vec![json!({"type": "welcome", "version": 3, "lease_millis": 10_000, "zone": "b"}), update(&complete)];
     change_routes(&mut lines, "", |route| route["endpoints"][0]["protocol"] = json!("http9"));
-    let (teller, mut heard) = mpsc::unbounded_channel();
-    let url = control_server(move |stream| talk(stream, lines.clone(), teller.clone())).await;
+    let (url, mut heard) = scripted_server(lines).await;
     let known = table(REVISIONS[0], vec![endpoint(1, instance, AppProtocol::Http1)]);
     let running = router(known.clone(), &url, None).await;
     while let Some(message) = tokio::time::timeout(DEADLINE, heard.recv()).await.expect("an acknowledgement") {

@@ -4,89 +4,17 @@
 //! does not know. Either way the agent follows the plan, reports, and keeps its connection.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 
-use bytes::Bytes;
 use gantry_api::Client;
 use gantry_api::frame::Frame;
+use gantry_control::UpdateSender;
 use gantry_control::jobs::{Fence, JobId, JobOrder, JobRef};
-use gantry_control::{LinkStream, UpdateSender};
+use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
 use gantry_model::{Assignment, Digest, InstanceGoal, InstanceSpec, Moment, Role, RoleCommand};
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 use super::*;
 use crate::AgentSettings;
-
-/// Longest time until the agent has done what a server waits for.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// An observation of the server.
-#[derive(Debug)]
-enum Heard {
-    /// The agent has opened its control connection.
-    Connected,
-    /// A message of the agent.
-    Message(Value),
-    /// A frame of a session.
-    Frame(String, Frame),
-}
-
-/// Starts a server that welcomes the agent and sends `lines`. The server ends with the runtime of the test.
-#[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
-async fn server(lines: Vec<Value>) -> (String, mpsc::UnboundedReceiver<Heard>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let (teller, heard) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (teller, lines) = (teller.clone(), lines.clone());
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                let (upgrade, path) = (hyper::upgrade::on(&mut request), request.uri().path().to_owned());
-                tokio::spawn(serve(upgrade, path, lines.clone(), teller.clone()));
-                async {
-                    let response = Response::builder().status(101).header("connection", "upgrade");
-                    let response = response.header("upgrade", "gantry-session");
-                    Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).expect("a response"))
-                }
-            });
-            let builder = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-        }
-    });
-    (url, heard)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
-async fn serve(upgrade: OnUpgrade, path: String, lines: Vec<Value>, teller: mpsc::UnboundedSender<Heard>) {
-    let connection = upgrade.await.expect("an upgrade");
-    let Some(session) = path.strip_prefix("/internal/v1/sessions/") else {
-        let talk = move |stream| drop(tokio::spawn(talk(stream, lines.clone(), teller.clone())));
-        return link::accept(connection, talk).await;
-    };
-    let mut connection = TokioIo::new(connection);
-    while let Ok(Some(frame)) = Frame::read(&mut connection).await {
-        let _ = teller.send(Heard::Frame(session.to_owned(), frame));
-    }
-}
-
-async fn talk(mut stream: LinkStream, lines: Vec<Value>, teller: mpsc::UnboundedSender<Heard>) {
-    link::greet(&mut stream).await.expect("a greeting");
-    let _ = teller.send(Heard::Connected);
-    for line in lines {
-        stream.sender.send(&line).await.expect("sent");
-    }
-    while let Ok(Some(message)) = stream.receiver.next().await {
-        let _ = teller.send(Heard::Message(message));
-    }
-}
 
 fn id(text: &str) -> AllocationId {
     AllocationId::parse(text).expect("an id")
@@ -125,7 +53,7 @@ fn update(update: &Update) -> Value {
 }
 
 /// The messages of a server of this version.
-fn lines() -> Vec<Value> {
+fn lines() -> Script {
     let [first, second] = updates();
     vec![
         json!({"type": "welcome", "version": 3, "lease_millis": 10_000}),
@@ -145,7 +73,7 @@ fn change_items(line: &mut Value, kind: &str, change: impl Fn(&mut Value)) {
     items.filter(|(key, _)| key.starts_with(kind)).for_each(|(_, item)| change(item));
 }
 
-fn lack_fields(mut lines: Vec<Value>) -> Vec<Value> {
+fn lack_fields(mut lines: Script) -> Script {
     for line in &mut lines {
         change_items(line, "spec/", |spec| {
             let fields = spec.as_object_mut().expect("fields");
@@ -159,7 +87,7 @@ fn lack_fields(mut lines: Vec<Value>) -> Vec<Value> {
     lines
 }
 
-fn add_fields(mut lines: Vec<Value>) -> Vec<Value> {
+fn add_fields(mut lines: Script) -> Script {
     for line in &mut lines {
         line["zone"] = json!("b");
         for kind in ["allocation/", "spec/"] {
@@ -172,14 +100,14 @@ fn add_fields(mut lines: Vec<Value>) -> Vec<Value> {
 }
 
 /// A server before the goal "retire" stops the copy at once.
-fn lack_values(mut lines: Vec<Value>) -> Vec<Value> {
+fn lack_values(mut lines: Script) -> Script {
     for line in &mut lines {
         change_items(line, "allocation/shop.v1.web-3", |item| item["goal"] = json!({"kind": "stop"}));
     }
     lines
 }
 
-fn add_values(mut lines: Vec<Value>) -> Vec<Value> {
+fn add_values(mut lines: Script) -> Script {
     for line in &mut lines {
         change_items(line, "allocation/shop.v1.web-3", |item| item["goal"] = json!({"kind": "freeze", "depth": 2}));
     }
@@ -204,54 +132,26 @@ fn add_values(mut lines: Vec<Value>) -> Vec<Value> {
     lines
 }
 
-fn lack_messages(mut lines: Vec<Value>) -> Vec<Value> {
-    lines.retain(|line| line["type"] == "welcome" || line["type"] == "update");
-    lines
-}
-
-fn add_messages(lines: Vec<Value>) -> Vec<Value> {
-    let news = json!({"type": "weather", "rain": {"tomorrow": true}});
-    lines.into_iter().flat_map(|line| [line, news.clone()]).collect()
-}
-
-/// A server of version 1: it knows one machine, and names each placement as a slot of its own.
-fn speak_version_one(lines: Vec<Value>) -> Vec<Value> {
-    let mut lines = lack_messages(lines);
-    lines[0]["version"] = json!(1);
-    let here = AgentSettings::for_tests().machine;
-    for (line, mut change) in lines[1..].iter_mut().zip(updates()) {
-        version_one::downgrade(&mut change, &here);
-        *line = update(&change);
-    }
-    lines
-}
-
-/// A server that differs from this version.
-struct OtherServer {
-    name: &'static str,
-    change: fn(Vec<Value>) -> Vec<Value>,
+/// What a test expects of the agent.
+#[derive(Clone)]
+struct Expected {
     /// Goal of the third copy; none if the agent cannot read the copy.
     goal: Option<InstanceGoal>,
     /// Name of the moved copy in the reports of the agent.
     reported: &'static str,
 }
 
-impl OtherServer {
-    const fn new(name: &'static str, change: fn(Vec<Value>) -> Vec<Value>) -> Self {
-        Self { name, change, goal: Some(RETIRE), reported: "instance/shop.v1.web-1.3" }
-    }
-}
+const USUAL: Expected = Expected { goal: Some(RETIRE), reported: "instance/shop.v1.web-1.3" };
 
-const SERVERS: [OtherServer; 8] = [
-    OtherServer::new("this version", |lines| lines),
-    OtherServer::new("lacks a field", lack_fields),
-    OtherServer::new("adds a field", add_fields),
-    OtherServer { goal: Some(InstanceGoal::Stop), ..OtherServer::new("lacks a value", lack_values) },
-    OtherServer { goal: None, ..OtherServer::new("adds a value", add_values) },
-    OtherServer::new("lacks a message", lack_messages),
-    OtherServer::new("adds a message", add_messages),
-    OtherServer { reported: "instance/shop.v1.web-2000001", ..OtherServer::new("version 1", speak_version_one) },
-];
+fn servers() -> [OtherServer<Expected>; 8] {
+    let content = ContentChanges {
+        lack_fields: (lack_fields, USUAL),
+        add_fields: (add_fields, USUAL),
+        lack_values: (lack_values, Expected { goal: Some(InstanceGoal::Stop), ..USUAL }),
+        add_values: (add_values, Expected { goal: None, ..USUAL }),
+    };
+    other_servers(USUAL, content, Expected { reported: "instance/shop.v1.web-2000001", ..USUAL })
+}
 
 /// An agent with a copy that is ready, and the folder of its files.
 fn agent(url: &str) -> (tempfile::TempDir, Arc<AgentContext>) {
@@ -299,17 +199,18 @@ impl Told {
 }
 
 /// Runs the agent's connection to a server until the agent has the whole plan and has reported.
-async fn follow_server(other: &OtherServer) {
+async fn follow_server(other: OtherServer<Expected>) {
+    let Expected { goal, reported } = other.expected;
     let lines = (other.change)(lines());
     let lacks_policy = !lines.iter().any(|line| line["type"] == "policy");
-    let (url, mut heard) = server(lines).await;
+    let (url, mut heard) = scripted_server(lines).await;
     let (_folder, agent) = agent(&url);
     let (plans, mut arrived) = watch::channel(None);
     let mut told = Told::default();
     let wanted = async {
         let is_last = |plan: &Option<MachinePlan>| plan.as_ref().is_some_and(|plan| plan.generation.0 == 2);
         let plan = arrived.wait_for(is_last).await.expect("the agent runs").clone().expect("a plan");
-        while !told.instances.contains_key(other.reported) || (other.goal.is_none() && !told.is_refused()) {
+        while !told.instances.contains_key(reported) || (goal.is_none() && !told.is_refused()) {
             told.take(heard.recv().await.expect("the server runs"));
         }
         plan
@@ -322,13 +223,13 @@ async fn follow_server(other: &OtherServer) {
 
     assert_eq!(told.connections, 1, "{}: the connection stays", other.name);
     let goals = [(moved(), InstanceGoal::Run), (id("shop.v1.web-2"), InstanceGoal::Run)].into_iter();
-    let goals: BTreeMap<_, _> = goals.chain(other.goal.map(|goal| (id("shop.v1.web-3"), goal))).collect();
+    let goals: BTreeMap<_, _> = goals.chain(goal.map(|goal| (id("shop.v1.web-3"), goal))).collect();
     let planned = plan.instances.iter().map(|(id, assignment)| (id.clone(), assignment.goal)).collect();
     assert_eq!(goals, planned, "{}", other.name);
     assert!(plan.instances.values().all(|assignment| *assignment.spec == spec()), "{}", other.name);
     let builds = if lacks_policy { PeerPolicy::default().builds } else { 7 };
     assert_eq!(agent.policy.now().builds, builds, "{}", other.name);
-    if other.goal.is_none() {
+    if goal.is_none() {
         refused(&told);
     }
 }
@@ -349,7 +250,7 @@ fn refused(told: &Told) {
 
 #[tokio::test]
 async fn follows_servers_of_other_versions() {
-    for other in &SERVERS {
+    for other in servers() {
         follow_server(other).await;
     }
 }

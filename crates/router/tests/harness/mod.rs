@@ -18,6 +18,7 @@ use gantry_control::version::SPOKEN;
 use gantry_control::{
     LinkStream, PeerMessage, Receipt, RouterReport, ServerMessage, UpdateReceiver, UpdateSender, Welcome, link,
 };
+use gantry_fixtures::control_server;
 use gantry_model::role::AppProtocol;
 use gantry_model::{
     AllocationId, AppName, Endpoint, Generation, HostName, MachineAddress, MachineName, ReleaseNumber, RequestTimeouts,
@@ -194,24 +195,6 @@ pub(crate) async fn ask(address: SocketAddr, request: Request<Body>) -> Response
 pub(crate) async fn text(response: Response<Incoming>) -> String {
     let bytes = response.into_body().collect().await.expect("a body").to_bytes();
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Starts a server of control connections, and returns its URL.
-pub(crate) async fn control_server<F>(serve: impl Fn(LinkStream) -> F + Clone + Send + 'static) -> String
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let address = app(false, move |mut request: Request<Incoming>| {
-        let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
-        let serve = move |stream| drop(tokio::spawn(serve(stream)));
-        tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
-        async {
-            let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);
-            let response = response.header("connection", "upgrade").header("upgrade", "gantry-session");
-            response.body(full("")).expect("a response")
-        }
-    });
-    format!("http://{}", address.await)
 }
 
 /// A server that gives the router a table, and receives the router's reports.
