@@ -318,12 +318,7 @@ impl Client {
         if is_part && response.status() != StatusCode::PARTIAL_CONTENT {
             return Err(self.invalid_response("the whole blob instead of a part"));
         }
-        let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
-        let pieces = futures_util::stream::unfold(data(response.into_body()), move |mut pieces| async move {
-            let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())));
-            Some((piece?, pieces))
-        });
-        Ok(pieces.boxed())
+        Ok(until_silent(data(response.into_body())))
     }
 
     /// Gets bytes, with an `Accept` header.
@@ -381,6 +376,19 @@ fn data(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
     BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other)).boxed()
 }
 
+/// Ends a stream of pieces with its first error, also if no piece comes for [`SILENCE`]. A connection to a machine that has
+/// lost its power never ends by itself.
+fn until_silent(pieces: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Bytes>> {
+    let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
+    let next = move |pieces: Option<BoxStream<'static, io::Result<Bytes>>>| async move {
+        let mut pieces = pieces?;
+        let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())))?;
+        let rest = piece.is_ok().then_some(pieces);
+        Some((piece, rest))
+    };
+    stream::unfold(Some(pieces), next).boxed()
+}
+
 /// Splits a stream of bytes into lines.
 fn split_lines(bytes: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Vec<u8>>> {
     let state = (bytes, BytesMut::new());
@@ -398,4 +406,27 @@ fn split_lines(bytes: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'stati
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_ends_the_stream_of_a_blob() {
+        let piece = || Ok(Bytes::from_static(b"piece"));
+        let mut silent = until_silent(stream::iter([piece()]).chain(stream::pending()).boxed());
+        assert_eq!(silent.next().await.expect("a piece").expect("no error"), "piece");
+        let begun = tokio::time::Instant::now();
+        let error = silent.next().await.expect("an end with a cause").expect_err("silence");
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, SILENCE));
+        assert!(silent.next().await.is_none(), "the stream goes on after its error");
+        let broken = Err(io::Error::other("reset"));
+        let mut broken = until_silent(stream::iter([piece(), broken, piece()]).boxed());
+        assert!(broken.next().await.is_some_and(|piece| piece.is_ok()));
+        assert!(broken.next().await.is_some_and(|piece| piece.is_err()));
+        assert!(broken.next().await.is_none());
+        let whole = until_silent(stream::iter([piece(), piece()]).boxed());
+        assert_eq!(whole.count().await, 2);
+    }
 }

@@ -150,7 +150,8 @@ impl LayerFetch<'_> {
         Ok(())
     }
 
-    /// Fetches the rest from the servers. A transfer that breaks off goes on where it stopped.
+    /// Fetches the rest from the servers. A transfer that breaks off goes on where it stopped. The client ends a transfer
+    /// that falls silent.
     async fn fetch_from_servers(&mut self) -> Result<(), FetchCause> {
         let mut tries = 0;
         while !self.part.is_whole() {
