@@ -9,7 +9,7 @@ use gantry_api::types::{DeployInfo, DeployProgress};
 use gantry_api::{ErrorCode, deploy_failure_code};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    AppName, ClusterPolicy, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, WaitFor,
+    AppName, ClusterPolicy, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, Seconds, WaitFor,
 };
 use tokio::sync::mpsc;
 
@@ -293,6 +293,19 @@ fn stands_by(release: &Release) -> bool {
     release.services().any(|(_, role)| !role.stop_first())
 }
 
+/// Returns the line of a queued deploy, which waits for the deploy `ahead`.
+fn queue_line(ahead: &Deploy, bake_time: Seconds) -> String {
+    let Deploy { number, cause, state, .. } = ahead;
+    match state {
+        DeployState::Draining => {
+            format!(
+                "-----> Waiting for the bake time of deploy {number} ({cause}): its release serves for {bake_time} first"
+            )
+        }
+        state => format!("-----> Waiting for deploy {number} ({cause}), which is {state}"),
+    }
+}
+
 /// Returns the lines that announce a state.
 fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
     let (http, policy) = (speaks_http(deploy, view), &view.records.policy);
@@ -301,7 +314,10 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
     };
     let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
     match state {
-        DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
+        DeployState::Queued => {
+            let ahead = view.records.open_deploys(&deploy.app).find(|other| other.state != DeployState::Queued);
+            ahead.map(|ahead| queue_line(ahead, policy.bake_time())).into_iter().collect()
+        }
         DeployState::Placing => vec![format!("-----> Releasing {release}")],
         DeployState::Starting => vec![format!("-----> Starting {release}")],
         DeployState::Verifying => vec![format!("-----> Verifying {release}")],
@@ -317,11 +333,11 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
         ],
         DeployState::Promoting => vec![format!("-----> Promoting {release}")],
         DeployState::Draining => vec![format!(
-            "-----> {release} {}; {} for {}",
+            "-----> {release} {}; {} {}",
             verb(of(deploy.release)),
             match deploy.previous {
-                Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by"),
-                _ => "watching the new release".to_owned(),
+                Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by for"),
+                _ => "its bake time is".to_owned(),
             },
             policy.bake_time()
         )],
@@ -360,7 +376,25 @@ fn refusal(deploy: &Deploy) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use gantry_model::{DeployCause, Moment};
+
     use super::*;
+
+    #[test]
+    fn a_queued_deploy_names_the_deploy_that_it_waits_for() {
+        let (app, cause) = (AppName::parse("shop").expect("a name"), DeployCause::Rollback { to: ReleaseNumber(1) });
+        let mut ahead = Deploy::new(app, DeployNumber(2), cause, "ann".to_owned(), false, Moment(0));
+        for (state, wanted) in [
+            (DeployState::Building, "-----> Waiting for deploy #2 (rollback to v1), which is building"),
+            (
+                DeployState::Draining,
+                "-----> Waiting for the bake time of deploy #2 (rollback to v1): its release serves for 15 s first",
+            ),
+        ] {
+            ahead.state = state;
+            assert_eq!(queue_line(&ahead, Seconds(15)), wanted);
+        }
+    }
 
     #[test]
     fn names_the_states_between_two_polls() {

@@ -68,7 +68,7 @@ fn settings_are_the_first_policy_and_a_change_holds_at_once() {
     shop.write("server.py", &SERVER.replace("VERSION", "one"));
     shop.commit("one");
     let pushed = shop.push().good().err;
-    assert!(pushed.contains("watching the new release for 1 s"), "{pushed}");
+    assert!(pushed.contains("its bake time is 1 s"), "{pushed}");
     world.wait("the agent has the policy", |world| (agent_policy(world)["builds"] == 7).then_some(()));
     let _ = policy(&world, &["set", "domain=apps.test"]);
     world.wait("the new address serves", |world| page_at(world, "shop.apps.test").starts_with("one").then_some(()));

@@ -59,6 +59,8 @@ fn a_push_returns_once_the_release_serves_and_reports_the_bake_later() {
     assert!(set.out.starts_with("http://shop.localhost:"), "{set:?}");
     let back = world.gantry(&["rollback", "shop", "--wait"]).good();
     assert!(deploy(&world, "shop").is_null() && !back.err.contains("was reverted"), "{back:?}");
+    // The rollback waited, and said for what.
+    assert!(back.err.contains("Waiting for the bake time of deploy #4 (config COLOR)"), "{back:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
 const TOPICS: &[(&str, &str)] = &[
+    ("tutorial", include_str!("../../../../docs/tutorial.md")),
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("jobs", include_str!("../../../../docs/jobs.md")),
@@ -30,10 +31,7 @@ const TOPICS: &[(&str, &str)] = &[
 ];
 
 /// Pages that are a section of a longer document: name, document, heading.
-const SECTIONS: &[(&str, &str, &str)] = &[
-    ("tutorial", include_str!("../../../../docs/README.md"), "## Tutorial"),
-    ("first-app", include_str!("../../../../README.md"), "## Your first app"),
-];
+const SECTIONS: &[(&str, &str, &str)] = &[("first-app", include_str!("../../../../README.md"), "## Your first app")];
 
 pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
     let pages: Vec<(&str, &str)> = pages().collect();
@@ -53,7 +51,7 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// Name and text of each page, the tutorial first.
+/// Name and text of each page, those for a beginner first.
 fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
     let sections = SECTIONS.iter().map(|(name, text, heading)| (*name, section(text, heading)));
     sections.chain(TOPICS.iter().copied())
