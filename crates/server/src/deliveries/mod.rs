@@ -16,6 +16,7 @@ mod request;
 mod reservation_id;
 mod signature;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use gantry_queue::{Jitter, ReceiverAnswer, Reservation, SubscriberUrl};
 use gantry_queue_store::{
     DeliveryCommand, DeliveryId, DeliveryReply, DeliveryWork, Forwarded, TakenDeliveries, TakenDelivery,
 };
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use self::request::PushedMessage;
 pub(crate) use self::reservation_id::parse_reservation_id;
@@ -57,7 +58,7 @@ pub(crate) async fn run(server: Arc<Server>) {
             }
         };
         tokio::select! {
-            Some(ended) = sender.requests.join_next() => sender.ended(ended),
+            Some(ended) = sender.requests.join_next_with_id() => sender.ended(ended),
             () = nudged => tokio::time::sleep(SHORTEST).await,
             () = tokio::time::sleep(pause.clamp(SHORTEST, EVERY)) => {}
         }
@@ -69,7 +70,10 @@ pub(crate) async fn run(server: Arc<Server>) {
 struct Sender {
     client: Arc<OutboundClient>,
     slots: HostSlots,
-    requests: JoinSet<EndedRequest>,
+    /// Each request returns true if there was no response in time.
+    requests: JoinSet<bool>,
+    /// The host of each request.
+    hosts: HashMap<Id, String>,
     round: HostRound,
 }
 
@@ -92,17 +96,10 @@ impl HostRound {
     }
 }
 
-/// A request that has ended.
-struct EndedRequest {
-    host: String,
-    /// True if there was no response in time.
-    slow: bool,
-}
-
 impl Sender {
     /// Takes what is due, and begins its requests; returns the time until the next look.
     async fn pass(&mut self, server: &Arc<Server>) -> Result<Duration, JobsError> {
-        while let Some(ended) = self.requests.try_join_next() {
+        while let Some(ended) = self.requests.try_join_next_with_id() {
             self.ended(ended);
         }
         let free = self.slots.free();
@@ -127,24 +124,33 @@ impl Sender {
         // Everything that is due and not taken waits for a slot, unless a further take may find it.
         let pause = if self.round.took(last, deliveries.len()) { SHORTEST } else { EVERY };
         for delivery in deliveries {
-            self.slots.begin(&delivery.host);
-            self.requests.spawn(deliver(Arc::clone(server), Arc::clone(&self.client), delivery));
+            let host = delivery.host.clone();
+            self.begin(host, deliver(Arc::clone(server), Arc::clone(&self.client), delivery));
         }
         Ok(pause)
     }
 
-    fn ended(&mut self, ended: Result<EndedRequest, JoinError>) {
-        match ended {
-            Ok(EndedRequest { host, slow }) => self.slots.end(&host, slow),
-            // The slot stays taken until the next term; the delivery is taken again once its reservation is over.
-            Err(error) => tracing::error!(%error, "a delivery broke"),
+    fn begin(&mut self, host: String, request: impl Future<Output = bool> + Send + 'static) {
+        self.slots.begin(&host);
+        let task = self.requests.spawn(request);
+        self.hosts.insert(task.id(), host);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, bool), JoinError>) {
+        let (request, slow) = ended.unwrap_or_else(|error| {
+            // The delivery is taken again once its reservation is over.
+            tracing::error!(%error, "a delivery broke");
+            (error.id(), false)
+        });
+        if let Some(host) = self.hosts.remove(&request) {
+            self.slots.end(&host, slow);
         }
     }
 }
 
-/// Carries out a delivery, and records the answer.
-async fn deliver(server: Arc<Server>, client: Arc<OutboundClient>, taken: TakenDelivery) -> EndedRequest {
-    let TakenDelivery { id, reservation, host, work } = taken;
+/// Carries out a delivery, and records the answer. Returns true if there was no response in time.
+async fn deliver(server: Arc<Server>, client: Arc<OutboundClient>, taken: TakenDelivery) -> bool {
+    let TakenDelivery { id, reservation, work, .. } = taken;
     let is_callback = matches!(work, DeliveryWork::Callback(_));
     let jitter = Jitter(rand::random());
     let (answer, status, note, slow) = match prepare(&server, id, reservation, work).await {
@@ -157,17 +163,17 @@ async fn deliver(server: Arc<Server>, client: Arc<OutboundClient>, taken: TakenD
         Ok(Prepared::Forward(forwarded, _pin)) => {
             record(&server, DeliveryCommand::Forward { id, reservation, forwarded, jitter }).await;
             gantry_failpoint::failpoint!("delivery.forwarded");
-            return EndedRequest { host, slow: false };
+            return false;
         }
         Ok(Prepared::Impossible(why)) => (ReceiverAnswer::Failed, None, Some(why), false),
-        Ok(Prepared::Gone) => return EndedRequest { host, slow: false },
+        Ok(Prepared::Gone) => return false,
         Err(error) => {
             tracing::error!(error = crate::causes(&error), "cannot prepare a delivery; retrying");
-            return EndedRequest { host, slow: false };
+            return false;
         }
     };
     record(&server, DeliveryCommand::Answer { id, reservation, answer, status, note, jitter }).await;
-    EndedRequest { host, slow }
+    slow
 }
 
 /// The meaning of a response: a push is acknowledged by 200, a callback by any status of success.
@@ -260,6 +266,22 @@ mod tests {
         }
         let (answer, status, note) = judged(&Err(OutboundError::Timeout), true);
         assert_eq!((answer, status, note.as_deref()), (ReceiverAnswer::Failed, None, Some("no response within 10 s")));
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_broke_gives_its_slot_back() {
+        async fn broken() -> bool {
+            panic!("the request broke");
+        }
+        let mut sender = Sender::default();
+        let free = sender.slots.free();
+        sender.begin("a".to_owned(), broken());
+        sender.begin("a".to_owned(), async { false });
+        assert_eq!(sender.slots.free(), free - 2);
+        while let Some(ended) = sender.requests.join_next_with_id().await {
+            sender.ended(ended);
+        }
+        assert_eq!((sender.slots.free(), sender.hosts.len()), (free, 0));
     }
 
     #[test]
