@@ -4,25 +4,26 @@
 //! not know. Either way the server reads the rest of the report, and keeps the connection.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::Client;
 use gantry_blobs::BlobStore;
-use gantry_control::{Connection, ProtocolRange};
+use gantry_control::version::SPOKEN;
+use gantry_control::{Connection, Hello, MachineFacts, ProtocolRange, ProtocolVersion, link};
 use gantry_model::{
     AllocationId, App, AppName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
-    InstancePhase, MachineCapacity, MachineId, MilliCpu, Release, ReleaseConfig, ReleaseNumber, RequestCounts,
-    RequestFailure, Role, RoleCommand, RoleName,
+    InstancePhase, MachineCapacity, MachineId, MachineName, MilliCpu, Moment, Release, ReleaseConfig, ReleaseNumber,
+    RequestCounts, RequestFailure, Role, RoleCommand, RoleName,
 };
 use gantry_records::StoreRecord;
 use gantry_store::StoreAddress;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::*;
 use crate::coordination::Coordination;
 use crate::leadership::{self, Candidate};
-use crate::{ServerSettings, assembly, connections, core, http, tokens};
+use crate::{Server, ServerSettings, assembly, connections, core, http, tokens};
 
 /// Longest time until the server has done what a peer waits for.
 const DEADLINE: Duration = Duration::from_secs(60);

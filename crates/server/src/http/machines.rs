@@ -10,12 +10,12 @@ use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo, StayI
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::{LinkStream, link};
 use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, Moment, Reason};
-use gantry_supervision::TaskSet;
 
 use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::sessions::{switching_protocols, take_upgrade};
 use super::{HttpResult, json, parse_name};
+use crate::control_links::AdmittedPeer;
 use crate::core::ClusterView;
 use crate::tasks::{CONNECTION, CONTROL_LINK};
 use crate::{Server, control_links};
@@ -124,13 +124,7 @@ pub(crate) async fn agent(
     Path(machine): Path<String>,
     request: Request,
 ) -> HttpResult {
-    let machine: MachineName = parse_name(&machine)?;
-    caller.machine(&machine)?;
-    let caller = Arc::new(caller);
-    let tasks = server.tasks.clone();
-    let serve =
-        move |stream| control_links::serve_agent(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
-    upgrade(tasks, request, serve).await
+    upgrade(admit(server, caller, &machine)?, request, control_links::serve_agent).await
 }
 
 pub(crate) async fn router(
@@ -139,13 +133,14 @@ pub(crate) async fn router(
     Path(machine): Path<String>,
     request: Request,
 ) -> HttpResult {
-    let machine: MachineName = parse_name(&machine)?;
+    upgrade(admit(server, caller, &machine)?, request, control_links::serve_router).await
+}
+
+/// Admits the caller as a peer of a machine.
+fn admit(server: Arc<Server>, caller: Caller, machine: &str) -> HttpResult<AdmittedPeer> {
+    let machine: MachineName = parse_name(machine)?;
     caller.machine(&machine)?;
-    let caller = Arc::new(caller);
-    let tasks = server.tasks.clone();
-    let serve =
-        move |stream| control_links::serve_router(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
-    upgrade(tasks, request, serve).await
+    Ok(AdmittedPeer { server, caller: Arc::new(caller), machine })
 }
 
 /// The names of all apps. The agent removes build caches of other apps.
@@ -156,17 +151,18 @@ pub(crate) async fn apps(State(server): State<Arc<Server>>, caller: Caller, Path
     json(&view.records.apps.keys().collect::<Vec<_>>())
 }
 
-/// Upgrades a request to a control connection, and serves its streams.
+/// Upgrades the request of a peer to a control connection, and serves its streams.
 async fn upgrade<F: Future<Output = ()> + Send + 'static>(
-    tasks: TaskSet,
+    peer: AdmittedPeer,
     request: Request,
-    serve: impl Fn(LinkStream) -> F + Clone + Send + Sync + 'static,
+    serve: impl Fn(AdmittedPeer, LinkStream) -> F + Send + Sync + 'static,
 ) -> HttpResult<Response> {
     let upgrade = take_upgrade(request).await?;
-    let links = tasks.clone();
+    let (tasks, links) = (peer.server.tasks.clone(), peer.server.tasks.clone());
     tasks.spawn(CONNECTION, async move {
         if let Ok(connection) = upgrade.await {
-            link::accept(connection, move |stream| drop(links.spawn(CONTROL_LINK, serve(stream)))).await;
+            let serve = move |stream| drop(links.spawn(CONTROL_LINK, serve(peer.clone(), stream)));
+            link::accept(connection, serve).await;
         }
     });
     Ok(switching_protocols())

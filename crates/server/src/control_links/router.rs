@@ -1,0 +1,44 @@
+//! Connections of routers.
+
+use gantry_control::{LinkStream, RouterReport, link};
+use gantry_model::RoutingTable;
+
+use super::peer_link::{PeerLink, Received, told};
+use super::peer_news::PeerNews;
+use super::{AdmittedPeer, Peer};
+
+/// Serves the connection of a router until it ends.
+pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: AdmittedPeer, mut stream: LinkStream) {
+    let served = async {
+        let hello = link::greet(&mut stream).await?;
+        let number = hello.number;
+        let peer = Peer::Router(machine.clone(), number);
+        let mut router = PeerLink::<RoutingTable, RouterReport>::welcome(&server, peer, hello, stream).await?;
+        let mut news = PeerNews::new(&server, server.core.watch_routes());
+        loop {
+            news.see();
+            router.revalidate(&server, &caller).await?;
+            let table = server.core.routing_table(&server.core.view());
+            router.give(table.generation, &table).await?;
+            tokio::select! {
+                received = router.receive() => match received? {
+                    Received::Report(report) => {
+                        let gone = router.left;
+                        server.core.router(machine.clone(), RouterReport { number, gone, ..report }).await;
+                        if gone {
+                            return Ok(());
+                        }
+                    }
+                    Received::Lease(..)
+                    | Received::Jobs(_)
+                    | Received::Layers(_)
+                    | Received::Clock(_)
+                    | Received::Request => {}
+                    Received::End => return Ok(()),
+                },
+                () = news.next() => {}
+            }
+        }
+    };
+    told(&machine, served.await);
+}
