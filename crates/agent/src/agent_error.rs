@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gantry_ledger::ContentError;
 use gantry_trust::TrustError;
 
 use crate::network::{NetworkTaken, NftError};
@@ -18,6 +19,14 @@ pub enum AgentError {
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// A newer agent wrote a file. This agent has changed nothing, and all containers go on.
+    #[error("cannot use {path}; all containers stay as they are")]
+    Newer {
+        /// The path of the file.
+        path: PathBuf,
+        /// The versions.
+        source: ContentError,
     },
     /// The machine's network could not be set up or removed.
     #[error("cannot change the machine's network")]

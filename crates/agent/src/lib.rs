@@ -77,6 +77,7 @@ pub use machine::{keep_machine_id, machine_id};
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
 pub use offline_images::OfflineImages;
+pub use records::{INSTANCE_FILE, PLAN_FILE};
 pub use settings::AgentSettings;
 pub use volumes::offline::{StoredVolume, keep_volumes, stored_volumes};
 
@@ -94,6 +95,7 @@ pub async fn run(
     client: Client,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
+    records::check_versions(&settings)?;
     for folder in [settings.data.join(LAYERS), settings.run.clone()] {
         let made = std::fs::create_dir_all(&folder);
         made.map_err(|source| AgentError::File { action: "make", path: folder, source })?;

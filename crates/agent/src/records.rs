@@ -8,12 +8,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gantry_ledger::Replacement;
+use gantry_error::ErrorChain;
+use gantry_ledger::{ContentError, FileSchema, Replacement};
 use gantry_model::{AllocationId, ExitStatus, Generation, InstanceSpec, MachinePlan, Moment, StopReason};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentContext, AgentSettings};
+use crate::{AgentContext, AgentError, AgentSettings};
+
+/// The file with the machine's part of the plan.
+pub const PLAN_FILE: FileSchema = FileSchema { name: "plan.json", version: 1 };
+
+/// The file with the record of an instance.
+pub const INSTANCE_FILE: FileSchema = FileSchema { name: "instance.json", version: 1 };
 
 /// The record of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,16 +94,16 @@ impl ContainerPaths {
     }
 
     fn record(&self) -> PathBuf {
-        self.folder.join("instance.json")
+        self.folder.join(INSTANCE_FILE.name)
     }
 
     pub(crate) fn read_record(&self) -> Option<InstanceRecord> {
-        read_file(&self.record())
+        read_file(&self.record(), INSTANCE_FILE)
     }
 
     pub(crate) fn write_record(&self, record: &InstanceRecord) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        write_file(&self.record(), record)
+        INSTANCE_FILE.write(replacement(&self.record()), record)
     }
 
     /// Removes everything but the logs, on a blocking thread. The files of the container are deleted later.
@@ -154,17 +161,31 @@ pub(crate) fn first_users(data: &Path) -> Vec<(String, u32)> {
 }
 
 fn plan_path(settings: &AgentSettings) -> PathBuf {
-    settings.data.join("plan.json")
+    settings.data.join(PLAN_FILE.name)
 }
 
 /// Reads the last plan that the agent adopted.
 pub(crate) fn read_plan(settings: &AgentSettings) -> Option<MachinePlan> {
-    read_file(&plan_path(settings))
+    read_file(&plan_path(settings), PLAN_FILE)
 }
 
 /// Writes the plan to disk, so that losing the server changes nothing.
 pub(crate) fn write_plan(settings: &AgentSettings, plan: &MachinePlan) -> io::Result<()> {
-    write_file(&plan_path(settings), plan)
+    PLAN_FILE.write(replacement(&plan_path(settings)), plan)
+}
+
+/// Refuses files that a newer agent wrote. This agent would not know what runs, and would start or remove containers that
+/// the newer agent manages. Without an agent, all containers go on.
+pub(crate) fn check_versions(settings: &AgentSettings) -> Result<(), AgentError> {
+    let instances = instance_ids(settings).into_iter().map(|id| ContainerPaths::of(settings, &id).record());
+    let instances = instances.map(|path| (path, INSTANCE_FILE));
+    for (path, schema) in std::iter::once((plan_path(settings), PLAN_FILE)).chain(instances) {
+        let Ok(content) = std::fs::read(&path) else { continue };
+        if let Err(source @ ContentError::Newer { .. }) = schema.check(&content) {
+            return Err(AgentError::Newer { path, source });
+        }
+    }
+    Ok(())
 }
 
 /// The generation of the plan, if there is a plan.
@@ -172,18 +193,110 @@ pub(crate) fn plan_generation(plan: Option<&MachinePlan>) -> Option<Generation> 
     plan.map(|plan| plan.generation)
 }
 
-fn read_file<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let text = std::fs::read(path).ok()?;
-    match serde_json::from_slice(&text) {
+fn read_file<T: DeserializeOwned>(path: &Path, schema: FileSchema) -> Option<T> {
+    let content = std::fs::read(path).ok()?;
+    match schema.parse(&content) {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "cannot read the record; ignoring it");
+            tracing::error!(path = %path.display(), error = %ErrorChain(&error), "cannot read the record; ignoring it");
             None
         }
     }
 }
 
+/// A durable replacement of a record.
+fn replacement(path: &Path) -> Replacement<'_> {
+    Replacement::of(path).before_rename(|| gantry_failpoint::failpoint!("record.written"))
+}
+
 /// Replaces a record durably.
 pub(crate) fn write_file(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    Replacement::of(path).before_rename(|| gantry_failpoint::failpoint!("record.written")).write_json(value)
+    replacement(path).write_json(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gantry_model::{Assignment, Digest, InstanceGoal, ReleaseConfig, Role, RoleCommand};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        InstanceSpec {
+            image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
+            commit: None,
+            config: ReleaseConfig::default(),
+            role: Role::new(RoleCommand::Argv(vec!["serve".to_owned()])),
+            volumes_of: None,
+        }
+    }
+
+    fn plan(id: &AllocationId) -> MachinePlan {
+        let assignment = Assignment { spec: Arc::new(spec()), goal: InstanceGoal::Run };
+        MachinePlan { generation: Generation(5), instances: BTreeMap::from([(id.clone(), assignment)]) }
+    }
+
+    fn record() -> InstanceRecord {
+        InstanceRecord {
+            spec: spec(),
+            address: Ipv4Addr::new(10, 83, 0, 9),
+            gateway: None,
+            ready: true,
+            restarts: 2,
+            started: true,
+            exit: None,
+            begun: Some(Moment(7)),
+            ready_since: None,
+            stop: None,
+        }
+    }
+
+    /// Settings with a folder, and an instance with a plan and a record on disk.
+    fn machine() -> (tempfile::TempDir, AgentSettings, AllocationId) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = AgentSettings { data: folder.path().to_owned(), ..AgentSettings::for_tests() };
+        let id = AllocationId::parse("shop.v1.web-1").expect("an id");
+        write_plan(&settings, &plan(&id)).expect("written");
+        ContainerPaths::of(&settings, &id).write_record(&record()).expect("written");
+        (folder, settings, id)
+    }
+
+    /// Changes a file as another program would write it.
+    fn rewrite(path: &Path, change: impl Fn(&mut Value)) {
+        let mut content: Value = serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON");
+        assert_eq!(content["version"], 1);
+        change(&mut content);
+        std::fs::write(path, content.to_string()).expect("written");
+    }
+
+    #[test]
+    fn reads_the_files_of_an_agent_from_before_the_versions() {
+        let (_folder, settings, id) = machine();
+        let paths = ContainerPaths::of(&settings, &id);
+        for path in [plan_path(&settings), paths.record()] {
+            rewrite(&path, |content| drop(content.as_object_mut().expect("an object").remove("version")));
+        }
+        check_versions(&settings).expect("known");
+        assert_eq!(read_plan(&settings), Some(plan(&id)));
+        assert_eq!(paths.read_record(), Some(record()));
+    }
+
+    #[test]
+    fn refuses_the_files_of_a_newer_agent_before_anything_changes() {
+        let (_folder, settings, id) = machine();
+        check_versions(&settings).expect("its own");
+        for newer in [plan_path(&settings), ContainerPaths::of(&settings, &id).record()] {
+            let before = std::fs::read(&newer).expect("a file");
+            rewrite(&newer, |content| content["version"] = json!(99));
+            let refused = check_versions(&settings).expect_err("refused");
+            assert!(matches!(&refused, AgentError::Newer { path, .. } if *path == newer), "{refused}");
+            std::fs::write(&newer, before).expect("written");
+        }
+        // A damaged file is no newer one: the server sends the plan again, and the instance begins anew.
+        std::fs::write(plan_path(&settings), "\0\0{ torn").expect("written");
+        check_versions(&settings).expect("damaged");
+        assert_eq!(read_plan(&settings), None);
+    }
 }

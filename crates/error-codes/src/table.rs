@@ -713,6 +713,10 @@ codes! {
         "A newer Gantry wrote the records in the store."
         "This Gantry does not know the schema version of the records, and changes no record."
         "Start the newer Gantry again. To go back, move the store away and bring back a backup from before the upgrade: `gantry restore FILE`."
+    FileNewer "file_newer" 0
+        "A newer agent wrote a file of this machine."
+        "This agent does not know the schema version of the file. It starts, changes and stops no container."
+        "Start the newer Gantry again."
     StoreUnavailable "store_unavailable" 503
         "The store does not take the change."
         "The store cannot be reached, or leadership changed at the same moment. Workloads run on."

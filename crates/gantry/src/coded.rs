@@ -1,5 +1,6 @@
 //! Errors of the command line with a stable code.
 
+use gantry_agent::AgentError;
 use gantry_api::ClientError;
 use gantry_error_codes::ErrorCode;
 use gantry_server::ServerError;
@@ -79,6 +80,9 @@ fn of_cause(error: &(dyn std::error::Error + 'static)) -> Option<ErrorCode> {
             ServerError::Interrupted | ServerError::NotLeading(_) => Some(ErrorCode::StoreUnavailable),
             error => error.code(),
         };
+    }
+    if let Some(AgentError::Newer { .. }) = error.downcast_ref() {
+        return Some(ErrorCode::FileNewer);
     }
     match error.downcast_ref::<std::io::Error>()?.kind() {
         ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => Some(ErrorCode::AddressUnavailable),

@@ -87,7 +87,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
                     supervisor.replace().await;
                 }
             }
-            _ = hangup.recv() => match newer(&program, server.as_ref(), &own).await {
+            _ = hangup.recv() => match newer(&program, server.as_ref(), &own, machine).await {
                 Ok(newer) => {
                     accepted.send_replace(Arc::new(newer));
                     for supervisor in &supervisors {
@@ -123,14 +123,17 @@ async fn other_folder(server: Option<&ServerProcess>, known: Option<FolderId>) -
     }
 }
 
-/// Opens the program now on disk, if that program can take over.
+/// Opens the program now on disk, if that program can take over. `settings` are those of the server, and `machine` those
+/// of agent and router.
 async fn newer(
     program: &watch::Receiver<Arc<Program>>,
     server: Option<&ServerProcess>,
     settings: &Machine,
+    machine: &Machine,
 ) -> anyhow::Result<Program> {
     let newer = program.borrow().newer()?;
-    newer.ask(server, &arguments(upgrade::COMMAND, settings)?).await?;
+    let known = newer.ask(server, &arguments(upgrade::COMMAND, settings)?).await?;
+    known.check(&machine.data)?;
     Ok(newer)
 }
 

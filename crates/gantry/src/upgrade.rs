@@ -2,8 +2,10 @@
 //!
 //! `up` holds its services' program as an open file, so that a file that replaces the program on disk has no effect
 //! before the check. On SIGHUP, `up` runs the new program as `gantry upgrade-check`, with a timeout. Everything stays
-//! as it is if the new program does not run, hangs, is not Gantry, or cannot read the store's format.
+//! as it is if the new program does not run, hangs, is not Gantry, or cannot read the store's format or the files of agent
+//! and router.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use gantry_agent::{INSTANCE_FILE, PLAN_FILE};
 use gantry_error_codes::ErrorCode;
+use gantry_ledger::FileSchema;
 use gantry_records::schema;
+use gantry_router::TABLE_FILE;
 use gantry_store::StoreAddress;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -29,6 +34,10 @@ pub(crate) const COMMAND: &str = "upgrade-check";
 
 /// The confirmation of a program that can take over.
 const READY: &str = "this gantry can take over";
+
+/// Beginning of the line with the newest versions of files that a program reads. The program cannot look itself: it runs
+/// as the server does, and the files are root's.
+const FILES: &str = "files: ";
 
 /// Timeout of the check.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -47,7 +56,42 @@ pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
         schema::version(value.as_deref()).map_err(|error| coded(ErrorCode::StoreNewer, error.to_string()))?;
     }
     out!("{READY}: {}", env!("CARGO_PKG_VERSION"));
+    let files = [PLAN_FILE, INSTANCE_FILE, TABLE_FILE].map(|FileSchema { name, version }| format!("{name} {version}"));
+    out!("{FILES}{}", files.join(", "));
     Ok(DONE)
+}
+
+/// The newest versions of files that a program reads, by the file's name. A program from before the versions names none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct KnownFiles(BTreeMap<String, u32>);
+
+impl KnownFiles {
+    fn parse(said: &str) -> Self {
+        let line = said.lines().find_map(|line| line.strip_prefix(FILES)).unwrap_or_default();
+        let pairs = line.split(", ").filter_map(|pair| pair.split_once(' '));
+        Self(pairs.filter_map(|(name, version)| Some((name.to_owned(), version.parse().ok()?))).collect())
+    }
+
+    /// Refuses a program that cannot read a file in the data folder. A damaged file is no reason: any program replaces it.
+    pub(crate) fn check(&self, data: &Path) -> anyhow::Result<()> {
+        let containers = std::fs::read_dir(data.join("containers")).into_iter().flatten().flatten();
+        let instances = containers.map(|entry| entry.path().join(INSTANCE_FILE.name));
+        let files = [data.join(PLAN_FILE.name), data.join("router").join(TABLE_FILE.name)];
+        for path in files.into_iter().chain(instances) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let (Some(known), Ok(content)) = (self.0.get(&*name), std::fs::read(&path)) else { continue };
+            if let Ok(found) = FileSchema::version_of(&content)
+                && found > *known
+            {
+                let path = path.display();
+                fail!(
+                    UpgradeRefused,
+                    "{path} has schema version {found}, and the new program knows versions up to {known}"
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A program file, held open independently of its name.
@@ -85,11 +129,12 @@ impl Program {
         command
     }
 
-    /// Asks the program whether it can take over. The program runs as the server does, because it reads the store.
+    /// Asks the program whether it can take over, and which files it reads. The program runs as the server does, because
+    /// it reads the store.
     ///
     /// # Errors
     /// The reason why the program cannot take over.
-    pub(crate) async fn ask(&self, server: Option<&ServerProcess>, arguments: &[String]) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&self, server: Option<&ServerProcess>, arguments: &[String]) -> anyhow::Result<KnownFiles> {
         let path = self.path.display();
         let mut command = self.command();
         if let Some(server) = server {
@@ -117,7 +162,7 @@ impl Program {
         };
         let status = status.with_context(|| format!("{path} cannot be waited for"))?;
         if status.success() && out.starts_with(READY) {
-            return Ok(());
+            return Ok(KnownFiles::parse(&out));
         }
         let said = [err.lines().next(), out.lines().next()].into_iter().flatten().find(|line| !line.is_empty());
         fail!(
@@ -125,5 +170,50 @@ impl Program {
             "{path} does not say that it can take over ({status}): {}",
             said.unwrap_or("it says nothing")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_program_that_cannot_read_a_file_of_this_machine() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let instance = folder.path().join("containers/shop.v1.web-1");
+        for made in [&folder.path().join("router"), &instance] {
+            std::fs::create_dir_all(made).expect("made");
+        }
+        let earlier = KnownFiles::parse("this gantry can take over: 0.1.0");
+        let known =
+            KnownFiles::parse("this gantry can take over: 0.2.0\nfiles: plan.json 1, instance.json 1, table.json 2");
+        for (path, newest) in [
+            (folder.path().join("plan.json"), 1),
+            (folder.path().join("router/table.json"), 2),
+            (instance.join("instance.json"), 1),
+        ] {
+            let write = |content: String| std::fs::write(&path, content).expect("written");
+            known.check(folder.path()).expect("no file");
+            write("\0\0{ torn".to_owned());
+            known.check(folder.path()).expect("a damaged file");
+            for read in ["{}".to_owned(), format!(r#"{{"version":{newest}}}"#)] {
+                write(read);
+                known.check(folder.path()).expect("a known version");
+            }
+            write(format!(r#"{{"version":{}}}"#, newest + 1));
+            let refused = known.check(folder.path()).expect_err("refused").to_string();
+            assert!(refused.contains(&format!("knows versions up to {newest}")), "{refused}");
+            earlier.check(folder.path()).expect("a program that says nothing of versions");
+            std::fs::remove_file(&path).expect("removed");
+        }
+    }
+
+    #[test]
+    fn a_program_says_which_versions_it_knows() {
+        let files = [PLAN_FILE, INSTANCE_FILE, TABLE_FILE];
+        let said = files.map(|FileSchema { name, version }| format!("{name} {version}")).join(", ");
+        let known = KnownFiles::parse(&format!("{READY}: 1.0.0\n{FILES}{said}"));
+        assert_eq!(known, KnownFiles(files.map(|file| (file.name.to_owned(), file.version)).into()));
+        assert_eq!(KnownFiles::parse(READY), KnownFiles(BTreeMap::new()));
     }
 }

@@ -6,7 +6,10 @@
 //! A reader sees the old or the new content, never a part. After a successful write the new content survives a power
 //! loss: a rename without a sync of its folder can be lost, and a file that was not synced can come back empty.
 //!
-//! The callers ensure that one process at a time writes a file, or use [`Replacement::shared`].
+//! The callers ensure that one process at a time writes a file, or use [`Replacement::shared`]. A [`FileSchema`] gives a
+//! kind of file a schema version.
+
+mod schema;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,6 +17,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+
+pub use schema::{ContentError, FileSchema};
 
 /// Replaces a file durably.
 ///

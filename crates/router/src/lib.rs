@@ -63,6 +63,7 @@ use exchange::router_state::RouterState;
 use listener::ClientListener;
 pub use listener::Listeners;
 use routes::store::RouteStore;
+pub use routes::store::TABLE_FILE;
 pub use settings::RouterSettings;
 
 /// Runs the router until `shutdown`, then drains the requests under way. Calls `serving` once the router accepts
@@ -84,7 +85,7 @@ pub async fn run(
     })?;
     let tls = settings.credentials.as_ref().map(|known| known.client_config(&[tunnel::ALPN])).transpose()?;
     let router = Arc::new(RouterState {
-        routes: Arc::new(RouteStore::load(&settings.data.join("table.json"), &settings.machine, tls)),
+        routes: Arc::new(RouteStore::load(&settings.data.join(TABLE_FILE.name), &settings.machine, tls)),
         access: AccessLog::open(&settings.data.join("access.log"))?,
         domain: RwLock::default(),
         budget: Arc::default(),

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gantry_control::version_one;
-use gantry_ledger::Replacement;
+use gantry_error::ErrorChain;
+use gantry_ledger::{ContentError, FileSchema, Replacement};
 use gantry_model::observed::SILENCE_MILLIS;
 use gantry_model::{
     AllocationId, AppName, ClosedRoute, Endpoint, FailureRun, Generation, MachineName, Moment, RequestCounts,
@@ -22,6 +23,14 @@ use crate::routes::admission::AdmissionGate;
 use crate::routes::route::AppRoute;
 use crate::routes::target::{RouteTarget, TargetPlace};
 use crate::tunnel::peer::PeerRouter;
+
+/// The file with the last table.
+///
+/// | version | change |
+/// |---|---|
+/// | 1 | the file names no version; endpoints and names may lack their machine |
+/// | 2 | the file names its version; endpoints and names have their machine |
+pub const TABLE_FILE: FileSchema = FileSchema { name: "table.json", version: 2 };
 
 /// Routing state at one moment.
 #[derive(Default)]
@@ -79,10 +88,15 @@ pub(crate) struct RouteStore {
 }
 
 impl RouteStore {
-    /// Loads the table of the machine `here` from disk; starts with an empty table if there is none.
+    /// Loads the table of the machine `here` from disk. Starts with an empty table if there is none that this router can
+    /// read: the server sends the table again.
     pub(crate) fn load(path: &Path, here: &MachineName, tls: Option<Arc<ClientConfig>>) -> Self {
         gantry_ledger::remove_unfinished(path);
-        let table = std::fs::read(path).ok().and_then(|text| read(&text, here));
+        let unusable = |error: &ContentError| {
+            let (path, error) = (path.display(), ErrorChain(error));
+            tracing::error!(%path, %error, "cannot use the routing table on disk; waiting for the server's table");
+        };
+        let table = std::fs::read(path).ok().and_then(|content| read(&content, here).inspect_err(unusable).ok());
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
             path: path.to_owned(),
@@ -132,7 +146,8 @@ impl RouteStore {
         if keep {
             // During an update the old and the new router write the file at the same time.
             let replacement = Replacement::of(&self.path).shared();
-            replacement.before_rename(|| gantry_failpoint::failpoint!("table.written")).write_json(&table)?;
+            let replacement = replacement.before_rename(|| gantry_failpoint::failpoint!("table.written"));
+            TABLE_FILE.write(replacement, &table)?;
         }
         gantry_failpoint::failpoint!("table.kept");
         self.replace(table);
@@ -324,10 +339,12 @@ fn taken_addresses<'a>(
     routed.chain(named.filter_map(|at| Some((at.on(here)?, None))))
 }
 
-/// Parses a table from disk. A router of an earlier version wrote a table that names no machines.
-fn read(text: &[u8], here: &MachineName) -> Option<RoutingTable> {
-    let table = serde_json::from_slice(text).ok()?;
-    serde_json::from_value(version_one::upgrade_table(table, here)).ok()
+/// Parses a table from disk.
+fn read(content: &[u8], here: &MachineName) -> Result<RoutingTable, ContentError> {
+    match TABLE_FILE.check(content)? {
+        1 => Ok(serde_json::from_value(version_one::upgrade_table(serde_json::from_slice(content)?, here))?),
+        _ => Ok(serde_json::from_slice(content)?),
+    }
 }
 
 /// Returns how long the requests of each endpoint may go on after the endpoint left the table.
@@ -416,6 +433,31 @@ mod tests {
         assert_eq!(again.now().routes["shop.localhost"].targets[0].endpoint, self::endpoint(1));
         let names = &again.now().table.names[&AppName::parse("shop").expect("a name")];
         assert_eq!(names.roles[names.main.as_ref().expect("web")], [on("m", 1)]);
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn a_table_names_its_version_and_one_without_a_version_is_read() {
+        let routing = routing();
+        routing.take(table(5, &[1]), true).expect("taken");
+        let written = std::fs::read(&routing.path).expect("a table");
+        assert_eq!(FileSchema::version_of(&written).expect("a version"), 2);
+        assert_eq!(read(&written, &here()).expect("a table"), table(5, &[1]));
+        let earlier = serde_json::to_vec(&table(5, &[1])).expect("JSON");
+        assert_eq!(read(&earlier, &here()).expect("a table"), table(5, &[1]));
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn begins_without_the_table_of_a_newer_router_and_takes_the_servers() {
+        let routing = routing();
+        let mut newer = serde_json::to_value(table(5, &[1])).expect("JSON");
+        newer["version"] = serde_json::json!(99);
+        std::fs::write(&routing.path, newer.to_string()).expect("written");
+        let again = RouteStore::load(&routing.path, &here(), None);
+        assert_eq!(again.generation(), None, "the server sends the whole table");
+        assert!(again.take(table(5, &[1]), true).expect("taken"));
+        assert_eq!(RouteStore::load(&routing.path, &here(), None).generation(), Some(Generation(5)));
         std::fs::remove_file(&routing.path).expect("removed");
     }
 
