@@ -66,6 +66,21 @@ struct GroupRemoval {
     left: Arc<Mutex<Vec<String>>>,
 }
 
+impl GroupRemoval {
+    /// Ends the processes in the groups, and removes the groups. Groups that stay are left to the loop.
+    async fn remove(mut self) {
+        let Some(group) = &self.group else { return };
+        match kill_rest(group).await {
+            Ok(()) => self.group = None,
+            Err(error) => warn_of_group(group, &error),
+        }
+    }
+}
+
+fn warn_of_group(group: &str, error: &SandboxError) {
+    tracing::warn!(group, error = %ErrorChain(error), "cannot remove the control group of a slot");
+}
+
 impl Drop for GroupRemoval {
     fn drop(&mut self) {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.group.take());
@@ -78,13 +93,17 @@ impl JobSlot {
         self.address
     }
 
-    /// Starts a container in the slot.
+    /// Starts a container in the slot. After a failure the processes in the slot's groups have ended: one of them may have
+    /// held the lock that the next launch of the container needs.
     pub(crate) async fn launch(self, spec: &ContainerSpec) -> Result<Container, SandboxError> {
         let Self { slot, mut group, .. } = self;
-        let container = slot.launch(spec).await?;
-        // The groups have the container's name now.
-        group.group = None;
-        Ok(container)
+        let launched = slot.launch(spec).await;
+        match &launched {
+            // The groups have the container's name now.
+            Ok(_) => group.group = None,
+            Err(_) => group.remove().await,
+        }
+        launched
     }
 }
 
@@ -216,7 +235,7 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
         tokio::join!(first, second, third);
         for group in agent.prepared.take_left() {
             if let Err(error) = kill_rest(&group).await {
-                tracing::warn!(group, error = %ErrorChain(&error), "cannot remove the control group of a slot");
+                warn_of_group(&group, &error);
             }
         }
         Ok::<_, Infallible>(())
@@ -348,13 +367,14 @@ mod tests {
         assert_eq!(stock.take(now, |_| false), (None, vec![3]));
     }
 
-    #[test]
-    fn leaves_the_groups_of_a_dropped_slot_to_the_loop() {
+    #[tokio::test]
+    async fn leaves_the_groups_of_a_dropped_slot_to_the_loop() {
         let slots = PreparedSlots::new(2);
         drop(slots.removal_of("gantry/slot-1-0"));
         let mut used = slots.removal_of("gantry/slot-1-1");
         used.group = None;
         drop(used);
+        slots.removal_of("gantry-none/slot-1-2").remove().await;
         assert_eq!(slots.take_left(), ["gantry/slot-1-0"]);
         assert_eq!(slots.take_left(), [""; 0]);
     }
