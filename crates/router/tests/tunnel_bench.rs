@@ -5,13 +5,10 @@
 
 mod harness;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gantry_model::role::AppProtocol;
-use gantry_model::{AllocationId, Endpoint, MachineAddress, MachineName, Moment};
-use gantry_trust::{CertificateAuthority, Credentials, MachineKey};
-use harness::{Member, NOWHERE, router_of, table};
+use harness::cluster::{Cluster, endpoint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -88,30 +85,12 @@ async fn load(router: SocketAddr, length: Duration) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a benchmark; see benches/router"]
 async fn a_request_to_another_machine() {
-    let machine = |name: &str| MachineName::parse(name).expect("a name");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time");
-    let now = Moment(u64::try_from(now.as_millis()).expect("a time"));
-    let authority = CertificateAuthority::generate(now).expect("an authority");
+    let cluster = Cluster::new();
     let address = instance().await;
-    let tunnel = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let tunnel_address = tunnel.local_addr().expect("an address").to_string();
-    let member = |name: &'static str, tunnel| {
-        let key = MachineKey::generate().expect("a key");
-        let chain = authority.issue(&key.public(), &machine(name), false, now).expect("a certificate");
-        let credentials = Credentials::new(authority.certificate_pem(), &chain, &key).expect("credentials");
-        Member { name, tunnel, credentials: Some(credentials) }
-    };
-    let with = |on: &str| {
-        let allocation = AllocationId::parse("shop.v1.web-1").expect("an id");
-        let at = MachineAddress::new(machine(on), Ipv4Addr::LOCALHOST);
-        let mut table = table(1, vec![Endpoint { allocation, at, port: address.port(), protocol: AppProtocol::Http1 }]);
-        table.tunnels.set(&machine("far"), &[tunnel_address.parse().expect("an address")]);
-        table.tunnels.set(&machine("m"), &["127.0.0.1:1".parse().expect("an address")]);
-        table
-    };
-    let _far = router_of(member("far", Some(tunnel)), with("far"), NOWHERE).await;
-    let remote = router_of(member("m", None), with("far"), NOWHERE).await;
-    let local = router_of(member("m", None), with("m"), NOWHERE).await;
+    let with = |on: &str| cluster.table(1, vec![endpoint(on, 1, address)]);
+    let _far = cluster.router("far", with("far")).await;
+    let remote = cluster.router("m", with("far")).await;
+    let local = cluster.router("m", with("m")).await;
     let rounds: Vec<[f64; 2]> = {
         let mut rounds = Vec::new();
         for _ in 0..7 {

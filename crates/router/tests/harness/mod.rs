@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests have no set of tasks")]
 #![allow(dead_code)] // Each test program uses only a part of this module.
 
+pub(crate) mod cluster;
 pub(crate) mod frames;
 
 use std::collections::BTreeMap;
