@@ -19,6 +19,7 @@ use gantry_model::Digest;
 use rustix::fs::OFlags;
 
 use crate::damage::{Damage, Fault, digest_of_name};
+use crate::new_file::create_private;
 
 /// Name of the file with the digest of every other file; detects truncated and changed backups.
 pub(crate) const SUMS: &str = "sums";
@@ -38,8 +39,7 @@ struct Output {
 impl Output {
     /// Creates a file that only root may read.
     fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;
-        Ok(Self { file: BufWriter::new(file), failed: false })
+        Ok(Self { file: BufWriter::new(create_private(path)?), failed: false })
     }
 
     fn finish(mut self) -> io::Result<File> {

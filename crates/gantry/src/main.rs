@@ -22,6 +22,7 @@ mod machine_add;
 mod membership;
 mod migrate;
 mod migrate_jobs;
+mod new_file;
 mod printer;
 mod remote;
 mod restore;

@@ -2,8 +2,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use gantry_api::endpoints::volumes::{self, RemoveQuery};
@@ -18,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::args::{Snapshot, Volume};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit};
+use crate::new_file::NewFile;
 use crate::printer::{age, clock, json as print_json, or_dash, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow::Result<Exit> {
@@ -113,42 +113,6 @@ fn show(volume: &VolumeInfo) {
     }
 }
 
-/// A file that gets its name once it is complete.
-struct NewFile {
-    path: PathBuf,
-    fresh: PathBuf,
-    file: Option<File>,
-}
-
-impl NewFile {
-    fn create(path: &Path) -> anyhow::Result<Self> {
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(".new");
-        let fresh = PathBuf::from(fresh);
-        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
-        let file = file.with_context(|| format!("cannot write {}", fresh.display()));
-        let file = file.with_code(ErrorCode::FileUnwritable)?;
-        Ok(Self { path: path.to_owned(), fresh, file: Some(file) })
-    }
-
-    fn finish(mut self) -> anyhow::Result<()> {
-        if let Some(file) = self.file.take() {
-            let named = file.sync_all().and_then(|()| std::fs::rename(&self.fresh, &self.path));
-            let named = named.with_context(|| format!("cannot write {}", self.path.display()));
-            named.with_code(ErrorCode::FileUnwritable)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if self.file.is_some() {
-            let _ = std::fs::remove_file(&self.fresh);
-        }
-    }
-}
-
 async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Option<&Path>) -> anyhow::Result<()> {
     let zstd = output.is_some_and(|path| path.extension().is_some_and(|end| end == "zst"));
     let to_terminal = output.is_none() && std::io::stdout().is_terminal();
@@ -161,12 +125,12 @@ async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Optio
     let at = volumes::Export { app: app.clone(), name: name.clone() };
     let session = client.open(&at, &ExportVolume { zstd }).await?;
     let mut stdout = std::io::stdout();
-    let out: &mut (dyn Write + Send) = match file.as_mut().and_then(|new| new.file.as_mut()) {
-        Some(file) => file,
+    let out: &mut (dyn Write + Send) = match &mut file {
+        Some((_, file)) => file,
         None => &mut stdout,
     };
     converse(session, None, Some(out)).await?;
-    file.map_or(Ok(()), NewFile::finish)
+    file.map_or(Ok(()), |(new, file)| new.finish(&file))
 }
 
 async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snapshot, json: bool) -> anyhow::Result<()> {

@@ -1,17 +1,15 @@
 //! `gantry snapshot save`: fetches the images from the registry, blob by blob, and writes them as they come.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use bytes::Bytes as Piece;
 use futures_util::StreamExt;
 use gantry_agent::OfflineImages;
 use gantry_api::endpoints::bases;
-use gantry_api::{Client, ClientError, ErrorCode};
+use gantry_api::{Client, ClientError};
 use gantry_blobs::DigestHasher;
 use gantry_image::{Config, Manifest};
 use gantry_model::{Bytes, Digest};
@@ -20,8 +18,9 @@ use super::{
     BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END, FORMAT, HEADING, IMAGES_MAX, SnapshotBlob, SnapshotHeading, SnapshotImage,
 };
 use crate::args::Machine;
-use crate::coded::{WithCode, fail, require};
+use crate::coded::{fail, require};
 use crate::exit::{DONE, Exit};
+use crate::new_file::NewFile;
 use crate::printer::{out, status};
 
 /// A blob of any repository: blobs are found by their digests alone.
@@ -31,10 +30,7 @@ const BLOB_PATH: &str = "/v2/snapshot/blobs";
 pub(crate) async fn save(client: &Client, machine: &Machine, to: &Path) -> anyhow::Result<Exit> {
     let gathered = gather(client, machine).await?;
     let heading = gathered.heading();
-    let path = UnfinishedFile::of(to);
-    let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path.0);
-    let file =
-        file.with_context(|| format!("cannot write {}", path.0.display())).with_code(ErrorCode::FileUnwritable)?;
+    let (new, file) = NewFile::create(to)?;
     let mut writer = SnapshotWriter::begin(BufWriter::with_capacity(1 << 20, file), &heading)?;
     for blob in &heading.blobs {
         match gathered.documents.get(&blob.digest) {
@@ -43,33 +39,14 @@ pub(crate) async fn save(client: &Client, machine: &Machine, to: &Path) -> anyho
         }
     }
     let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
     gantry_failpoint::failpoint!("snapshot.written");
-    std::fs::rename(&path.0, to).with_context(|| format!("cannot write {}", to.display()))?;
-    gantry_ledger::sync(to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    new.finish(&file)?;
     for image in &heading.images {
         out!("{}  {}", image.digest, image.names.join(", "));
     }
     let size = Bytes(heading.blobs.iter().map(|blob| blob.size).sum());
     status!("{} images, {size}, in {}", heading.images.len(), to.display());
     Ok(DONE)
-}
-
-/// The unfinished file beside the target. It is removed unless it was renamed.
-struct UnfinishedFile(PathBuf);
-
-impl UnfinishedFile {
-    fn of(path: &Path) -> Self {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".new");
-        Self(name.into())
-    }
-}
-
-impl Drop for UnfinishedFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Manifests and configurations, and what they name.
