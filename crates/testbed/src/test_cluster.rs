@@ -34,6 +34,8 @@ pub struct TestCluster {
     environment: Vec<(String, String)>,
     /// Path of the program that runs as `up`.
     program: PathBuf,
+    /// The program is that of commit cf11495, which also carries out the commands.
+    is_earlier: bool,
     /// The cluster's own etcd, declared last so that it is dropped after everything else.
     _etcd: Option<Etcd>,
 }
@@ -70,6 +72,32 @@ impl TestCluster {
     #[must_use]
     pub fn start_with_file() -> Self {
         Self::begin(None, None, &[])
+    }
+
+    /// Starts a cluster of the program of commit cf11495. [`Self::upgrade`] puts the present program in its place.
+    ///
+    /// # Panics
+    /// If the cluster does not start.
+    #[must_use]
+    pub fn start_earlier(program: &Path) -> Self {
+        let mut world = Self::prepare(None, None, &[]);
+        (world.program, world.is_earlier) = (program.to_owned(), true);
+        world.populate();
+        world
+    }
+
+    /// Ends `up` as a person would, which leaves containers running, and starts that of the present program in the same
+    /// folders.
+    ///
+    /// # Panics
+    /// If the daemons do not report in time.
+    pub fn upgrade(&mut self) {
+        self.signal("TERM", self.up_pid());
+        if let Some(mut up) = self.up.take() {
+            let _ = up.wait();
+        }
+        (self.program, self.is_earlier) = (program("gantry"), false);
+        self.up();
     }
 
     /// Starts a cluster with its data folder, including the store, on another file system.
@@ -181,6 +209,7 @@ impl TestCluster {
             extra,
             environment,
             program,
+            is_earlier: false,
             _etcd: etcd,
         };
         if let Some(disk) = disk {
@@ -253,11 +282,7 @@ impl TestCluster {
             .args(self.machine())
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
             .args(["--network", &self.network(), "--drain", "5"])
-            .args(if self.extra.iter().any(|word| word == "--bake-time") { &[][..] } else { &["--bake-time", "2"] })
-            // Most tests check a state that exists only after the whole deploy, including the bake time.
-            .args(if self.extra.iter().any(|word| word == "--wait-for") { &[][..] } else { &["--wait-for", "bake"] })
-            // The virtual machine of the tests has a small disk.
-            .args(if self.extra.iter().any(|word| word == "--reserve") { &[][..] } else { &["--reserve", "50M"] })
+            .args(self.defaults())
             .args(&self.extra)
             .env("GANTRY_FAILPOINTS", self.path("failpoints"))
             .stdin(Stdio::null())
@@ -265,6 +290,18 @@ impl TestCluster {
             .stderr(log)
             .spawn()
             .expect("gantry up")
+    }
+
+    /// Settings that a test may overrule. Most tests check a state that exists only after the whole deploy, including the
+    /// bake time; and the virtual machine of the tests has a small disk.
+    fn defaults(&self) -> Vec<&'static str> {
+        let deploys: &[[&str; 2]] = match self.is_earlier {
+            true => &[["--watch", "2"]],
+            false => &[["--bake-time", "2"], ["--wait-for", "bake"]],
+        };
+        let defaults = deploys.iter().chain(&[["--reserve", "50M"]]);
+        let is_given = |name: &&str| self.extra.iter().any(|word| word == *name);
+        defaults.filter(|[name, _]| !is_given(name)).flatten().copied().collect()
     }
 
     fn wait_until_all_report(&self) {
@@ -400,7 +437,7 @@ impl TestCluster {
     }
 
     fn command(&self, token: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("gantry"));
+        let mut command = Command::new(if self.is_earlier { self.program.clone() } else { program("gantry") });
         command
             .args(arguments)
             .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.api))

@@ -1,5 +1,7 @@
-//! A store of an earlier version of Gantry (`records/tests/store-cf11495.db`) opens, with everything that was recorded.
+//! A store of an earlier version of Gantry (`records/tests/store-cf11495.db`) opens, with everything that was recorded. Apps
+//! of the earlier program run on under the present one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use gantry_testbed::TestCluster;
@@ -32,4 +34,91 @@ fn a_store_of_an_earlier_version_opens_with_its_apps() {
     world.kill_service("server");
     world.wait("it serves again", |world| (world.gantry(&["status"]).status == 0).then_some(()));
     assert_eq!(ask(&["app", "show", "hello", "--json"])["current"].as_u64(), Some(7));
+}
+
+/// A site whose page names the process: each process chooses a name at its start.
+const NAMED: &str = r#"
+import http.server, os, uuid
+NAME = uuid.uuid4().hex.encode()
+class Site(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(NAME)))
+        self.end_headers()
+        self.wfile.write(NAME)
+    def log_message(self, *arguments):
+        pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serve_forever()
+"#;
+
+/// The containers by name, each with the id and the start time of its first process, in ticks since the boot.
+fn processes(world: &TestCluster) -> Vec<(String, u32, String)> {
+    let started = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name of the program, in brackets, may contain spaces. The start time is field 22, and the state field 3.
+        text.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(19)).unwrap_or("gone").to_owned()
+    };
+    world.containers().into_iter().map(|(name, pid)| (name, pid, started(pid))).collect()
+}
+
+/// The names of the two processes that answer the site's requests.
+fn pages(world: &TestCluster) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    world.wait("both copies have answered", |world| {
+        let page = world.curl("named.localhost", &["--fail"]);
+        names.extend((page.status == 0).then_some(page.out));
+        (names.len() == 2).then(|| names.clone())
+    })
+}
+
+/// Waits until all copies of the site are ready, and none was restarted.
+fn wait_until_ready(world: &TestCluster) {
+    world.wait("every copy is ready", |world| {
+        let listed: Value = serde_json::from_str(&world.gantry(&["ps", "named", "--json"]).out).ok()?;
+        let is_ready = |copy: &Value| copy["phase"] == "ready" && copy["goal"] == "run" && copy["restarts"] == 0;
+        listed.as_array().is_some_and(|all| all.len() == 3 && all.iter().all(is_ready)).then_some(())
+    });
+}
+
+/// `GANTRY_TEST_PEER` names the program of commit cf11495, which `tools/peer-program` builds.
+#[test]
+fn apps_of_an_earlier_program_run_on_without_a_restart() {
+    let Some(peer) = std::env::var_os("GANTRY_TEST_PEER") else { return };
+    let mut world = TestCluster::start_earlier(Path::new(&peer));
+    let _ = world.gantry(&["app", "create", "named"]).good();
+    let repository = world.repository("named", None);
+    repository.write("server.py", NAMED);
+    let web = "web: { command: 'python3 server.py', instances: 2, health: { path: '/up' } }";
+    repository.write("container/roles.json", &format!("{{ {web}, worker: {{ command: 'sleep 100000' }} }}"));
+    repository.commit("one");
+    let _ = repository.push().good();
+    let _ = world.gantry(&["config", "set", "named", "COLOR=green"]).good();
+    let before = world.wait("only containers of the second release are left", |world| {
+        let found = processes(world);
+        (found.len() == 3 && found.iter().all(|(name, _, _)| name.starts_with("named.v2."))).then_some(found)
+    });
+    let answered = pages(&world);
+
+    world.upgrade();
+    wait_until_ready(&world);
+    assert_eq!(processes(&world), before);
+    assert_eq!(pages(&world), answered);
+    let shown = world.gantry(&["app", "show", "named", "--json"]).good().out;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown["current"], 2, "{shown}");
+    // The next agent and the next server leave the containers alone as well.
+    for service in ["agent", "server"] {
+        let killed = world.service_pid(service);
+        world.kill_service(service);
+        world.wait("another process serves", |world| {
+            world.service_pid(service).filter(|pid| Some(*pid) != killed && world.gantry(&["status"]).status == 0)
+        });
+        wait_until_ready(&world);
+    }
+    assert_eq!(processes(&world), before);
+    assert_eq!(pages(&world), answered);
+    // A new release of the present program replaces the containers.
+    let _ = world.gantry(&["config", "set", "named", "COLOR=blue"]).good();
+    assert!(pages(&world).is_disjoint(&answered));
+    assert_eq!(world.gantry(&["config", "get", "named", "COLOR"]).good().out, "blue\n");
 }
