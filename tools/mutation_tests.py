@@ -15,7 +15,7 @@ MUTATIONS = [
      "if !part.is_some_and(|part| part.instances.keys().any(|id| id.slot.app == app)) {", "if part.is_none() {",
      "-p gantry-testbed --test discovery a_machine_asks_for_its_own_apps"),
     ("no locks of another app", "crates/server/src/http/coordination/mod.rs",
-     'name == "of" && *value != app.as_str())', 'name == "of" && value.is_empty())',
+     "AccessScope::ContainerOfApp && app != Some(own)", "AccessScope::ContainerOfApp && app.is_none()",
      "-p gantry-testbed --test discovery each_app_has_its_own_keys"),
     ("the API for applications closed to the machine and beyond", "crates/agent/src/network/rules.rs",
      "ip daddr {gateway} tcp dport {api} reject with tcp reset", "ip daddr {gateway} tcp dport {api} accept",

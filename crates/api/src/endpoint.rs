@@ -1,11 +1,11 @@
-//! Endpoints of the public API: what a declaration states, and what the server, the client and the OpenAPI document take
+//! Endpoints of the public API and of the API for applications: what a declaration states, and what the server, the client and the OpenAPI document take
 //! from it.
 //!
 //! The [`endpoints!`] macro declares an endpoint: method, path, scope, query, request, response and error codes. A value
 //! of the endpoint's type is one call: its fields are the parameters of the path.
 
 use gantry_error_codes::ErrorCode;
-use gantry_model::{AppName, BaseName, DeployNumber, MachineName, NameError, VolumeName};
+use gantry_model::{AppName, BaseName, DeployNumber, MachineName, NameError, RoleName, VolumeName};
 use gantry_queue::CodeName;
 use http::Method;
 use serde::Serialize;
@@ -88,6 +88,10 @@ pub enum AccessScope {
     DeployOfObject,
     /// Everything.
     Admin,
+    /// No token: any container, which is known by its address.
+    Container,
+    /// No token: a container of the app in the path.
+    ContainerOfApp,
 }
 
 impl AccessScope {
@@ -99,6 +103,7 @@ impl AccessScope {
             Self::Read | Self::ReadOfObject => "read",
             Self::Deploy | Self::DeployOfObject => "deploy",
             Self::Admin => "admin",
+            Self::Container | Self::ContainerOfApp => "container",
         }
     }
 }
@@ -165,7 +170,7 @@ macro_rules! name_parameter {
     };
 }
 
-name_parameter!(BaseName, MachineName, VolumeName);
+name_parameter!(BaseName, MachineName, RoleName, VolumeName);
 
 impl PathParameter for DeployNumber {
     fn parse_parameter(text: &str) -> Result<Self, ParameterError> {
@@ -202,6 +207,12 @@ pub(crate) fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(escaped).collect()
+}
+
+/// Puts the value of a parameter into a path. The value of a parameter with a star is the rest of the path.
+pub(crate) fn fill(path: &str, name: &str, value: &str) -> String {
+    let rest = value.split('/').map(escape).collect::<Vec<_>>().join("/");
+    path.replace(&format!("{{*{name}}}"), &rest).replace(&format!("{{{name}}}"), &escape(value))
 }
 
 /// Parameters of a query.
@@ -258,6 +269,18 @@ pub struct Json<T>(std::marker::PhantomData<T>);
 #[derive(Debug)]
 pub struct LargeJson<T>(std::marker::PhantomData<T>);
 
+/// A JSON value in a request. An empty body stands for an object without fields.
+#[derive(Debug)]
+pub struct JsonOrEmpty<T>(std::marker::PhantomData<T>);
+
+/// A JSON value in a response, or bytes if the query asks for them.
+#[derive(Debug)]
+pub struct JsonOrBytes<T>(std::marker::PhantomData<T>);
+
+/// JSON of another product's API, whose documentation describes it.
+#[derive(Debug)]
+pub struct ForeignJson;
+
 /// Bytes of a media type that the endpoint's summary names.
 #[derive(Debug)]
 pub struct RawBytes;
@@ -296,6 +319,18 @@ impl<T: Sample + Send + 'static> RequestBody for LargeJson<T> {
     }
 }
 
+impl<T: Sample + Send + 'static> RequestBody for JsonOrEmpty<T> {
+    fn media() -> Option<Media> {
+        json::<T>()
+    }
+}
+
+impl RequestBody for ForeignJson {
+    fn media() -> Option<Media> {
+        Some(Media { kind: "application/json", sample: Value::Null })
+    }
+}
+
 impl RequestBody for RawBytes {
     fn media() -> Option<Media> {
         Some(Media { kind: "application/octet-stream", sample: Value::Null })
@@ -321,6 +356,22 @@ impl<T: Sample + Send + 'static> ResponseBody for Json<T> {
 
     fn media() -> Option<Media> {
         json::<T>()
+    }
+}
+
+impl<T: Sample + Send + 'static> ResponseBody for JsonOrBytes<T> {
+    const STATUS: u16 = 200;
+
+    fn media() -> Option<Media> {
+        json::<T>()
+    }
+}
+
+impl ResponseBody for ForeignJson {
+    const STATUS: u16 = 200;
+
+    fn media() -> Option<Media> {
+        <Self as RequestBody>::media()
     }
 }
 
@@ -412,9 +463,10 @@ macro_rules! endpoints {
 
                 fn path(&self) -> String {
                     let path = $path.to_owned();
-                    $($(let path = path.replace(
-                        concat!("{", stringify!($field), "}"),
-                        &$crate::endpoint::escape(&$crate::endpoint::PathParameter::to_parameter(&self.$field)),
+                    $($(let path = $crate::endpoint::fill(
+                        &path,
+                        stringify!($field),
+                        &$crate::endpoint::PathParameter::to_parameter(&self.$field),
                     );)+)?
                     path
                 }
@@ -453,7 +505,7 @@ pub(crate) use endpoints;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoints::{apps, deploys, tokens};
+    use crate::endpoints::{applications, apps, deploys, tokens};
 
     #[test]
     fn a_call_has_the_path_that_the_server_reads() {
@@ -476,5 +528,11 @@ mod tests {
     fn a_parameter_stays_one_segment() {
         let call = tokens::Revoke { name: "a/b ?ü".to_owned() };
         assert_eq!(call.path(), "/v1/tokens/a%2Fb%20%3F%C3%BC");
+    }
+
+    #[test]
+    fn a_parameter_with_a_star_keeps_its_slashes() {
+        let call = applications::ShowKey { key: "config/a b/{key}".to_owned() };
+        assert_eq!(call.path(), "/v1/kv/config/a%20b/%7Bkey%7D");
     }
 }

@@ -17,9 +17,11 @@ use crate::jobs::{
     CallbackInfo, CallbackKey, CallbackState, ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobProgress,
     JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
+use crate::keys::{DeletedKey, KeyInfo, ListedKeys, WrittenKey};
 use crate::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
+use crate::services::{ServiceInfo, ServiceInstance};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, AvailabilityInfo, BaseInfo, BlobPlaces, CauseCode, CauseInfo, CauseObject,
     ChangeAvailability, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeLabels, ChangeScale, ChangeTraffic,
@@ -95,6 +97,18 @@ samples! {
         waiting: 1,
         revision: 57,
     };
+    ServiceInfo = ServiceInfo {
+        app: name("storefront"),
+        role: name("web"),
+        revision: 12,
+        port: 8080,
+        instances: vec![ServiceInstance { machine: name("m1"), address: Some([10, 83, 0, 7].into()) }],
+    };
+    KeyInfo = key();
+    WrittenKey =
+        WrittenKey { created: 2, key: Some("config/color".to_owned()), key_base64: None, revision: 7, version: 3 };
+    DeletedKey = DeletedKey { deleted: true };
+    ListedKeys = ListedKeys::Keys { entries: vec![key()], revision: 57 };
     BTreeMap<String, String> = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     OpenApiDocument = OpenApiDocument(serde_json::json!({ "openapi": "3.1.0" }));
     ClusterStatus = status();
@@ -199,6 +213,18 @@ samples! {
     ExportVolume = ExportVolume { zstd: true };
     ImportVolume = ImportVolume { replace: true, limit: Some(Bytes::mebi(2048)) };
     CreateSnapshot = CreateSnapshot { name: Some(name("before-upgrade")) };
+}
+
+fn key() -> KeyInfo {
+    KeyInfo {
+        created: 2,
+        key: Some("config/color".to_owned()),
+        key_base64: None,
+        revision: 7,
+        value: Some("blue".to_owned()),
+        value_base64: None,
+        version: 3,
+    }
 }
 
 fn deploy() -> DeployInfo {

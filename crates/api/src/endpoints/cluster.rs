@@ -26,6 +26,8 @@ impl QueryParameters for EventsQuery {
 endpoints! {
     /// This document
     OpenApi: GET "/v1/openapi.json", Open, NoBody => Json<OpenApiDocument>, [];
+    /// The API for applications, which containers find at `GANTRY_API`
+    ApplicationApi: GET "/v1/openapi-apps.json", Open, NoBody => Json<OpenApiDocument>, [];
     /// Machines, routers, apps, space
     Status: GET "/v1/status", Read, NoBody => Json<ClusterStatus>, [];
     /// The rules of the cluster

@@ -1,5 +1,6 @@
-//! Every endpoint of the public API, declared once.
+//! Every endpoint of the public API and of the API for applications, declared once.
 
+pub mod applications;
 pub mod apps;
 pub mod bases;
 pub mod cluster;
@@ -17,7 +18,13 @@ pub mod volumes;
 
 use crate::endpoint::EndpointDescription;
 
-/// Describes every endpoint.
+/// Describes every endpoint of the API for applications.
+#[must_use]
+pub fn for_applications() -> Vec<EndpointDescription> {
+    applications::describe()
+}
+
+/// Describes every endpoint of the public API.
 #[must_use]
 pub fn all() -> Vec<EndpointDescription> {
     [

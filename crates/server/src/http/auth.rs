@@ -81,6 +81,8 @@ impl Caller {
             (AccessScope::Read, Some(app)) => self.may_read(app),
             (AccessScope::Deploy, Some(app)) => self.allow(self.may_deploy(app), &format!("deploy to {app}")),
             (AccessScope::Deploy, None) | (AccessScope::Admin, _) => self.admin(),
+            // Containers have no tokens.
+            (AccessScope::Container | AccessScope::ContainerOfApp, _) => self.allow(false, "container"),
         }
     }
 

@@ -1,6 +1,7 @@
-//! Serves the declared endpoints of the public API: authorizes the caller, reads the request, runs the handler, and
-//! writes the response, all as the declaration says.
+//! Serves declared endpoints: authorizes the caller, reads the request, runs the handler, and writes the response, all as
+//! the declaration says.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use gantry_api::endpoint::{
-    AccessScope, Endpoint, Json, LargeJson, Lines, NoBody, ParameterError, QueryParameters, RawBytes, RequestBody,
-    ResponseBody, SessionStart, Upload, is_declared,
+    AccessScope, Endpoint, Json, JsonOrBytes, JsonOrEmpty, LargeJson, Lines, NoBody, ParameterError, QueryParameters,
+    RawBytes, RequestBody, ResponseBody, SessionStart, Upload, is_declared,
 };
 use gantry_api::{ErrorCode, Problem};
+use gantry_model::AppName;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use serde::Serialize;
@@ -26,10 +28,24 @@ use crate::Server;
 /// Size limit of a large JSON body in bytes.
 const LARGE_MAX: usize = 16 << 20;
 
+/// The caller of a family of endpoints.
+pub(crate) trait EndpointCaller:
+    FromRequestParts<Arc<Server>, Rejection = ErrorResponse> + Send + 'static
+{
+    /// Requires the scope that an endpoint declares, for the app that the call names.
+    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()>;
+}
+
+impl EndpointCaller for Caller {
+    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()> {
+        self.check(scope, app)
+    }
+}
+
 /// An authorized call of an endpoint.
-pub(crate) struct Call<E: Endpoint<Request: ServedRequest>> {
+pub(crate) struct Call<E: Endpoint<Request: ServedRequest>, C = Caller> {
     pub(crate) server: Arc<Server>,
-    pub(crate) caller: Caller,
+    pub(crate) caller: C,
     /// Parameters of the path.
     pub(crate) at: E,
     pub(crate) query: E::Query,
@@ -38,7 +54,7 @@ pub(crate) struct Call<E: Endpoint<Request: ServedRequest>> {
     upgrade: Option<OnUpgrade>,
 }
 
-impl<E: Endpoint<Request: ServedRequest>> Call<E> {
+impl<E: Endpoint<Request: ServedRequest>, C> Call<E, C> {
     /// Takes the pending upgrade of the connection.
     pub(crate) fn take_upgrade(&mut self) -> HttpResult<OnUpgrade> {
         Ok(self.upgrade.take().ok_or_else(super::sessions::no_session)?)
@@ -89,6 +105,15 @@ impl<T: gantry_api::samples::Sample + DeserializeOwned + Send + 'static> ServedR
     }
 }
 
+impl<T: gantry_api::samples::Sample + DeserializeOwned + Send + 'static> ServedRequest for JsonOrEmpty<T> {
+    type Value = T;
+
+    async fn read(request: Request) -> HttpResult<T> {
+        let body = RawBytes::read(request).await?;
+        parse_body(&if body.is_empty() { Bytes::from_static(b"{}") } else { body })
+    }
+}
+
 impl ServedRequest for RawBytes {
     type Value = Bytes;
 
@@ -126,6 +151,14 @@ impl<T: gantry_api::samples::Sample + Send + 'static> ServedResponse for Json<T>
     }
 }
 
+impl<T: gantry_api::samples::Sample + Send + 'static> ServedResponse for JsonOrBytes<T> {
+    type Value = Response;
+
+    fn write(value: Response, _: &HeaderMap) -> HttpResult {
+        Ok(value)
+    }
+}
+
 impl<T: gantry_api::samples::Sample + Serialize + Send + 'static> ServedResponse for Lines<T> {
     type Value = mpsc::Receiver<T>;
 
@@ -142,16 +175,22 @@ impl ServedResponse for SessionStart {
     }
 }
 
-/// The routes of the declared endpoints.
-#[derive(Default)]
-pub(crate) struct Routes {
+/// The routes of a family of declared endpoints.
+pub(crate) struct Routes<C = Caller> {
     router: Router<Arc<Server>>,
     served: Vec<(Method, &'static str)>,
+    caller: PhantomData<fn() -> C>,
 }
 
-impl Routes {
+impl<C> Default for Routes<C> {
+    fn default() -> Self {
+        Self { router: Router::new(), served: Vec::new(), caller: PhantomData }
+    }
+}
+
+impl<C: EndpointCaller> Routes<C> {
     /// Adds an endpoint with its handler.
-    pub(crate) fn endpoint<E, A>(mut self, handler: impl Fn(Call<E>) -> A + Clone + Send + Sync + 'static) -> Self
+    pub(crate) fn endpoint<E, A>(mut self, handler: impl Fn(Call<E, C>) -> A + Clone + Send + Sync + 'static) -> Self
     where
         E: Endpoint<Request: ServedRequest, Response: ServedResponse>,
         A: Future<Output = HttpResult<<E::Response as ServedResponse>::Value>> + Send + 'static,
@@ -184,19 +223,20 @@ impl Routes {
     }
 }
 
-async fn answer<E, A>(server: Arc<Server>, handler: impl Fn(Call<E>) -> A, request: Request) -> HttpResult
+async fn answer<E, A, C>(server: Arc<Server>, handler: impl Fn(Call<E, C>) -> A, request: Request) -> HttpResult
 where
+    C: EndpointCaller,
     E: Endpoint<Request: ServedRequest, Response: ServedResponse>,
     A: Future<Output = HttpResult<<E::Response as ServedResponse>::Value>>,
 {
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::from_request_parts(&mut parts, &server).await?;
+    let caller = C::from_request_parts(&mut parts, &server).await?;
     let parameters = RawPathParams::from_request_parts(&mut parts, &()).await;
     let parameters = parameters.map_err(|rejection| super::parse::invalid_request(rejection.body_text()))?;
     let at = E::from_path(|name| parameters.iter().find(|(known, _)| *known == name).map(|(_, value)| value));
     let at = at.map_err(invalid_path)?;
     let Params(query) = Params::<E::Query>::from_request_parts(&mut parts, &()).await?;
-    caller.check(E::SCOPE, at.app().or(query.app()))?;
+    caller.permit(E::SCOPE, at.app().or(query.app()))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     if E::Response::STATUS == 101 && upgrade.is_none() {
         return Err(super::sessions::no_session().into());

@@ -40,7 +40,8 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{map_response, map_response_with_state};
 use axum::routing::{any, get, post};
-use gantry_api::{ErrorCode, Problem};
+use gantry_api::endpoints::cluster;
+use gantry_api::{ErrorCode, Problem, openapi};
 
 use call::Routes;
 pub(crate) use job_info::job_result;
@@ -74,8 +75,10 @@ fn public_routes() -> Routes {
         volumes::routes,
         coordination::locks::public_routes,
     ];
-    let document = Routes::default().open::<gantry_api::endpoints::cluster::OpenApi>(gantry_api::openapi::document);
-    families.into_iter().fold(document, |routes, family| family(routes))
+    let documents = Routes::default()
+        .open::<cluster::OpenApi>(openapi::document)
+        .open::<cluster::ApplicationApi>(openapi::document_for_applications);
+    families.into_iter().fold(documents, |routes, family| family(routes))
 }
 
 /// Builds the router with all routes of the server.
@@ -98,7 +101,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     Router::new()
         .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
-        .nest("/internal/v1/machines/{machine}/as/{app}", coordination::routes())
+        .nest(coordination::PREFIX, coordination::routes())
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))
         .route("/git/{app}/info/lfs/{*path}", any(git::lfs))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::RawPathParams;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -38,13 +39,18 @@ pub(super) async fn version(caller: Result<AppCaller, ErrorResponse>) -> Respons
 }
 
 /// Serves a path below `/v3/`.
-pub(super) async fn serve(caller: Result<AppCaller, ErrorResponse>, method: Method, body: Bytes) -> Response {
+pub(super) async fn serve(
+    caller: Result<AppCaller, ErrorResponse>,
+    path: RawPathParams,
+    method: Method,
+    body: Bytes,
+) -> Response {
     let caller = match caller {
         Ok(caller) => caller,
         Err(error) => return refuse(&of_problem(&error)),
     };
-    let path = caller.parameter("path").to_owned();
-    match (parse(&path, &body), method) {
+    let call = path.iter().find(|(name, _)| *name == "call").map_or("", |(_, value)| value);
+    match (parse(call, &body), method) {
         (Ok(None), _) => plain(StatusCode::NOT_FOUND, "Not Found\n"),
         (_, Method::OPTIONS) => cross_origin(StatusCode::OK.into_response()),
         (_, method) if method != Method::POST => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"),

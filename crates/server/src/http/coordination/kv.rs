@@ -3,63 +3,36 @@
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use gantry_api::endpoints::applications as endpoints;
+use gantry_api::keys::{DeletedKey, KeyChange, KeyChangeKind, KeyInfo, ListedKeys, WrittenKey};
 use gantry_api::{ErrorCode, Problem};
 use gantry_coordination::{
-    Command, Comparison, Condition, Deletion, Events, KeyRange, KeyValue, Operation, OperationReply, Put, RangeQuery,
-    Reply, Revision, Subject, Transaction,
+    Command, Comparison, Condition, Deletion, Event, Events, KeyRange, KeyValue, Operation, OperationReply, Put,
+    RangeQuery, Reply, Revision, Subject, Transaction,
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
-use super::super::{HttpResult, Params, json as json_response};
-use super::AppCaller;
+use super::super::call::{Call, Routes};
+use super::super::{HttpResult, json};
+use super::{AppCall, AppCaller};
 use crate::coordination::{CoordinationError, ReplyAtRevision, new_lease};
 
-/// Query of a read.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ReadQuery {
-    /// Wait for a change after this revision.
-    wait: Option<Revision>,
-    /// Respond with the value alone.
-    #[serde(default)]
-    raw: bool,
+/// Adds the endpoints of keys.
+pub(super) fn routes(routes: Routes<AppCaller>) -> Routes<AppCaller> {
+    routes.endpoint(list).endpoint(show).endpoint(put).endpoint(delete)
 }
 
-/// Query of a list.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ListQuery {
-    #[serde(default)]
-    prefix: String,
-    /// Respond with the changes after this revision, and wait for the first one.
-    wait: Option<Revision>,
-}
-
-/// Query of a write.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct WriteQuery {
-    /// The revision that the key must have; zero means that the key must not exist.
-    cas: Option<Revision>,
-    /// Seconds after which the key ends, unless it is written again.
-    ttl: Option<i64>,
-}
-
-/// Bytes as text, or in base64 under another name.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+/// Bytes as text, or in base64 if they are none.
+fn shown(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), json!(text)),
-        Err(_) => object.insert(format!("{name}_base64"), json!(STANDARD.encode(bytes))),
-    };
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
+    }
 }
 
-fn described(entry: &KeyValue) -> Value {
-    let mut object = Map::new();
-    insert_bytes(&mut object, "key", &entry.key);
-    insert_bytes(&mut object, "value", &entry.value);
-    object.insert("revision".to_owned(), json!(entry.modified));
-    object.insert("created".to_owned(), json!(entry.created));
-    object.insert("version".to_owned(), json!(entry.version));
-    Value::Object(object)
+fn described(entry: &KeyValue) -> KeyInfo {
+    let ((key, key_base64), (value, value_base64)) = (shown(&entry.key), shown(&entry.value));
+    let (revision, created, version) = (entry.modified, entry.created, entry.version);
+    KeyInfo { created, key, key_base64, revision, value, value_base64, version }
 }
 
 fn not_found(key: &str) -> Problem {
@@ -71,8 +44,8 @@ fn mismatch() -> CoordinationError {
     CoordinationError::Stopping
 }
 
-pub(super) async fn show(caller: AppCaller, Params(query): Params<ReadQuery>) -> HttpResult<Response> {
-    let name = caller.parameter("key").to_owned();
+async fn show(Call { caller, at, query, .. }: AppCall<endpoints::ShowKey>) -> HttpResult<Response> {
+    let name = at.key;
     let range = KeyRange::One(name.clone().into_bytes());
     if let Some(after) = query.wait {
         let mut poll = caller.poll(true);
@@ -92,16 +65,16 @@ pub(super) async fn show(caller: AppCaller, Params(query): Params<ReadQuery>) ->
             [("content-type", "application/octet-stream".to_owned()), ("gantry-revision", entry.modified.to_string())];
         return Ok((head, entry.value.clone()).into_response());
     }
-    json_response(&described(entry))
+    json(&described(entry))
 }
 
-pub(super) async fn list(caller: AppCaller, Params(query): Params<ListQuery>) -> HttpResult<Response> {
+async fn list(Call { caller, query, .. }: AppCall<endpoints::ListKeys>) -> HttpResult<ListedKeys> {
     let range = KeyRange::prefix(query.prefix.as_bytes());
     let Some(mut after) = query.wait else {
         let read = caller.run(Command::One(Operation::Range(RangeQuery::of(range)))).await?;
         let Reply::One(OperationReply::Range(found)) = read.reply else { return Err(mismatch().into()) };
-        let entries: Vec<Value> = found.entries.iter().map(|entry| described(entry)).collect();
-        return json_response(&json!({ "revision": read.revision, "entries": entries }));
+        let entries = found.entries.iter().map(|entry| described(entry)).collect();
+        return Ok(ListedKeys::Keys { entries, revision: read.revision });
     };
     let mut poll = caller.poll(true);
     loop {
@@ -109,8 +82,8 @@ pub(super) async fn list(caller: AppCaller, Params(query): Params<ListQuery>) ->
         let found = watched(caller.run(Command::Watch(range.clone(), after + 1)).await?)?;
         after = found.through;
         if !found.events.is_empty() || !poll.changed().await? {
-            let events: Vec<Value> = found.events.iter().map(event).collect();
-            return json_response(&json!({ "revision": after, "events": events }));
+            let events = found.events.iter().map(change).collect();
+            return Ok(ListedKeys::Changes { events, revision: after });
         }
     }
 }
@@ -122,26 +95,23 @@ fn watched(answered: ReplyAtRevision) -> Result<Events, CoordinationError> {
     }
 }
 
-fn event(event: &gantry_coordination::Event) -> Value {
-    let mut object = Map::new();
-    let kind = if event.entry.is_some() { "put" } else { "delete" };
-    object.insert("type".to_owned(), json!(kind));
-    insert_bytes(&mut object, "key", &event.key);
-    if let Some(entry) = &event.entry {
-        insert_bytes(&mut object, "value", &entry.value);
-    }
-    object.insert("revision".to_owned(), json!(event.revision));
-    Value::Object(object)
+fn change(event: &Event) -> KeyChange {
+    let (key, key_base64) = shown(&event.key);
+    let (kind, (value, value_base64)) = match &event.entry {
+        Some(entry) => (KeyChangeKind::Put, shown(&entry.value)),
+        None => (KeyChangeKind::Delete, (None, None)),
+    };
+    KeyChange { key, key_base64, revision: event.revision, kind, value, value_base64 }
 }
 
 /// Runs an operation if the key has the expected revision.
 async fn compare_and_run(
     caller: &AppCaller,
+    name: &str,
     cas: Option<Revision>,
     operation: Operation,
 ) -> HttpResult<OperationReply> {
-    let name = caller.parameter("key").to_owned();
-    let range = KeyRange::One(name.clone().into_bytes());
+    let range = KeyRange::One(name.as_bytes().to_vec());
     let condition = cas.map(|revision| Condition {
         range: range.clone(),
         comparison: Comparison::Equal,
@@ -168,27 +138,23 @@ async fn compare_and_run(
     Err(Problem::new(ErrorCode::RevisionConflict, message).into())
 }
 
-pub(super) async fn put(caller: AppCaller, Params(query): Params<WriteQuery>, body: Bytes) -> HttpResult<Response> {
+async fn put(Call { caller, at, query, body, .. }: AppCall<endpoints::PutKey>) -> HttpResult<WrittenKey> {
     let ttl = query.ttl.map(|ttl| (new_lease(), ttl));
-    let put = Put { ttl, ..Put::new(caller.parameter("key").as_bytes().to_vec(), body.to_vec()) };
-    match compare_and_run(&caller, query.cas, Operation::Put(put)).await? {
+    let put = Put { ttl, ..Put::new(at.key.as_bytes().to_vec(), body.to_vec()) };
+    match compare_and_run(&caller, &at.key, query.cas, Operation::Put(put)).await? {
         OperationReply::Put { entry, .. } => {
-            let mut object = Map::new();
-            insert_bytes(&mut object, "key", &entry.key);
-            object.insert("revision".to_owned(), json!(entry.modified));
-            object.insert("created".to_owned(), json!(entry.created));
-            object.insert("version".to_owned(), json!(entry.version));
-            json_response(&object)
+            let ((key, key_base64), KeyValue { created, modified, version, .. }) = (shown(&entry.key), &*entry);
+            Ok(WrittenKey { created: *created, key, key_base64, revision: *modified, version: *version })
         }
         _ => Err(mismatch().into()),
     }
 }
 
-pub(super) async fn delete(caller: AppCaller, Params(query): Params<WriteQuery>) -> HttpResult<Response> {
-    let range = KeyRange::One(caller.parameter("key").as_bytes().to_vec());
+async fn delete(Call { caller, at, query, .. }: AppCall<endpoints::DeleteKey>) -> HttpResult<DeletedKey> {
+    let range = KeyRange::One(at.key.as_bytes().to_vec());
     let deletion = Operation::Delete(Deletion { range, previous: false });
-    match compare_and_run(&caller, query.cas, deletion).await? {
-        OperationReply::Delete { deleted, .. } => json_response(&json!({ "deleted": deleted > 0 })),
+    match compare_and_run(&caller, &at.key, query.cas, deletion).await? {
+        OperationReply::Delete { deleted, .. } => Ok(DeletedKey { deleted: deleted > 0 }),
         _ => Err(mismatch().into()),
     }
 }

@@ -3,32 +3,72 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::response::Response;
-use axum::routing::get;
-use bytes::Bytes;
 use gantry_admission::find_app;
+use gantry_api::endpoint::{Endpoint, Json, JsonOrEmpty, NoBody};
+use gantry_api::endpoints::applications::{self, WatchLockQuery};
 use gantry_api::endpoints::locks as endpoints;
 use gantry_api::endpoints::locks::TokenQuery;
 use gantry_api::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
 use gantry_api::{ErrorCode, Problem};
 use gantry_coordination::{Command, Reply, Revision};
 use gantry_model::AppName;
-use serde::Deserialize;
 
+use super::super::HttpResult;
 use super::super::call::{Call, Routes};
-use super::super::{HttpResult, Params, json, parse_body};
-use super::AppCaller;
+use super::{AppCall, AppCaller};
 use crate::Server;
 use crate::coordination::{AcquireOrder, Coordination, CoordinationError, HeldPlace, WAIT_MAX};
 
 /// Longest time to live of a lock in seconds: a lock that nobody renews is free within a day.
 const TTL_MAX: u64 = 86_400;
 
-/// Routes of the locks of a container's own app.
-pub(super) fn routes(path: &str) -> Router<Arc<Server>> {
-    Router::new().route(path, get(own_show).post(own_acquire).put(own_renew).delete(own_release))
+/// Adds the endpoints of the locks and elections of a container's own app.
+pub(super) fn own_routes(routes: Routes<AppCaller>) -> Routes<AppCaller> {
+    routes
+        .endpoint(own_show::<applications::ShowLock>)
+        .endpoint(own_acquire::<applications::AcquireLock>)
+        .endpoint(own_renew::<applications::RenewLock>)
+        .endpoint(own_release::<applications::ReleaseLock>)
+        .endpoint(own_show::<applications::ShowElection>)
+        .endpoint(own_acquire::<applications::WinElection>)
+        .endpoint(own_renew::<applications::RenewElection>)
+        .endpoint(own_release::<applications::ResignElection>)
+        .endpoint(own_show::<applications::ShowAppLock>)
+        .endpoint(own_acquire::<applications::AcquireAppLock>)
+        .endpoint(own_renew::<applications::RenewAppLock>)
+        .endpoint(own_release::<applications::ReleaseAppLock>)
 }
+
+/// A path that ends with the name of a lock. An election is the lock of its name.
+trait LockPath {
+    /// Name of the lock.
+    fn into_name(self) -> String;
+}
+
+macro_rules! lock_paths {
+    ($($endpoint:ident),+ $(,)?) => {
+        $(impl LockPath for applications::$endpoint {
+            fn into_name(self) -> String {
+                self.name
+            }
+        })+
+    };
+}
+
+lock_paths!(
+    ShowLock,
+    AcquireLock,
+    RenewLock,
+    ReleaseLock,
+    ShowElection,
+    WinElection,
+    RenewElection,
+    ResignElection,
+    ShowAppLock,
+    AcquireAppLock,
+    RenewAppLock,
+    ReleaseAppLock,
+);
 
 /// Adds the endpoints for people.
 pub(in crate::http) fn public_routes(routes: Routes) -> Routes {
@@ -48,8 +88,8 @@ impl<'a> Lock<'a> {
         Ok(Self { server, space, name })
     }
 
-    fn of_caller(caller: &'a AppCaller) -> Self {
-        let name = caller.parameter("name").to_owned();
+    fn of_caller(caller: &'a AppCaller, at: impl LockPath) -> Self {
+        let name = at.into_name();
         Self { server: &caller.server, space: caller.space.clone(), name }
     }
 
@@ -116,38 +156,41 @@ impl<'a> Lock<'a> {
     }
 }
 
-/// Query of a look at a lock.
-#[derive(Debug, Default, Deserialize)]
-struct WatchQuery {
-    /// Wait until the holder differs from the one of this token; zero waits for the first holder.
-    wait: Option<Revision>,
-}
-
-async fn own_show(caller: AppCaller, Params(query): Params<WatchQuery>) -> HttpResult<Response> {
-    let lock = Lock::of_caller(&caller);
+async fn own_show<E>(Call { caller, at, query, .. }: AppCall<E>) -> HttpResult<LockInfo>
+where
+    E: LockPath + Endpoint<Query = WatchLockQuery, Request = NoBody, Response = Json<LockInfo>>,
+{
+    let lock = Lock::of_caller(&caller, at);
     let mut poll = caller.poll(query.wait.is_some());
     loop {
         poll.look();
         let info = lock.info().await?;
         let token = info.holder.as_ref().map_or(0, |holder| holder.token);
         if query.wait.is_none_or(|known| known != token) || !poll.changed().await? {
-            return json(&info);
+            return Ok(info);
         }
     }
 }
 
-async fn own_acquire(caller: AppCaller, body: Bytes) -> HttpResult<Response> {
-    // An empty body asks for a lock with the defaults.
-    let order = if body.is_empty() { parse_body(&Bytes::from_static(b"{}"))? } else { parse_body(&body)? };
-    json(&Lock::of_caller(&caller).acquire(order).await?)
+async fn own_acquire<E>(Call { caller, at, body, .. }: AppCall<E>) -> HttpResult<HeldLock>
+where
+    E: LockPath + Endpoint<Request = JsonOrEmpty<AcquireLock>, Response = Json<HeldLock>>,
+{
+    Lock::of_caller(&caller, at).acquire(body).await
 }
 
-async fn own_renew(caller: AppCaller, body: Bytes) -> HttpResult<Response> {
-    json(&Lock::of_caller(&caller).renew(parse_body(&body)?).await?)
+async fn own_renew<E>(Call { caller, at, body, .. }: AppCall<E>) -> HttpResult<HeldLock>
+where
+    E: LockPath + Endpoint<Request = Json<RenewLock>, Response = Json<HeldLock>>,
+{
+    Lock::of_caller(&caller, at).renew(body).await
 }
 
-async fn own_release(caller: AppCaller, Params(query): Params<TokenQuery>) -> HttpResult<Response> {
-    json(&Lock::of_caller(&caller).release(query.token).await?)
+async fn own_release<E>(Call { caller, at, query, .. }: AppCall<E>) -> HttpResult<()>
+where
+    E: LockPath + Endpoint<Query = TokenQuery, Request = NoBody, Response = NoBody>,
+{
+    Lock::of_caller(&caller, at).release(query.token).await
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<LockInfo> {

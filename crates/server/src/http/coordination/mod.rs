@@ -1,5 +1,6 @@
-//! Services, keys and locks for the containers of an app. An agent sends each request of a container here, and names the
-//! app; the server accepts an app only from a machine that has allocations of it.
+//! The API for applications: services, keys and locks for the containers of an app, as
+//! `gantry_api::endpoints::applications` declares them. An agent sends each request of a container here, and names the app;
+//! the server accepts an app only from a machine that has allocations of it.
 
 mod etcd;
 mod kv;
@@ -14,13 +15,17 @@ use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
 use axum::middleware::map_response;
 use axum::routing::{any, get};
 use gantry_admission::find_app;
-use gantry_api::{ErrorCode, Problem};
+use gantry_api::endpoint::{AccessScope, Endpoint};
+use gantry_api::endpoints::applications;
+use gantry_api::types::OpenApiDocument;
+use gantry_api::{ErrorCode, Problem, openapi};
 use gantry_coordination::{Command, Refusal, Revision};
 use gantry_model::{AppName, MachineName};
 use http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::auth::Caller;
+use super::call::{Call, EndpointCaller, Routes};
 use super::{ErrorResponse, HttpResult, parse_name};
 use crate::Server;
 use crate::coordination::{CoordinationError, ReplyAtRevision, WAIT_MAX};
@@ -28,31 +33,39 @@ use crate::coordination::{CoordinationError, ReplyAtRevision, WAIT_MAX};
 /// Size limit of a request's body in bytes: a value of the largest size in base64, and room for more.
 const BODY_MAX: usize = 1 << 20;
 
-/// The routes below `/internal/v1/machines/{machine}/as/{app}`.
+/// The path below which an agent finds the endpoints, with its machine and the app of the container.
+pub(super) const PREFIX: &str = "/internal/v1/machines/{machine}/as/{as}";
+
+/// A call of a container.
+type AppCall<E> = Call<E, AppCaller>;
+
+/// The endpoints of the API itself.
+fn own_routes() -> Routes<AppCaller> {
+    locks::own_routes(kv::routes(Routes::default().endpoint(describe).endpoint(services::show)))
+}
+
+/// The routes below [`PREFIX`].
 pub(super) fn routes() -> Router<Arc<Server>> {
-    Router::new()
-        .route("/v1/services/{of}/{role}", get(services::show))
-        .route("/v1/kv", get(kv::list))
-        .route("/v1/kv/{*key}", get(kv::show).put(kv::put).delete(kv::delete))
-        .merge(locks::routes("/v1/locks/{name}"))
-        .merge(locks::routes("/v1/elections/{name}"))
-        .merge(locks::routes("/v1/apps/{of}/locks/{name}"))
-        .layer(map_response(super::with_code))
+    let (own, _) = own_routes().build();
+    own.layer(map_response(super::with_code))
         // Errors of etcd's API have a form of their own.
-        .route("/version", get(etcd::version))
-        .route("/v3/{*path}", any(etcd::serve))
-        .route("/v3beta/{*path}", any(etcd::serve))
+        .route(applications::EtcdVersion::PATH, get(etcd::version))
+        .route(applications::Etcd::PATH, any(etcd::serve))
+        .route(applications::EtcdBeta::PATH, any(etcd::serve))
         .layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+async fn describe(_: AppCall<applications::OpenApi>) -> HttpResult<OpenApiDocument> {
+    Ok(openapi::document_for_applications())
 }
 
 /// A container of an app, for which a machine's agent asks.
 pub(super) struct AppCaller {
     server: Arc<Server>,
     machine: MachineName,
+    app: AppName,
     /// The app's keyspace.
     space: AppName,
-    /// Other parameters of the path, by name.
-    parameters: Vec<(String, String)>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -63,10 +76,8 @@ impl FromRequestParts<Arc<Server>> for AppCaller {
         let caller = Caller::from_request_parts(parts, server).await?;
         let read = RawPathParams::from_request_parts(parts, server).await;
         let read = read.map_err(|rejection| super::parse::invalid_request(rejection.body_text()))?;
-        let parameters: Vec<(String, String)> =
-            read.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let of = |name: &str| parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
-        let (machine, app): (MachineName, AppName) = (parse_name(of("machine"))?, parse_name(of("app"))?);
+        let of = |name: &str| read.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+        let (machine, app): (MachineName, AppName) = (parse_name(of("machine"))?, parse_name(of("as"))?);
         caller.machine(&machine)?;
         let view = server.core.view();
         let part = view.records.plan.machines.get(&machine);
@@ -74,24 +85,24 @@ impl FromRequestParts<Arc<Server>> for AppCaller {
             let message = format!("machine {machine} has no copy of {app}, and so may not ask for it");
             return Err(Problem::new(ErrorCode::ContainerUnknown, message).into());
         }
-        if parameters.iter().any(|(name, value)| name == "of" && *value != app.as_str())
-            && parts.uri.path().contains("/v1/apps/")
-        {
-            let message = format!("a container of {app} has the locks of {app} alone");
-            return Err(Problem::new(ErrorCode::ScopeInsufficient, message).into());
-        }
         let space = find_app(&view.records, &app)?.volume_folder().clone();
         let slot = server.coordination.admit(&space)?;
-        Ok(Self { server: Arc::clone(server), machine, space, parameters, _slot: slot })
+        Ok(Self { server: Arc::clone(server), machine, app, space, _slot: slot })
+    }
+}
+
+impl EndpointCaller for AppCaller {
+    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()> {
+        let own = &self.app;
+        if scope == AccessScope::ContainerOfApp && app != Some(own) {
+            let message = format!("a container of {own} has the locks of {own} alone");
+            return Err(Problem::new(ErrorCode::ScopeInsufficient, message).into());
+        }
+        Ok(())
     }
 }
 
 impl AppCaller {
-    /// A parameter of the path.
-    fn parameter(&self, name: &str) -> &str {
-        self.parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
-    }
-
     async fn run(&self, command: Command) -> Result<ReplyAtRevision, CoordinationError> {
         self.server.coordination.run(&self.space, command).await
     }
@@ -155,5 +166,27 @@ impl From<CoordinationError> for Problem {
             CoordinationError::Stopping => ErrorCode::ServerStopping,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_endpoint_for_applications_is_served_and_no_other() {
+        let (_, own) = own_routes().build();
+        let etcd = [applications::EtcdVersion::PATH, applications::Etcd::PATH, applications::EtcdBeta::PATH];
+        let declared = gantry_api::endpoints::for_applications();
+        let (of_etcd, declared): (Vec<_>, Vec<_>) = declared.iter().partition(|endpoint| etcd.contains(&endpoint.path));
+        assert_eq!(of_etcd.len(), etcd.len());
+        let text = |method: &http::Method, path: &str| format!("{method} {path}");
+        let served: BTreeSet<String> = own.iter().map(|(method, path)| text(method, path)).collect();
+        assert_eq!(own.len(), served.len());
+        let declared: BTreeSet<String> =
+            declared.iter().map(|endpoint| text(&endpoint.method, endpoint.path)).collect();
+        assert_eq!(served, declared);
     }
 }
