@@ -3,8 +3,8 @@
 //! The audit trail is bounded, and people's changes must stay in it. If an instance exits again and again, only its
 //! first, second, fourth, eighth … exit becomes an event.
 
+use gantry_model::exit_text::{ExitText, LimitText};
 use gantry_model::observed::InstanceChange;
-use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{
     AllocationId, AppName, AuditAction, Deploy, DeployState, ExitStatus, InstanceGoal, MachineName, Moment,
     ObservedInstance, Reason, RoleLimit, StopReason,

@@ -16,6 +16,7 @@
 //! | [`observed`] | what machines and routers report |
 //! | [`plan`] | what the planner decides: the next state of every machine and router |
 //! | [`output`] | the most informative line of a program's output |
+//! | [`exit_text`] | ends of processes and reached limits in words |
 //! | [`reason`] | why an operation was done, failed, or waits |
 //!
 //! This crate reads no clock, no file and no socket. Begin with [`plan`]: the other modules lead to the plan.
@@ -32,6 +33,7 @@ pub mod deploy;
 mod digest;
 mod endpoint;
 pub mod execve;
+pub mod exit_text;
 mod machine;
 mod machine_subnet;
 pub mod name;

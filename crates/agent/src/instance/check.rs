@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
+use gantry_model::exit_text::{LimitText, TimesText};
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::output::within_a_line;
-use gantry_model::reason::{LimitText, TimesText};
 use gantry_model::{Bytes, FailedProbe, InstanceGoal, InstancePhase, LimitHit, OutputLine, RoleLimit, StopReason};
 use gantry_sandbox::{Container, ExecSpec};
 use tokio::time::Instant;

@@ -1,8 +1,8 @@
 //! Explains faults of an instance.
 
 use gantry_api::types::{CauseCode, Explanation};
+use gantry_model::exit_text::{ExitCause, LimitCause, TimesText};
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
-use gantry_model::reason::{ExitCause, LimitCause, TimesText};
 use gantry_model::{
     AllocationId, AppName, Assignment, Bytes, ExitStatus, InstanceGoal, InstancePhase, Moment, ObservedInstance,
     TimeSpan,

@@ -1,7 +1,7 @@
 //! Explains failing requests from the counts of the routers. An app may fail requests while its checks pass.
 
 use gantry_api::types::CauseCode;
-use gantry_model::reason::LimitCause;
+use gantry_model::exit_text::LimitCause;
 use gantry_model::{AppName, FailureRun, Moment, RequestFailure, TimeSpan};
 
 use super::{FoundCause, app_object, deploy, instance, instance_object};
