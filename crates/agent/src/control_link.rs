@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_api::endpoint::Endpoint;
+use gantry_control::endpoints::AgentControl;
 use gantry_control::sessions::SessionRequest;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
@@ -52,7 +54,7 @@ async fn connect(
     received: &mut UpdateReceiver<MachinePlan>,
     plans: &watch::Sender<Option<MachinePlan>>,
 ) -> Result<(), LinkError> {
-    let path = format!("/internal/v1/machines/{}/control", agent.settings.machine);
+    let path = AgentControl { machine: agent.settings.machine.clone() }.path();
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let machine = machine::facts(&agent.settings).map_err(LinkError::Machine)?;
     let hello = Hello { versions: SPOKEN, program, revision: received.revision(), machine: Some(machine), number: 0 };

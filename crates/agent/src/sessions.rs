@@ -9,6 +9,7 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::LogLine;
+use gantry_control::endpoints::CallBack;
 use gantry_control::sessions::{LogQuery, SessionKind, SessionRequest, UnreadSession};
 use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
@@ -62,7 +63,7 @@ async fn refuse(agent: Arc<AgentContext>, unread: UnreadSession) {
 
 /// Opens the connection of a session; none if no client waits for the session any more.
 async fn call_back(agent: &AgentContext, id: &str) -> Option<(ReadHalf<Session>, WriteHalf<Session>)> {
-    let session = agent.client.session(&format!("/internal/v1/sessions/{id}"), bytes::Bytes::new()).await;
+    let session = agent.client.open(&CallBack { id: id.to_owned() }, &()).await;
     session.ok().map(tokio::io::split)
 }
 

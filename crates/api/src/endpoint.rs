@@ -1,11 +1,10 @@
-//! Endpoints of the public API and of the API for applications: what a declaration states, and what the server, the client and the OpenAPI document take
-//! from it.
+//! Endpoints: what a declaration states, and what the server, the client and the OpenAPI document take from it.
 //!
 //! The [`endpoints!`] macro declares an endpoint: method, path, scope, query, request, response and error codes. A value
 //! of the endpoint's type is one call: its fields are the parameters of the path.
 
 use gantry_error_codes::ErrorCode;
-use gantry_model::{AppName, BaseName, DeployNumber, MachineName, NameError, RoleName, VolumeName};
+use gantry_model::{AppName, BaseName, DeployNumber, Digest, MachineName, NameError, RoleName, VolumeName};
 use gantry_queue::CodeName;
 use http::Method;
 use serde::Serialize;
@@ -44,6 +43,9 @@ pub trait Endpoint: Sized + Send + 'static {
 
     /// The app in the path.
     fn app(&self) -> Option<&AppName>;
+
+    /// The machine in the path.
+    fn machine(&self) -> Option<&MachineName>;
 }
 
 /// Codes of errors that every endpoint may return.
@@ -92,6 +94,12 @@ pub enum AccessScope {
     Container,
     /// No token: a container of the app in the path.
     ContainerOfApp,
+    /// The machine in the path, by its token or its certificate.
+    Machine,
+    /// The machine that works on the named object. The handler checks which machine that is.
+    MachineOfObject,
+    /// No token: a machine that proves its key in the TLS handshake.
+    Key,
 }
 
 impl AccessScope {
@@ -104,6 +112,8 @@ impl AccessScope {
             Self::Deploy | Self::DeployOfObject => "deploy",
             Self::Admin => "admin",
             Self::Container | Self::ContainerOfApp => "container",
+            Self::Machine | Self::MachineOfObject => "machine",
+            Self::Key => "key",
         }
     }
 }
@@ -120,6 +130,9 @@ pub enum ParameterError {
     /// The parameter is no code of a queue.
     #[error("{0}")]
     Code(String),
+    /// The parameter is no digest.
+    #[error("{0:?} is not a digest")]
+    Digest(String),
     /// The parameter is no number of a deploy.
     #[error("{0:?} is not the number of a deploy")]
     Deploy(String),
@@ -138,6 +151,11 @@ pub trait PathParameter: Sized {
 
     /// The app, if the parameter is one.
     fn as_app(&self) -> Option<&AppName> {
+        None
+    }
+
+    /// The machine, if the parameter is one.
+    fn as_machine(&self) -> Option<&MachineName> {
         None
     }
 }
@@ -170,7 +188,31 @@ macro_rules! name_parameter {
     };
 }
 
-name_parameter!(BaseName, MachineName, RoleName, VolumeName);
+name_parameter!(BaseName, RoleName, VolumeName);
+
+impl PathParameter for MachineName {
+    fn parse_parameter(text: &str) -> Result<Self, ParameterError> {
+        Ok(Self::parse(text)?)
+    }
+
+    fn to_parameter(&self) -> String {
+        self.to_string()
+    }
+
+    fn as_machine(&self) -> Option<&MachineName> {
+        Some(self)
+    }
+}
+
+impl PathParameter for Digest {
+    fn parse_parameter(text: &str) -> Result<Self, ParameterError> {
+        text.parse().map_err(|_| ParameterError::Digest(text.chars().take(80).collect()))
+    }
+
+    fn to_parameter(&self) -> String {
+        self.to_string()
+    }
+}
 
 impl PathParameter for DeployNumber {
     fn parse_parameter(text: &str) -> Result<Self, ParameterError> {
@@ -203,14 +245,15 @@ impl PathParameter for String {
 }
 
 /// Escapes a text as one segment of a path.
-pub(crate) fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(escaped).collect()
 }
 
 /// Puts the value of a parameter into a path. The value of a parameter with a star is the rest of the path.
-pub(crate) fn fill(path: &str, name: &str, value: &str) -> String {
+#[must_use]
+pub fn fill(path: &str, name: &str, value: &str) -> String {
     let rest = value.split('/').map(escape).collect::<Vec<_>>().join("/");
     path.replace(&format!("{{*{name}}}"), &rest).replace(&format!("{{{name}}}"), &escape(value))
 }
@@ -288,6 +331,10 @@ pub struct RawBytes;
 /// A file that is streamed.
 #[derive(Debug)]
 pub struct Upload;
+
+/// A file that is streamed to the client.
+#[derive(Debug)]
+pub struct Download;
 
 /// Values as newline-delimited JSON, or as server-sent events.
 #[derive(Debug)]
@@ -383,6 +430,14 @@ impl<T: Sample + Send + 'static> ResponseBody for Lines<T> {
     }
 }
 
+impl ResponseBody for Download {
+    const STATUS: u16 = 200;
+
+    fn media() -> Option<Media> {
+        <RawBytes as RequestBody>::media()
+    }
+}
+
 impl ResponseBody for SessionStart {
     const STATUS: u16 = 101;
 
@@ -435,6 +490,9 @@ impl EndpointDescription {
 /// Declares the endpoints of a module, and a function `describe` that lists them.
 ///
 /// `Name { parameter: Type }: METHOD "path" ? Query, Scope, Request => Response, [Code, …];`
+///
+/// The crate that declares endpoints needs the crates `http` and `gantry-model`.
+#[macro_export]
 macro_rules! endpoints {
     (@query) => { $crate::endpoint::NoQuery };
     (@query $query:ty) => { $query };
@@ -455,8 +513,7 @@ macro_rules! endpoints {
                 const METHOD: http::Method = http::Method::$method;
                 const PATH: &'static str = $path;
                 const SCOPE: $crate::endpoint::AccessScope = $crate::endpoint::AccessScope::$scope;
-                const ERRORS: &'static [gantry_error_codes::ErrorCode] =
-                    &[$(gantry_error_codes::ErrorCode::$error),*];
+                const ERRORS: &'static [$crate::ErrorCode] = &[$($crate::ErrorCode::$error),*];
                 type Query = $crate::endpoint::endpoints!(@query $($query)?);
                 type Request = $request;
                 type Response = $response;
@@ -490,6 +547,13 @@ macro_rules! endpoints {
                     })+)?
                     None
                 }
+
+                fn machine(&self) -> Option<&gantry_model::MachineName> {
+                    $($(if let Some(machine) = $crate::endpoint::PathParameter::as_machine(&self.$field) {
+                        return Some(machine);
+                    })+)?
+                    None
+                }
             }
         )+
 
@@ -500,7 +564,7 @@ macro_rules! endpoints {
     };
 }
 
-pub(crate) use endpoints;
+pub use endpoints;
 
 #[cfg(test)]
 mod tests {

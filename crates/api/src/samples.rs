@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_model::{
-    AllocationId, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
-    HostName, MachineId, MachineName, MilliCpu, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName,
-    RouterId, Slot, TrafficPolicy,
+    AllocationId, AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest,
+    Generation, HostName, MachineId, MachineName, MilliCpu, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber,
+    RoleName, RouterId, Slot, TrafficPolicy,
 };
 use gantry_queue::{JobId, JobSettings, QueueName, ScheduleName};
 use gantry_schedule::{Progress, Schedule};
@@ -97,6 +97,10 @@ samples! {
         waiting: 1,
         revision: 57,
     };
+    bool = true;
+    u64 = 48_213;
+    String = "m1:7000".to_owned();
+    AppName = name("storefront");
     ServiceInfo = ServiceInfo {
         app: name("storefront"),
         role: name("web"),

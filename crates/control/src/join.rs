@@ -1,15 +1,11 @@
 //! Messages of joining a cluster, and of renewing a certificate. Both go over TLS in which the machine proves its key.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use gantry_api::samples::Sample;
 use gantry_model::{JoinRole, LabelKey, LabelValue, MachineId, MachineName, MachineSubnet};
 use serde::{Deserialize, Serialize};
-
-/// Path of a request to join.
-pub const JOIN_PATH: &str = "/internal/v1/join";
-
-/// Path of a request for a new certificate.
-pub const RENEW_PATH: &str = "/internal/v1/renew";
 
 /// A machine's request to join.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,4 +66,49 @@ pub struct RenewReply {
     pub chain: String,
     /// The authority's certificate, PEM.
     pub ca: String,
+}
+
+fn machine() -> MachineName {
+    MachineName::parse("m2").unwrap_or_else(|_| unreachable!("m2 is a name"))
+}
+
+impl Sample for JoinCall {
+    fn sample() -> Self {
+        Self {
+            token: "gantry-join-agent-…".to_owned(),
+            role: JoinRole::Agent,
+            machine: machine(),
+            id: MachineId::from_random(0x1b4e),
+            advertise: Some("10.0.0.2".to_owned()),
+            port: 7000,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Sample for JoinReply {
+    fn sample() -> Self {
+        let subnet = MachineSubnet::containing(Ipv4Addr::new(10, 83, 1, 0), 24);
+        Self {
+            chain: "-----BEGIN CERTIFICATE-----…".to_owned(),
+            ca: "-----BEGIN CERTIFICATE-----…".to_owned(),
+            subnet: subnet.unwrap_or_else(|| unreachable!("10.83.1.0/24 is a network")),
+            advertise: "10.0.0.2".to_owned(),
+            servers: vec!["10.0.0.1:7000".to_owned()],
+            store: None,
+        }
+    }
+}
+
+impl Sample for RenewCall {
+    fn sample() -> Self {
+        Self { machine: machine() }
+    }
+}
+
+impl Sample for RenewReply {
+    fn sample() -> Self {
+        let JoinReply { chain, ca, .. } = JoinReply::sample();
+        Self { chain, ca }
+    }
 }

@@ -15,6 +15,7 @@
 //! - [`update`]: replication of a part by differences from a revision; pure.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
+//! - [`endpoints`]: the endpoints of the server for agents, routers and joining machines.
 //! - [`join`]: joining a cluster, and renewing a certificate.
 //! - [`sessions`]: sessions that the server asks an agent to open. [`builds`]: orders and events of those that build.
 //! - [`jobs`]: container jobs: reports of agents, orders of the server.
@@ -28,6 +29,7 @@
 //! that the peer names.
 
 pub mod builds;
+pub mod endpoints;
 pub mod jobs;
 pub mod join;
 pub mod layers;

@@ -14,8 +14,9 @@ use futures_util::StreamExt;
 use gantry_api::endpoints::{apps, cluster};
 use gantry_api::types::{ChangeConfig, CreateJoinToken, JoinRoleInfo};
 use gantry_api::{Client, Servers};
+use gantry_control::endpoints::Join;
 use gantry_control::jobs::JobsReport;
-use gantry_control::join::{JOIN_PATH, JoinCall, JoinReply};
+use gantry_control::join::{JoinCall, JoinReply};
 use gantry_control::layers::LayersReport;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
@@ -92,7 +93,7 @@ impl FakeAgent {
         };
         let servers = |tls| Servers::new(vec![server.to_owned()], tls, PeerName::Server.server_name());
         let pinned = Client::over_tls(servers(pinned_config(token.ca(), Some(&key)).expect("TLS")), None);
-        let JoinReply { chain, ca, subnet, .. } = pinned.post(JOIN_PATH, &call).await.expect("joined");
+        let JoinReply { chain, ca, subnet, .. } = pinned.submit(&Join {}, &call).await.expect("joined");
         let credentials = Credentials::new(&ca, &chain, &key).expect("credentials");
         let client = Client::over_tls(servers(credentials.client_config(&[b"http/1.1"]).expect("TLS")), None);
         let capacity = MachineCapacity { cpu: MilliCpu(2000), memory: Bytes(4 << 30) };

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gantry_api::{Client, ClientError, Servers};
-use gantry_control::join::{JOIN_PATH, JoinCall, JoinReply};
+use gantry_control::endpoints;
+use gantry_control::join::{JoinCall, JoinReply};
 use gantry_error_codes::ErrorCode;
 use gantry_failpoint::failpoint;
 use gantry_model::{JoinRole, MachineName};
@@ -73,7 +74,7 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     let config = pinned_config(token.ca(), Some(&key))?;
     let servers = Servers::new(vec![server.clone()], config, PeerName::Server.server_name());
     let client = Client::over_tls(servers, None);
-    let joined = once_open(async || client.post(JOIN_PATH, &call).await).await;
+    let joined = once_open(async || client.submit(&endpoints::Join {}, &call).await).await;
     let JoinReply { chain, ca, subnet, advertise, servers, store } = joined.map_err(|error| explain(error, server))?;
     failpoint!("join.joined");
     Identity::store_certificate(&folder, &chain, &ca)?;

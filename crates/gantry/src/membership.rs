@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gantry_api::{Client, Servers};
-use gantry_control::join::{RENEW_PATH, RenewCall, RenewReply};
+use gantry_control::endpoints::{Renew, ServerAddresses};
+use gantry_control::join::{RenewCall, RenewReply};
 use gantry_error_codes::ErrorCode;
 use gantry_model::{MachineId, Moment};
 use gantry_trust::{Credentials, Identity, PeerName};
@@ -126,13 +127,12 @@ impl Membership {
         if self.credentials.is_renewal_due(Moment(gantry_linux::clock::wall())) {
             let call = RenewCall { machine: self.identity.machine.clone() };
             // A client of its own: its connection shows the old certificate.
-            let reply: RenewReply = self.client().post(RENEW_PATH, &call).await?;
-            Identity::store_certificate(&self.folder, &reply.chain, &reply.ca)?;
+            let RenewReply { chain, ca } = self.client().submit(&Renew {}, &call).await?;
+            Identity::store_certificate(&self.folder, &chain, &ca)?;
             self.credentials.reload(&self.folder)?;
             tracing::info!("this machine's certificate was renewed");
         }
-        let path = format!("/internal/v1/machines/{}/servers", self.identity.machine);
-        let servers: Vec<String> = self.client().get(&path).await?;
+        let servers = self.client().fetch(&ServerAddresses { machine: self.identity.machine.clone() }).await?;
         if !servers.is_empty() && servers != self.identity.servers {
             self.identity.servers = servers;
             self.identity.store(&self.folder)?;

@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use gantry_api::Client;
+use gantry_api::endpoint::Endpoint;
+use gantry_control::endpoints::RouterControl;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
     Connection, Hello, LinkError, LinkStream, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage,
@@ -58,7 +60,7 @@ async fn connect(
     tables: &mut UpdateReceiver<RoutingTable>,
     ended: &CancellationToken,
 ) -> Result<(), LinkError> {
-    let path = format!("/internal/v1/routers/{}/control", router.settings.machine);
+    let path = RouterControl { machine: router.settings.machine.clone() }.path();
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let hello =
         Hello { versions: SPOKEN, program, revision: tables.revision(), machine: None, number: router.settings.number };

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_api::ClientError;
 use gantry_control::builds::CacheOrder;
+use gantry_control::endpoints::AppNames;
 use gantry_error::ErrorChain;
 use gantry_ledger::Replacement;
 use gantry_model::{AppName, Moment};
@@ -149,8 +150,8 @@ pub(crate) async fn collect(agent: &Arc<AgentContext>) -> Result<(), ClientError
     if found.is_empty() {
         return Ok(());
     }
-    let path = format!("/internal/v1/machines/{}/apps", agent.settings.machine);
-    let apps: BTreeSet<AppName> = agent.client.get(&path).await?;
+    let apps = agent.client.fetch(&AppNames { machine: agent.settings.machine.clone() }).await?;
+    let apps: BTreeSet<AppName> = apps.into_iter().collect();
     for name in found {
         let cache = AppCache::of(&data, &name);
         let Ok(app) = AppName::parse(&name) else { continue };

@@ -4,7 +4,9 @@ use std::fs::File;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use gantry_api::endpoint::Endpoint;
 use gantry_api::{Client, ClientError};
+use gantry_control::endpoints::{self, CheckRoom, IsBlobIntact, ReadBlob};
 use gantry_image::Layer;
 use gantry_model::Digest;
 use tokio::io::AsyncWriteExt;
@@ -14,8 +16,8 @@ use crate::images::ImageSource;
 /// Access to the blobs of one order.
 pub(super) struct OrderBlobs {
     client: Client,
-    /// Path of the order.
-    order: String,
+    /// Id of the order.
+    id: String,
 }
 
 /// Failure to read or write a blob.
@@ -29,12 +31,12 @@ pub(super) enum OrderBlobError {
 
 impl OrderBlobs {
     pub(super) fn new(client: &Client, id: &str) -> Self {
-        Self { client: client.clone(), order: format!("/internal/v1/builds/{id}") }
+        Self { client: client.clone(), id: id.to_owned() }
     }
 
     /// Source of the images.
     pub(super) fn source(&self) -> ImageSource {
-        ImageSource::folder(&format!("{}/blobs", self.order))
+        ImageSource::folder(&endpoints::blobs_of_order(&self.id))
     }
 
     /// The client of the server.
@@ -42,13 +44,14 @@ impl OrderBlobs {
         &self.client
     }
 
-    /// Path at which the server says how much space there is.
-    pub(super) fn room_path(&self) -> String {
-        format!("{}/room", self.order)
+    /// Fails unless the server has room for that many bytes.
+    pub(super) async fn check_room(&self, bytes: u64) -> Result<(), ClientError> {
+        self.client.submit(&CheckRoom { id: self.id.clone() }, &bytes).await
     }
 
+    /// Path at which a blob is read and written.
     pub(super) fn path_of(&self, digest: &Digest) -> String {
-        format!("{}/blobs/{digest}", self.order)
+        ReadBlob { id: self.id.clone(), digest: digest.clone() }.path()
     }
 
     /// Copies a blob into a file without a name in the folder `scratch`.
@@ -74,7 +77,7 @@ impl OrderBlobs {
 
     /// Reports whether the server has the blob undamaged.
     pub(super) async fn is_intact(&self, digest: &Digest) -> Result<bool, ClientError> {
-        self.client.get(&format!("{}/intact", self.path_of(digest))).await
+        self.client.fetch(&IsBlobIntact { id: self.id.clone(), digest: digest.clone() }).await
     }
 
     /// Uploads a document.

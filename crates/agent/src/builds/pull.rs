@@ -85,7 +85,7 @@ impl PullTarget for OrderBlobs {
     }
 
     async fn check_room(&self, bytes: u64) -> Result<(), NoRoom> {
-        let checked = self.client().post_bytes::<()>(&self.room_path(), bytes.to_string().into()).await;
+        let checked = OrderBlobs::check_room(self, bytes).await;
         checked.map_err(|error| NoRoom(TargetError::from(error).into()))
     }
 

@@ -72,8 +72,13 @@ impl Caller {
         self.allow(matches!(self.scope, Scope::Admin), "admin")
     }
 
-    /// Requires the scope that an endpoint declares, for the app that the call names.
-    pub(crate) fn check(&self, scope: AccessScope, app: Option<&AppName>) -> Result<(), ErrorResponse> {
+    /// Requires the scope that an endpoint declares, for the app and the machine that the call names.
+    pub(crate) fn check(
+        &self,
+        scope: AccessScope,
+        app: Option<&AppName>,
+        machine: Option<&MachineName>,
+    ) -> Result<(), ErrorResponse> {
         match (scope, app) {
             // The handler checks a scope that follows from the object.
             (AccessScope::Open | AccessScope::ReadOfObject | AccessScope::DeployOfObject, _) => Ok(()),
@@ -81,8 +86,12 @@ impl Caller {
             (AccessScope::Read, Some(app)) => self.may_read(app),
             (AccessScope::Deploy, Some(app)) => self.allow(self.may_deploy(app), &format!("deploy to {app}")),
             (AccessScope::Deploy, None) | (AccessScope::Admin, _) => self.admin(),
-            // Containers have no tokens.
-            (AccessScope::Container | AccessScope::ContainerOfApp, _) => self.allow(false, "container"),
+            (AccessScope::Machine, _) => machine.map_or_else(|| self.any_machine(), |machine| self.machine(machine)),
+            (AccessScope::MachineOfObject, _) => self.any_machine(),
+            // Such callers have no tokens.
+            (AccessScope::Container | AccessScope::ContainerOfApp | AccessScope::Key, _) => {
+                self.allow(false, scope.word())
+            }
         }
     }
 

@@ -10,11 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use gantry_api::endpoint::{
-    AccessScope, Endpoint, Json, JsonOrBytes, JsonOrEmpty, LargeJson, Lines, NoBody, ParameterError, QueryParameters,
-    RawBytes, RequestBody, ResponseBody, SessionStart, Upload, is_declared,
+    AccessScope, Download, Endpoint, Json, JsonOrBytes, JsonOrEmpty, LargeJson, Lines, NoBody, ParameterError,
+    QueryParameters, RawBytes, RequestBody, ResponseBody, SessionStart, Upload, is_declared,
 };
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::AppName;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use serde::Serialize;
@@ -25,6 +24,9 @@ use super::auth::Caller;
 use super::{ErrorResponse, HttpResult, Params, json, parse_body, stream};
 use crate::Server;
 
+/// Most bytes that are read of a body which the endpoint does not take.
+const IGNORED_MAX: usize = 1 << 20;
+
 /// Size limit of a large JSON body in bytes.
 const LARGE_MAX: usize = 16 << 20;
 
@@ -32,13 +34,13 @@ const LARGE_MAX: usize = 16 << 20;
 pub(crate) trait EndpointCaller:
     FromRequestParts<Arc<Server>, Rejection = ErrorResponse> + Send + 'static
 {
-    /// Requires the scope that an endpoint declares, for the app that the call names.
-    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()>;
+    /// Requires the scope that an endpoint declares, for the app and the machine that the call names.
+    fn permit<E: Endpoint>(&self, at: &E, query: &E::Query) -> HttpResult<()>;
 }
 
 impl EndpointCaller for Caller {
-    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()> {
-        self.check(scope, app)
+    fn permit<E: Endpoint>(&self, at: &E, query: &E::Query) -> HttpResult<()> {
+        self.check(E::SCOPE, at.app().or(query.app()), at.machine())
     }
 }
 
@@ -82,7 +84,9 @@ pub(crate) trait ServedResponse: ResponseBody {
 impl ServedRequest for NoBody {
     type Value = ();
 
-    async fn read(_: Request) -> HttpResult<()> {
+    /// Reads to the end: a connection that becomes a session must not begin with the rest of a body.
+    async fn read(request: Request) -> HttpResult<()> {
+        let _ = axum::body::to_bytes(request.into_body(), IGNORED_MAX).await;
         Ok(())
     }
 }
@@ -167,6 +171,14 @@ impl<T: gantry_api::samples::Sample + Serialize + Send + 'static> ServedResponse
     }
 }
 
+impl ServedResponse for Download {
+    type Value = axum::body::Body;
+
+    fn write(value: axum::body::Body, _: &HeaderMap) -> HttpResult {
+        Ok(value.into_response())
+    }
+}
+
 impl ServedResponse for SessionStart {
     type Value = Response;
 
@@ -236,7 +248,7 @@ where
     let at = E::from_path(|name| parameters.iter().find(|(known, _)| *known == name).map(|(_, value)| value));
     let at = at.map_err(invalid_path)?;
     let Params(query) = Params::<E::Query>::from_request_parts(&mut parts, &()).await?;
-    caller.permit(E::SCOPE, at.app().or(query.app()))?;
+    caller.permit(&at, &query)?;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     if E::Response::STATUS == 101 && upgrade.is_none() {
         return Err(super::sessions::no_session().into());
@@ -250,6 +262,7 @@ where
 fn invalid_path(error: ParameterError) -> Problem {
     let code = match &error {
         ParameterError::Name(_) | ParameterError::Code(_) => ErrorCode::InvalidName,
+        ParameterError::Digest(_) => ErrorCode::InvalidDigest,
         ParameterError::Deploy(_) => ErrorCode::InvalidRequest,
         ParameterError::Missing(_) => ErrorCode::Internal,
     };

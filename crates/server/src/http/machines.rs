@@ -3,22 +3,22 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use gantry_api::endpoints::machines as endpoints;
 use gantry_api::types::{AvailabilityInfo, ChangeAvailability, MachineInfo, StayInfo};
 use gantry_api::{ErrorCode, Problem};
+use gantry_control::endpoints::{AgentControl, AppNames, RouterControl};
 use gantry_control::{LinkStream, link};
-use gantry_model::{Bytes, Machine, MachineAvailability, MachineName, Moment, Reason};
+use gantry_model::{AppName, Bytes, Machine, MachineAvailability, MachineName, Moment, Reason};
+use hyper::upgrade::OnUpgrade;
 
-use super::auth::Caller;
+use super::HttpResult;
 use super::call::{Call, Routes};
-use super::sessions::{switching_protocols, take_upgrade};
-use super::{HttpResult, json, parse_name};
+use super::sessions::switching_protocols;
+use crate::control_links;
 use crate::control_links::AdmittedPeer;
 use crate::core::ClusterView;
 use crate::tasks::{CONNECTION, CONTROL_LINK};
-use crate::{Server, control_links};
 
 /// Builds the public API's description of a machine.
 fn machine_info(view: &ClusterView, machine: &Machine) -> MachineInfo {
@@ -118,46 +118,36 @@ async fn remove(Call { server, caller, at, query, .. }: Call<endpoints::Remove>)
     Ok(machine_info(&server.core.view(), &machine))
 }
 
-pub(crate) async fn agent(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(machine): Path<String>,
-    request: Request,
-) -> HttpResult {
-    upgrade(admit(server, caller, &machine)?, request, control_links::serve_agent).await
+/// Adds the endpoints of agents and routers.
+pub(super) fn internal_routes(routes: Routes) -> Routes {
+    routes.endpoint(agent).endpoint(router).endpoint(app_names)
 }
 
-pub(crate) async fn router(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(machine): Path<String>,
-    request: Request,
-) -> HttpResult {
-    upgrade(admit(server, caller, &machine)?, request, control_links::serve_router).await
+async fn agent(mut call: Call<AgentControl>) -> HttpResult<Response> {
+    let upgrade = call.take_upgrade()?;
+    let Call { server, caller, at: AgentControl { machine }, .. } = call;
+    let peer = AdmittedPeer { server, caller: Arc::new(caller), machine };
+    Ok(serve_links(upgrade, peer, control_links::serve_agent))
 }
 
-/// Admits the caller as a peer of a machine.
-fn admit(server: Arc<Server>, caller: Caller, machine: &str) -> HttpResult<AdmittedPeer> {
-    let machine: MachineName = parse_name(machine)?;
-    caller.machine(&machine)?;
-    Ok(AdmittedPeer { server, caller: Arc::new(caller), machine })
+async fn router(mut call: Call<RouterControl>) -> HttpResult<Response> {
+    let upgrade = call.take_upgrade()?;
+    let Call { server, caller, at: RouterControl { machine }, .. } = call;
+    let peer = AdmittedPeer { server, caller: Arc::new(caller), machine };
+    Ok(serve_links(upgrade, peer, control_links::serve_router))
 }
 
 /// The names of all apps. The agent removes build caches of other apps.
-pub(crate) async fn apps(State(server): State<Arc<Server>>, caller: Caller, Path(machine): Path<String>) -> HttpResult {
-    let machine: MachineName = parse_name(&machine)?;
-    caller.machine(&machine)?;
-    let view = server.core.view();
-    json(&view.records.apps.keys().collect::<Vec<_>>())
+async fn app_names(Call { server, .. }: Call<AppNames>) -> HttpResult<Vec<AppName>> {
+    Ok(server.core.view().records.apps.keys().cloned().collect())
 }
 
-/// Upgrades the request of a peer to a control connection, and serves its streams.
-async fn upgrade<F: Future<Output = ()> + Send + 'static>(
+/// Serves the streams of a control connection, which the peer's request becomes.
+fn serve_links<F: Future<Output = ()> + Send + 'static>(
+    upgrade: OnUpgrade,
     peer: AdmittedPeer,
-    request: Request,
     serve: impl Fn(AdmittedPeer, LinkStream) -> F + Send + Sync + 'static,
-) -> HttpResult<Response> {
-    let upgrade = take_upgrade(request).await?;
+) -> Response {
     let (tasks, links) = (peer.server.tasks.clone(), peer.server.tasks.clone());
     tasks.spawn(CONNECTION, async move {
         if let Ok(connection) = upgrade.await {
@@ -165,5 +155,5 @@ async fn upgrade<F: Future<Output = ()> + Send + 'static>(
             link::accept(connection, serve).await;
         }
     });
-    Ok(switching_protocols())
+    switching_protocols()
 }

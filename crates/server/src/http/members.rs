@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
-use axum::{Extension, body::Bytes};
+use axum::extract::FromRequestParts;
 use gantry_admission::{Actor, JOIN_LIFETIME_MILLIS, JoinRequest, Refusal};
+use gantry_api::endpoint::{AccessScope, Endpoint};
 use gantry_api::endpoints::cluster as endpoints;
 use gantry_api::types::{JoinRoleInfo, NewJoinToken};
 use gantry_api::{ErrorCode, Problem};
-use gantry_control::join::{JoinCall, JoinReply, RenewCall, RenewReply};
+use gantry_control::endpoints::{Join, Renew, ServerAddresses};
+use gantry_control::join::{JoinReply, RenewCall, RenewReply};
 use gantry_model::{JoinRole, MachineName};
 use gantry_store::StoreAddress;
 use gantry_trust::{JoinToken, Peer, PublicKey};
+use http::request::Parts;
 
-use super::auth::{Caller, not_member};
-use super::call::{Call, Routes};
-use super::{HttpResult, json, parse_body, parse_name};
+use super::auth::not_member;
+use super::call::{Call, EndpointCaller, Routes};
+use super::{ErrorResponse, HttpResult};
 use crate::Server;
 use crate::core;
 use crate::membership::{Membership, servers};
@@ -25,6 +27,16 @@ use crate::settings::host_port;
 /// Adds the endpoint of join tokens.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.endpoint(create)
+}
+
+/// Adds the endpoint of the servers' addresses.
+pub(super) fn internal_routes(routes: Routes) -> Routes {
+    routes.endpoint(server_addresses)
+}
+
+/// Adds the endpoints of machines that prove a key.
+pub(super) fn key_routes(routes: Routes<KeyCaller>) -> Routes<KeyCaller> {
+    routes.endpoint(join).endpoint(renew)
 }
 
 async fn create(Call { server, caller, body, .. }: Call<endpoints::CreateJoinToken>) -> HttpResult<NewJoinToken> {
@@ -48,19 +60,32 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::CreateJoinTok
     })
 }
 
+/// A machine that has proved its key in the TLS handshake.
+pub(super) struct KeyCaller(PublicKey);
+
+impl FromRequestParts<Arc<Server>> for KeyCaller {
+    type Rejection = ErrorResponse;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> HttpResult<Self> {
+        membership(server)?;
+        Ok(Self(proved_key(parts.extensions.get::<Peer>())?))
+    }
+}
+
+impl EndpointCaller for KeyCaller {
+    fn permit<E: Endpoint>(&self, _: &E, _: &E::Query) -> HttpResult<()> {
+        debug_assert_eq!(E::SCOPE, AccessScope::Key);
+        Ok(())
+    }
+}
+
 /// Lets a machine join.
-pub(crate) async fn join(
-    State(server): State<Arc<Server>>,
-    Extension(peer): Extension<Peer>,
-    body: Bytes,
-) -> HttpResult {
+async fn join(Call { server, caller: KeyCaller(key), body: call, .. }: Call<Join, KeyCaller>) -> HttpResult<JoinReply> {
     let membership = membership(&server)?;
     if !membership.may_answer() {
         let message = "too many machines ask to join at the same time";
         return Err(Problem::new(ErrorCode::JoinRateLimited, message).into());
     }
-    let key = proved_key(peer)?;
-    let call: JoinCall = parse_body(&body)?;
     let token: JoinToken = call.token.parse().map_err(|_| Refusal::JoinTokenUnknown)?;
     let advertise = call.advertise.unwrap_or_else(|| call.machine.to_string());
     let address = (call.role == JoinRole::Server).then(|| host_port(&advertise, call.port));
@@ -78,7 +103,7 @@ pub(crate) async fn join(
     let member = server.core.mutate(move |records, now| Actor::new(records, now, &actor).join(request)).await?;
     let chain = issue(membership, &key, &member.machine)?;
     let store = (member.role == JoinRole::Server).then(|| server.settings.store.to_string());
-    json(&JoinReply {
+    Ok(JoinReply {
         chain,
         ca: membership.trust.authority.certificate_pem().to_owned(),
         subnet: member.subnet,
@@ -90,30 +115,20 @@ pub(crate) async fn join(
 
 /// Gives a machine a new certificate for the key that it joined with. The old certificate may have expired: the record of
 /// the machine and its key decide.
-pub(crate) async fn renew(
-    State(server): State<Arc<Server>>,
-    Extension(peer): Extension<Peer>,
-    body: Bytes,
-) -> HttpResult {
+async fn renew(
+    Call { server, caller: KeyCaller(key), body: RenewCall { machine }, .. }: Call<Renew, KeyCaller>,
+) -> HttpResult<RenewReply> {
     let membership = membership(&server)?;
-    let key = proved_key(peer)?;
-    let RenewCall { machine } = parse_body(&body)?;
     let view = server.core.view();
     let member = view.records.members.get(&machine).filter(|member| member.key == key.hash().to_string());
     let member = member.ok_or_else(|| not_member(&machine))?;
     let chain = issue(membership, &key, &member.machine)?;
-    json(&RenewReply { chain, ca: membership.trust.authority.certificate_pem().to_owned() })
+    Ok(RenewReply { chain, ca: membership.trust.authority.certificate_pem().to_owned() })
 }
 
 /// The addresses of the servers.
-pub(crate) async fn server_addresses(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(machine): Path<String>,
-) -> HttpResult {
-    let machine: MachineName = parse_name(&machine)?;
-    caller.machine(&machine)?;
-    json(&servers(&server.core.view().records))
+async fn server_addresses(Call { server, .. }: Call<ServerAddresses>) -> HttpResult<Vec<String>> {
+    Ok(servers(&server.core.view().records))
 }
 
 fn membership(server: &Server) -> Result<&Membership, Refusal> {
@@ -121,10 +136,10 @@ fn membership(server: &Server) -> Result<&Membership, Refusal> {
 }
 
 /// The key that the peer has proved to have.
-fn proved_key(peer: Peer) -> Result<PublicKey, Problem> {
+fn proved_key(peer: Option<&Peer>) -> Result<PublicKey, Problem> {
     match peer {
-        Peer::Key(key) | Peer::Machine { key, .. } => Ok(key),
-        Peer::Anonymous => {
+        Some(Peer::Key(key) | Peer::Machine { key, .. }) => Ok(key.clone()),
+        Some(Peer::Anonymous) | None => {
             Err(Problem::new(ErrorCode::InvalidRequest, "a machine joins over TLS, with a certificate of its key"))
         }
     }

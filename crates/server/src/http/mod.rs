@@ -46,6 +46,7 @@ use gantry_api::{ErrorCode, Problem, openapi};
 use call::Routes;
 pub(crate) use job_info::job_result;
 pub(crate) use jobs::resolve as resolve_job;
+use members::KeyCaller;
 pub(crate) use parse::{Params, parse_body, parse_name};
 use response::with_code;
 pub(crate) use response::{ErrorResponse, HttpResult, UNBUFFERED, json};
@@ -81,26 +82,26 @@ fn public_routes() -> Routes {
     families.into_iter().fold(documents, |routes, family| family(routes))
 }
 
+/// The endpoints of agents, routers and joining machines, each as it is declared: those of a machine with a token or a
+/// certificate, and those of a machine that proves a key.
+fn internal_routes() -> (Routes, Routes<KeyCaller>) {
+    let families: [fn(Routes) -> Routes; 4] =
+        [machines::internal_routes, members::internal_routes, sessions::internal_routes, builds::internal_routes];
+    let of_machines = families.into_iter().fold(Routes::default(), |routes, family| family(routes));
+    (of_machines, members::key_routes(Routes::default()))
+}
+
 /// Builds the router with all routes of the server.
 pub(crate) fn router(server: Arc<Server>) -> Router {
     let (public, _) = public_routes().build();
-    let internal = Router::new()
-        .route("/machines/{machine}/control", post(machines::agent))
-        .route("/routers/{machine}/control", post(machines::router))
-        .route("/machines/{machine}/apps", get(machines::apps))
-        .route("/machines/{machine}/servers", get(members::server_addresses))
-        .route("/join", post(members::join))
-        .route("/renew", post(members::renew))
-        .route("/servers/tokens", post(crate::servers::introduced))
-        .route("/sessions/{id}", post(sessions::call_back))
-        .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
-        .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact))
-        .route("/builds/{id}/room", post(builds::check_room));
+    let (of_machines, of_keys) = internal_routes();
+    let internal = of_machines.build().0.merge(of_keys.build().0);
+    let internal = internal.route(crate::servers::INTRODUCTION, post(crate::servers::introduced));
     let plain_text = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
         .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
-        .nest("/internal/v1", internal.layer(map_response(with_code)))
+        .merge(internal.layer(map_response(with_code)))
         .nest(coordination::PREFIX, coordination::routes())
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))
@@ -132,6 +133,18 @@ mod tests {
         let declared: BTreeSet<String> =
             gantry_api::endpoints::all().iter().map(|endpoint| text(&endpoint.method, endpoint.path)).collect();
         assert_eq!(served.len(), declared.len());
+        assert_eq!(served.iter().map(|(method, path)| text(method, path)).collect::<BTreeSet<_>>(), declared);
+    }
+
+    #[test]
+    fn every_internal_endpoint_is_served_and_no_other() {
+        let (of_machines, of_keys) = internal_routes();
+        let served = [of_machines.build().1, of_keys.build().1].concat();
+        let text = |method: &http::Method, path: &str| format!("{method} {path}");
+        let declared = gantry_control::endpoints::all();
+        assert_eq!(served.len(), declared.len());
+        let declared: BTreeSet<String> =
+            declared.iter().map(|endpoint| text(&endpoint.method, endpoint.path)).collect();
         assert_eq!(served.iter().map(|(method, path)| text(method, path)).collect::<BTreeSet<_>>(), declared);
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_admission::find_app;
 use gantry_api::endpoints::sessions as endpoints;
 use gantry_api::frame::Frame;
 use gantry_api::{ErrorCode, Problem};
+use gantry_control::endpoints::CallBack;
 use gantry_control::sessions::SessionKind;
 use gantry_model::role::Role;
 use gantry_model::{
@@ -23,7 +23,6 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
-use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::volume_machines::machine_of_volume;
 use super::{HttpResult, logs, registry, volumes};
@@ -38,21 +37,14 @@ pub(super) fn routes(routes: Routes) -> Routes {
     routes.endpoint(logs::read).endpoint(exec).endpoint(run)
 }
 
+/// Adds the endpoint at which agents call back.
+pub(super) fn internal_routes(routes: Routes) -> Routes {
+    routes.endpoint(call_back)
+}
+
 /// Refusal of a request that does not ask for an upgrade of its connection.
 pub(super) fn no_session() -> Problem {
     Problem::new(ErrorCode::SessionRequired, "this path turns into a session; use `gantry`")
-}
-
-/// Largest body of a request for an upgrade.
-const BODY_MAX: usize = 1 << 20;
-
-/// Takes the pending upgrade of a connection between Gantry's own services. The body is empty.
-pub(super) async fn take_upgrade(request: Request) -> HttpResult<OnUpgrade> {
-    let (mut parts, body) = request.into_parts();
-    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(no_session)?;
-    let broken = |error: axum::Error| Problem::new(ErrorCode::RequestBroken, error.to_string());
-    axum::body::to_bytes(body, BODY_MAX).await.map_err(broken)?;
-    Ok(upgrade)
 }
 
 pub(super) fn switching_protocols() -> Response {
@@ -299,21 +291,16 @@ fn one_off_volumes(
     Ok((mounts, alone))
 }
 
-pub(crate) async fn call_back(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    request: Request,
-) -> HttpResult {
-    match server.sessions.machine_of_session(&id) {
-        Some(machine) => caller.machine(&machine)?,
-        None => caller.any_machine()?,
+async fn call_back(mut call: Call<CallBack>) -> HttpResult<Response> {
+    let agent = call.take_upgrade()?;
+    let Call { server, caller, at: CallBack { id }, .. } = call;
+    if let Some(machine) = server.sessions.machine_of_session(&id) {
+        caller.machine(&machine)?;
     }
     let waiting = server
         .sessions
         .claim(&id)
         .ok_or_else(|| Problem::new(ErrorCode::SessionNotFound, "no client waits for this session any more"))?;
-    let agent = take_upgrade(request).await?;
     server.tasks.spawn(CONNECTION, async move {
         if let Ok(agent) = agent.await {
             let _ = waiting.send(agent);

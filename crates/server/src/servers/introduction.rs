@@ -22,7 +22,7 @@ use crate::tokens::{self, FirstToken};
 use crate::{Server, ServerError};
 
 /// Path of the introduction, at the leader.
-const PATH: &str = "/internal/v1/servers/tokens";
+pub(crate) const INTRODUCTION: &str = "/internal/v1/servers/tokens";
 
 /// Poll interval for the leader, and pause before the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -44,7 +44,8 @@ pub(super) async fn introduce(node: &Node) -> Infallible {
 async fn introduce_to(node: &Node, name: &str, address: Option<&PeerAddress>) -> Result<(), ServerError> {
     let Some(address) = address else { return Ok(()) };
     let tokens = tokens::first_tokens(&node.settings)?;
-    let told: Result<(), _> = transport::call(&node.membership, (name, address), (Method::POST, PATH), &tokens).await;
+    let told: Result<(), _> =
+        transport::call(&node.membership, (name, address), (Method::POST, INTRODUCTION), &tokens).await;
     told.map_err(|error| ServerError::NotIntroduced(Box::new(error)))?;
     tokens::settle(&node.settings)
 }

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::copies::{collect_copies, repair_copies};
 pub(crate) use self::forward::ForwardingServer;
 use self::gate::{Gate, LeadingTerm};
-pub(crate) use self::introduction::introduced;
+pub(crate) use self::introduction::{INTRODUCTION, introduced};
 pub(crate) use self::keys::is_server_key;
 use self::membership::Membership;
 use self::node::Node;

@@ -92,9 +92,9 @@ impl FromRequestParts<Arc<Server>> for AppCaller {
 }
 
 impl EndpointCaller for AppCaller {
-    fn permit(&self, scope: AccessScope, app: Option<&AppName>) -> HttpResult<()> {
-        let own = &self.app;
-        if scope == AccessScope::ContainerOfApp && app != Some(own) {
+    fn permit<E: Endpoint>(&self, at: &E, _: &E::Query) -> HttpResult<()> {
+        let (own, app) = (&self.app, at.app());
+        if E::SCOPE == AccessScope::ContainerOfApp && app != Some(own) {
             let message = format!("a container of {own} has the locks of {own} alone");
             return Err(Problem::new(ErrorCode::ScopeInsufficient, message).into());
         }
