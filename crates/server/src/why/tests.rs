@@ -6,9 +6,8 @@ mod scenario;
 use std::sync::Arc;
 
 use gantry_model::{
-    Deploy, DeployState, ExitStatus, FailureRun, InstancePhase, LimitHit, MachineRefusal, Moment, ObservedInstance,
-    OutputLine, PlacementRefusal, RefusingMachines, ReleaseNumber, RequestFailure, Role, RoleLimit, Seconds,
-    StopReason,
+    DeployState, ExitStatus, FailureRun, InstancePhase, LimitHit, MachineRefusal, Moment, ObservedInstance, OutputLine,
+    PlacementRefusal, RefusingMachines, ReleaseNumber, RequestFailure, RoleLimit, Seconds, StopReason,
 };
 
 use self::scenario::{AppScenario, NOW, cannot_move, deploy, exited, id, probe, role, run, shop, well};
