@@ -13,8 +13,8 @@ use gantry_control::version::SPOKEN;
 use gantry_control::{Connection, Hello, MachineFacts, ProtocolRange, ProtocolVersion, link};
 use gantry_model::{
     AllocationId, App, AppName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
-    InstancePhase, MachineCapacity, MachineId, MachineName, MilliCpu, Moment, Release, ReleaseConfig, ReleaseNumber,
-    RequestCounts, RequestFailure, Role, RoleCommand, RoleName,
+    InstancePhase, MachineCapacity, MachineId, MachineName, MachineRefusal, MilliCpu, Moment, Reason, Release,
+    ReleaseConfig, ReleaseNumber, RequestCounts, RequestFailure, Role, RoleCommand, RoleName,
 };
 use gantry_records::StoreRecord;
 use gantry_store::StoreAddress;
@@ -69,13 +69,17 @@ fn settings(folder: &std::path::Path) -> ServerSettings {
     }
 }
 
-/// The records of an app whose release has one copy of one role.
-fn records() -> Vec<StoreRecord> {
+/// A role of one copy.
+fn role() -> Role {
+    Role::new(RoleCommand::Shell("run".to_owned()))
+}
+
+/// The records of an app whose release has this role.
+fn records(role: Role) -> Vec<StoreRecord> {
     let (number, deploy) = (ReleaseNumber(1), DeployNumber(1));
     let mut app = App::new(app(), Moment(0));
     (app.current, app.last_release, app.last_deploy) = (Some(number), 1, 1);
     let cause = || DeployCause::Config { keys: vec!["COLOR".to_owned()] };
-    let role = Role::new(RoleCommand::Shell("run".to_owned()));
     let release = Release {
         app: app.name.clone(),
         number,
@@ -94,8 +98,12 @@ fn records() -> Vec<StoreRecord> {
 }
 
 impl RunningServer {
-    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
     async fn start() -> Self {
+        Self::with_role(role()).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no set of tasks")]
+    async fn with_role(role: Role) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = settings(folder.path());
         let store = gantry_store::open(&settings.store).await.expect("a store");
@@ -105,7 +113,7 @@ impl RunningServer {
         let first = tokens::first_tokens(&settings).expect("tokens");
         tokens::admit(&core, first, false).await.expect("admitted");
         tokens::settle(&settings).expect("settled");
-        core.mutate(|_, _| Ok((records().into_iter().map(Into::into).collect(), ()))).await.expect("written");
+        core.mutate(move |_, _| Ok((records(role).into_iter().map(Into::into).collect(), ()))).await.expect("written");
         let blobs = BlobStore::in_folder(&settings.data.join("blobs")).expect("blobs");
         let server = assembly::assemble(settings, core, blobs, None, None, Coordination::closed(), true);
         let server = Arc::new(server.expect("a server"));
@@ -306,6 +314,27 @@ mod agents {
         let seen = agent.find(other.name, seen).await;
         assert_eq!((seen.since, seen.exit), (Moment(7), None), "{}", other.name);
         assert!(agent.heard.iter().any(|message| message["type"] == "policy"), "{}", other.name);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_fence_gets_no_single_copy() {
+        let running = RunningServer::with_role(Role { single: true, ..role() }).await;
+        let (core, path) = (&running.server.core, "/internal/v1/machines/m/control");
+        let first = || vec![json!({"type": "update", "revision": 1})];
+        let mut old = running.connect(path, hello(versions(1, 2))).await;
+        old.send(first()).await;
+        let is_refused = |reason: &Reason| match reason {
+            Reason::NoRoom { refusal, .. } => refusal.0.iter().any(|one| one.why == MachineRefusal::OldAgent),
+            _ => false,
+        };
+        let refused = |_: &[Value]| core.view().report.waits.get(&app())?.iter().any(is_refused).then_some(());
+        old.find("an older agent", refused).await;
+        assert_eq!((copy(&old.heard), core.view().records.machines[&machine()].protocol), (None, 2));
+        drop(old);
+        // The updated agent keeps the promise of the role.
+        let mut agent = running.connect(path, hello(SPOKEN)).await;
+        agent.send(first()).await;
+        agent.find("this version", copy).await;
     }
 
     #[tokio::test]
