@@ -648,7 +648,7 @@ codes! {
     TooManyCodes "too_many_codes" 409
         "The app has the largest allowed number of codes."
         "The number is limited, because each code keeps revisions."
-        "Remove a code with `gantry code rm`."
+        "Remove a code with `gantry code rm APP/CODE`."
     QueueNotFound "queue_not_found" 404
         "There is no queue of this name."
         "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."
