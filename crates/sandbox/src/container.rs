@@ -188,7 +188,7 @@ impl Container {
     pub async fn kill(&self) -> Result<(), SandboxError> {
         self.signal(Signal::KILL)?;
         if tokio::time::timeout(KILL_TIMEOUT, self.ended()).await.is_err() {
-            return Err(SandboxError::Unkillable(self.pid().unwrap_or_default()));
+            return Err(SandboxError::unkillable(self.pid().unwrap_or_default()));
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ async fn kill_group(group: &Cgroup) -> Result<(), SandboxError> {
             }
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(processes.first().map_or(SandboxError::Linux(error), |pid| SandboxError::Unkillable(*pid)));
+            return Err(processes.first().map_or(SandboxError::Linux(error), |pid| SandboxError::unkillable(*pid)));
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
