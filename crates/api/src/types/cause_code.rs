@@ -1,7 +1,7 @@
 //! Codes of causes. The table is the only place where the codes are written down: `gantry explain` prints it, and
 //! `docs/deploys.md` has the same rows (a test compares the two).
 
-use gantry_model::{Reason, RequestFailure};
+use gantry_model::{ExitStatus, Reason, RequestFailure, StopReason};
 use serde::{Deserialize, Serialize};
 
 /// The table's row for a code.
@@ -92,7 +92,7 @@ codes! {
         "An instance could not be started."
         "Correct the named cause. Gantry tries again by itself."
     InstanceUnhealthy "instance_unhealthy"
-        "An instance failed too many checks in a row and is being stopped."
+        "An instance failed too many checks in a row, and Gantry stops it."
         "`gantry logs APP` shows the output of the instance. Gantry restarts the instance."
     ChecksFail "checks_fail"
         "An instance serves, and its last checks failed."
@@ -213,6 +213,16 @@ impl CauseCode {
     }
 }
 
+impl From<&ExitStatus> for CauseCode {
+    fn from(exit: &ExitStatus) -> Self {
+        match &exit.stopped {
+            _ if exit.has_reached_limit() => Self::InstanceOverLimit,
+            Some(StopReason::FailedChecks { .. }) => Self::InstanceUnhealthy,
+            _ => Self::InstanceExited,
+        }
+    }
+}
+
 impl From<&Reason> for CauseCode {
     fn from(reason: &Reason) -> Self {
         match reason {
@@ -230,8 +240,7 @@ impl From<&Reason> for CauseCode {
             Reason::StopFirst { .. } => Self::StopFirst,
             Reason::NotReady { .. } => Self::InstanceStarting,
             Reason::PreparesImage { .. } => Self::PreparesImage,
-            Reason::Exited { exit, .. } if exit.has_reached_limit() => Self::InstanceOverLimit,
-            Reason::Exited { .. } => Self::InstanceExited,
+            Reason::Exited { exit, .. } => exit.into(),
             Reason::CannotStart { .. } => Self::InstanceNotStarted,
             Reason::NoProgress { .. } => Self::NoProgress,
             Reason::HeldForPromotion => Self::HeldForPromotion,

@@ -103,8 +103,7 @@ fn ended_before(id: &AllocationId, seen: &ObservedInstance, exit: &ExitStatus, n
 
 /// Explains an exit, without the instance's name.
 fn ended(id: &AllocationId, exit: &ExitStatus) -> FoundCause {
-    let code = if exit.has_reached_limit() { CauseCode::InstanceOverLimit } else { CauseCode::InstanceExited };
-    let cause = FoundCause::new(code, instance_object(id), ExitCause(exit).to_string());
+    let cause = FoundCause::new(exit.into(), instance_object(id), ExitCause(exit).to_string());
     FoundCause { remedy: exit.limit_remedy(), ..cause }.evidence(exit.tail.clone())
 }
 
