@@ -101,7 +101,7 @@ codes! {
         "An instance is not ready yet."
         "Wait, or correct the failed check that the cause names. `health.start` gives a role more time."
     InstanceStopping "instance_stopping"
-        "An instance is being stopped."
+        "Gantry stops an instance, or has stopped the instance."
         "Wait. `stop_timeout` of the role limits the time."
     InstanceUnreported "instance_unreported"
         "The machine of an instance has not reported the instance yet."
@@ -218,7 +218,8 @@ impl From<&ExitStatus> for CauseCode {
         match &exit.stopped {
             _ if exit.has_reached_limit() => Self::InstanceOverLimit,
             Some(StopReason::FailedChecks { .. }) => Self::InstanceUnhealthy,
-            _ => Self::InstanceExited,
+            Some(StopReason::Planned | StopReason::NetworkChanged) => Self::InstanceStopping,
+            None => Self::InstanceExited,
         }
     }
 }
@@ -291,6 +292,20 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<CauseCode>("\"moon_rose\"").expect("read"), CauseCode::Unknown);
         assert_eq!((CauseCode::Unknown.name(), CauseCode::find("moon_rose")), (None, None));
+    }
+
+    #[test]
+    fn a_stop_by_gantry_has_no_code_of_an_exit() {
+        for (stopped, wanted) in [
+            (None, CauseCode::InstanceExited),
+            (Some(StopReason::Planned), CauseCode::InstanceStopping),
+            (Some(StopReason::NetworkChanged), CauseCode::InstanceStopping),
+        ] {
+            let exit = ExitStatus { stopped, ..ExitStatus::default() };
+            assert_eq!(CauseCode::from(&exit), wanted, "{exit:?}");
+        }
+        let full = ExitStatus { out_of_memory: Some(1), ..ExitStatus::default() };
+        assert_eq!(CauseCode::from(&full), CauseCode::InstanceOverLimit);
     }
 
     #[test]
