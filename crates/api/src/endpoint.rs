@@ -49,11 +49,12 @@ pub trait Endpoint: Sized + Send + 'static {
 }
 
 /// Codes of errors that every endpoint may return.
-const COMMON_ERRORS: [ErrorCode; 16] = [
+const COMMON_ERRORS: [ErrorCode; 17] = [
     ErrorCode::TokenRequired,
     ErrorCode::TokenUnknown,
     ErrorCode::TokenExpired,
     ErrorCode::ScopeInsufficient,
+    ErrorCode::NotMember,
     ErrorCode::InvalidRequest,
     ErrorCode::InvalidName,
     ErrorCode::RequestTooLarge,
@@ -68,10 +69,15 @@ const COMMON_ERRORS: [ErrorCode; 16] = [
     ErrorCode::Internal,
 ];
 
+/// Codes of errors that every endpoint for containers may return.
+const CONTAINER_ERRORS: [ErrorCode; 4] =
+    [ErrorCode::ContainerUnknown, ErrorCode::AppNotFound, ErrorCode::AppBeingDestroyed, ErrorCode::AppQuotaExceeded];
+
 /// Reports whether an endpoint may return an error of this code.
 #[must_use]
 pub fn is_declared<E: Endpoint>(code: ErrorCode) -> bool {
-    E::ERRORS.contains(&code) || COMMON_ERRORS.contains(&code)
+    let is_for_containers = matches!(E::SCOPE, AccessScope::Container | AccessScope::ContainerOfApp);
+    E::ERRORS.contains(&code) || COMMON_ERRORS.contains(&code) || is_for_containers && CONTAINER_ERRORS.contains(&code)
 }
 
 /// The scope that a token needs for an endpoint.

@@ -11,13 +11,13 @@ use crate::join::{JoinCall, JoinReply, RenewCall, RenewReply};
 endpoints! {
     /// Open the control connection of a machine's agent
     AgentControl { machine: MachineName }: POST "/internal/v1/machines/{machine}/control", Machine,
-        NoBody => SessionStart, [];
+        NoBody => SessionStart, [SessionRequired];
     /// Open the control connection of a machine's router
     RouterControl { machine: MachineName }: POST "/internal/v1/routers/{machine}/control", Machine,
-        NoBody => SessionStart, [];
+        NoBody => SessionStart, [SessionRequired];
     /// Open a session that the server asked the machine's agent for
     CallBack { id: String }: POST "/internal/v1/sessions/{id}", MachineOfObject, NoBody => SessionStart,
-        [SessionNotFound];
+        [SessionRequired, SessionNotFound];
 
     /// The names of all apps
     AppNames { machine: MachineName }: GET "/internal/v1/machines/{machine}/apps", Machine,
@@ -28,10 +28,10 @@ endpoints! {
 
     /// Join the cluster
     Join: POST "/internal/v1/join", Key, Json<JoinCall> => Json<JoinReply>,
-        [NoAuthority, JoinRateLimited, JoinTokenUnknown, JoinTokenExpired, JoinTokenUsed, JoinTokenRole, MachineNameTaken,
-         NoFreeSubnet];
+        [NoAuthority, JoinRateLimited, JoinTokenUnknown, JoinTokenExpired, JoinTokenUsed, JoinTokenRole,
+         MachineNameTaken, NoFreeSubnet];
     /// Get a new certificate
-    Renew: POST "/internal/v1/renew", Key, Json<RenewCall> => Json<RenewReply>, [NoAuthority, NotMember];
+    Renew: POST "/internal/v1/renew", Key, Json<RenewCall> => Json<RenewReply>, [NoAuthority];
 
     /// A blob, for the agent that carries out an order
     ReadBlob { id: String, digest: Digest }: GET "/internal/v1/builds/{id}/blobs/{digest}", MachineOfObject,

@@ -1,8 +1,8 @@
 //! The API for applications, at `GANTRY_API` in every container: services, keys, locks and elections of the container's
 //! app, and the JSON gateway of etcd.
 //!
-//! The paths are those that a container uses. An agent knows the app of a container by the container's address, and asks
-//! the server in the name of the app.
+//! The paths are those that a container uses. An agent knows the app of a container by the container's address, and
+//! asks the server in the name of the app.
 
 use gantry_model::{AppName, RoleName};
 use serde::{Deserialize, Serialize};
@@ -96,66 +96,61 @@ impl QueryParameters for WatchLockQuery {
 
 endpoints! {
     /// This document
-    OpenApi: GET "/v1/openapi.json", Container, NoBody => Json<OpenApiDocument>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded];
+    OpenApi: GET "/v1/openapi.json", Container, NoBody => Json<OpenApiDocument>, [];
     /// The ready instances of a role of any app
     Service { app: AppName, role: RoleName }: GET "/v1/services/{app}/{role}" ? ServiceQuery, Container,
-        NoBody => Json<ServiceInfo>, [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, RoleNotFound];
+        NoBody => Json<ServiceInfo>, [RoleNotFound];
 
     /// The keys with a prefix, or their changes
-    ListKeys: GET "/v1/kv" ? ListKeysQuery, Container, NoBody => Json<ListedKeys>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, RevisionCompacted];
+    ListKeys: GET "/v1/kv" ? ListKeysQuery, Container, NoBody => Json<ListedKeys>, [InvalidKey, RevisionCompacted];
     /// A key with its value, or the value alone
     ShowKey { key: String }: GET "/v1/kv/{*key}" ? ReadKeyQuery, Container, NoBody => JsonOrBytes<KeyInfo>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, RevisionCompacted, KeyNotFound];
+        [InvalidKey, RevisionCompacted, KeyNotFound];
     /// Set a key to the body
     PutKey { key: String }: PUT "/v1/kv/{*key}" ? WriteKeyQuery, Container, RawBytes => Json<WrittenKey>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, KeyNotFound, RevisionConflict];
+        [InvalidKey, KeyNotFound, RevisionConflict];
     /// Remove a key
     DeleteKey { key: String }: DELETE "/v1/kv/{*key}" ? WriteKeyQuery, Container, NoBody => Json<DeletedKey>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, KeyNotFound, RevisionConflict];
+        [InvalidKey, KeyNotFound, RevisionConflict];
 
     /// The holder of a lock
     ShowLock { name: String }: GET "/v1/locks/{name}" ? WatchLockQuery, Container, NoBody => Json<LockInfo>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey];
+        [InvalidKey];
     /// Acquire a lock
     AcquireLock { name: String }: POST "/v1/locks/{name}", Container, JsonOrEmpty<locks::AcquireLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockHeld, LockLost];
+        [InvalidKey, LockHeld, LockLost, KeyNotFound];
     /// Renew a lock
     RenewLock { name: String }: PUT "/v1/locks/{name}", Container, Json<locks::RenewLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        [InvalidKey, LockLost, KeyNotFound];
     /// Release a lock
     ReleaseLock { name: String }: DELETE "/v1/locks/{name}" ? TokenQuery, Container, NoBody => NoBody,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        [InvalidKey, LockLost, KeyNotFound];
 
     /// The leader of an election
     ShowElection { name: String }: GET "/v1/elections/{name}" ? WatchLockQuery, Container, NoBody => Json<LockInfo>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey];
+        [InvalidKey];
     /// Become the leader
     WinElection { name: String }: POST "/v1/elections/{name}", Container,
-        JsonOrEmpty<locks::AcquireLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockHeld, LockLost];
+        JsonOrEmpty<locks::AcquireLock> => Json<HeldLock>, [InvalidKey, LockHeld, LockLost, KeyNotFound];
     /// Stay the leader, or change the leader's text
     RenewElection { name: String }: PUT "/v1/elections/{name}", Container, Json<locks::RenewLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        [InvalidKey, LockLost, KeyNotFound];
     /// Step down
     ResignElection { name: String }: DELETE "/v1/elections/{name}" ? TokenQuery, Container, NoBody => NoBody,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        [InvalidKey, LockLost, KeyNotFound];
 
     /// The holder of a lock of the container's app, at the path of the API for people
     ShowAppLock { app: AppName, name: String }: GET "/v1/apps/{app}/locks/{name}" ? WatchLockQuery, ContainerOfApp,
-        NoBody => Json<LockInfo>, [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey];
+        NoBody => Json<LockInfo>, [InvalidKey];
     /// Acquire a lock of the container's app
     AcquireAppLock { app: AppName, name: String }: POST "/v1/apps/{app}/locks/{name}", ContainerOfApp,
-        JsonOrEmpty<locks::AcquireLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockHeld, LockLost];
+        JsonOrEmpty<locks::AcquireLock> => Json<HeldLock>, [InvalidKey, LockHeld, LockLost, KeyNotFound];
     /// Renew a lock of the container's app
     RenewAppLock { app: AppName, name: String }: PUT "/v1/apps/{app}/locks/{name}", ContainerOfApp,
-        Json<locks::RenewLock> => Json<HeldLock>,
-        [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        Json<locks::RenewLock> => Json<HeldLock>, [InvalidKey, LockLost, KeyNotFound];
     /// Release a lock of the container's app
     ReleaseAppLock { app: AppName, name: String }: DELETE "/v1/apps/{app}/locks/{name}" ? TokenQuery, ContainerOfApp,
-        NoBody => NoBody, [ContainerUnknown, AppNotFound, AppBeingDestroyed, AppQuotaExceeded, InvalidKey, LockLost];
+        NoBody => NoBody, [InvalidKey, LockLost, KeyNotFound];
 
     /// The version of etcd whose gateway is spoken
     EtcdVersion: GET "/version", Container, NoBody => ForeignJson, [];
