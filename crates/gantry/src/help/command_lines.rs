@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Command;
 use clap::error::ErrorKind;
 use gantry_api::types::CauseCode;
 use gantry_error_codes::all;
 
+use super::command;
 use super::tests::words;
 
 /// The command lines in backticks.
@@ -15,8 +17,8 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns clap's error for a command line. Words in capitals stand for values, so a wrong value is no error.
-fn error(line: &str) -> Option<ErrorKind> {
-    let parsed = super::command().try_get_matches_from(words(&line.to_lowercase()));
+fn error(command: &mut Command, line: &str) -> Option<ErrorKind> {
+    let parsed = command.try_get_matches_from_mut(words(&line.to_lowercase()));
     let is_error = |kind: &ErrorKind| {
         !matches!(kind, ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::DisplayHelp)
     };
@@ -59,10 +61,10 @@ fn code_and_text(page: &str) -> (Vec<&str>, String) {
 fn remedies_name_whole_command_lines() {
     let errors = all().map(|row| (row.name, row.remedy));
     let causes = CauseCode::ALL.iter().map(|row| (row.name, row.remedy));
-    let mut count = 0;
+    let (mut command, mut count) = (command(), 0);
     for (name, remedy) in errors.chain(causes) {
         for line in named(remedy) {
-            assert_eq!(error(line), None, "{name}: {line}");
+            assert_eq!(error(&mut command, line), None, "{name}: {line}");
             count += 1;
         }
     }
@@ -71,17 +73,17 @@ fn remedies_name_whole_command_lines() {
 
 #[test]
 fn the_manual_names_commands_and_flags_that_exist() {
-    let mut count = 0;
+    let (mut command, mut count) = (command(), 0);
     for path in pages() {
         let page = std::fs::read_to_string(&path).expect("a page");
         let (code, text) = code_and_text(&page);
         for line in code.into_iter().filter(|line| line.starts_with("gantry ")) {
             let line = line.split(" #").next().unwrap_or_default().trim_end();
-            assert_eq!(error(line), None, "{}: {line}", path.display());
+            assert_eq!(error(&mut command, line), None, "{}: {line}", path.display());
             count += 1;
         }
         for line in named(&text) {
-            let found = error(line).filter(|kind| !is_only_short(*kind));
+            let found = error(&mut command, line).filter(|kind| !is_only_short(*kind));
             assert_eq!(found, None, "{}: {line}", path.display());
             count += 1;
         }
@@ -91,13 +93,16 @@ fn the_manual_names_commands_and_flags_that_exist() {
 
 #[test]
 fn a_command_line_that_is_not_whole_is_found() {
+    let mut command = command();
     for line in ["gantry logs", "gantry config set APP", "gantry deploy APP", "gantry queue"] {
-        assert!(error(line).is_some_and(is_only_short), "{line}: {:?}", error(line));
+        let found = error(&mut command, line);
+        assert!(found.is_some_and(is_only_short), "{line}: {found:?}");
     }
     for line in ["gantry log APP", "gantry logs APP --tail", "gantry app create NAME --image REF"] {
-        assert!(error(line).is_some_and(|kind| !is_only_short(kind)), "{line}: {:?}", error(line));
+        let found = error(&mut command, line);
+        assert!(found.is_some_and(|kind| !is_only_short(kind)), "{line}: {found:?}");
     }
     for line in ["gantry logs APP", "gantry scale APP ROLE=COUNT --wait", "gantry up --help", "gantry ps | head"] {
-        assert_eq!(error(line), None, "{line}");
+        assert_eq!(error(&mut command, line), None, "{line}");
     }
 }
