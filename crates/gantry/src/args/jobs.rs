@@ -9,7 +9,7 @@ use crate::commands::jobs::QueueFilter;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
-    /// Queue a job: a role of an app, or any image of the registry
+    /// Queue a job: a role or an uploaded code of an app, or any image of the registry
     ///
     /// The job runs once in a container of its own, on any machine. It reads its payload from the file that PAYLOAD_FILE names.
     Run(Box<JobRun>),
@@ -131,26 +131,26 @@ pub(crate) enum Queue {
     Ls,
     /// Show a queue
     Show {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
     },
     /// Start no more jobs of a queue; running jobs go on
     Pause {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
     },
     /// Start jobs of a paused queue again
     Resume {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
     },
     /// Limit the jobs of a queue that run at the same time; 0 removes the limit
     Limit {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
         /// Most jobs at the same time
         #[arg(value_name = "COUNT", value_parser = number::<u32>)]
@@ -158,8 +158,8 @@ pub(crate) enum Queue {
     },
     /// Cancel all waiting jobs of a queue
     Purge {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
         /// Name of the queue, as a confirmation
         #[arg(long, value_name = "QUEUE")]
@@ -167,8 +167,8 @@ pub(crate) enum Queue {
     },
     /// List dead letters, newest first; `gantry job retry` queues one again
     Dead {
-        /// Queue: `shop/report`
-        #[arg(value_name = "QUEUE")]
+        /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: Option<QueueName>,
         /// Most jobs to list
         #[arg(short = 'n', long, default_value_t = 30, value_parser = number::<usize>, value_name = "COUNT")]

@@ -275,7 +275,7 @@ pub(crate) enum Command {
         /// Page; without one, the command lists all pages
         topic: Option<String>,
     },
-    /// Check the store, on the server's machine
+    /// Check the store, or move its records and jobs to shared databases; on the server's machine
     #[command(subcommand)]
     Store(Store),
     /// Check the store, blobs, repositories, layers and volumes, and name damage; on the server's machine

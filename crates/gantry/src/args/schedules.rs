@@ -6,7 +6,7 @@ use gantry_queue::{CodeName, ScheduleName};
 use gantry_schedule::{Cron, MissedPolicy, OverlapPolicy, Zone};
 
 use super::jobs::JobSpec;
-use super::values::{age, moment, number};
+use super::values::{age, moment, number, schedule_name};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
@@ -22,22 +22,26 @@ pub(crate) enum Schedule {
     },
     /// Show a schedule with its next five times
     Show {
-        /// Schedule: `shop/report`
+        /// Schedule, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]NAME", value_parser = schedule_name)]
         schedule: ScheduleName,
     },
     /// Remove a schedule; jobs that it queued stay
     Rm {
-        /// Schedule: `shop/report`
+        /// Schedule, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]NAME", value_parser = schedule_name)]
         schedule: ScheduleName,
     },
     /// Queue no more jobs of a schedule; times during a pause are not made up for
     Pause {
-        /// Schedule: `shop/report`
+        /// Schedule, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]NAME", value_parser = schedule_name)]
         schedule: ScheduleName,
     },
     /// Let a paused schedule continue
     Resume {
-        /// Schedule: `shop/report`
+        /// Schedule, such as `shop/report`; `report` alone belongs to the app `jobs`
+        #[arg(value_name = "[APP/]NAME", value_parser = schedule_name)]
         schedule: ScheduleName,
     },
 }

@@ -1,5 +1,6 @@
 //! Parsers of the values of arguments.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -8,7 +9,7 @@ use clap::error::ErrorKind;
 use gantry_model::{
     ClusterPolicy, LabelKey, LabelValue, Moment, NameError, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName,
 };
-use gantry_queue::{ConcurrencyKey, InvalidQueueName, QueueName};
+use gantry_queue::{ConcurrencyKey, InvalidQueueName, InvalidScheduleName, QueueName, ScheduleName};
 use gantry_queue_store::{PostgresAddress, PostgresAddressError};
 
 /// Reason why a text is no value of an argument.
@@ -87,9 +88,19 @@ pub(super) fn concurrency_key(text: &str) -> Result<ConcurrencyKey, InvalidValue
 /// App of the codes that are named without an app.
 pub(crate) const CODES_APP: &str = "jobs";
 
-/// Parses the name of a code: `APP/CODE`, or `CODE` of the app [`CODES_APP`].
+/// Parses the name of a code or of its queue: `APP/CODE`, or `CODE` of the app [`CODES_APP`].
 pub(super) fn code_name(text: &str) -> Result<QueueName, InvalidQueueName> {
-    if text.contains('/') { text.parse() } else { format!("{CODES_APP}/{text}").parse() }
+    with_codes_app(text).parse()
+}
+
+/// Parses the name of a schedule: `APP/NAME`, or `NAME` of the app [`CODES_APP`].
+pub(super) fn schedule_name(text: &str) -> Result<ScheduleName, InvalidScheduleName> {
+    with_codes_app(text).parse()
+}
+
+/// Adds the app [`CODES_APP`] to a name without an app.
+fn with_codes_app(text: &str) -> Cow<'_, str> {
+    if text.contains('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("{CODES_APP}/{text}")) }
 }
 
 pub(super) fn parse_pair(text: &str) -> Result<(String, String), InvalidValue> {
@@ -280,6 +291,26 @@ mod tests {
         assert_eq!(label_change("disk"), Err(LabelArgumentError::Form("disk".to_owned())));
         for wrong in ["=ssd", "disk=", "a b=c", "-", &format!("{}=x", "k".repeat(64))] {
             assert!(matches!(label_change(wrong), Err(LabelArgumentError::Text(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_app_belongs_to_the_app_of_codes() {
+        for (text, wanted) in [("report", "jobs/report"), ("shop/report", "shop/report")] {
+            assert_eq!(code_name(text).map(|name| name.to_string()).as_deref(), Ok(wanted));
+            assert_eq!(schedule_name(text).map(|name| name.to_string()).as_deref(), Ok(wanted));
+        }
+        assert!(code_name("shop/").is_err() && schedule_name("a/b/c").is_err());
+        let commands: [&[&str]; 6] = [
+            &["schedule", "show", "report"],
+            &["schedule", "rm", "report"],
+            &["queue", "pause", "report"],
+            &["queue", "limit", "report", "4"],
+            &["queue", "dead", "report"],
+            &["job", "run", "report"],
+        ];
+        for words in commands {
+            assert!(Args::try_parse_from([&["gantry"], words].concat()).is_ok(), "{words:?}");
         }
     }
 
