@@ -180,7 +180,9 @@ fn invalid_jobs_are_refused_and_nothing_is_queued() {
     let world = world();
     for (arguments, code) in [
         (&["shop/nothing"][..], "E_ROLE_NOT_FOUND"),
+        (&["shop/nothing"], "run one of the roles ("),
         (&["shopp/worker"], "E_APP_NOT_FOUND"),
+        (&["shop"], "write APP/ROLE, such as shop/shop [E_CODE_NOT_FOUND]"),
         (&["--image", "shop:none"], "E_IMAGE_NOT_FOUND"),
         (&["shop/worker", "--delay", "30d"], "E_INVALID_JOB"),
         (&["shop/worker", "--timeout", "2d"], "E_INVALID_JOB"),

@@ -14,7 +14,7 @@ use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
 use gantry_queue::{CodeName, InvalidQueueName, JobId, JobSettings, QueueName, RetryPolicy};
 
-use crate::args::{Job, JobRun, JobSpec, Queue};
+use crate::args::{CODES_APP, Job, JobRun, JobSpec, Queue};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, or_dash, out, span, status, table};
@@ -45,10 +45,30 @@ async fn submit(client: &Client, run: JobRun, json: bool) -> anyhow::Result<Exit
     let mut request = submit_job(job)?;
     request.settings.delay = delay.unwrap_or_default() / 1000;
     request.settings.idempotency = idempotency;
-    let submitted = client.submit(&jobs::Submit {}, &SubmitJobs { jobs: vec![request] }).await?;
+    let source = request.source.clone();
+    let submitted = client.submit(&jobs::Submit {}, &SubmitJobs { jobs: vec![request] }).await;
+    let submitted = submitted.map_err(|error| of_missing_code(error, &source))?;
     match submitted.ids.first() {
         Some(id) if follows => follow(client, *id).await,
         _ => queued(&submitted, json),
+    }
+}
+
+/// Turns the refusal of a code of the app [`CODES_APP`] into an error that names the other form, `APP/ROLE`: a user who
+/// names an app or a role alone does not mean this app.
+pub(super) fn of_missing_code(error: ClientError, source: &JobSource) -> anyhow::Error {
+    let refusal = match &error {
+        ClientError::Problem(problem) => problem.code.known(),
+        _ => None,
+    };
+    match (refusal, source) {
+        (Some(ErrorCode::AppNotFound | ErrorCode::NoRelease), JobSource::Role { app, role })
+            if app.as_str() == CODES_APP =>
+        {
+            let missing = format!("there is no code {role} of the app {app}; `gantry code ls` lists the codes");
+            coded(ErrorCode::CodeNotFound, format!("{missing}. For a role, write APP/ROLE, such as shop/{role}"))
+        }
+        _ => error.into(),
     }
 }
 
@@ -394,7 +414,25 @@ fn show_queues(queues: &[QueueInfo], json: bool) -> anyhow::Result<Exit> {
 
 #[cfg(test)]
 mod tests {
+    use gantry_api::Problem;
+
     use super::*;
+
+    #[test]
+    fn a_code_that_is_missing_names_the_form_of_a_role() {
+        let refused = |code, name: &str| {
+            let QueueName { project, code: role } = name.parse().expect("a name");
+            let role = role.as_str().parse().expect("a role");
+            of_missing_code(Problem::new(code, "refused").into(), &JobSource::Role { app: project, role })
+        };
+        for code in [ErrorCode::AppNotFound, ErrorCode::NoRelease] {
+            let error = refused(code, "jobs/report");
+            assert_eq!(crate::coded::code_of(&error), Some(ErrorCode::CodeNotFound));
+            assert!(error.to_string().contains("write APP/ROLE, such as shop/report"), "{error}");
+        }
+        assert_eq!(refused(ErrorCode::AppNotFound, "shop/report").to_string(), "refused [E_APP_NOT_FOUND]");
+        assert_eq!(refused(ErrorCode::InvalidJob, "jobs/report").to_string(), "refused [E_INVALID_JOB]");
+    }
 
     #[test]
     fn a_payload_is_a_text_or_a_file() {

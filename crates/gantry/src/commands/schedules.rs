@@ -7,7 +7,7 @@ use gantry_api::schedules::{ChangeSchedule, CreateSchedule, ScheduleInfo};
 use gantry_queue::ScheduleName;
 use gantry_schedule::{Schedule, Timing, Zone};
 
-use super::jobs::submit_job;
+use super::jobs::{of_missing_code, submit_job};
 use crate::args;
 use crate::args::ScheduleCreate;
 use crate::coded::coded;
@@ -19,7 +19,8 @@ pub(crate) async fn run(client: &Client, command: args::Schedule, json: bool) ->
     match command {
         args::Schedule::Create(new) => {
             let request = request(*new)?;
-            show(&client.submit(&schedules::Create {}, &request).await?, json)
+            let created = client.submit(&schedules::Create {}, &request).await;
+            show(&created.map_err(|error| of_missing_code(error, &request.job.source))?, json)
         }
         args::Schedule::Ls { app } => {
             let query = SchedulesQuery { project: app };
@@ -100,7 +101,7 @@ fn show(schedule: &ScheduleInfo, json: bool) -> anyhow::Result<Exit> {
     }
     let zone = schedule.schedule.zone();
     let source = match &schedule.source {
-        JobSource::Role { app, role } => format!("role {role} of {app}"),
+        JobSource::Role { app, role } => format!("{app}/{role}"),
         JobSource::Image { reference } => format!("image {reference}"),
     };
     let by = if schedule.of_release { "the current release" } else { &schedule.by };

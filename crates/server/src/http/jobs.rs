@@ -181,7 +181,11 @@ fn work_of(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<(WorkS
     let none = match release {
         Some(release) => {
             let message = format!("release {} of {app} has no role {name}, and {app} no code {name}", release.number);
-            Problem::new(ErrorCode::RoleNotFound, message)
+            let roles: Vec<&str> = release.roles.keys().map(RoleName::as_str).collect();
+            Problem::new(ErrorCode::RoleNotFound, message).hint(format!(
+                "run one of the roles ({}), or upload code with `gantry code upload {app}/{name} PATH --stack STACK`",
+                roles.join(", ")
+            ))
         }
         None => {
             let message = format!("cannot run {app}/{name}: {app} has no release, and no uploaded code has this name");
