@@ -60,37 +60,38 @@ endpoints! {
     /// Queue jobs, all or none
     Submit: POST "/v1/jobs", DeployOfObject, LargeJson<SubmitJobs> => Json<SubmittedJobs>,
         [InvalidJob, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound, ImageNotFound, ImageUnusable, QueueFull,
-         JobsNeedOneServer];
+         JobsNeedOneServer, QueueOfOtherCloud];
     /// Jobs, newest first
-    List: GET "/v1/jobs" ? JobsQuery, Read, NoBody => Json<JobPage>, [];
+    List: GET "/v1/jobs" ? JobsQuery, Read, NoBody => Json<JobPage>, [QueueOfOtherCloud];
     /// A job
-    Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, NoBody => Json<JobInfo>, [JobNotFound];
+    Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, NoBody => Json<JobInfo>, [JobNotFound, QueueOfOtherCloud];
     /// The output of its last attempt; with `follow`, that of the running attempt until its end
-    Logs { id: String }: GET "/v1/jobs/{id}/logs" ? JobLogsQuery, ReadOfObject, NoBody => Lines<JobLine>, [JobNotFound];
+    Logs { id: String }: GET "/v1/jobs/{id}/logs" ? JobLogsQuery, ReadOfObject, NoBody => Lines<JobLine>,
+        [JobNotFound, QueueOfOtherCloud];
     /// Cancel a job
     Cancel { id: String }: POST "/v1/jobs/{id}/cancel", DeployOfObject, NoBody => Json<JobInfo>,
-        [JobNotFound, JobEnded];
+        [JobNotFound, JobEnded, QueueOfOtherCloud];
     /// Queue an ended job again
     Retry { id: String }: POST "/v1/jobs/{id}/retry", DeployOfObject, Json<RetryJob> => Json<SubmittedJobs>,
-        [JobNotFound, JobNotEnded, InvalidJob, QueueFull, JobsNeedOneServer];
+        [JobNotFound, JobNotEnded, InvalidJob, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
     /// Note how far a running job is
     Progress { id: String }: POST "/v1/jobs/{id}/progress", DeployOfObject, Json<JobProgress> => Json<JobInfo>,
-        [JobNotFound, JobEnded, InvalidJob];
+        [JobNotFound, JobEnded, InvalidJob, QueueOfOtherCloud];
     /// The key that signs the callbacks of an app's jobs; made at first need
     ShowCallbackKey { app: AppName }: GET "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
-        [AppNotFound, QueueFull, JobsNeedOneServer];
+        [AppNotFound, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
     /// Make that key anew; the one before signs as well for a day
     RotateCallbackKey { app: AppName }: POST "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
-        [AppNotFound, QueueFull, JobsNeedOneServer];
+        [AppNotFound, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
     /// All queues
-    ListQueues: GET "/v1/queues", Read, NoBody => Json<Vec<QueueInfo>>, [];
+    ListQueues: GET "/v1/queues", Read, NoBody => Json<Vec<QueueInfo>>, [QueueOfOtherCloud];
     /// A queue
     ShowQueue { project: AppName, code: CodeName }: GET "/v1/queues/{project}/{code}", Read,
-        NoBody => Json<QueueInfo>, [QueueNotFound];
+        NoBody => Json<QueueInfo>, [QueueNotFound, QueueOfOtherCloud];
     /// Pause, resume or limit a queue
     SetQueue { project: AppName, code: CodeName }: PATCH "/v1/queues/{project}/{code}", Deploy,
-        Json<ChangeQueue> => Json<QueueInfo>, [QueueNotFound];
+        Json<ChangeQueue> => Json<QueueInfo>, [QueueNotFound, QueueOfOtherCloud];
     /// Cancel all jobs that wait
     Purge { project: AppName, code: CodeName }: POST "/v1/queues/{project}/{code}/purge", Deploy,
-        NoBody => Json<PurgedQueue>, [];
+        NoBody => Json<PurgedQueue>, [QueueOfOtherCloud];
 }

@@ -27,16 +27,16 @@ endpoints! {
     /// Create a schedule
     Create: POST "/v1/schedules", DeployOfObject, LargeJson<CreateSchedule> => Json<ScheduleInfo>,
         [InvalidSchedule, InvalidJob, ScheduleExists, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound,
-         ImageNotFound, ImageUnusable, PlatformMissing, QueueFull, JobsNeedOneServer];
+         ImageNotFound, ImageUnusable, PlatformMissing, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
     /// All schedules
-    List: GET "/v1/schedules" ? SchedulesQuery, Read, NoBody => Json<Vec<ScheduleInfo>>, [];
+    List: GET "/v1/schedules" ? SchedulesQuery, Read, NoBody => Json<Vec<ScheduleInfo>>, [QueueOfOtherCloud];
     /// A schedule with its next times
     Show { project: AppName, name: CodeName }: GET "/v1/schedules/{project}/{name}", Read,
-        NoBody => Json<ScheduleInfo>, [ScheduleNotFound];
+        NoBody => Json<ScheduleInfo>, [ScheduleNotFound, QueueOfOtherCloud];
     /// Pause or resume a schedule
     Change { project: AppName, name: CodeName }: PATCH "/v1/schedules/{project}/{name}", Deploy,
-        Json<ChangeSchedule> => Json<ScheduleInfo>, [ScheduleNotFound];
+        Json<ChangeSchedule> => Json<ScheduleInfo>, [ScheduleNotFound, QueueOfOtherCloud];
     /// Remove a schedule; its jobs stay
     Remove { project: AppName, name: CodeName }: DELETE "/v1/schedules/{project}/{name}", Deploy,
-        NoBody => NoBody, [ScheduleNotFound, ScheduleOfRelease];
+        NoBody => NoBody, [ScheduleNotFound, ScheduleOfRelease, QueueOfOtherCloud];
 }
