@@ -161,12 +161,20 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
     match (problem, deploy::last_deploy(view, name)) {
         (Some(answer), _) => answer.with_subject(&subject),
         (None, Some(deploy)) => deploy::explain_ended(view, deploy),
-        (None, None) => {
-            let cause = format!("{name} was never deployed");
-            let push = format!("run `git push`, or `gantry deploy {name} --image REF`");
-            FoundCause::new(CauseCode::NeverDeployed, app_object(name), cause).remedy(push).with_subject(&subject)
-        }
+        (None, None) => never_deployed(view, name).with_subject(&subject),
     }
+}
+
+/// Explains an app without a deploy. An app may exist for uploaded code alone, which needs none.
+fn never_deployed(view: &ClusterView, name: &AppName) -> FoundCause {
+    let has_code = view.records.codes.get(name).is_some_and(|codes| !codes.is_empty());
+    let (cause, remedy) = if has_code {
+        let cause = format!("{name} was never deployed, and has uploaded code for jobs, which needs no deploy");
+        (cause, format!("`gantry code ls {name}` lists the code"))
+    } else {
+        (format!("{name} was never deployed"), format!("run `git push`, or `gantry deploy {name} --image REF`"))
+    };
+    FoundCause::new(CauseCode::NeverDeployed, app_object(name), cause).remedy(remedy)
 }
 
 /// Returns the current release.

@@ -9,6 +9,7 @@ use gantry_model::{
     DeployState, ExitStatus, FailureRun, InstancePhase, LimitHit, MachineRefusal, Moment, ObservedInstance, OutputLine,
     PlacementRefusal, RefusingMachines, ReleaseNumber, RequestFailure, RoleLimit, Seconds, StopReason,
 };
+use gantry_records::CodeRecord;
 
 use self::scenario::{AppScenario, NOW, cannot_move, deploy, exited, id, probe, role, run, shop, well};
 use super::*;
@@ -425,6 +426,16 @@ const FAULTS: &[Fault] = &[
             scenario.seen.clear();
         },
         "app shop: shop was never deployed; run `git push`, or `gantry deploy shop --image REF`",
+    ),
+    (
+        "never deployed, with uploaded code",
+        |scenario| {
+            scenario.deploys.clear();
+            scenario.app.current = None;
+            scenario.seen.clear();
+            scenario.codes = vec![CodeRecord { app: shop(), name: role("report"), revisions: Vec::new() }];
+        },
+        "app shop: shop was never deployed, and has uploaded code for jobs, which needs no deploy; `gantry code ls shop` lists the code",
     ),
 ];
 

@@ -10,7 +10,7 @@ use gantry_model::{
     Moment, ObservedCluster, ObservedInstance, ObservedMachine, ObservedRouter, PlacementRefusal, Reason,
     RefusingMachines, Release, ReleaseConfig, ReleaseNumber, RequestFailure, Role, RoleCommand, RoleName, RouterId,
 };
-use gantry_records::{RecordIndex, StoreRecord};
+use gantry_records::{CodeRecord, RecordIndex, StoreRecord};
 
 use crate::core::ClusterView;
 use crate::why::{BuildState, DiskSpace, WhyInput, app, instance};
@@ -29,6 +29,7 @@ pub(super) struct AppScenario {
     pub(super) waits: Vec<Reason>,
     pub(super) build: Option<BuildState>,
     pub(super) disk: Option<DiskSpace>,
+    pub(super) codes: Vec<CodeRecord>,
 }
 
 pub(super) fn shop() -> AppName {
@@ -102,6 +103,7 @@ impl AppScenario {
             waits: Vec::new(),
             build: None,
             disk: None,
+            codes: Vec::new(),
         }
     }
 
@@ -125,6 +127,7 @@ impl AppScenario {
         let mut records = RecordIndex::default();
         records.apply(StoreRecord::App(self.app.clone()).into());
         self.deploys.iter().for_each(|deploy| records.apply(StoreRecord::Deploy(deploy.clone()).into()));
+        self.codes.iter().for_each(|code| records.apply(StoreRecord::Code(code.clone()).into()));
         let release = Release {
             app: shop(),
             number: ReleaseNumber(1),
