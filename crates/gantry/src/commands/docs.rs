@@ -43,12 +43,17 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
         }
         return Ok(DONE);
     };
-    let Some((_, text)) = pages.iter().find(|(name, _)| *name == topic) else {
-        let names: Vec<&str> = pages.iter().map(|(name, _)| *name).collect();
-        fail!(PageNotFound, "there is no page {topic:?}; there are {}", names.join(", "));
+    let Some(text) = find(&pages, topic) else {
+        fail!(PageNotFound, "there is no page {topic:?}; `gantry docs` lists all pages");
     };
     out!("{}", text.trim_end());
     Ok(DONE)
+}
+
+/// Finds a page by its name. The name of a how-to needs no `howto-`.
+fn find<'a>(pages: &[(&str, &'a str)], topic: &str) -> Option<&'a str> {
+    let named = |wanted: &str| pages.iter().find(|(name, _)| *name == wanted).map(|(_, text)| *text);
+    named(topic).or_else(|| named(&format!("howto-{topic}")))
 }
 
 /// Name and text of each page, those for a beginner first.
@@ -67,6 +72,16 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_how_to_is_found_without_its_prefix() {
+        let pages: Vec<(&str, &str)> = pages().collect();
+        for (name, text) in &pages {
+            assert_eq!(find(&pages, name), Some(*text), "{name}");
+        }
+        assert_eq!(find(&pages, "django"), find(&pages, "howto-django"));
+        assert!(find(&pages, "django").is_some() && find(&pages, "howto").is_none() && find(&pages, "").is_none());
+    }
 
     #[test]
     fn each_section_is_in_its_document() {
