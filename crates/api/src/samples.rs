@@ -160,6 +160,7 @@ samples! {
         about: "Python 3".to_owned(),
         packages: vec!["python3".to_owned(), "ca-certificates".to_owned()],
         base: Some(base()),
+        of_operator: false,
     };
     PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };

@@ -167,6 +167,11 @@ fn a_stack_and_the_app_of_codes_are_made_at_first_need() {
     let _ = world.gantry(&["base", "import", "ruby", &archive]).good();
     let taken = world.gantry(&["stack", "create", "ruby"]);
     assert!(taken.all().contains("E_STACK_NAME_TAKEN"), "{}", taken.all());
+    let listed = world.gantry(&["stack", "ls"]).good().out;
+    let ruby = listed.lines().find(|line| line.starts_with("ruby")).unwrap_or_default();
+    assert!(ruby.ends_with("ago, as a base of your own"), "{listed}");
+    let tiny = listed.lines().find(|line| line.starts_with("tiny")).unwrap_or_default();
+    assert!(tiny.ends_with("ago"), "{listed}");
 }
 
 /// Makes a stack of Debian packages: a minute, and a mirror of Debian.

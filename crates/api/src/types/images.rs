@@ -30,6 +30,9 @@ pub struct StackInfo {
     /// The base of this name; none until the stack is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseInfo>,
+    /// An operator made the base of this name. Code on the stack runs on this base, and the stack cannot be made.
+    #[serde(default)]
+    pub of_operator: bool,
 }
 
 /// Sizes of an image, and what could be left out of it.

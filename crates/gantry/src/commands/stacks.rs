@@ -36,6 +36,7 @@ pub(super) async fn made(events: LineStream<ImageProgress>) -> anyhow::Result<()
 
 fn row(stack: &StackInfo) -> Vec<String> {
     let packages = if stack.packages.is_empty() { "-".to_owned() } else { stack.packages.join(", ") };
-    let made = stack.base.as_ref().map(|base| format!("{} ago", age(base.created)));
+    let of_operator = if stack.of_operator { ", as a base of your own" } else { "" };
+    let made = stack.base.as_ref().map(|base| format!("{} ago{of_operator}", age(base.created)));
     vec![stack.name.to_string(), stack.about.clone(), packages, made.unwrap_or_else(|| "not yet".to_owned())]
 }

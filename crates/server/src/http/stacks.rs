@@ -27,9 +27,11 @@ async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<Stac
     let view = server.core.view();
     let info = |stack: &Stack| {
         let name: BaseName = parse_name(stack.name)?;
-        let base = view.records.bases.get(&name).cloned().map(base_info);
+        let record = view.records.bases.get(&name);
+        let of_operator = record.is_some_and(|base| !base.stack);
+        let base = record.cloned().map(base_info);
         let packages = stack.packages.iter().map(|package| (*package).to_owned()).collect();
-        Ok(StackInfo { name, about: stack.about.to_owned(), packages, base })
+        Ok(StackInfo { name, about: stack.about.to_owned(), packages, base, of_operator })
     };
     STACKS.iter().map(info).collect()
 }
