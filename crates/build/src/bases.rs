@@ -34,6 +34,10 @@ const MANUAL_FOLDERS: [&str; 8] = [
     "/usr/share/man/man8",
 ];
 
+/// Folder of mmdebstrap's hooks that make a root with a merged `/usr` before the first package is unpacked. Without these
+/// hooks Debian 12 installs the package `usrmerge`, which needs the whole of Perl: 47 MB in every base.
+pub const MERGED_USR: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
+
 /// Recipe of a base image: `base.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,9 +158,13 @@ pub fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
 }
 
 /// Arguments of mmdebstrap: makes the root of a recipe as the tar file `archive`, with the hooks in the folder `hooks`.
+/// `has_merged_usr` tells that the machine has the folder [`MERGED_USR`].
 #[must_use]
-pub fn bootstrap_arguments(recipe: &BaseRecipe, hooks: &Path, archive: &Path) -> Vec<String> {
+pub fn bootstrap_arguments(recipe: &BaseRecipe, hooks: &Path, archive: &Path, has_merged_usr: bool) -> Vec<String> {
     let mut arguments: Vec<String> = ["--variant=minbase", "--mode=root", "--format=tar"].map(ToOwned::to_owned).into();
+    if has_merged_usr {
+        arguments.push(format!("--hook-dir={MERGED_USR}"));
+    }
     arguments.push(format!("--customize-hook={}", hooks.join("hook").display()));
     arguments.extend(MANUAL_FOLDERS.map(|folder| format!("--setup-hook=mkdir -p \"$1{folder}\"")));
     arguments.extend(PATHS.map(|path| format!("--dpkgopt=path-{path}")));
@@ -205,6 +213,20 @@ mod tests {
         ] {
             assert!(BaseRecipe::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mmdebstrap_merges_usr_by_its_hooks_where_it_has_them() {
+        let recipe = BaseRecipe::parse("suite = 'bookworm'\npackages = ['ruby', 'g++']").expect("a recipe");
+        let arguments = |has_merged_usr| {
+            bootstrap_arguments(&recipe, Path::new("/scratch"), Path::new("/scratch/base.tar"), has_merged_usr)
+        };
+        let (with, without) = (arguments(true), arguments(false));
+        let hooks = format!("--hook-dir={MERGED_USR}");
+        assert_eq!(with.iter().filter(|argument| **argument == hooks).count(), 1, "{with:?}");
+        assert_eq!(with.into_iter().filter(|argument| *argument != hooks).collect::<Vec<_>>(), without);
+        let end = ["--include=ruby,g++", "bookworm", "/scratch/base.tar"];
+        assert!(without.iter().rev().zip(end.iter().rev()).all(|(found, wanted)| found == wanted), "{without:?}");
     }
 
     proptest! {

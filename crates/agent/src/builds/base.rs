@@ -70,7 +70,8 @@ async fn bootstrap(
         "--kill-child",
         "mmdebstrap",
     ]);
-    command.args(bases::bootstrap_arguments(recipe, scratch, archive));
+    let has_merged_usr = Path::new(bases::MERGED_USR).is_dir();
+    command.args(bases::bootstrap_arguments(recipe, scratch, archive, has_merged_usr));
     command.env("SOURCE_DATE_EPOCH", bases::base_time().to_string()).env("TMPDIR", scratch);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| BuildError::new(BuildPhase::Base, error))?;
