@@ -140,8 +140,7 @@ impl TestCluster {
             world.start_service(command, service, "data", "run");
         }
         world.wait_until_all_report();
-        let base = base_archive();
-        let _ = world.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
+        world.import_base(&base_archive());
         world
     }
 
@@ -221,8 +220,19 @@ impl TestCluster {
 
     fn populate(&mut self) {
         self.up();
-        let base = base_archive();
-        let _ = self.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
+        self.import_base(&base_archive());
+    }
+
+    /// Imports the examples' base as `debian`, in place of the small base that most tests need.
+    ///
+    /// # Panics
+    /// If the import fails.
+    pub fn import_examples_base(&self) {
+        self.import_base(&archive("GANTRY_TEST_EXAMPLES_BASE"));
+    }
+
+    fn import_base(&self, archive: &Path) {
+        let _ = self.gantry(&["base", "import", "debian", archive.to_str().expect("text")]).good();
     }
 
     /// Starts `gantry up` again with more arguments, which also apply to later starts.
@@ -656,9 +666,15 @@ fn examples() -> PathBuf {
     std::env::var_os("GANTRY_EXAMPLES").map_or_else(source, PathBuf::from)
 }
 
-/// Returns the path of the examples' base, an OCI archive made once by `./test`.
+/// Returns the path of the base of most tests, an OCI archive made once by `./test`.
 pub(crate) fn base_archive() -> PathBuf {
-    let path = std::env::var_os("GANTRY_TEST_BASE").map(PathBuf::from).expect("GANTRY_TEST_BASE; `./test` sets it");
+    archive("GANTRY_TEST_BASE")
+}
+
+/// Returns the path of the archive that an environment variable names.
+fn archive(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    let path = path.unwrap_or_else(|| panic!("{variable} is not set; `./test` sets it"));
     assert!(path.is_file(), "{} is missing; `./test` makes it", path.display());
     path
 }

@@ -28,6 +28,7 @@ const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(proce
 #[test]
 fn health_checks_use_the_protocol_and_timeout_of_the_role() {
     let world = TestCluster::start(&[]);
+    world.import_examples_base();
     let app = |world: &TestCluster, name: &str| {
         let _ = world.gantry(&["app", "create", name]).good();
         world.repository(name, None)

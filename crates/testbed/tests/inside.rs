@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use gantry_testbed::{Output, TestCluster, run};
 
-/// Script that makes an OCI archive of the tests' base with one more layer. Arguments: the base's archive, the new
+/// Script that makes an OCI archive of the examples' base with one more layer. Arguments: the base's archive, the new
 /// archive, the keys of the image's configuration, and a Python list of the layer's entries. An entry has path, mode,
 /// owner, text or target, and kind: `file`, `link`, or `low` (a copy of the base's Python with a capability).
 const IMAGE: &str = r#"
@@ -58,7 +58,7 @@ out.close()
 
 fn archive(world: &TestCluster, name: &str, config: &str, entries: &str) -> PathBuf {
     let target = world.path(name);
-    let base = std::env::var("GANTRY_TEST_BASE").expect("a base; `./test` makes it");
+    let base = std::env::var("GANTRY_TEST_EXAMPLES_BASE").expect("a base; `./test` makes it");
     let mut python = Command::new("python3");
     python.args(["-c", IMAGE, &base]).arg(&target).args([config, entries]).stdin(Stdio::null());
     let _ = run(python).good();

@@ -148,6 +148,7 @@ fn https_and_names_go_on_while_the_router_is_replaced() {
 #[test]
 fn two_apps_find_each_other_and_a_volume_has_one_writer() {
     let world = TestCluster::start(&[]);
+    world.import_examples_base();
     for app in ["redis", "storefront"] {
         let _ = world.gantry(&["app", "create", app]).good();
         let repository = world.repository(app, Some(app));
