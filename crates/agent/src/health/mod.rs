@@ -24,6 +24,8 @@ pub(crate) struct InstanceCheck<'a> {
     pub(crate) container: &'a Container,
     /// The declared command, ready to run.
     pub(crate) command: Option<ExecSpec>,
+    /// Time since the check of the container began.
+    pub(crate) age: Duration,
 }
 
 impl InstanceCheck<'_> {
@@ -81,8 +83,8 @@ impl InstanceCheck<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 // An image built by Gantry runs a command line; a foreign image has an argument vector.
                 let foreign = matches!(self.role.command, RoleCommand::Argv(_));
-                let listening = listening::listening_sockets(self.container.pid().unwrap_or_default());
-                return Err(CheckFailure::because(listening::explain(&listening, port, foreign)));
+                let pid = self.container.pid().unwrap_or_default();
+                return Err(CheckFailure::because(refused(self.age, pid, port, foreign)));
             }
             Err(error) => return Err(CheckFailure::because(error.to_string())),
         };
@@ -96,6 +98,19 @@ impl InstanceCheck<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Age from which on a refused connection is explained. Most programs listen within this time. The kernel looks through
+/// the table of all connections of the machine for an explanation, which takes milliseconds, and the first checks follow
+/// each other within milliseconds too.
+const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
+
+/// Describes a refused connection to `port` of a container of that `age`, whose first process is `pid`.
+fn refused(age: Duration, pid: i32, port: u16, foreign: bool) -> String {
+    if age < EXPLAINED_AFTER {
+        return format!("connection refused: the application accepts no connection on port {port} yet");
+    }
+    listening::explain(&listening::listening_sockets(pid), port, foreign)
 }
 
 /// The result of a failed check.
@@ -130,5 +145,21 @@ pub(crate) fn minimum_uptime(role: &Role) -> Duration {
         Duration::from_secs(u64::from(role.health.settle.0))
     } else {
         WORKER_SETTLE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_is_explained_once_most_programs_listen() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let told = |age| refused(age, std::process::id().cast_signed(), port, false);
+        let early = told(EXPLAINED_AFTER - Duration::from_millis(1));
+        assert!(early.contains(&format!("no connection on port {port} yet")), "{early}");
+        let late = told(EXPLAINED_AFTER);
+        assert!(late.contains(&format!("listens only on 127.0.0.1:{port}")), "{late}");
     }
 }

@@ -69,8 +69,13 @@ impl Instance {
             if command.is_none() {
                 command = self.health_command().await;
             }
-            let check =
-                InstanceCheck { role: &role, address: self.record.address, container, command: command.clone() };
+            let check = InstanceCheck {
+                role: &role,
+                address: self.record.address,
+                container,
+                command: command.clone(),
+                age: started.elapsed(),
+            };
             let probe = tokio::select! {
                 () = container.ended() => return MonitorEnd::Ended,
                 probe = check.probe() => probe,
