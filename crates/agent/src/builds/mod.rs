@@ -74,7 +74,9 @@ impl Builds {
 
     /// Waits for a free build slot. The output says so if there is none now.
     async fn build_slot(&self, output: &Output) -> Result<BuildSlot, BuildError> {
-        let taken = output.wait_for("Waiting until another build of this machine ends", Arc::clone(&self.slots).take());
+        let note =
+            "Waiting until another build or base of this machine ends; the rule `builds` sets how many run at once";
+        let taken = output.wait_for(note, Arc::clone(&self.slots).take());
         taken.await.ok_or_else(cancelled)
     }
 
@@ -205,6 +207,19 @@ mod tests {
         builds.build_slot(&output).await.expect("pulls take no build slot");
         drop(running.pop());
         assert!(waiting.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_build_beyond_the_limit_waits_and_names_the_rule() {
+        let builds = Builds::new(1);
+        let (output, mut events) = Output::forwarded();
+        let running = builds.build_slot(&output).await.expect("a free slot");
+        let mut waiting = Box::pin(builds.build_slot(&output));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        let Ok(OutputEvent::Note(note)) = events.try_recv() else { panic!("a note") };
+        assert!(note.contains("another build or base") && note.contains("rule `builds`"), "{note}");
+        drop(running);
+        waiting.await.expect("a slot");
     }
 
     #[tokio::test]
