@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args as _, Command, FromArgMatches};
+use clap::{ArgMatches, Args as _, Command, CommandFactory, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -59,8 +59,7 @@ pub(crate) enum SettingsError {
 
 /// Reads the command line, with defaults from the settings file and the record.
 pub(crate) fn parse() -> Result<Args, SettingsError> {
-    let command = crate::help::command();
-    let matches = command.clone().try_get_matches().unwrap_or_else(|error| refuse(&error));
+    let matches = parse_with(&Values::new());
     // `up` passes every setting to its services as a flag.
     if std::env::var_os(MINDED_BY).is_some() {
         return Ok(args(&matches));
@@ -93,10 +92,16 @@ pub(crate) fn parse() -> Result<Args, SettingsError> {
     {
         values.insert("url".to_owned(), url);
     }
-    let matches = with_defaults(command, &values).try_get_matches().unwrap_or_else(|error| refuse(&error));
-    let mut args = args(&matches);
+    let mut args = args(&if values.is_empty() { matches } else { parse_with(&values) });
     args.remote.data = values.get("data").map(PathBuf::from);
     Ok(args)
+}
+
+/// Parses the command line with these values as defaults; ends the process if the command line is refused. The texts of
+/// the help take longer to put together than a command line to parse, and only a refusal shows them.
+fn parse_with(values: &Values) -> ArgMatches {
+    let parse = |command: Command| with_defaults(command, values).try_get_matches();
+    parse(Args::command()).or_else(|_| parse(crate::help::command())).unwrap_or_else(|error| refuse(&error))
 }
 
 fn args(matches: &ArgMatches) -> Args {
@@ -241,6 +246,9 @@ fn refusal(known: &Command, name: &str, value: &str) -> Option<String> {
 
 /// The command line with these values as defaults of their flags, in all subcommands.
 fn with_defaults(command: Command, values: &Values) -> Command {
+    if values.is_empty() {
+        return command;
+    }
     // clap borrows default values for `'static`, so they are leaked.
     let leak = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
     let mut command = command;
@@ -321,6 +329,30 @@ mod tests {
         let keys: Vec<String> = keys(&known()).into_iter().map(str::to_owned).collect();
         assert!(keys.contains(&"tls-cert".to_owned()) && keys.contains(&"token-file".to_owned()) && keys.len() > 20);
         assert!(!keys.iter().any(|key| key == "json" || key == "config"), "{keys:?}");
+    }
+
+    /// The arguments of a command and its subcommands, as far as they decide what a command line means.
+    fn arguments(command: &Command, path: &str, found: &mut Vec<String>) {
+        for arg in command.get_arguments() {
+            let names = (arg.get_id(), arg.get_long_and_visible_aliases(), arg.get_short(), arg.get_index());
+            let values = (arg.get_action(), arg.get_num_args(), arg.get_default_values(), arg.get_env());
+            found.push(format!("{path} {names:?} {values:?} {} {}", arg.is_required_set(), arg.is_global_set()));
+        }
+        for sub in command.get_subcommands() {
+            arguments(sub, &format!("{path} {}", sub.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn the_help_changes_no_argument() {
+        let [mut plain, mut helped] = [Vec::new(), Vec::new()];
+        arguments(&Args::command(), "gantry", &mut plain);
+        arguments(&crate::help::command(), "gantry", &mut helped);
+        assert!(plain.len() > 100, "{} arguments", plain.len());
+        // The help adds the commands again in its own order.
+        plain.sort();
+        helped.sort();
+        assert_eq!(plain, helped);
     }
 
     #[test]
