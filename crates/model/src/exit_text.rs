@@ -63,6 +63,11 @@ impl ExitStatus {
             (Some(0), _) if self.left_processes => {
                 "it started a background process, which ended with it; keep that process in the foreground"
             }
+            (Some(0), _) => {
+                return Some(format!(
+                    "it must run until Gantry stops it, or be a role for jobs alone, with `instances: 0`; {logs}"
+                ));
+            }
             (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => return Some(format!("the program crashed; {logs}")),
             (_, Some(31)) => "it made a system call that containers must not make",
             (_, Some(9)) => {
@@ -306,7 +311,11 @@ mod tests {
         let sent = "Gantry did not send the signal: a process in the container or on the machine did";
         let on = "it must run until Gantry stops it; `gantry logs shop` shows its output";
         for (exit, text, remedy) in [
-            (exit(Some(0), None, &["bye"]), "exited with 0", on),
+            (
+                exit(Some(0), None, &["bye"]),
+                "exited with 0",
+                "it must run until Gantry stops it, or be a role for jobs alone, with `instances: 0`; `gantry logs shop` shows its output",
+            ),
             (exit(Some(3), None, &["boom", ""]), "exited with 3 (last output: boom)", on),
             (exit(None, Some(11), &[]), "was killed by signal 11 (SIGSEGV)", crashed),
             (exit(None, Some(15), &[]), "was killed by signal 15 (SIGTERM)", sent),

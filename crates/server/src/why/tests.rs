@@ -107,7 +107,7 @@ const FAULTS: &[Fault] = &[
     (
         "a loop of ends with 0",
         |scenario| scenario.ended("worker-1", InstancePhase::Starting, 2, exited(Some(0), None)),
-        "app shop: shop.v1.worker-1 exited with 0; it must run until Gantry stops it; `gantry logs shop` shows its output; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.worker-1 exited with 0; it must run until Gantry stops it, or be a role for jobs alone, with `instances: 0`; `gantry logs shop` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a crash in native code",
