@@ -10,9 +10,9 @@ use crate::command::command;
 use crate::number::Number;
 use crate::{Etcd, Output, Repository, groups, program, run};
 
-/// Poll interval of [`TestCluster::wait`]. A poll starts a program and must not take the processor from the tested
-/// system.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Shortest and longest pause between two polls of [`TestCluster::wait`]: twice the duration of the poll. A poll starts a
+/// program and must not take the processor from the tested system.
+const POLL_PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
 /// Timeout of [`TestCluster::wait`].
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -477,11 +477,12 @@ impl TestCluster {
     pub fn wait<T>(&self, what: &str, mut probe: impl FnMut(&Self) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
+            let polled = Instant::now();
             if let Some(found) = probe(self) {
                 return found;
             }
             assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}\n{}", self.log(), self.state());
-            std::thread::sleep(POLL_INTERVAL);
+            std::thread::sleep((polled.elapsed() * 2).clamp(POLL_PAUSE[0], POLL_PAUSE[1]));
         }
     }
 
