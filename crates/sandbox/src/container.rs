@@ -21,7 +21,7 @@ pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout from SIGKILL to the end of every process of a container. After this time the container is reported as
 /// unkillable.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 static INIT: &[u8] = include_bytes!(env!("GANTRY_INIT"));
 
@@ -184,7 +184,7 @@ impl Container {
     /// its usage can be read.
     ///
     /// # Errors
-    /// [`SandboxError::Unkillable`] when pid 1 does not end within 10 s.
+    /// [`SandboxError::Unkillable`] when pid 1 does not end within 30 s.
     pub async fn kill(&self) -> Result<(), SandboxError> {
         self.signal(Signal::KILL)?;
         if tokio::time::timeout(KILL_TIMEOUT, self.ended()).await.is_err() {
@@ -197,7 +197,7 @@ impl Container {
     /// links; the caller removes the folders. Idempotent.
     ///
     /// # Errors
-    /// [`SandboxError::Unkillable`] when a process does not end within 10 s.
+    /// [`SandboxError::Unkillable`] when a process does not end within 30 s.
     pub async fn destroy(&self) -> Result<(), SandboxError> {
         self.kill().await?;
         kill_group(&self.group).await?;
@@ -224,7 +224,7 @@ pub async fn kill_all(parent: &str) -> Vec<SandboxError> {
 /// Kills the processes of a container that was never released, or has no record, and removes its control group.
 ///
 /// # Errors
-/// [`SandboxError::Unkillable`] when a process does not end within 10 s.
+/// [`SandboxError::Unkillable`] when a process does not end within 30 s.
 pub async fn kill_rest(cgroup: &str) -> Result<(), SandboxError> {
     kill_group(&Cgroup::named(cgroup)).await
 }

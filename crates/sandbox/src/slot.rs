@@ -84,7 +84,7 @@ impl PreparedSlot {
     /// Ends the slot without a container.
     ///
     /// # Errors
-    /// [`SandboxError::Unkillable`] when the seed does not end within 10 s.
+    /// [`SandboxError::Unkillable`] when the seed does not end within 30 s.
     pub async fn discard(self) -> Result<(), SandboxError> {
         let Self { cgroup, seed } = self;
         drop(seed);
