@@ -468,7 +468,7 @@ fn survives_and_reports_a_full_disk() {
     let _ = world.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
     // An upload of unknown size is refused during the transfer.
     let nearly = disk.leave(80 << 20);
-    let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
+    let archive = std::env::var("GANTRY_TEST_EXAMPLES_BASE").expect("a base");
     let refused = world.gantry(&["base", "import", "again", &archive]);
     assert!(refused.status != 0 && refused.err.contains("a base needs 50M"), "{refused:?}");
     assert!(!world.gantry(&["base", "ls"]).good().out.contains("again"));
