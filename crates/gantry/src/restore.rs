@@ -32,6 +32,8 @@ use crate::role_volumes::{RoleVolume, role_volumes};
 use crate::server_folder;
 use crate::store_copy::{self, CopiedRecord, CopyMark};
 
+/// Key of the part that the routes of all apps share.
+const ROUTING: &str = "plan/routing";
 /// Key of the lowest revision of the apps' keys.
 const FLOOR: &str = "coordination/floor";
 
@@ -247,11 +249,20 @@ fn raise_revisions(lines: &mut Vec<BackupRecord>) {
 /// Raises the revision of the routes and the generations of the machines' parts above all of before, by the same time.
 /// Routers and agents run on meanwhile. If the restored cluster used a number again, routers and agents would take their old
 /// contents of that number for the restored contents.
-fn raise_generations(lines: &mut [BackupRecord]) {
+fn raise_generations(lines: &mut Vec<BackupRecord>) {
     let now = gantry_linux::clock::wall().saturating_mul(1000);
+    // A cluster without shared settings of routes has no record of them, and its routes have revisions all the same.
+    let of_routes = lines.iter().filter(|line| line.key == ROUTING || line.key.starts_with("plan/routes/"));
+    let newest = of_routes.filter_map(|line| line.value["revision"].as_u64()).max().unwrap_or_default();
+    match lines.iter_mut().find(|line| line.key == ROUTING) {
+        Some(line) => line.value["revision"] = newest.into(),
+        None => {
+            lines.push(BackupRecord { key: ROUTING.to_owned(), value: serde_json::json!({ "revision": newest }) });
+        }
+    }
     for BackupRecord { key, value } in lines {
         let fields: &[&str] = match key.as_str() {
-            "plan/routing" => &["revision", "floor"],
+            ROUTING => &["revision", "floor"],
             key if machine_of_part_key(key).is_some() => &["generation"],
             _ => continue,
         };
@@ -419,16 +430,24 @@ mod tests {
     fn a_restore_raises_the_generations_of_the_plan() {
         let line = |key: &str, value: serde_json::Value| BackupRecord { key: key.to_owned(), value };
         let ahead = 1_u64 << 60;
-        let mut lines = [
+        let mut lines = vec![
             line("plan/routing", serde_json::json!({ "revision": 7, "lost": ["m"] })),
             line("plan/machines/m", serde_json::json!({ "generation": ahead, "instances": {} })),
             line("plan/routes/shop", serde_json::json!({ "revision": 7 })),
         ];
         raise_generations(&mut lines);
-        let [routing, part, routes] = lines.map(|line| line.value);
+        let values: Vec<_> = lines.into_iter().map(|line| line.value).collect();
+        let [routing, part, routes] = values.try_into().expect("three records");
         let revision = routing["revision"].as_u64().expect("a number");
         assert!(revision > 1_700_000_000_000_000 && routing["floor"] == revision, "{routing}");
         assert_eq!((&routing["lost"], &part["generation"]), (&serde_json::json!(["m"]), &(ahead + 1).into()));
         assert_eq!(routes["revision"], 7, "routes keep the order of their changes");
+
+        // The routes of a cluster whose shared part never changed.
+        let mut lines = vec![line("plan/routes/shop", serde_json::json!({ "revision": ahead }))];
+        raise_generations(&mut lines);
+        let routing = lines.iter().find(|line| line.key == ROUTING).expect("a record");
+        assert_eq!(routing.value["revision"], ahead + 1);
+        let _: gantry_model::RoutingHead = serde_json::from_value(routing.value.clone()).expect("readable");
     }
 }
