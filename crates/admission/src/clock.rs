@@ -14,7 +14,7 @@ use crate::events::GANTRY;
 const RECENT: u64 = 60_000;
 
 /// The records as a jump is to leave them. If the outcome of the write is unknown, or a part of it was written, the next
-/// attempt tells by these records which stamps have moved already.
+/// attempt finds in these records which stamps have moved already.
 #[derive(Debug, Clone)]
 pub struct JumpedRecords {
     by: i64,

@@ -30,7 +30,7 @@ pub struct AgentSettings {
     pub metadata: Vec<MetadataAddress>,
     /// Most container jobs at the same time.
     pub jobs: u16,
-    /// Where peers reach the tunnel of this machine's router; empty in a cloud of one machine.
+    /// Addresses of the tunnel of this machine's router; empty in a cloud of one machine.
     pub addresses: Vec<TunnelAddress>,
     /// The network of this machine's containers, as the cluster assigned it; none in a cloud of one machine.
     pub subnet: Option<MachineSubnet>,

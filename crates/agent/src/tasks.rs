@@ -3,7 +3,7 @@
 
 use gantry_supervision::{OnPanic, OnShutdown, TaskKind};
 
-/// The life of one instance. A panic ends the task alone; the next plan starts the task again.
+/// The task that owns one instance. A panic ends the task alone; the next plan starts the task again.
 pub(crate) const INSTANCE: TaskKind =
     TaskKind { name: "instance", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 

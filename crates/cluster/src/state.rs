@@ -114,7 +114,7 @@ pub enum CoreEvent {
 pub struct EventEffects {
     /// Apps and machines that the planner must look at.
     pub dirty: DirtySet,
-    /// Whom to wake.
+    /// Changed parts, whose subscribers must be woken.
     pub changed: ChangedParts,
     /// Events for the audit trail, not written yet.
     pub trail: Vec<RecordChange>,
@@ -407,7 +407,7 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
     }
     let part = view.records.plan.machines.get(&machine);
     let before = view.observed.machines.get(&machine);
-    // What an accepted part contains and the report does not is absent from now on.
+    // An instance of the accepted part that the report lacks is absent from now on.
     let absent = || {
         let ids = part.into_iter().flat_map(|part| part.instances.keys());
         ids.filter(|id| !instances.contains_key(*id)).map(|id| id.slot.app.clone())

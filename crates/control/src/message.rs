@@ -17,7 +17,7 @@ pub struct MachineFacts {
     pub id: MachineId,
     /// Capacity of the machine for workloads.
     pub capacity: MachineCapacity,
-    /// Where peers reach the tunnel of the machine's router, each `host:port`.
+    /// Addresses of the tunnel of the machine's router, each `host:port`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<TunnelAddress>,
     /// The network of the machine's containers.

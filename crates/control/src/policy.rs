@@ -17,7 +17,7 @@ pub struct PeerPolicy {
     pub collect_grace: Seconds,
     /// Free disk space that images and volumes must leave.
     pub reserve: Bytes,
-    /// How long the logs of an app stay after its last instance left the machine.
+    /// Time for which the logs of an app stay after its last instance left the machine.
     pub log_retention: Seconds,
     /// Logs of removed instances that each app keeps on the machine.
     pub logs_kept: u32,

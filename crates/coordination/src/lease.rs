@@ -1,4 +1,4 @@
-//! Leases: keys that end unless their owner says that it lives.
+//! Leases: keys that end unless their owner renews them.
 
 use std::collections::BTreeSet;
 
@@ -116,7 +116,7 @@ impl Keyspace {
         Some(effects)
     }
 
-    /// Moves all deadlines by a time in which nobody could renew a lease.
+    /// Moves all deadlines by a time in which no owner could renew a lease.
     pub fn extend_leases(&mut self, millis: u64) {
         for lease in self.leases.values_mut() {
             lease.deadline = Moment(lease.deadline.0.saturating_add(millis));

@@ -25,7 +25,7 @@ pub const SOURCES_AT_ONCE: usize = MORE_MAX + 1;
 /// Longest time of a part from a source that is never slow.
 pub(crate) const SLOW_PART: Duration = Duration::from_secs(2);
 
-/// A source is slow if its part takes more than so many times as long as the part of another source.
+/// Factor of slowness: a source is slow if its part takes more than this many times as long as another source's part.
 pub(crate) const SLOW_TIMES: u32 = 8;
 
 /// Silence after which a machine counts as gone: it is no source, and its transfers have ended.

@@ -116,7 +116,7 @@ impl Machine {
         })
     }
 
-    /// Where other machines' routers reach this machine's; none in a cloud of one machine.
+    /// Addresses at which other machines' routers reach this machine's router; none in a cloud of one machine.
     fn tunnel_addresses(&self) -> Vec<TunnelAddress> {
         let host = self.advertise.as_deref().zip(self.tunnel);
         host.and_then(|(host, tunnel)| host_port(host, tunnel.port()).parse().ok()).into_iter().collect()

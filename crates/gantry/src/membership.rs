@@ -22,7 +22,7 @@ const TUNNEL_PORT: u16 = 7001;
 /// Poll interval for the certificate and the list of servers.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Count of consecutive failures of which the log tells once.
+/// Number of consecutive failures after which a failure is logged once.
 const FAILURES_TOLD: u32 = 2;
 
 /// Folder of the identity.

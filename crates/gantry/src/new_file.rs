@@ -14,7 +14,7 @@ use gantry_error_codes::ErrorCode;
 
 use crate::coded::WithCode;
 
-/// An unfinished file. It is removed unless it gets its name.
+/// An unfinished file, which is removed unless it gets its name.
 #[derive(Debug)]
 pub(crate) struct NewFile {
     path: PathBuf,

@@ -268,7 +268,7 @@ mod tests {
                 let content = std::fs::read_to_string(folder.path().join(volume(name).path()).join("file"));
                 assert_eq!(content.expect("there"), format!("{name} of the backup"));
             }
-            // Data that a container may have written since is somebody's.
+            // Data that a container may have written since is not replaced.
             let third = VolumePlacement::begin(&settings);
             std::fs::write(folder.path().join("volumes/db/.used-two"), "").expect("written");
             let refused = plan(all.clone(), None, |volume| third.state(volume));

@@ -68,7 +68,7 @@ pub(crate) fn take_over(data: &Path, user: UserIds, is_default_store: bool) -> a
     gantry_ledger::sync_file_system(data).with_context(failed)
 }
 
-/// Takes the folder `server` in `data` from its user, if there is one: nobody but root enters the folder until
+/// Takes the folder `server` in `data` from its user, if there is one: only root enters the folder until
 /// [`take_over`] gives the folder and everything below to its user.
 pub(crate) fn take_away(data: &Path) -> std::io::Result<()> {
     match rustix::fs::open(data.join(NAME), FOLDER, Mode::empty()) {
@@ -137,7 +137,7 @@ fn move_in(data: &Path, parent: &OwnedFd, folder: &OwnedFd, name: &str) -> anyho
     }
     match renameat_with(parent, name, folder, name, RenameFlags::NOREPLACE) {
         Ok(()) => {}
-        // An empty folder is nobody's data.
+        // An empty folder holds no data.
         Err(Errno::EXIST) => unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(|_| {
             let message =
                 format!("both {} and {} exist; move away the one that is not in use", old.display(), new.display());

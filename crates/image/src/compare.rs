@@ -1,5 +1,5 @@
-//! Compares an unpacked layer with what its blob unpacks to. Nothing else tells whether an unpacked layer is damaged:
-//! its digest is that of the tar stream.
+//! Compares an unpacked layer with a second copy from its blob. No other check finds damage of an unpacked layer: the
+//! layer's digest is that of the tar stream.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -13,9 +13,9 @@ const COUNT: Duration = Duration::from_secs(60);
 /// Limit of open files that are examined in a group of processes.
 const OPEN_MAX: usize = 200_000;
 
-/// Measures the space of deleted files that the processes still have open, in bytes. It counts files on the file system
-/// of each process's root and on that of the folder `besides`, until the sum exceeds `most`. It misses files that are
-/// only mapped into memory, or on their way through a socket.
+/// Measures the space of deleted files that the processes still have open, in bytes. Counts files on the file system of
+/// each process's root and on that of the folder `besides`, until the sum exceeds `most`. Misses files that are only
+/// mapped into memory, or on their way through a socket.
 #[must_use]
 pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
     let besides = besides.and_then(|folder| rustix::fs::stat(folder).ok()).map(|stat| stat.st_dev);

@@ -21,7 +21,7 @@ pub enum AuditAction {
         /// The app.
         app: AppName,
     },
-    /// An app was told to go.
+    /// The destruction of an app was ordered.
     AppDestroyed {
         /// The app.
         app: AppName,
@@ -110,7 +110,7 @@ pub enum AuditAction {
         /// Reason why the deploy was requested.
         cause: DeployCause,
     },
-    /// A deploy was told to promote or to abort.
+    /// The promotion or the abort of a deploy was ordered.
     DeployOrdered {
         /// The deploy.
         deploy: DeployNumber,

@@ -87,7 +87,7 @@ pub struct Machine {
     pub protocol: u32,
     /// When the machine first registered.
     pub registered: Moment,
-    /// Where peers reach the tunnel of the machine's router, the preferred address first; empty on the only machine of a
+    /// Addresses of the tunnel of the machine's router, the preferred address first; empty on the only machine of a
     /// cloud.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<TunnelAddress>,

@@ -153,7 +153,7 @@ impl SlotPlanning<'_, '_, '_> {
 
     fn assign(&mut self, slot: &Slot, spec: &Arc<InstanceSpec>) {
         let input = self.input;
-        // An allocation that is told to stop stops. A new one takes its place.
+        // An allocation with the goal to stop does not count: a new allocation takes its place.
         let current = input.current(slot).filter(|current| current.assignment.goal != InstanceGoal::Stop);
         if let Some(blocker) = input.stop_first_blocker(slot, &spec.role) {
             self.assigned.chosen.extend(current.map(|current| current.id.clone()));

@@ -22,7 +22,7 @@ pub struct PlannerPolicy {
 pub struct RebalanceBudget {
     /// Most copies of a role that move at the same time.
     pub copies: u16,
-    /// How long all copies of a role must be ready before one of them moves.
+    /// Time for which all copies of a role must be ready before a copy moves.
     pub interval: Seconds,
 }
 

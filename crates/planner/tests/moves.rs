@@ -166,7 +166,7 @@ impl PlacementScenario {
         self.settle();
     }
 
-    /// Everyone acts until nothing changes any more.
+    /// Lets all components act until the state no longer changes.
     fn rest(&mut self) {
         self.settle();
         for _ in 0..60 {

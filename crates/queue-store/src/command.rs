@@ -96,7 +96,7 @@ pub enum QueueCommand {
         fence: Fence,
         /// The end.
         report: JobReport,
-        /// For the pause before a retry.
+        /// Random part of the pause before a retry.
         jitter: Jitter,
     },
     /// Takes a job from a machine that lost its lease.

@@ -109,11 +109,11 @@ pub struct TakenDeliveries {
 /// A delivery that a sender has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenDelivery {
-    /// Its number.
+    /// Number of the delivery.
     pub id: DeliveryId,
     /// The reservation of this try.
     pub reservation: Reservation,
-    /// The host whose limit it counts to.
+    /// The host to whose limit the delivery counts.
     pub host: String,
     /// The request.
     pub work: DeliveryWork,
@@ -141,12 +141,12 @@ pub enum DeliveryWork {
     Callback(JobId),
 }
 
-/// A delivery with all that is known about it.
+/// A delivery with all its recorded fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDelivery {
-    /// Its number.
+    /// Number of the delivery.
     pub id: DeliveryId,
-    /// Name of the subscriber that it was last sent to, or will be; none for a callback.
+    /// Name of the subscriber of the last or next request; none for a callback.
     pub subscriber: Option<String>,
     /// URL of that subscriber, if there still is one.
     pub url: Option<SubscriberUrl>,

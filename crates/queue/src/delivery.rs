@@ -90,10 +90,10 @@ pub struct DeliveryRules {
 pub const CALLBACK_RULES: DeliveryRules =
     DeliveryRules { receivers: 1, retries: 12, pause: RetryPause::Doubling(2000), accepted: 0 };
 
-/// Event in the life of a delivery.
+/// Event in the life cycle of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryEvent {
-    /// A sender takes it.
+    /// A sender takes the delivery.
     Send,
     /// The receiver answered a request, or did not.
     Answer(Reservation, ReceiverAnswer, Jitter),

@@ -117,7 +117,7 @@ pub enum AttemptOutcome {
     TimedOut,
 }
 
-/// Event in the life of a job.
+/// Event in the life cycle of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobEvent {
     /// The delay is over. `room`: the job's key has room for one more.

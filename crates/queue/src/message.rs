@@ -43,7 +43,7 @@ pub struct MessageQueueSettings {
     pub dead_letter: Option<DeadLetterPolicy>,
 }
 
-/// Where messages go that were reserved too often.
+/// Dead-letter policy: the destination of messages that were reserved too often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterPolicy {
     /// The queue, of the same project.
@@ -114,7 +114,7 @@ pub struct Message {
     pub expires: Moment,
 }
 
-/// Event in the life of a message.
+/// Event in the life cycle of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageEvent {
     /// A consumer takes the message, for a time in seconds.

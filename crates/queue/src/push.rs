@@ -78,11 +78,11 @@ pub type PushHeaders = BTreeMap<String, String>;
 /// A receiver of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscriber {
-    /// Its name, unique in its queue.
+    /// Name of the subscriber, unique in the queue.
     pub name: String,
-    /// Where its messages go.
+    /// Destination of the messages.
     pub url: SubscriberUrl,
-    /// Headers of its requests.
+    /// Headers of the requests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: PushHeaders,
 }
@@ -284,9 +284,9 @@ impl PushSettings {
 /// A subscriber that did not take a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PushFailure {
-    /// Its name.
+    /// Name of the subscriber.
     pub name: String,
-    /// Its URL.
+    /// URL of the subscriber.
     pub url: String,
     /// Status of the last response; 0 without one.
     pub code: u16,

@@ -138,7 +138,7 @@ impl Holder {
     }
 }
 
-/// The life of a holder.
+/// The holder's work: prepares the slot, waits for the container's specification, and forks the container.
 fn live(alone: &SingleThreaded, slot: &SlotSpec, init: Option<InitProgram>, mut seed: UnixStream) -> io::Result<()> {
     if let Err(error) = prepare(slot) {
         return write_message(&mut seed, &HolderReport::Failed(ErrorChain(&error).to_string()));

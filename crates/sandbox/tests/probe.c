@@ -1,8 +1,8 @@
-/* What the kernel answers to whoever asks: run inside a container it tells what is refused there, run by root outside
- * it tells that the calls themselves are good. Each call is made in a process of its own and does no harm.
+/* Probes the kernel. Inside a container, the program shows which calls are refused there; run by root outside, the
+ * program shows that the calls themselves work. Each call is made in a process of its own and does no harm.
  *
  *   probe calls        one line each: name, then "ok", "refused" (EPERM, EACCES), "absent" (the kernel has none) or the error
- *   probe spin MILLIS  milliseconds of processor time that a busy loop of so long got
+ *   probe spin MILLIS  processor time in milliseconds that a busy loop of MILLIS got
  *   probe fork         how many processes there may be
  *   probe write FILE   how many bytes go into a file, at most 256 MiB
  *   probe newer        calls that newer programs make, and some that no kernel has: name, then "ok" or the error

@@ -52,8 +52,8 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// The newest connection of each peer. A new connection ends the one before, which may be dead and would take sessions
-/// that nobody opens.
+/// The newest connection of each peer. A new connection ends the connection before, which may be dead: sessions would
+/// go to a peer that never opens them.
 #[derive(Default)]
 pub(crate) struct ControlLinks(Mutex<HashMap<Peer, CancellationToken>>);
 

@@ -1,4 +1,4 @@
-//! The server's life: opens the store, takes leadership, serves, and shuts down.
+//! The server's life cycle: opens the store, takes leadership, serves, and shuts down.
 //!
 //! With a store in a file the server is the only one, and leads for as long as it lives. With etcd it is one of several
 //! (`servers`), and leads from time to time. Either way [`lead`] is one term of leadership.

@@ -190,7 +190,7 @@ impl SessionBroker {
     }
 }
 
-/// A session's id. Nobody can guess the id.
+/// Makes a session's id, which cannot be guessed.
 fn new_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

@@ -9,7 +9,7 @@ use crate::faults::Fault;
 /// Places for routers on a machine.
 pub(crate) const ROUTERS_PER_MACHINE: usize = 2;
 
-/// One life of a process, from its start to its end.
+/// Number of a run of a process, from its start to its end.
 pub(crate) type Life = u64;
 
 /// A connection.

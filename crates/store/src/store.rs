@@ -35,7 +35,7 @@ pub trait Store: Send + Sync + 'static {
     /// Removes the history before `revision`. Current values stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 
-    /// Returns what is wrong with the members of the store; a store in a file has none.
+    /// Returns the faults of the store's members; a store in a file has no members.
     async fn faults(&self) -> Vec<StoreFault> {
         Vec::new()
     }

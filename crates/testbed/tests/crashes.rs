@@ -179,7 +179,7 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
     assert!(page(&world, "shop").starts_with("one"));
     assert_eq!(world.containers(), before, "a container was started again");
-    // A copy that was told to stop, and is wanted again while it is stopping.
+    // A copy that gets the goal to stop, and is wanted again while the copy is stopping.
     let deaf = "{ web: { command: 'trap : TERM; python3 server.py & while true; do sleep 0.1; done', instances: 2, \
                 stop_timeout: 3, health: { path: '/up' } } }";
     repository.write("container/roles.json", deaf);

@@ -124,7 +124,7 @@ fn each_app_has_its_own_keys_and_sees_the_services_of_all() {
     let (_, service) = call(&world, "shop", &["GET", "/v1/services/other/idle"]);
     assert_eq!(service["instances"].as_array().map(Vec::len), Some(1), "{service}");
     assert_eq!(call(&world, "shop", &["GET", "/v1/services/other/none"]).1["code"], "role_not_found");
-    // Nobody but a container of an app is served, and a container is who its address says.
+    // The API serves only containers of an app, and identifies a container by its address.
     let api = exec(&world, "shop", &["sh", "-c", "echo $GANTRY_API"]).good().out.trim().to_owned();
     let from_outside = gantry_testbed::run({
         let mut curl = std::process::Command::new("curl");

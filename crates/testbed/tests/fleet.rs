@@ -8,7 +8,7 @@ use gantry_testbed::{Fleet, Repository};
 use serde_json::Value;
 use site::push_site;
 
-/// Creates an app whose role `web` has so many copies.
+/// Creates an app whose role `web` has `copies` copies.
 fn app(fleet: &Fleet, name: &str, copies: usize) -> Repository {
     let _ = fleet.gantry(&["app", "create", name]).good();
     let repository = fleet.repository(name);

@@ -1,7 +1,7 @@
 //! Faults of the machines of a fleet under load: cut cables, links in one direction, narrow links, processes that stand
 //! still, machines that are emptied or vanish, and demands that no machine meets.
 //!
-//! One fleet serves all cases. After each case every machine has exactly the containers that the server tells of, and no
+//! One fleet serves all cases. After each case every machine has exactly the containers that the server reports, and no
 //! request has failed.
 
 mod cluster;

@@ -33,7 +33,7 @@ fn json(world: &TestCluster, arguments: &[&str]) -> Value {
     serde_json::from_str(&world.gantry(&[arguments, &["--json"]].concat()).out).unwrap_or_default()
 }
 
-/// Waits until a schedule has run so many times.
+/// Waits until a schedule has run `runs` times.
 fn wait_for_runs(world: &TestCluster, name: &str, runs: u64) -> Value {
     world.wait(&format!("schedule {name} has run {runs} times"), |world| {
         let told = json(world, &["schedule", "show", name]);

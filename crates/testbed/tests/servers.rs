@@ -63,7 +63,7 @@ impl Cloud {
         live.map(|server| server["name"].as_str().expect("a name").to_owned()).collect()
     }
 
-    /// Name of the leader, as the server at a port tells.
+    /// Name of the leader, as the server at a port reports.
     fn leader(&self, port: u16) -> Option<String> {
         let servers = self.servers(port);
         servers.iter().find(|server| server["leads"] == true)?["name"].as_str().map(str::to_owned)

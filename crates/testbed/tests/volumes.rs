@@ -382,7 +382,7 @@ fn killed_while_importing(world: &TestCluster) {
     }
 }
 
-/// A renamed app keeps its volumes, and nobody else gets them: not an app that takes the old name, nor its token.
+/// A renamed app keeps its volumes, and no other app gets them: not an app that takes the old name, nor its token.
 fn renamed(world: &TestCluster) {
     let notes = site(world, "notes", 1);
     notes.write("container/roles.json", ROLES);

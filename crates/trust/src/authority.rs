@@ -72,7 +72,7 @@ impl CertificateAuthority {
         &self.certificate_pem
     }
 
-    /// The authority's key in PEM form. Who has this text can pass for any machine.
+    /// The authority's key in PEM form. A holder of this text can pass for any machine.
     #[must_use]
     pub fn key_pem(&self) -> String {
         self.key.serialize_pem()

@@ -112,7 +112,7 @@ pub(crate) fn read_certificates(folder: &Path) -> Result<[String; 2], TrustError
     Ok([read(CA)?, read(CERTIFICATE)?])
 }
 
-/// Reads a key that nobody but its owner may read.
+/// Reads a key that only its owner may read.
 pub(crate) fn read_key(path: &Path) -> Result<MachineKey, TrustError> {
     let mode = fs::metadata(path).map_err(file("read", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {

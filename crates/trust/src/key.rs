@@ -14,7 +14,7 @@ const HEADER: [u8; 26] = [
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// The private key of a machine. It is made on the machine and never leaves it.
+/// The private key of a machine, made on the machine. The key never leaves the machine.
 pub struct MachineKey(pub(crate) KeyPair);
 
 impl MachineKey {

@@ -63,7 +63,7 @@ pub fn peer_failure(error: &(dyn std::error::Error + 'static)) -> Option<PeerFai
     })
 }
 
-/// A certificate that shows a key and names nobody.
+/// A certificate that shows a key and names no machine.
 fn self_signed(key: &MachineKey) -> Result<CertifiedKey, TrustError> {
     let certificate = CertificateParams::default().self_signed(&key.0).map_err(TrustError::Make)?;
     certified(&certificate.pem(), key)

@@ -132,7 +132,7 @@ fn add_values(mut lines: Script) -> Script {
     lines
 }
 
-/// What a test expects of the agent.
+/// Expected behaviour of the agent in a test.
 #[derive(Clone)]
 struct Expected {
     /// Goal of the third copy; none if the agent cannot read the copy.

@@ -36,7 +36,7 @@ impl JobRecord {
         format!("job-{}-{}-{}", self.order.queue.project, lease.job, lease.fence.0)
     }
 
-    /// Reports whether the job may have run in another boot: nobody knows its end.
+    /// Reports whether the job may have run in another boot: its end is unknown.
     pub(super) fn is_lost(&self) -> bool {
         self.ended.is_none() && self.launched.is_some() && self.boot != boot_id()
     }

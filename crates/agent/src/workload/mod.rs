@@ -210,7 +210,7 @@ impl Workload {
     }
 
     /// Kills the container; returns whether it was running. The owner of the workload cleans up: a container that the
-    /// kernel does not release delays nobody else.
+    /// kernel does not release delays no other workload.
     pub(crate) fn kill(&self) -> bool {
         let running = self.container().filter(Container::is_running);
         running.is_some_and(|container| container.signal(rustix::process::Signal::KILL).is_ok())

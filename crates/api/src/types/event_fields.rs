@@ -20,7 +20,7 @@ pub enum EventFields {
         /// The app.
         app: AppName,
     },
-    /// An app was told to go.
+    /// The destruction of an app was ordered.
     AppDestroyed {
         /// The app.
         app: AppName,
@@ -106,7 +106,7 @@ pub enum EventFields {
         /// Reason for the deploy.
         cause: CauseInfo,
     },
-    /// A deploy was told to promote or to abort.
+    /// The promotion or the abort of a deploy was ordered.
     DeployOrdered {
         /// The deploy.
         deploy: DeployNumber,

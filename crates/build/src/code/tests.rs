@@ -160,7 +160,7 @@ fn nothing_is_written_through_a_link_or_a_file() {
     };
     through(zip_of(&[("a", 0o120_777, b"/etc"), ("a/passwd", 0o100_644, b"x")], false));
     through(zip_of(&[("a", 0o100_644, b"y"), ("a/b", 0o100_644, b"x")], false));
-    // The link itself is only a link: the program in the container follows it, and nobody else.
+    // The link itself is only a link: only the program in the container follows it.
     let linked = read(&zip_of(&[("main.py", 0o100_644, b"x"), ("venv", 0o120_777, b"/usr/bin/python3")], false));
     assert_eq!(linked.expect("a layer").files, 1);
     assert!(refused(&zip_of(&[("x", 0o100_644, b"1"), ("x", 0o100_644, b"2")], true)).contains("twice"));

@@ -22,7 +22,7 @@ pub(crate) enum TargetState {
     Unmarked,
 }
 
-/// A database that is filled. Nobody else writes to its queue meanwhile.
+/// A database that is filled. No other process writes to its queue meanwhile.
 #[derive(Debug)]
 pub(crate) struct MoveTarget {
     session: Session,

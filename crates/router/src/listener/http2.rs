@@ -52,7 +52,7 @@ enum ConnectionEnd {
     None,
     /// The connection waits for a moment without a stream.
     Due,
-    /// The client was told.
+    /// The connection sends or has sent GOAWAY.
     Told,
 }
 

@@ -84,7 +84,7 @@ pub(crate) struct UsedBlobs {
     /// Configurations and layers of images. A hostile image may name another image's manifest as a layer. Such a
     /// manifest is still followed when a record or an index names it.
     parts: BTreeSet<Digest>,
-    /// A named digest is on no server that lives: what it names is unknown.
+    /// A named digest is on no live server, so the blobs that this digest names in turn are unknown.
     is_incomplete: bool,
 }
 

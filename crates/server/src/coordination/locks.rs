@@ -75,7 +75,7 @@ impl Coordination {
             guard.undo = Some(Command::Leave { name: name.clone(), token });
         }
         let deadline = wait.map(|wait| tokio::time::Instant::now() + wait);
-        // The caller waits, and so the lease of its place lives.
+        // While the caller waits, the lease of its place in the queue is renewed.
         let mut renewal =
             tokio::time::interval(Duration::from_millis(500).max(Duration::from_secs(ttl.unsigned_abs()) / 3));
         loop {

@@ -25,7 +25,7 @@ use crate::{ServerError, causes};
 /// Poll interval for ended leases.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A longer pause between two looks means that the process stood still: nobody could renew a lease meanwhile.
+/// A longer pause between two ticks means that the process stood still: no owner could renew a lease meanwhile.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// Most commands of one transaction.

@@ -8,7 +8,7 @@ use gantry_cluster::{ChangedParts, ClusterView};
 use gantry_model::{Generation, MachineName};
 use tokio::sync::watch;
 
-/// The watches. A watch carries only a number: whoever wakes reads the view.
+/// The notification channels. A channel carries only a number: a task that wakes reads the view.
 #[derive(Debug)]
 pub(super) struct Notifier {
     /// Created at the first subscription; only machines with a token subscribe.

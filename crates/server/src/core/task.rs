@@ -55,7 +55,7 @@ pub(super) struct CoreTask {
     clock: SteadyClock,
     /// Apps and machines that the next plan must look at.
     dirty: DirtySet,
-    /// Whom to wake once the present step is written.
+    /// Changed parts, whose subscribers are woken once the present step is written.
     changed: ChangedParts,
     /// The outcome of a write is unknown. The records must be read again before the next decision.
     stale: bool,

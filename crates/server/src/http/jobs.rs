@@ -88,8 +88,8 @@ async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> H
     Ok(SubmittedJobs { ids })
 }
 
-/// Refuses jobs where several servers lead in turn and the queue is a file of one server: the next leader would not know the
-/// jobs, and nobody would learn that they never ran.
+/// Refuses jobs where several servers lead in turn and the queue is a file of one server: the next leader would not
+/// know the jobs, and no user would learn that the jobs never ran.
 pub(super) fn require_shared_queue(server: &Server) -> HttpResult<()> {
     let names = server.servers.as_ref().map(OtherServers::names).unwrap_or_default();
     if names.len() < 2 || server.settings.job_store.is_some() {

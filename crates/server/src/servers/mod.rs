@@ -5,7 +5,8 @@
 //!              │ watches the leadership key                 │ one term: a runtime of its own
 //!              └─────────────── etcd ◄──────────────────────┘
 //! ```
-//! - [`run`]: the life of such a server: follows until leadership is vacant, leads until it is lost, follows again.
+//! - [`run`]: the life cycle of such a server: follows until leadership is vacant, leads until leadership is lost, and
+//!   follows again.
 //! - `follower`: waits for vacant leadership.
 //! - `gate`: gives each request to this server's own term or to the leader, or holds it for a moment while no server leads.
 //! - `forward`: one request on its way to the leader, with its streams and upgrades. `transport`: requests between servers.

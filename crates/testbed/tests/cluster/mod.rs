@@ -44,12 +44,12 @@ pub(crate) fn machine(fleet: &Fleet, name: &str) -> Value {
     serde_json::from_str(&shown.out).unwrap_or_default()
 }
 
-/// Waits until the server tells that a machine is in a state.
+/// Waits until the server reports that a machine is in a state.
 pub(crate) fn wait_for_state(fleet: &Fleet, name: &str, state: &str) {
     fleet.wait(&format!("{name} is {state}"), |fleet| (machine(fleet, name)["state"] == state).then_some(()));
 }
 
-/// Waits until an app has so many ready copies, none of them on the machines.
+/// Waits until an app has `count` ready copies, none of them on the machines.
 pub(crate) fn wait_for_copies_apart_from(fleet: &Fleet, app: &str, count: usize, machines: &[&str]) {
     fleet.wait(&format!("{count} copies are ready elsewhere"), |fleet| {
         let ready = ready_copies(fleet, app);
@@ -71,7 +71,7 @@ pub(crate) fn under_load(fleet: &mut Fleet, app: &str, routers: &[&str], case: i
     }
 }
 
-/// Waits until every machine is ready, and has exactly the containers that the server tells of.
+/// Waits until every machine is ready, and has exactly the containers that the server reports.
 pub(crate) fn wait_until_settled(fleet: &Fleet, apps: &[(&str, usize)]) {
     fleet.wait_until_ready(&fleet.names());
     fleet.wait("every machine has its containers and no others", |fleet| {

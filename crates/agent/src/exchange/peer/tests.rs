@@ -40,9 +40,9 @@ fn credentials(authority: &CertificateAuthority, name: &str) -> Credentials {
 #[derive(Clone, Copy)]
 enum Sends {
     Rest,
-    /// So many bytes, and then nothing and no end.
+    /// Sends this many bytes, and then neither data nor an end.
     Stalls(usize),
-    /// So many bytes, and then an error.
+    /// Sends this many bytes, and then an error.
     Dies(usize),
     TooMuch,
     Short,

@@ -19,7 +19,7 @@ use super::{AppCall, AppCaller};
 use crate::Server;
 use crate::coordination::{AcquireOrder, Coordination, CoordinationError, HeldPlace, WAIT_MAX};
 
-/// Longest time to live of a lock in seconds: a lock that nobody renews is free within a day.
+/// Longest time to live of a lock in seconds: a lock that is not renewed is free within a day.
 const TTL_MAX: u64 = 86_400;
 
 /// Adds the endpoints of the locks and elections of a container's own app.
