@@ -307,7 +307,7 @@ MUTATIONS = [
      'body.map_err(|error| self.broken("the response was cut short", &error))?', 'body.unwrap_or_default()',
      "-p gantry-testbed --test broken", "--- closes-in-the-body"),
     ("listening sockets inspected", "crates/agent/src/health/mod.rs",
-     "listening::listening_sockets(self.container.pid().unwrap_or_default())", "listening::listening_sockets(-1)", "-p gantry-testbed --test broken", "--- binds-loopback"),
+     "listening::listening_sockets(pid)", "listening::listening_sockets(-1)", "-p gantry-testbed --test broken", "--- binds-loopback"),
     ("killed processes are counted", "crates/agent/src/instance/end.rs", "recent(|usage| usage.oom_kills)", "recent(|_| 0)",
      "-p gantry-testbed --test broken", "--- leaks-at-start"),
     ("a restarted instance is not ready", "crates/agent/src/instance/start.rs",

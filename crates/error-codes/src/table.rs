@@ -979,8 +979,8 @@ codes! {
         "Check the URL; upgrade the older side."
     UrlUnsupported "url_unsupported" 0
         "The URL of the server cannot be used."
-        "The server speaks plain HTTP."
-        "Use an `http://` URL; reach a server elsewhere over a tunnel: `ssh -L 4680:127.0.0.1:4680 HOST`."
+        "The authority of the `https://` server is not known to this user, or the URL names no host."
+        "Run `gantry login URL --ca-hash HASH` first, or write the URL like `https://m1:7000`."
     InvalidSettings "invalid_settings" 0
         "A settings file cannot be read or has a wrong entry."
         "The message names file, line and column."
