@@ -13,6 +13,13 @@ pub fn wall() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns the time that the kernel stamps files with (`CLOCK_REALTIME_COARSE`). It is up to one timer tick (10 ms)
+/// behind the wall clock, so a file written after [`wall`] was read may seem older than that reading.
+#[must_use]
+pub fn file_time() -> SystemTime {
+    UNIX_EPOCH + read(ClockId::RealtimeCoarse)
+}
+
 /// Returns the time that this machine has been awake since it booted (`CLOCK_MONOTONIC`).
 #[must_use]
 pub fn awake() -> Duration {
@@ -47,5 +54,17 @@ mod tests {
         std::thread::sleep(Duration::from_millis(2));
         assert!(awake() > before && booted() >= before && wall() >= wall_before.saturating_sub(60_000));
         assert_eq!((boot_id().len(), boot_id()), (36, boot_id()));
+    }
+
+    #[test]
+    fn a_new_file_is_never_older_than_the_file_time_before_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for number in 0..2000 {
+            let before = file_time();
+            let path = folder.path().join(number.to_string());
+            std::fs::write(&path, "x").expect("written");
+            let modified = path.metadata().and_then(|is| is.modified()).expect("a time");
+            assert!(modified >= before, "{modified:?} {before:?}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use gantry_linux::clock::file_time;
+
 /// All GC pins.
 #[derive(Default, Clone)]
 pub(crate) struct GcPins(Arc<Mutex<PinTable>>);
@@ -27,7 +29,7 @@ impl GcPins {
         let mut table = self.lock();
         let number = table.next;
         table.next += 1;
-        table.since.insert(number, SystemTime::now());
+        table.since.insert(number, file_time());
         GcPin { pins: self.clone(), number }
     }
 

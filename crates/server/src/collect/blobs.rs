@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use gantry_blobs::{BlobError, BlobStore};
 use gantry_image::{Index, Manifest};
+use gantry_linux::clock::file_time;
 use gantry_model::{DeployCause, Digest, Moment};
 use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key};
 
@@ -15,14 +16,14 @@ use crate::servers::collect_copies;
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server, pins: &JobPins) -> Result<u64, BlobError> {
-    let held = server.gc_pins.oldest().unwrap_or_else(SystemTime::now);
+    let held = server.gc_pins.oldest().unwrap_or_else(file_time);
     let grace = {
         let view = server.core.view();
         let grace = Duration::from_millis(view.records.policy.collect_grace().millis());
         // After the wall clock jumped forward, files seem older than they are.
         grace.saturating_add(view.jumps.forward_within(reading().awake, grace))
     };
-    let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
+    let before = held.min(file_time()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
     let mut used = UsedBlobs::find_in_records(server, pins.images.clone()).await?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gantry_blobs::{BlobError, Replicas};
+use gantry_linux::clock::file_time;
 use gantry_model::Digest;
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::Mutex;
@@ -23,7 +24,7 @@ const SETTLING: Duration = Duration::from_secs(3);
 /// Removes unused blobs of the other servers that are older than `before`. Returns the number of bytes freed.
 pub(crate) async fn collect_copies(server: &Server, used: &UsedBlobs, before: SystemTime) -> u64 {
     let Some(servers) = &server.servers else { return 0 };
-    let older = SystemTime::now().duration_since(before).unwrap_or_default();
+    let older = file_time().duration_since(before).unwrap_or_default();
     let term = servers.leadership.revision().await;
     let lists = match servers.blobs.lists().await {
         Ok(lists) => lists,

@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use futures_util::StreamExt;
 use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::{BlobError, BlobStore};
+use gantry_linux::clock::file_time;
 use gantry_model::Digest;
 use gantry_store::{Revision, Store};
 use gantry_trust::Peer;
@@ -110,7 +111,7 @@ async fn collect(State(api): State<Arc<PeerApi>>, Json(order): Json<BlobCollecti
         return Err(Problem::new(ErrorCode::LeadershipChanged, "the ordering server has lost leadership").into());
     }
     let older = Duration::from_millis(older_millis);
-    let before = SystemTime::now().checked_sub(older).unwrap_or(SystemTime::UNIX_EPOCH);
+    let before = file_time().checked_sub(older).unwrap_or(SystemTime::UNIX_EPOCH);
     let sizes: std::collections::BTreeMap<Digest, u64> =
         api.blobs.list().await.map_err(|error| problem(&error))?.into_iter().collect();
     let mut bytes = 0;
