@@ -57,12 +57,13 @@ impl TestCluster {
     /// If the cluster does not start.
     #[must_use]
     pub fn start_alone(environment: &[(&str, &str)], extra: &[&str]) -> Self {
-        let mut world = Self::prepare(None, etcd_if_asked(extra), extra);
-        world.program = world.path("gantry");
-        std::fs::copy(program("gantry"), &world.program).expect("copied");
-        world.environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        world.populate();
-        world
+        let mut cluster = Self::prepare(None, etcd_if_asked(extra), extra);
+        cluster.program = cluster.path("gantry");
+        std::fs::copy(program("gantry"), &cluster.program).expect("copied");
+        cluster.environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        cluster.populate();
+        cluster
     }
 
     /// Starts a cluster with its store in a file, even if `GANTRY_TEST_ETCD` is set.
@@ -80,10 +81,10 @@ impl TestCluster {
     /// If the cluster does not start.
     #[must_use]
     pub fn start_earlier(program: &Path) -> Self {
-        let mut world = Self::prepare(None, None, &[]);
-        (world.program, world.is_earlier) = (program.to_owned(), true);
-        world.populate();
-        world
+        let mut cluster = Self::prepare(None, None, &[]);
+        (cluster.program, cluster.is_earlier) = (program.to_owned(), true);
+        cluster.populate();
+        cluster
     }
 
     /// Ends `up` as a person would, which leaves containers running, and starts that of the present program in the same
@@ -116,32 +117,33 @@ impl TestCluster {
     /// If the cluster does not start.
     #[must_use]
     pub fn start_apart(uid: u32) -> Self {
-        let mut world = Self::prepare(None, None, &[]);
+        let mut cluster = Self::prepare(None, None, &[]);
         // The user has a program that every user may run.
-        world.program = world.path("gantry");
-        std::fs::copy(program("gantry"), &world.program).expect("copied");
+        cluster.program = cluster.path("gantry");
+        std::fs::copy(program("gantry"), &cluster.program).expect("copied");
         for folder in ["server-data", "server-run"] {
-            std::fs::DirBuilder::new().mode(0o700).create(world.path(folder)).expect("made");
-            std::os::unix::fs::chown(world.path(folder), Some(uid), Some(uid)).expect("given");
+            std::fs::DirBuilder::new().mode(0o700).create(cluster.path(folder)).expect("made");
+            std::os::unix::fs::chown(cluster.path(folder), Some(uid), Some(uid)).expect("given");
         }
-        std::fs::DirBuilder::new().mode(0o700).create(world.path("data")).expect("made");
+        std::fs::DirBuilder::new().mode(0o700).create(cluster.path("data")).expect("made");
         let id = uid.to_string();
         let mut server = Command::new("setpriv");
-        server.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps", "-all"]).arg(&world.program);
-        world.start_service(server, "server", "server-data", "server-run");
+        server.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps", "-all"]).arg(&cluster.program);
+        cluster.start_service(server, "server", "server-data", "server-run");
         for token in ["admin-token", "machine-token"] {
-            world.wait("the server has its tokens", |world| {
-                let text = std::fs::read(world.path("server-data").join(token)).ok().filter(|text| !text.is_empty())?;
-                std::fs::write(world.path("data").join(token), text).ok()
+            cluster.wait("the server has its tokens", |cluster| {
+                let text =
+                    std::fs::read(cluster.path("server-data").join(token)).ok().filter(|text| !text.is_empty())?;
+                std::fs::write(cluster.path("data").join(token), text).ok()
             });
         }
         for service in ["agent", "router"] {
-            let command = Command::new(&world.program);
-            world.start_service(command, service, "data", "run");
+            let command = Command::new(&cluster.program);
+            cluster.start_service(command, service, "data", "run");
         }
-        world.wait_until_all_report();
-        world.import_base(&base_archive());
-        world
+        cluster.wait_until_all_report();
+        cluster.import_base(&base_archive());
+        cluster
     }
 
     /// Starts a service without `up`.
@@ -181,9 +183,9 @@ impl TestCluster {
     }
 
     fn begin(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
-        let mut world = Self::prepare(disk, etcd, extra);
-        world.populate();
-        world
+        let mut cluster = Self::prepare(disk, etcd, extra);
+        cluster.populate();
+        cluster
     }
 
     fn prepare(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
@@ -196,7 +198,7 @@ impl TestCluster {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
         let (name, network) = (number.name(), (1, 24));
         let (environment, program) = (Vec::new(), program("gantry"));
-        let world = Self {
+        let cluster = Self {
             folder,
             name,
             number,
@@ -213,9 +215,9 @@ impl TestCluster {
         };
         if let Some(disk) = disk {
             std::fs::DirBuilder::new().mode(0o700).create(disk.join("data")).expect("made");
-            std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
+            std::os::unix::fs::symlink(disk.join("data"), cluster.path("data")).expect("a link");
         }
-        world
+        cluster
     }
 
     fn populate(&mut self) {
@@ -315,8 +317,8 @@ impl TestCluster {
     }
 
     fn wait_until_all_report(&self) {
-        self.wait("everything reports", |world| {
-            let status = world.gantry(&["status", "--json"]);
+        self.wait("everything reports", |cluster| {
+            let status = cluster.gantry(&["status", "--json"]);
             let value: serde_json::Value = serde_json::from_str(&status.out).ok()?;
             let count = |what: &str| value[what].as_object().map_or(0, serde_json::Map::len);
             (count("machines") == 1 && count("routers") == 1).then_some(())
@@ -567,7 +569,7 @@ impl TestCluster {
             let _ = up.wait();
         }
         for service in ["server", "agent", "router"] {
-            self.wait("it has ended", |world| world.service_pid(service).is_none().then_some(()));
+            self.wait("it has ended", |cluster| cluster.service_pid(service).is_none().then_some(()));
         }
     }
 
@@ -585,7 +587,7 @@ impl TestCluster {
             if let Some(pid) = self.service_pid(service) {
                 let _ = run(command("kill", &["-9", &pid.to_string()]));
             }
-            self.wait("it is gone", |world| world.service_pid(service).is_none().then_some(()));
+            self.wait("it is gone", |cluster| cluster.service_pid(service).is_none().then_some(()));
         }
     }
 

@@ -100,14 +100,14 @@ fn examine(port: u16, token: &str) -> Vec<String> {
 
 #[test]
 fn the_api_applies_a_request_fully_or_not_at_all() {
-    let world = TestCluster::start(&[]);
-    let (port, token) = (world.api_port(), world.token());
+    let cluster = TestCluster::start(&[]);
+    let (port, token) = (cluster.api_port(), cluster.token());
     let (head, next) = (head(&token), next(&token));
     // With correct framing, the server creates the app and answers the second request.
     let good = format!("{head}content-length: {SIZE}\r\n\r\n{}{next}", BODY.replace("NN", "ok"));
     let answer = say(port, good.as_bytes(), false);
     assert_eq!(statuses(&answer), [200, 200], "{answer}");
-    assert!(world.gantry(&["app", "ls"]).good().out.contains("app-ok"));
+    assert!(cluster.gantry(&["app", "ls"]).good().out.contains("app-ok"));
     // With wrong framing, the server creates no app and does not read the following bytes as a request.
     let wrong = examine(port, &token);
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -140,7 +140,7 @@ fn the_api_applies_a_request_fully_or_not_at_all() {
         let answer = say(port, text.as_bytes(), false);
         assert_eq!(statuses(&answer), [200, 200], "{name}: {answer}");
     }
-    let apps = world.gantry(&["app", "ls", "--json"]).good().out;
+    let apps = cluster.gantry(&["app", "ls", "--json"]).good().out;
     let made: Vec<&str> = apps.split('"').filter(|word| word.starts_with("app-") || word.starts_with("odd-")).collect();
     assert_eq!(made, ["app-ok", "odd-00", "odd-01", "odd-02"], "{apps}");
 }
@@ -176,7 +176,7 @@ fn the_framing_check_detects_a_server_that_accepts_everything() {
 /// The server reads the bytes that a client sends after a refusal. The refusal is still there when the client reads.
 #[test]
 fn a_refusal_in_the_middle_of_a_body_arrives() {
-    let world = TestCluster::start(&[]);
+    let cluster = TestCluster::start(&[]);
     // More than the kernel buffers on both ends (36 MiB at most: `tcp_wmem` and `tcp_rmem`), and less than the server
     // reads after a refusal.
     let body = vec![0; 48 << 20];
@@ -184,7 +184,7 @@ fn a_refusal_in_the_middle_of_a_body_arrives() {
         "POST /v1/bases/more/import HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.api_port())).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     stream.write_all(head.as_bytes()).expect("taken");
     stream.write_all(&body).expect("what is not wanted any more is taken too");
@@ -192,7 +192,7 @@ fn a_refusal_in_the_middle_of_a_body_arrives() {
     let _ = stream.read_to_string(&mut answer).expect("to its end");
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("this token is not known"), "{answer}");
     let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
-    let refused = world.gantry_as("nobody", &["base", "import", "more", &archive]);
+    let refused = cluster.gantry_as("nobody", &["base", "import", "more", &archive]);
     assert!(refused.status != 0 && refused.err.contains("this token is not known"), "{refused:?}");
 }
 
@@ -200,18 +200,18 @@ fn a_refusal_in_the_middle_of_a_body_arrives() {
 #[test]
 fn slow_clients_of_the_api_delay_no_other_client() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
-    let world = TestCluster::start(&[]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let cluster = TestCluster::start(&[]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
     let ask = || {
         let begun = Instant::now();
-        assert!(world.gantry(&["app", "ls"]).good().out.contains("shop"));
+        assert!(cluster.gantry(&["app", "ls"]).good().out.contains("shop"));
         begun.elapsed()
     };
     let alone = (0..10).map(|_| ask()).max().expect("some");
-    let token = world.token();
+    let token = cluster.token();
     let mut slow: Vec<TcpStream> = (0..if long { 5000 } else { 1000 })
         .map(|number| {
-            let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+            let mut stream = TcpStream::connect(("127.0.0.1", cluster.api_port())).expect("connected");
             let half = match number % 3 {
                 0 => "GET /v1/apps HTTP/1.1\r\nhost: ".to_owned(),
                 1 => format!(

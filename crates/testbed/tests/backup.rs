@@ -42,172 +42,172 @@ fn fill(folder: &Path) {
     let _ = shell(&line).good();
 }
 
-fn volume(world: &TestCluster, name: &str) -> PathBuf {
-    world.path("data/volumes/shop").join(name)
+fn volume(cluster: &TestCluster, name: &str) -> PathBuf {
+    cluster.path("data/volumes/shop").join(name)
 }
 
 /// Removes the store, as before a restore.
-fn remove_store(world: &TestCluster) {
+fn remove_store(cluster: &TestCluster) {
     for end in ["", "-head", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db{end}")));
+        let _ = std::fs::remove_file(cluster.path(&format!("data/server/store.db{end}")));
     }
 }
 
 #[test]
 fn a_backup_with_volumes_brings_them_back() {
-    let mut world = TestCluster::start_with_file();
-    let shop = site(&world, "shop", 1);
+    let mut cluster = TestCluster::start_with_file();
+    let shop = site(&cluster, "shop", 1);
     shop.write("container/roles.json", ROLES);
     push_site(&shop, "one");
-    fill(&volume(&world, "base"));
-    let wanted = described(&volume(&world, "base"));
-    let plain = world.path("plain.tar").display().to_string();
-    let saved = world.offline(&["backup", &plain]).good();
+    fill(&volume(&cluster, "base"));
+    let wanted = described(&volume(&cluster, "base"));
+    let plain = cluster.path("plain.tar").display().to_string();
+    let saved = cluster.offline(&["backup", &plain]).good();
     assert!(saved.err.contains("`gantry backup --volumes FILE` includes them"), "{saved:?}");
-    let checked = world.offline(&["check"]).good();
+    let checked = cluster.offline(&["check"]).good();
     assert!(checked.out.contains(" layers, 2 volumes") && !checked.out.contains(" 0 layers"), "{checked:?}");
-    unreadable_volumes_are_named(&world);
+    unreadable_volumes_are_named(&cluster);
 
-    let file = world.path("backup.tar").display().to_string();
-    let saved = world.offline(&["backup", "--volumes", &file]).good();
+    let file = cluster.path("backup.tar").display().to_string();
+    let saved = cluster.offline(&["backup", "--volumes", &file]).good();
     assert!(saved.out.contains(", 2 volumes"), "{saved:?}");
     assert!(saved.err.contains("shop.v1.web-1 may have written to volume data of shop"), "{saved:?}");
-    let starts = std::fs::read_to_string(volume(&world, "data").join("starts")).expect("read");
-    let left = shell(&format!("ls {}", world.path("").display())).good().out;
+    let starts = std::fs::read_to_string(volume(&cluster, "data").join("starts")).expect("read");
+    let left = shell(&format!("ls {}", cluster.path("").display())).good().out;
     assert!(!left.contains(".new") && !left.contains(".sums"), "{left}");
 
-    world.kill_everything();
-    remove_store(&world);
-    data_here_is_replaced_only_when_told(&world, &file, &wanted);
-    let _ = world.down();
-    std::fs::write(volume(&world, "data").join("later"), "").expect("written");
-    remove_store(&world);
-    let restored = world.offline(&["restore", "--volumes", "all", &file]).good();
+    cluster.kill_everything();
+    remove_store(&cluster);
+    data_here_is_replaced_only_when_told(&cluster, &file, &wanted);
+    let _ = cluster.down();
+    std::fs::write(volume(&cluster, "data").join("later"), "").expect("written");
+    remove_store(&cluster);
+    let restored = cluster.offline(&["restore", "--volumes", "all", &file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
-    assert_eq!(described(&volume(&world, "base")), wanted);
-    assert_eq!(std::fs::read_to_string(volume(&world, "data").join("starts")).expect("read"), starts);
-    assert!(!volume(&world, "data").join("later").exists());
+    assert_eq!(described(&volume(&cluster, "base")), wanted);
+    assert_eq!(std::fs::read_to_string(volume(&cluster, "data").join("starts")).expect("read"), starts);
+    assert!(!volume(&cluster, "data").join("later").exists());
 
-    killed_in_the_middle(&world, &file, &wanted);
-    damage_is_named_and_left_out(&world, &wanted);
-    world.up();
-    world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
-    let told = world.gantry(&["why", "shop"]).out;
+    killed_in_the_middle(&cluster, &file, &wanted);
+    damage_is_named_and_left_out(&cluster, &wanted);
+    cluster.up();
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
+    let told = cluster.gantry(&["why", "shop"]).out;
     assert!(!told.contains("empty volume"), "{told}");
-    data_that_is_gone_is_told(&mut world, &plain);
+    data_that_is_gone_is_told(&mut cluster, &plain);
 }
 
 /// A volume whose folders are nested deeper than a walk goes.
-fn unreadable_volumes_are_named(world: &TestCluster) {
-    let deep = volume(world, "deep");
+fn unreadable_volumes_are_named(cluster: &TestCluster) {
+    let deep = volume(cluster, "deep");
     let _ = shell(&format!("mkdir -p {}/$(printf 'd/%.0s' $(seq 300))", deep.display())).good();
-    let file = world.path("incomplete.tar").display().to_string();
+    let file = cluster.path("incomplete.tar").display().to_string();
     for arguments in [&["check"][..], &["backup", "--volumes", &file]] {
-        let told = world.offline(arguments);
+        let told = cluster.offline(arguments);
         let named = told.err.contains("volumes/shop/deep cannot be read: d/d/") && told.err.contains("volume import");
         assert!(told.status == 1 && named, "{told:?}");
     }
     let _ = shell(&format!("rm -r {}", deep.display())).good();
-    std::fs::rename(volume(world, "data"), volume(world, "away")).expect("moved");
-    let told = world.offline(&["check"]);
+    std::fs::rename(volume(cluster, "data"), volume(cluster, "away")).expect("moved");
+    let told = cluster.offline(&["check"]);
     assert!(told.status == 1 && told.err.contains("volumes/shop/data is missing (role web of shop)"), "{told:?}");
-    std::fs::rename(volume(world, "away"), volume(world, "data")).expect("moved back");
+    std::fs::rename(volume(cluster, "away"), volume(cluster, "data")).expect("moved back");
 }
 
-fn data_here_is_replaced_only_when_told(world: &TestCluster, file: &str, wanted: &str) {
-    let before = described(&volume(world, "data"));
-    let refused = world.offline(&["restore", file]);
+fn data_here_is_replaced_only_when_told(cluster: &TestCluster, file: &str, wanted: &str) {
+    let before = described(&volume(cluster, "data"));
+    let refused = cluster.offline(&["restore", file]);
     let named =
         refused.err.contains("volumes/shop/base, volumes/shop/data") && refused.err.contains("--volumes missing");
-    assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
+    assert!(refused.status == 1 && named && !cluster.path("data/server/store.db").exists(), "{refused:?}");
     // The containers outlive `gantry up`.
-    let refused = world.offline(&["restore", "--volumes", "all", file]);
+    let refused = cluster.offline(&["restore", "--volumes", "all", file]);
     let named = refused.err.contains("in use by shop.v1.web-1") && refused.err.contains("gantry down");
-    assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
-    let _ = shell(&format!("rm -r {}", volume(world, "base").display())).good();
-    let restored = world.offline(&["restore", "--volumes", "missing", file]).good();
+    assert!(refused.status == 1 && named && !cluster.path("data/server/store.db").exists(), "{refused:?}");
+    let _ = shell(&format!("rm -r {}", volume(cluster, "base").display())).good();
+    let restored = cluster.offline(&["restore", "--volumes", "missing", file]).good();
     assert!(restored.out.contains("and 1 volume are back"), "{restored:?}");
     assert!(restored.err.contains("volume data of shop was not restored"), "{restored:?}");
-    assert_eq!(described(&volume(world, "base")), wanted);
-    assert_eq!(described(&volume(world, "data")), before);
+    assert_eq!(described(&volume(cluster, "base")), wanted);
+    assert_eq!(described(&volume(cluster, "data")), before);
 }
 
 /// A restore is killed once its first volume is in place. The next one needs no option, and ends the work.
-fn killed_in_the_middle(world: &TestCluster, file: &str, wanted: &str) {
-    remove_store(world);
-    let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
-    let paths = ["data", "run"].map(|name| world.path(name).display().to_string());
+fn killed_in_the_middle(cluster: &TestCluster, file: &str, wanted: &str) {
+    remove_store(cluster);
+    let _ = shell(&format!("rm -r {}", cluster.path("data/volumes").display())).good();
+    let paths = ["data", "run"].map(|name| cluster.path(name).display().to_string());
     let mut restore = Command::new(program("gantry"))
         .args(["restore", file, "--data", &paths[0], "--run", &paths[1]])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("gantry");
-    world.wait("a volume is in place", |world| volume(world, "base").exists().then_some(()));
+    cluster.wait("a volume is in place", |cluster| volume(cluster, "base").exists().then_some(()));
     restore.kill().expect("killed");
     let _ = restore.wait();
-    remove_store(world);
-    let restored = world.offline(&["restore", file]).good();
+    remove_store(cluster);
+    let restored = cluster.offline(&["restore", file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
-    assert_eq!(described(&volume(world, "base")), wanted);
+    assert_eq!(described(&volume(cluster, "base")), wanted);
     for left in ["data/restoring", "data/restored-volumes.json"] {
-        assert!(!world.path(left).exists(), "{left}");
+        assert!(!cluster.path(left).exists(), "{left}");
     }
 }
 
 /// A byte of a volume's file changed in the backup.
-fn damage_is_named_and_left_out(world: &TestCluster, wanted: &str) {
-    let mut bytes = std::fs::read(world.path("backup.tar")).expect("read");
+fn damage_is_named_and_left_out(cluster: &TestCluster, wanted: &str) {
+    let mut bytes = std::fs::read(cluster.path("backup.tar")).expect("read");
     let place = bytes.windows(MARKER.len()).position(|piece| piece == MARKER.as_bytes()).expect("the marker");
     bytes[place] ^= 1;
-    std::fs::write(world.path("damaged.tar"), bytes).expect("written");
-    remove_store(world);
-    let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
-    let file = world.path("damaged.tar").display().to_string();
-    let refused = world.offline(&["restore", &file]);
+    std::fs::write(cluster.path("damaged.tar"), bytes).expect("written");
+    remove_store(cluster);
+    let _ = shell(&format!("rm -r {}", cluster.path("data/volumes").display())).good();
+    let file = cluster.path("damaged.tar").display().to_string();
+    let refused = cluster.offline(&["restore", &file]);
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/base/marker is damaged"), "{refused:?}");
-    assert!(!world.path("data/volumes").exists() && !world.path("data/server/store.db").exists());
-    let restored = world.offline(&["restore", "--skip-damaged", &file]).good();
+    assert!(!cluster.path("data/volumes").exists() && !cluster.path("data/server/store.db").exists());
+    let restored = cluster.offline(&["restore", "--skip-damaged", &file]).good();
     assert!(restored.err.contains("left out: volumes/shop/base/marker is damaged"), "{restored:?}");
     // The time of the folder changes with the file that is left out.
     let is_rest = |line: &&str| !line.contains("marker") && !line.starts_with(". ");
-    let found = described(&volume(world, "base"));
+    let found = described(&volume(cluster, "base"));
     assert_eq!(found.lines().filter(is_rest).collect::<Vec<_>>(), wanted.lines().filter(is_rest).collect::<Vec<_>>());
 
     // Of a volume that is incomplete in the backup, nothing comes back.
-    remove_store(world);
-    let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
-    let file = world.path("incomplete.tar").display().to_string();
-    let refused = world.offline(&["restore", &file]);
+    remove_store(cluster);
+    let _ = shell(&format!("rm -r {}", cluster.path("data/volumes").display())).good();
+    let file = cluster.path("incomplete.tar").display().to_string();
+    let refused = cluster.offline(&["restore", &file]);
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/deep cannot be read"), "{refused:?}");
-    let restored = world.offline(&["restore", "--skip-damaged", &file]).good();
-    assert!(restored.out.contains("and 2 volumes are back") && !volume(world, "deep").exists(), "{restored:?}");
-    assert_eq!(described(&volume(world, "base")), wanted);
+    let restored = cluster.offline(&["restore", "--skip-damaged", &file]).good();
+    assert!(restored.out.contains("and 2 volumes are back") && !volume(cluster, "deep").exists(), "{restored:?}");
+    assert_eq!(described(&volume(cluster, "base")), wanted);
 }
 
 /// The backup has no volumes, and the disk has none either.
-fn data_that_is_gone_is_told(world: &mut TestCluster, plain: &str) {
-    let archive = world.path("data.tar").display().to_string();
-    let _ = world.gantry(&["volume", "export", "shop", "data", "-o", &archive]).good();
-    let _ = world.down();
-    remove_store(world);
-    let _ = shell(&format!("rm -r {}", world.path("data/volumes").display())).good();
-    let restored = world.offline(&["restore", plain]).good();
+fn data_that_is_gone_is_told(cluster: &mut TestCluster, plain: &str) {
+    let archive = cluster.path("data.tar").display().to_string();
+    let _ = cluster.gantry(&["volume", "export", "shop", "data", "-o", &archive]).good();
+    let _ = cluster.down();
+    remove_store(cluster);
+    let _ = shell(&format!("rm -r {}", cluster.path("data/volumes").display())).good();
+    let restored = cluster.offline(&["restore", plain]).good();
     assert!(restored.err.contains("shop has no data of volume data: web begins with an empty one"), "{restored:?}");
-    world.up();
-    world.wait("why names the empty volume", |world| {
-        let told = world.gantry(&["why", "shop"]).out;
+    cluster.up();
+    cluster.wait("why names the empty volume", |cluster| {
+        let told = cluster.gantry(&["why", "shop"]).out;
         (told.contains("shop.v1.web-1 began with an empty volume data") && told.contains("volume import shop data"))
             .then_some(())
     });
-    let events = world.gantry(&["events", "shop"]).good().out;
+    let events = cluster.gantry(&["events", "shop"]).good().out;
     assert!(events.contains("has no data of volume data: web begins with an empty one"), "{events}");
-    let _ = world.gantry(&["scale", "shop", "web=0"]).good();
-    world.wait("it is stopped", |world| (!world.gantry(&["ps", "shop"]).out.contains("shop.v")).then_some(()));
-    let _ = world.gantry(&["volume", "import", "shop", "data", "--replace", &archive]).good();
-    let _ = world.gantry(&["scale", "shop", "web=1"]).good();
-    world.wait("it serves with its data", |world| {
-        let told = world.gantry(&["why", "shop"]).out;
-        (page(world, "shop").starts_with("one") && !told.contains("empty volume")).then_some(())
+    let _ = cluster.gantry(&["scale", "shop", "web=0"]).good();
+    cluster.wait("it is stopped", |cluster| (!cluster.gantry(&["ps", "shop"]).out.contains("shop.v")).then_some(()));
+    let _ = cluster.gantry(&["volume", "import", "shop", "data", "--replace", &archive]).good();
+    let _ = cluster.gantry(&["scale", "shop", "web=1"]).good();
+    cluster.wait("it serves with its data", |cluster| {
+        let told = cluster.gantry(&["why", "shop"]).out;
+        (page(cluster, "shop").starts_with("one") && !told.contains("empty volume")).then_some(())
     });
 }

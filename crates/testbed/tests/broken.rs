@@ -116,10 +116,10 @@ fn applications() -> Vec<Broken> {
 }
 
 /// Pushes an application and returns its transcript.
-fn transcript(world: &TestCluster, broken: &Broken) -> String {
+fn transcript(cluster: &TestCluster, broken: &Broken) -> String {
     let name = broken.name;
-    let _ = world.gantry(&["app", "create", name]).good();
-    let repository = world.repository(name, None);
+    let _ = cluster.gantry(&["app", "create", name]).good();
+    let repository = cluster.repository(name, None);
     repository.write("server.py", &broken.server);
     repository.write("container/roles.json", &format!("{{ web: {{ {} }} }}", broken.role));
     if let Some(compile) = broken.compile {
@@ -129,22 +129,22 @@ fn transcript(world: &TestCluster, broken: &Broken) -> String {
     // The push waits for the verdict at the end of the bake time.
     let push = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]);
     if name == "leaks-under-load" {
-        let _ = page(world, name);
-        told(world, name, "out of memory");
+        let _ = page(cluster, name);
+        told(cluster, name, "out of memory");
     }
     if name == "deaf-to-sigterm" {
         // A second release replaces the application.
         repository.write("more", "");
         repository.commit("more");
         let _ = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
-        told(world, name, "is still running");
+        told(cluster, name, "is still running");
     }
     if name.starts_with("prints-with") {
-        told(world, name, "prints so much");
-        let kept = logs(world, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
+        told(cluster, name, "prints so much");
+        let kept = logs(cluster, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
         // One full segment of 8 MiB, and the part of the other segment that was written since its last truncation.
         assert!((7 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
-        let told = world.gantry(&["logs", name, "-n", "1"]).good().out;
+        let told = cluster.gantry(&["logs", name, "-n", "1"]).good().out;
         assert!(told.contains("xxxx"), "{name}: {told}");
     }
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
@@ -160,9 +160,9 @@ fn transcript(world: &TestCluster, broken: &Broken) -> String {
         .map(|(_, line)| line)
         .collect();
     let last = said[said.len().saturating_sub(LINES)..].join("\n");
-    let why = world.gantry(&["why", name]).good().out;
+    let why = cluster.gantry(&["why", name]).good().out;
     let verdict = if push.status == 0 {
-        let text = page(world, name);
+        let text = page(cluster, name);
         assert!(text.starts_with("it works") || name == "leaks-under-load", "{name}: {text}");
         "deployed"
     } else {
@@ -173,13 +173,13 @@ fn transcript(world: &TestCluster, broken: &Broken) -> String {
 }
 
 /// Waits until the output of `gantry why` contains `what`.
-fn told(world: &TestCluster, name: &str, what: &str) {
-    world.wait("it is told", |world| world.gantry(&["why", name]).out.contains(what).then_some(()));
+fn told(cluster: &TestCluster, name: &str, what: &str) {
+    cluster.wait("it is told", |cluster| cluster.gantry(&["why", name]).out.contains(what).then_some(()));
 }
 
 /// Log segments of an app's only instance.
-fn logs(world: &TestCluster, name: &str) -> Vec<std::path::PathBuf> {
-    let folder = world.path("data/logs").join(name).join(format!("{name}.v1.web-1"));
+fn logs(cluster: &TestCluster, name: &str) -> Vec<std::path::PathBuf> {
+    let folder = cluster.path("data/logs").join(name).join(format!("{name}.v1.web-1"));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
@@ -231,7 +231,7 @@ fn faults_of_applications_are_reported_as_in_the_transcripts() {
     // Only applications that hang may reach these limits, even on a slow machine. Everything else takes a second or
     // two.
     let limits = ["--deadline", "10", "--compile-time", "20", "--compile-memory", "64M", "--compile-disk", "70M"];
-    let world = TestCluster::start(&limits);
+    let cluster = TestCluster::start(&limits);
     let queue = Mutex::new(applications());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let bless = std::env::var_os("GANTRY_TEST_BLESS").is_some();
@@ -242,7 +242,7 @@ fn faults_of_applications_are_reported_as_in_the_transcripts() {
                 loop {
                     let Some(broken) = queue.lock().expect("queue").pop() else { return };
                     // An application that panics the test must not prevent the report of the others.
-                    let found = catch_unwind(AssertUnwindSafe(|| transcript(&world, &broken)));
+                    let found = catch_unwind(AssertUnwindSafe(|| transcript(&cluster, &broken)));
                     let found = found.unwrap_or_else(|_| "it went otherwise, as is told above\n".to_owned());
                     let path = folder.join(format!("{}.txt", broken.name));
                     if bless {
@@ -257,15 +257,15 @@ fn faults_of_applications_are_reported_as_in_the_transcripts() {
     let wrong = wrong.into_inner().expect("wrong");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Every process that a compile step started ended with the step, whatever the outcome.
-    let strays = world.strays(&[]);
+    let strays = cluster.strays(&[]);
     let of_builds: Vec<_> = strays.iter().filter(|stray| stray.contains("group of build")).collect();
     assert!(of_builds.is_empty(), "{of_builds:?}");
     // An application that was killed because it ignored SIGTERM has a log line that says so.
-    world.wait("it is told", |world| {
-        let last = world.gantry(&["logs", "deaf-to-sigterm", "-n", "1000"]).good().out;
+    cluster.wait("it is told", |cluster| {
+        let last = cluster.gantry(&["logs", "deaf-to-sigterm", "-n", "1000"]).good().out;
         last.contains("gantry: did not end within 30 s of TERM; killed").then_some(())
     });
-    assert!(world.gantry(&["logs", "prints-bytes", "-n", "10"]).good().out.contains('\u{fffd}'));
+    assert!(cluster.gantry(&["logs", "prints-bytes", "-n", "10"]).good().out.contains('\u{fffd}'));
 }
 
 /// The same faults with the default timeouts that users meet: one minute until an instance is ready, ten seconds
@@ -275,7 +275,7 @@ fn slow_faults_of_applications_are_reported_as_in_the_transcripts() {
     if std::env::var_os("GANTRY_TEST_LONG").is_none() {
         return;
     }
-    let world = TestCluster::start(&["--deadline", "120", "--bake-time", "15"]);
+    let cluster = TestCluster::start(&["--deadline", "120", "--bake-time", "15"]);
     let checked = |name, server| Broken { name, server, role: CHECKED, compile: None };
     let timer = "        threading.Timer(10, lambda: os._exit(9)).start()\n";
     let get = "    def do_GET(self):\n";
@@ -284,6 +284,6 @@ fn slow_faults_of_applications_are_reported_as_in_the_transcripts() {
         checked("exits-later", good(get, &format!("{get}        import threading\n{timer}"))),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/transcripts/{}.txt", broken.name));
-        assert_eq!(transcript(&world, &broken), std::fs::read_to_string(path).expect("a transcript"));
+        assert_eq!(transcript(&cluster, &broken), std::fs::read_to_string(path).expect("a transcript"));
     }
 }

@@ -11,21 +11,21 @@ use gantry_testbed::{Repository, TestCluster};
 use site::{page, push_site, site};
 
 /// The containers of builds, each with its first process.
-fn builds(world: &TestCluster) -> Vec<(String, u32)> {
-    world.containers().into_iter().filter(|(name, _)| name.starts_with("build-")).collect()
+fn builds(cluster: &TestCluster) -> Vec<(String, u32)> {
+    cluster.containers().into_iter().filter(|(name, _)| name.starts_with("build-")).collect()
 }
 
 /// Waits for a build's container other than `before`.
-fn next_build(world: &TestCluster, before: Option<u32>) -> (String, u32) {
-    world.wait("a build runs", |world| builds(world).into_iter().find(|(_, pid)| Some(*pid) != before))
+fn next_build(cluster: &TestCluster, before: Option<u32>) -> (String, u32) {
+    cluster.wait("a build runs", |cluster| builds(cluster).into_iter().find(|(_, pid)| Some(*pid) != before))
 }
 
-fn is_gone(world: &TestCluster, (name, pid): &(String, u32)) {
-    let remains = |world: &TestCluster| {
-        let folders = ["data/containers", "run/containers"].map(|folder| world.path(folder).join(name).exists());
+fn is_gone(cluster: &TestCluster, (name, pid): &(String, u32)) {
+    let remains = |cluster: &TestCluster| {
+        let folders = ["data/containers", "run/containers"].map(|folder| cluster.path(folder).join(name).exists());
         folders.contains(&true) || Path::new(&format!("/proc/{pid}")).exists()
     };
-    world.wait("nothing is left of the build", |world| (!remains(world)).then_some(()));
+    cluster.wait("nothing is left of the build", |cluster| (!remains(cluster)).then_some(()));
 }
 
 /// Begins the push of a release whose compile step takes this long.
@@ -38,47 +38,47 @@ fn push_slow(repository: &Repository, version: &str, seconds: f32) -> Child {
 
 #[test]
 fn a_build_begins_again_when_its_agent_is_killed() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     push_site(&repository, "one");
     let pushing = push_slow(&repository, "two", 3.0);
-    let first = next_build(&world, None);
-    world.kill_service("agent");
-    is_gone(&world, &first);
+    let first = next_build(&cluster, None);
+    cluster.kill_service("agent");
+    is_gone(&cluster, &first);
     let output = pushing.wait_with_output().expect("git");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
     assert!(told.contains("ended during the work: beginning again"), "{told}");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
 }
 
 #[test]
 fn a_build_ends_with_its_server_and_with_its_deploy() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     push_site(&repository, "one");
     let pushing = push_slow(&repository, "two", 600.0);
-    let first = next_build(&world, None);
-    world.kill_service("server");
-    is_gone(&world, &first);
+    let first = next_build(&cluster, None);
+    cluster.kill_service("server");
+    is_gone(&cluster, &first);
     // The next server finds the deploy, and orders the build again.
-    let second = next_build(&world, Some(first.1));
-    let _ = world.gantry(&["abort", "shop"]).good();
-    is_gone(&world, &second);
+    let second = next_build(&cluster, Some(first.1));
+    let _ = cluster.gantry(&["abort", "shop"]).good();
+    is_gone(&cluster, &second);
     let _ = pushing.wait_with_output().expect("git");
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
 }
 
 #[test]
 fn a_machine_runs_builds_up_to_its_configured_limit() {
-    let world = TestCluster::start(&["--builds", "1"]);
-    let repositories = ["books", "shop"].map(|app| site(&world, app, 1));
+    let cluster = TestCluster::start(&["--builds", "1"]);
+    let repositories = ["books", "shop"].map(|app| site(&cluster, app, 1));
     let pushing = [0, 1].map(|n| push_slow(&repositories[n], "one", 2.0));
     let (mut most, begun) = (0, Instant::now());
     let mut seen = std::collections::BTreeSet::new();
-    while seen.len() < 2 || !builds(&world).is_empty() {
+    while seen.len() < 2 || !builds(&cluster).is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{seen:?}");
-        let now = builds(&world);
+        let now = builds(&cluster);
         most = most.max(now.len());
         seen.extend(now.into_iter().map(|(name, _)| name));
         std::thread::sleep(Duration::from_millis(20));

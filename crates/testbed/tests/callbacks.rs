@@ -68,25 +68,25 @@ fn serve(stream: TcpStream, all: &Mutex<Vec<Received>>, status: fn(usize) -> u16
 }
 
 /// A cluster with an app whose jobs run shell scripts, which may reach receivers on loopback.
-fn world() -> TestCluster {
-    let world = TestCluster::start(&[]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    let shop = world.repository("shop", None);
+fn cluster() -> TestCluster {
+    let cluster = TestCluster::start(&[]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    let shop = cluster.repository("shop", None);
     shop.write("container/roles.json", "{ worker: { command: 'sleep 100000', instances: 0 } }");
     shop.commit("one");
     let _ = shop.push().good();
-    let _ = world.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.1"]).good();
-    world
+    let _ = cluster.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.1"]).good();
+    cluster
 }
 
 /// Queues a job with a callback; returns its number.
-fn queue(world: &TestCluster, receiver: &Receiver, script: &str) -> String {
+fn queue(cluster: &TestCluster, receiver: &Receiver, script: &str) -> String {
     let command = ["job", "run", "shop/worker", "--callback", &receiver.url, "--", "/bin/sh", "-c", script];
-    world.gantry(&command).good().out.trim().to_owned()
+    cluster.gantry(&command).good().out.trim().to_owned()
 }
 
-fn show(world: &TestCluster, job: &str) -> Value {
-    serde_json::from_str(&world.gantry(&["job", "show", job, "--json"]).out).unwrap_or_default()
+fn show(cluster: &TestCluster, job: &str) -> Value {
+    serde_json::from_str(&cluster.gantry(&["job", "show", job, "--json"]).out).unwrap_or_default()
 }
 
 /// The HMAC-SHA256 of a text, by OpenSSL.
@@ -113,15 +113,15 @@ fn is_signed_by(received: &Received, key: &str) -> bool {
 
 #[test]
 fn a_result_is_signed_retried_and_shown() {
-    let world = world();
+    let cluster = cluster();
     let receiver = Receiver::start(|number| if number == 0 { 503 } else { 204 });
-    let job = queue(&world, &receiver, "exit 3");
-    let told = world.wait("the result is delivered", |world| {
-        Some(show(world, &job)).filter(|told| told["callback"]["state"] == "delivered")
+    let job = queue(&cluster, &receiver, "exit 3");
+    let told = cluster.wait("the result is delivered", |cluster| {
+        Some(show(cluster, &job)).filter(|told| told["callback"]["state"] == "delivered")
     });
     assert_eq!((&told["callback"]["attempts"], &told["callback"]["status"]), (&Value::from(2), &Value::from(204)));
     assert!(!told.to_string().contains("secret"), "{told}");
-    let text = world.gantry(&["job", "show", &job]).good().out;
+    let text = cluster.gantry(&["job", "show", &job]).good().out;
     assert!(text.contains("delivered, 2 attempts") && !text.contains("secret"), "{text}");
     let received = receiver.all();
     assert_eq!(received.len(), 2, "{received:?}");
@@ -130,60 +130,60 @@ fn a_result_is_signed_retried_and_shown() {
     assert_eq!((&result["queue"], &result["state"]), (&Value::from("shop/worker"), &Value::from("failed")));
     assert_eq!((&result["exit_status"], &result["note"]), (&Value::from(3), &Value::from("exited with 3")));
     assert!(result["duration_millis"].as_u64().is_some() && result["ended"].as_u64() > Some(0), "{result}");
-    let key = world.gantry(&["job", "key", "shop"]).good().out.trim().to_owned();
+    let key = cluster.gantry(&["job", "key", "shop"]).good().out.trim().to_owned();
     assert!(received.iter().all(|received| is_signed_by(received, &key)), "{received:?}");
     assert_eq!(received[0].headers["gantry-delivery"], received[1].headers["gantry-delivery"]);
-    assert!(!world.log().contains("token=secret") && !world.log().contains(&key));
+    assert!(!cluster.log().contains("token=secret") && !cluster.log().contains(&key));
     // After a rotation, both keys sign. A cancelled job has a result as well.
-    let new = world.gantry(&["job", "key", "shop", "--rotate"]).good().out.trim().to_owned();
+    let new = cluster.gantry(&["job", "key", "shop", "--rotate"]).good().out.trim().to_owned();
     assert_ne!(new, key);
-    let job = queue(&world, &receiver, "sleep 100");
-    let _ = world.gantry(&["job", "cancel", &job]).good();
-    let cancelled = world.wait("the second result", |_| receiver.all().get(2).cloned());
+    let job = queue(&cluster, &receiver, "sleep 100");
+    let _ = cluster.gantry(&["job", "cancel", &job]).good();
+    let cancelled = cluster.wait("the second result", |_| receiver.all().get(2).cloned());
     assert!(is_signed_by(&cancelled, &new) && is_signed_by(&cancelled, &key), "{cancelled:?}");
     assert!(cancelled.body.contains("\"state\":\"cancelled\""), "{cancelled:?}");
     // An invalid receiver URL queues no job.
     for (url, why) in [("http://10.0.0.1/", "callback-private-addresses"), ("file:///etc/passwd", "http://")] {
-        let refused = world.gantry(&["job", "run", "shop/worker", "--callback", url]);
+        let refused = cluster.gantry(&["job", "run", "shop/worker", "--callback", url]);
         assert!(refused.status != 0 && refused.all().contains(why), "{url}: {}", refused.all());
     }
 }
 
 #[test]
 fn a_name_that_leads_to_a_private_address_gets_no_request() {
-    let world = world();
+    let cluster = cluster();
     let receiver = Receiver::start(|_| 200);
-    let _ = world.gantry(&["cluster", "policy", "unset", "callback-private-addresses"]).good();
+    let _ = cluster.gantry(&["cluster", "policy", "unset", "callback-private-addresses"]).good();
     let named =
         Receiver { url: receiver.url.replace("127.0.0.1", "localhost"), received: Arc::clone(&receiver.received) };
-    let job = queue(&world, &named, "true");
-    let told = world.wait("the address is refused", |world| {
-        Some(show(world, &job)).filter(|told| told["callback"]["error"].is_string())
+    let job = queue(&cluster, &named, "true");
+    let told = cluster.wait("the address is refused", |cluster| {
+        Some(show(cluster, &job)).filter(|told| told["callback"]["error"].is_string())
     });
     let error = told["callback"]["error"].as_str().expect("an error");
     assert!(error.contains("private address") && error.contains("callback-private-addresses"), "{error}");
     assert!(receiver.all().is_empty());
     // Once the policy allows the address, the next try succeeds.
-    let _ = world.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.0/8,::1"]).good();
-    world.wait("the result is delivered", |_| (!receiver.all().is_empty()).then_some(()));
+    let _ = cluster.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.0/8,::1"]).good();
+    cluster.wait("the result is delivered", |_| (!receiver.all().is_empty()).then_some(()));
 }
 
 #[test]
 fn the_death_of_the_server_loses_no_result_and_no_message() {
-    let world = world();
-    world.make_failpoints();
+    let cluster = cluster();
+    cluster.make_failpoints();
     let receiver = Receiver::start(|_| 200);
     // Taken and not sent; sent and not recorded; recorded as ended and not taken.
     for failpoint in ["delivery.taken", "delivery.sent", "job.recorded"] {
         let before = receiver.all().len();
-        std::fs::write(world.path("failpoints/kill"), format!("{failpoint}\n")).expect("written");
-        let job = queue(&world, &receiver, "true");
-        world.wait(&format!("the server was killed at {failpoint}"), |world| {
-            let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+        std::fs::write(cluster.path("failpoints/kill"), format!("{failpoint}\n")).expect("written");
+        let job = queue(&cluster, &receiver, "true");
+        cluster.wait(&format!("the server was killed at {failpoint}"), |cluster| {
+            let killed = std::fs::read_to_string(cluster.path("failpoints/killed")).unwrap_or_default();
             killed.contains(failpoint).then_some(())
         });
-        world.wait(&format!("the result after {failpoint}"), |world| {
-            (show(world, &job)["callback"]["state"] == "delivered").then_some(())
+        cluster.wait(&format!("the result after {failpoint}"), |cluster| {
+            (show(cluster, &job)["callback"]["state"] == "delivered").then_some(())
         });
         let after: Vec<Received> = receiver.all().split_off(before);
         let of_job = |received: &&Received| received.body.contains(&format!("\"id\":{job},"));
@@ -191,11 +191,11 @@ fn the_death_of_the_server_loses_no_result_and_no_message() {
         assert!((1..=2).contains(&after.len()), "{failpoint}: {after:?}");
     }
     // The same for messages, with kills at any time.
-    let queues = format!("http://127.0.0.1:{}/3/projects/shop/queues", world.api_port());
+    let queues = format!("http://127.0.0.1:{}/3/projects/shop/queues", cluster.api_port());
     let curl = |method: &str, path: &str, body: &str| {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--retry", "20", "--retry-all-errors", "--retry-delay", "1", "-X", method]);
-        curl.args(["-H", &format!("Authorization: OAuth {}", world.token()), "-H", "Content-Type: application/json"]);
+        curl.args(["-H", &format!("Authorization: OAuth {}", cluster.token()), "-H", "Content-Type: application/json"]);
         curl.args(["-d", body, &format!("{queues}{path}")]);
         let said = run(curl).good().out;
         serde_json::from_str::<Value>(&said).unwrap_or_else(|_| panic!("{said}"))
@@ -209,9 +209,9 @@ fn the_death_of_the_server_loses_no_result_and_no_message() {
             let body = format!(r#"{{"messages":[{{"body":"message {round}-{number}"}}]}}"#);
             assert!(curl("POST", "/news/messages", &body)["ids"].is_array());
         }
-        world.kill_service("server");
+        cluster.kill_service("server");
     }
-    world.wait("no message is left", |_| (curl("GET", "/news", "")["queue"]["size"] == 0).then_some(()));
+    cluster.wait("no message is left", |_| (curl("GET", "/news", "")["queue"]["size"] == 0).then_some(()));
     let after: Vec<Received> = receiver.all().split_off(before);
     for round in 0..3 {
         for number in 0..10 {
@@ -229,12 +229,12 @@ fn the_death_of_the_server_loses_no_result_and_no_message() {
     let set = serde_json::json!({ "queue": { "type": "unicast", "push": {
         "subscribers": [{ "name": "inbox", "url": "ironmq:///inbox" }] } } });
     assert_eq!(curl("PUT", "/sent", &set.to_string())["queue"]["type"], "unicast");
-    std::fs::write(world.path("failpoints/kill"), "delivery.forwarded\n").expect("written");
+    std::fs::write(cluster.path("failpoints/kill"), "delivery.forwarded\n").expect("written");
     assert!(curl("POST", "/sent/messages", r#"{"messages":[{"body":"once","delay":1}]}"#)["ids"].is_array());
-    world.wait("the server was killed at delivery.forwarded", |world| {
-        let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+    cluster.wait("the server was killed at delivery.forwarded", |cluster| {
+        let killed = std::fs::read_to_string(cluster.path("failpoints/killed")).unwrap_or_default();
         killed.contains("delivery.forwarded").then_some(())
     });
-    world.wait("the message has left the queue", |_| (curl("GET", "/sent", "")["queue"]["size"] == 0).then_some(()));
+    cluster.wait("the message has left the queue", |_| (curl("GET", "/sent", "")["queue"]["size"] == 0).then_some(()));
     assert_eq!(curl("GET", "/inbox", "")["queue"]["total_messages"], 1);
 }

@@ -67,9 +67,9 @@ while True:
 "#;
 
 /// Pushes an app whose role `idle` waits in a container.
-fn push_app(world: &TestCluster, app: &str, roles: &str) {
-    let _ = world.gantry(&["app", "create", app]).good();
-    let repository = world.repository(app, None);
+fn push_app(cluster: &TestCluster, app: &str, roles: &str) {
+    let _ = cluster.gantry(&["app", "create", app]).good();
+    let repository = cluster.repository(app, None);
     for (name, text) in [("api.py", API), ("resource.py", RESOURCE), ("worker.py", WORKER)] {
         repository.write(name, text);
     }
@@ -80,8 +80,8 @@ fn push_app(world: &TestCluster, app: &str, roles: &str) {
 
 const IDLE: &str = "{ idle: { command: 'sleep 100000', memory: '64M' } }";
 
-fn exec(world: &TestCluster, app: &str, words: &[&str]) -> Output {
-    world.gantry(&[&["exec", app, "--instance", "idle-1", "--"], words].concat())
+fn exec(cluster: &TestCluster, app: &str, words: &[&str]) -> Output {
+    cluster.gantry(&[&["exec", app, "--instance", "idle-1", "--"], words].concat())
 }
 
 fn kill(pid: u32) {
@@ -89,43 +89,43 @@ fn kill(pid: u32) {
 }
 
 /// Calls the API from a container of an app. Returns status and body; the status is zero while the server is away.
-fn call(world: &TestCluster, app: &str, words: &[&str]) -> (u16, Value) {
-    let said = exec(world, app, &[&["python3", "/app/api.py"], words].concat());
+fn call(cluster: &TestCluster, app: &str, words: &[&str]) -> (u16, Value) {
+    let said = exec(cluster, app, &[&["python3", "/app/api.py"], words].concat());
     let (status, body) = said.out.trim().split_once(' ').unwrap_or((said.out.trim(), ""));
     (status.parse().unwrap_or_default(), serde_json::from_str(body).unwrap_or(Value::from(body)))
 }
 
 #[test]
 fn each_app_has_its_own_keys_and_sees_the_services_of_all() {
-    let world = TestCluster::start(&[]);
-    push_app(&world, "shop", IDLE);
-    push_app(&world, "other", IDLE);
+    let cluster = TestCluster::start(&[]);
+    push_app(&cluster, "shop", IDLE);
+    push_app(&cluster, "other", IDLE);
     // Compare-and-swap.
-    let (status, first) = call(&world, "shop", &["PUT", "/v1/kv/config/color?cas=0", "green"]);
+    let (status, first) = call(&cluster, "shop", &["PUT", "/v1/kv/config/color?cas=0", "green"]);
     assert_eq!((status, &first["version"]), (200, &Value::from(1)), "{first}");
     let revision = first["revision"].as_i64().expect("a revision");
-    assert_eq!(call(&world, "shop", &["PUT", "/v1/kv/config/color?cas=0", "red"]).1["code"], "revision_conflict");
+    assert_eq!(call(&cluster, "shop", &["PUT", "/v1/kv/config/color?cas=0", "red"]).1["code"], "revision_conflict");
     let swap = format!("/v1/kv/config/color?cas={revision}");
-    assert_eq!(call(&world, "shop", &["PUT", &swap, "blue"]).0, 200);
-    assert_eq!(call(&world, "shop", &["GET", "/v1/kv/config/color?raw=true"]).1, "blue");
+    assert_eq!(call(&cluster, "shop", &["PUT", &swap, "blue"]).0, 200);
+    assert_eq!(call(&cluster, "shop", &["GET", "/v1/kv/config/color?raw=true"]).1, "blue");
     // A watch from the first revision finds the second write at once.
     let watch = format!("/v1/kv?prefix=config/&wait={revision}");
-    let (_, watched) = call(&world, "shop", &["GET", &watch]);
+    let (_, watched) = call(&cluster, "shop", &["GET", &watch]);
     assert_eq!((&watched["events"][0]["value"], &watched["events"][1]), (&"blue".into(), &Value::Null), "{watched}");
     // The other app has a key of the same name, and nothing of the first.
-    assert_eq!(call(&world, "other", &["GET", "/v1/kv?prefix="]).1["entries"], Value::Array(Vec::new()));
-    assert_eq!(call(&world, "other", &["GET", "/v1/kv/config/color"]).1["code"], "key_not_found");
-    assert_eq!(call(&world, "other", &["GET", "/v1/apps/shop/locks/job"]).1["code"], "scope_insufficient");
+    assert_eq!(call(&cluster, "other", &["GET", "/v1/kv?prefix="]).1["entries"], Value::Array(Vec::new()));
+    assert_eq!(call(&cluster, "other", &["GET", "/v1/kv/config/color"]).1["code"], "key_not_found");
+    assert_eq!(call(&cluster, "other", &["GET", "/v1/apps/shop/locks/job"]).1["code"], "scope_insufficient");
     // A key with a time to live ends.
-    assert_eq!(call(&world, "shop", &["PUT", "/v1/kv/beat?ttl=2", "now"]).0, 200);
-    assert_eq!(call(&world, "shop", &["GET", "/v1/kv/beat"]).0, 200);
-    world.wait("the key ends", |world| (call(world, "shop", &["GET", "/v1/kv/beat"]).0 == 404).then_some(()));
+    assert_eq!(call(&cluster, "shop", &["PUT", "/v1/kv/beat?ttl=2", "now"]).0, 200);
+    assert_eq!(call(&cluster, "shop", &["GET", "/v1/kv/beat"]).0, 200);
+    cluster.wait("the key ends", |cluster| (call(cluster, "shop", &["GET", "/v1/kv/beat"]).0 == 404).then_some(()));
     // Services of all apps, as in DNS.
-    let (_, service) = call(&world, "shop", &["GET", "/v1/services/other/idle"]);
+    let (_, service) = call(&cluster, "shop", &["GET", "/v1/services/other/idle"]);
     assert_eq!(service["instances"].as_array().map(Vec::len), Some(1), "{service}");
-    assert_eq!(call(&world, "shop", &["GET", "/v1/services/other/none"]).1["code"], "role_not_found");
+    assert_eq!(call(&cluster, "shop", &["GET", "/v1/services/other/none"]).1["code"], "role_not_found");
     // The API serves only containers of an app, and identifies a container by its address.
-    let api = exec(&world, "shop", &["sh", "-c", "echo $GANTRY_API"]).good().out.trim().to_owned();
+    let api = exec(&cluster, "shop", &["sh", "-c", "echo $GANTRY_API"]).good().out.trim().to_owned();
     let from_outside = gantry_testbed::run({
         let mut curl = std::process::Command::new("curl");
         curl.args(["-sS", "--max-time", "5", &format!("{api}/v1/kv")]);
@@ -142,18 +142,18 @@ fn each_app_has_its_own_keys_and_sees_the_services_of_all() {
          try:\n    s.setsockopt(socket.IPPROTO_IP, 15, 1); s.bind(('{neighbour}', 0)); s.connect((api.hostname, api.port)); print('spoofed')\n\
          except OSError as error: print('refused', error)\n"
     );
-    let said = exec(&world, "shop", &["python3", "-c", &spoof]).good();
+    let said = exec(&cluster, "shop", &["python3", "-c", &spoof]).good();
     assert!(said.out.starts_with("refused"), "{}", said.all());
 }
 
 #[test]
 fn a_machine_asks_for_its_own_apps_alone() {
-    let world = TestCluster::start(&[]);
-    push_app(&world, "shop", IDLE);
-    let _ = world.gantry(&["app", "create", "elsewhere"]).good();
-    let token = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
+    let cluster = TestCluster::start(&[]);
+    push_app(&cluster, "shop", IDLE);
+    let _ = cluster.gantry(&["app", "create", "elsewhere"]).good();
+    let token = std::fs::read_to_string(cluster.path("data/machine-token")).expect("a token");
     let ask = |token: &str, path: &str| {
-        let url = format!("http://127.0.0.1:{}/internal/v1/machines/{path}/v1/kv", world.api_port());
+        let url = format!("http://127.0.0.1:{}/internal/v1/machines/{path}/v1/kv", cluster.api_port());
         let mut curl = std::process::Command::new("curl");
         curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
         curl.arg(format!("Authorization: Bearer {}", token.trim())).arg(url);
@@ -162,65 +162,65 @@ fn a_machine_asks_for_its_own_apps_alone() {
     assert_eq!(ask(&token, "m/as/shop"), "200");
     assert_eq!(ask(&token, "m/as/elsewhere"), "403", "no copy runs there");
     assert_eq!(ask(&token, "other/as/shop"), "403", "the token of another machine");
-    assert_eq!(ask(&world.token(), "m/as/shop"), "403", "no machine's token");
+    assert_eq!(ask(&cluster.token(), "m/as/shop"), "403", "no machine's token");
 }
 
 #[test]
 fn keys_and_locks_outlive_the_server_and_a_destroyed_app_leaves_nothing_but_its_revisions() {
-    let world = TestCluster::start(&[]);
-    push_app(&world, "shop", IDLE);
-    assert_eq!(call(&world, "shop", &["PUT", "/v1/kv/a", "1"]).0, 200);
-    let (_, held) = call(&world, "shop", &["POST", "/v1/locks/job", r#"{"ttl": 60}"#]);
+    let cluster = TestCluster::start(&[]);
+    push_app(&cluster, "shop", IDLE);
+    assert_eq!(call(&cluster, "shop", &["PUT", "/v1/kv/a", "1"]).0, 200);
+    let (_, held) = call(&cluster, "shop", &["POST", "/v1/locks/job", r#"{"ttl": 60}"#]);
     let token = held["token"].as_i64().expect("a token");
-    let server = world.service_pid("server").expect("a server");
+    let server = cluster.service_pid("server").expect("a server");
     kill(server);
-    let found = world.wait("the key is there", |world| {
-        let (status, found) = call(world, "shop", &["GET", "/v1/kv/a"]);
+    let found = cluster.wait("the key is there", |cluster| {
+        let (status, found) = call(cluster, "shop", &["GET", "/v1/kv/a"]);
         (status == 200).then_some(found)
     });
     assert_eq!(found["value"], "1");
-    let (_, lock) = call(&world, "shop", &["GET", "/v1/locks/job"]);
+    let (_, lock) = call(&cluster, "shop", &["GET", "/v1/locks/job"]);
     assert_eq!(lock["holder"]["token"], token, "{lock}");
-    assert_eq!(call(&world, "shop", &["POST", "/v1/locks/job", "{}"]).1["code"], "lock_held");
-    let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
-    push_app(&world, "shop", IDLE);
-    assert_eq!(call(&world, "shop", &["GET", "/v1/kv/a"]).0, 404);
-    let (_, again) = call(&world, "shop", &["POST", "/v1/locks/job", "{}"]);
+    assert_eq!(call(&cluster, "shop", &["POST", "/v1/locks/job", "{}"]).1["code"], "lock_held");
+    let _ = cluster.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
+    push_app(&cluster, "shop", IDLE);
+    assert_eq!(call(&cluster, "shop", &["GET", "/v1/kv/a"]).0, 404);
+    let (_, again) = call(&cluster, "shop", &["POST", "/v1/locks/job", "{}"]);
     assert!(again["token"].as_i64().expect("a token") > token, "{again} after {token}");
 }
 
 #[test]
 fn a_lock_of_the_command_line_ends_its_command_when_it_is_lost() {
-    let world = TestCluster::start(&[]);
-    push_app(&world, "shop", IDLE);
-    let said = world.gantry(&["lock", "run", "shop/job", "--", "sh", "-c", "echo token $GANTRY_LOCK_TOKEN; exit 7"]);
+    let cluster = TestCluster::start(&[]);
+    push_app(&cluster, "shop", IDLE);
+    let said = cluster.gantry(&["lock", "run", "shop/job", "--", "sh", "-c", "echo token $GANTRY_LOCK_TOKEN; exit 7"]);
     assert_eq!(said.status, 7, "{}", said.all());
     let first: i64 = said.out.trim().strip_prefix("token ").and_then(|token| token.parse().ok()).expect("a token");
-    let mut holder = world.gantry_into("holder", &["lock", "run", "shop/job", "--ttl", "6s", "--", "sleep", "1000"]);
-    let token = world.wait("the lock is held", |world| {
-        let shown: Value = serde_json::from_str(&world.gantry(&["lock", "show", "shop/job", "--json"]).out).ok()?;
+    let mut holder = cluster.gantry_into("holder", &["lock", "run", "shop/job", "--ttl", "6s", "--", "sleep", "1000"]);
+    let token = cluster.wait("the lock is held", |cluster| {
+        let shown: Value = serde_json::from_str(&cluster.gantry(&["lock", "show", "shop/job", "--json"]).out).ok()?;
         shown["holder"]["token"].as_i64()
     });
     assert!(token > first);
-    assert_eq!(world.gantry(&["lock", "run", "shop/job", "--wait", "0s", "--", "true"]).status, 70);
+    assert_eq!(cluster.gantry(&["lock", "run", "shop/job", "--wait", "0s", "--", "true"]).status, 70);
     // Someone releases the lock under the holder, as the end of its time would.
-    assert_eq!(call(&world, "shop", &["DELETE", &format!("/v1/locks/job?token={token}")]).0, 200);
+    assert_eq!(call(&cluster, "shop", &["DELETE", &format!("/v1/locks/job?token={token}")]).0, 200);
     let begun = Instant::now();
     assert_eq!(holder.wait().expect("ended").code(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
-    let said = std::fs::read_to_string(world.path("holder")).expect("a file");
+    let said = std::fs::read_to_string(cluster.path("holder")).expect("a file");
     assert!(said.contains("was lost"), "{said}");
 }
 
 #[test]
 fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
-    let world = TestCluster::start(&[]);
+    let cluster = TestCluster::start(&[]);
     let roles = "{ resource: { command: 'python3 resource.py', memory: '64M', port: 7000 }, \
                    worker: { command: 'python3 worker.py', memory: '64M', instances: 2, env: { RESOURCE_PORT: '7000' } } }";
-    push_app(&world, "shop", roles);
+    push_app(&cluster, "shop", roles);
     // Writes in the order in which the resource saw them: taken or not, token, copy.
-    let writes = |world: &TestCluster| -> Vec<(bool, i64, String)> {
-        let said = world.gantry(&["logs", "shop", "-p", "resource", "-n", "100000"]).out;
+    let writes = |cluster: &TestCluster| -> Vec<(bool, i64, String)> {
+        let said = cluster.gantry(&["logs", "shop", "-p", "resource", "-n", "100000"]).out;
         let parse = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [.., taken @ ("took" | "refused"), token, who] = words.as_slice() else { return None };
@@ -228,30 +228,31 @@ fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
         };
         said.lines().filter_map(parse).collect()
     };
-    let taken = |world: &TestCluster| writes(world).into_iter().filter(|(taken, ..)| *taken).count();
-    let progress = |world: &TestCluster, what: &str| {
-        let before = taken(world);
-        world.wait(what, |world| (taken(world) > before + 8).then_some(()));
+    let taken = |cluster: &TestCluster| writes(cluster).into_iter().filter(|(taken, ..)| *taken).count();
+    let progress = |cluster: &TestCluster, what: &str| {
+        let before = taken(cluster);
+        cluster.wait(what, |cluster| (taken(cluster) > before + 8).then_some(()));
     };
-    progress(&world, "both copies work");
+    progress(&cluster, "both copies work");
     for service in ["server", "agent"] {
-        kill(world.service_pid(service).expect("a service"));
-        progress(&world, &format!("the copies work on after the end of the {service}"));
+        kill(cluster.service_pid(service).expect("a service"));
+        progress(&cluster, &format!("the copies work on after the end of the {service}"));
     }
-    let worker = world.containers().into_iter().find(|(name, _)| name.contains("worker")).expect("a copy").1;
+    let worker = cluster.containers().into_iter().find(|(name, _)| name.contains("worker")).expect("a copy").1;
     kill(worker);
-    progress(&world, "the copies work on after the end of a copy");
+    progress(&cluster, "the copies work on after the end of a copy");
     // A copy stands still while it holds the lock, loses it, and then writes with its old token.
     for copy in ["worker-1", "worker-2"] {
-        world.wait("the copy is told to stand still", |world| {
-            let told = world.gantry(&["exec", "shop", "--instance", copy, "--", "touch", "/tmp/stall"]);
+        cluster.wait("the copy is told to stand still", |cluster| {
+            let told = cluster.gantry(&["exec", "shop", "--instance", copy, "--", "touch", "/tmp/stall"]);
             (told.status == 0).then_some(())
         });
     }
-    let refused = world
-        .wait("the write of an old holder is refused", |world| writes(world).into_iter().find(|(taken, ..)| !*taken));
-    progress(&world, "the copies work on");
-    let all = writes(&world);
+    let refused = cluster.wait("the write of an old holder is refused", |cluster| {
+        writes(cluster).into_iter().find(|(taken, ..)| !*taken)
+    });
+    progress(&cluster, "the copies work on");
+    let all = writes(&cluster);
     let tokens: Vec<i64> = all.iter().filter(|(taken, ..)| *taken).map(|(_, token, _)| *token).collect();
     assert!(tokens.is_sorted(), "{tokens:?}");
     // One token has one holder.
@@ -276,9 +277,9 @@ fn etcd_client(folder: &std::path::Path) -> Option<std::path::PathBuf> {
 
 #[test]
 fn an_etcd_client_gets_the_responses_of_etcd() {
-    let world = TestCluster::start(&[]);
-    push_app(&world, "shop", IDLE);
-    let Some(client) = etcd_client(&world.path("client")) else {
+    let cluster = TestCluster::start(&[]);
+    push_app(&cluster, "shop", IDLE);
+    let Some(client) = etcd_client(&cluster.path("client")) else {
         eprintln!("not run: pip cannot install etcd3gw");
         return;
     };
@@ -288,15 +289,15 @@ fn an_etcd_client_gets_the_responses_of_etcd() {
         String::from_utf8_lossy(&command.output().expect("run").stdout).into_owned()
     };
     // In the container's network, the client is the container.
-    let pid = world.containers()[0].1.to_string();
-    let api = exec(&world, "shop", &["sh", "-c", "echo $GANTRY_API"]).good().out;
+    let pid = cluster.containers()[0].1.to_string();
+    let api = exec(&cluster, "shop", &["sh", "-c", "echo $GANTRY_API"]).good().out;
     let (host, port) = api.trim().trim_start_matches("http://").split_once(':').expect("a port");
     let mut inside = std::process::Command::new("nsenter");
     let own = python(inside.args(["-n", "-t", &pid]), host, port);
     let etcd = Etcd::start();
     let address = etcd.address().trim_start_matches("etcd://").split('/').next().expect("an address").to_owned();
     let (host, port) = address.split_once(':').expect("a port");
-    world.wait("etcd serves", |_| std::net::TcpStream::connect(&address).ok());
+    cluster.wait("etcd serves", |_| std::net::TcpStream::connect(&address).ok());
     std::thread::sleep(Duration::from_secs(1));
     let wanted = python(&mut std::process::Command::new("env"), host, port);
     for (own, wanted) in own.lines().zip(wanted.lines()) {
@@ -308,11 +309,11 @@ fn an_etcd_client_gets_the_responses_of_etcd() {
 
 #[test]
 fn a_removal_of_many_keys_outlives_a_kill() {
-    let world = TestCluster::start(&[]);
-    world.make_failpoints();
-    push_app(&world, "shop", IDLE);
-    let token = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
-    let api = format!("http://127.0.0.1:{}/internal/v1/machines/m/as/shop", world.api_port());
+    let cluster = TestCluster::start(&[]);
+    cluster.make_failpoints();
+    push_app(&cluster, "shop", IDLE);
+    let token = std::fs::read_to_string(cluster.path("data/machine-token")).expect("a token");
+    let api = format!("http://127.0.0.1:{}/internal/v1/machines/m/as/shop", cluster.api_port());
     let curl = |words: &[&str]| {
         let mut curl = std::process::Command::new("curl");
         curl.args(["-sS", "--max-time", "20", "-H", &format!("Authorization: Bearer {}", token.trim())]).args(words);
@@ -323,14 +324,14 @@ fn a_removal_of_many_keys_outlives_a_kill() {
     let put = curl(&["-o", "/dev/null", "-w", "%{http_code}\\n", "-X", "PUT", "-d", "value", &keys]).good();
     assert_eq!(put.out.lines().filter(|code| *code == "200").count(), 300, "{}", put.out);
     let _ = curl(&["-X", "PUT", "-d", "value", &format!("{api}/v1/kv/other")]).good();
-    std::fs::write(world.path("failpoints/kill"), "coordination.cleared\n").expect("armed");
+    std::fs::write(cluster.path("failpoints/kill"), "coordination.cleared\n").expect("armed");
     // From "key" up to "kez".
     let range = r#"{"key":"a2V5","range_end":"a2V6"}"#;
     let lost = curl(&["-d", range, &format!("{api}/v3/kv/deleterange")]);
     assert_ne!(lost.status, 0, "acknowledged by a killed server: {}", lost.out);
-    let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+    let killed = std::fs::read_to_string(cluster.path("failpoints/killed")).unwrap_or_default();
     assert!(killed.trim_end().ends_with("coordination.cleared"), "{killed}");
-    let left = world.wait("the server is back", |_| {
+    let left = cluster.wait("the server is back", |_| {
         let listed = curl(&["-f", &format!("{api}/v1/kv")]);
         (listed.status == 0).then_some(listed.out)
     });

@@ -63,54 +63,56 @@ impl Drop for Disk {
 #[test]
 fn serves_reads_on_a_read_only_disk_and_recovers() {
     let disk = Disk::new();
-    let mut world = TestCluster::start_on(&disk.path("disk"), &["--reserve", "1M"]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    let shop = world.repository("shop", None);
+    let mut cluster = TestCluster::start_on(&disk.path("disk"), &["--reserve", "1M"]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    let shop = cluster.repository("shop", None);
     shop.write("container/roles.json", "{ worker: { command: 'echo begun; exec sleep 100000', memory: '16M' } }");
     shop.commit("one");
     let _ = shop.push().good();
-    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let _ = cluster.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     disk.fail();
 
-    let reads = |world: &TestCluster| {
-        let status = world.gantry(&["status"]);
+    let reads = |cluster: &TestCluster| {
+        let status = cluster.gantry(&["status"]);
         let alive = status.status == 0 && status.out.contains("cannot be written to");
         let all = [&["why", "shop"][..], &["ps", "shop"], &["logs", "shop"], &["events"], &["releases", "shop"]];
-        alive && all.iter().all(|words| world.gantry(words).status == 0)
+        alive && all.iter().all(|words| cluster.gantry(words).status == 0)
     };
-    let refuses = |world: &TestCluster| {
-        let refused = world.gantry(&["config", "set", "shop", "COLOR=red"]);
+    let refuses = |cluster: &TestCluster| {
+        let refused = cluster.gantry(&["config", "set", "shop", "COLOR=red"]);
         assert_ne!(refused.status, 0);
         refused.err.contains("cannot be written to")
     };
-    world.wait("reads are answered", |world| reads(world).then_some(()));
-    world.wait("changes are refused by name", |world| refuses(world).then_some(()));
-    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    cluster.wait("reads are answered", |cluster| reads(cluster).then_some(()));
+    cluster.wait("changes are refused by name", |cluster| refuses(cluster).then_some(()));
+    assert!(cluster.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
     // A service that ends is restarted and serves what the read-only disk allows.
     for service in ["server", "agent", "router"] {
-        world.kill_service(service);
+        cluster.kill_service(service);
     }
-    world.wait("reads are answered again", |world| reads(world).then_some(()));
-    world.wait("changes are refused again", |world| refuses(world).then_some(()));
+    cluster.wait("reads are answered again", |cluster| reads(cluster).then_some(()));
+    cluster.wait("changes are refused again", |cluster| refuses(cluster).then_some(()));
     shop.write("two", "2");
     shop.commit("two");
     let refused = shop.push();
     assert!(refused.status != 0 && refused.all().contains("a push must write to it"), "{refused:?}");
     // `gantry why` says why a crashed instance is not restarted.
-    let (_, pid) = world.containers().into_iter().next().expect("an instance");
-    world.signal("KILL", pid);
-    world.wait("why says why not", |world| world.gantry(&["why", "shop"]).out.contains("is read-only").then_some(()));
+    let (_, pid) = cluster.containers().into_iter().next().expect("an instance");
+    cluster.signal("KILL", pid);
+    cluster.wait("why says why not", |cluster| {
+        cluster.gantry(&["why", "shop"]).out.contains("is read-only").then_some(())
+    });
 
     disk.repair();
-    world.wait("changes are taken", |world| {
-        (world.gantry(&["config", "set", "shop", "COLOR=green"]).status == 0).then_some(())
+    cluster.wait("changes are taken", |cluster| {
+        (cluster.gantry(&["config", "set", "shop", "COLOR=green"]).status == 0).then_some(())
     });
-    world.wait("the instance is back, and nothing is wrong any more", |world| {
-        let status = world.gantry(&["status"]).out;
-        let ps = world.gantry(&["ps", "shop"]).out;
+    cluster.wait("the instance is back, and nothing is wrong any more", |cluster| {
+        let status = cluster.gantry(&["status"]).out;
+        let ps = cluster.gantry(&["ps", "shop"]).out;
         (!status.contains("cannot be written to") && ps.contains("ready")).then_some(())
     });
     // The lock of `up` is on the replaced file system.
-    world.signal("TERM", world.up_pid());
-    let _ = world.down().good();
+    cluster.signal("TERM", cluster.up_pid());
+    let _ = cluster.down().good();
 }

@@ -113,12 +113,12 @@ fn failpoints() -> BTreeSet<String> {
 }
 
 /// The API's description of an app; null while the server is away.
-fn told(world: &TestCluster, app: &str) -> serde_json::Value {
-    serde_json::from_str(&world.gantry(&["app", "show", app, "--json"]).out).unwrap_or_default()
+fn told(cluster: &TestCluster, app: &str) -> serde_json::Value {
+    serde_json::from_str(&cluster.gantry(&["app", "show", app, "--json"]).out).unwrap_or_default()
 }
 
-fn shop(world: &TestCluster) -> serde_json::Value {
-    told(world, "shop")
+fn shop(cluster: &TestCluster) -> serde_json::Value {
+    told(cluster, "shop")
 }
 
 /// Roles of the app with a volume and a release step. The step prints a line each time it runs.
@@ -136,7 +136,7 @@ time.sleep(3600)
 ";
 
 struct Sweep {
-    world: TestCluster,
+    cluster: TestCluster,
     repository: Repository,
     /// Repository of the app `books`.
     books: Repository,
@@ -150,19 +150,19 @@ struct Sweep {
 
 impl Sweep {
     fn start() -> Self {
-        let world = TestCluster::start(&["--collect-every", "3"]);
-        world.make_failpoints();
-        let repository = site(&world, "shop", 2);
+        let cluster = TestCluster::start(&["--collect-every", "3"]);
+        cluster.make_failpoints();
+        let repository = site(&cluster, "shop", 2);
         repository.compile_with("echo $$ > /app/made");
         push_site(&repository, "v0");
-        let books = site(&world, "books", 1);
+        let books = site(&cluster, "books", 1);
         books.write("container/roles.json", BOOKS);
         // A blob over 8 MiB is written in parts, which have failpoints of their own.
         let noise: String = (0..1_400_000).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
         books.write("noise", &noise);
         push_site(&books, "v0");
         Self {
-            world,
+            cluster,
             repository,
             books,
             number: 0,
@@ -174,19 +174,19 @@ impl Sweep {
 
     /// Names in a file of the failpoints' folder.
     fn noted(&self, file: &str) -> Vec<String> {
-        let text = std::fs::read_to_string(self.world.path("failpoints").join(file)).unwrap_or_default();
+        let text = std::fs::read_to_string(self.cluster.path("failpoints").join(file)).unwrap_or_default();
         text.lines().filter_map(|line| line.split(' ').next_back()).map(str::to_owned).collect()
     }
 
     /// Removes the notes of passed failpoints and kills.
     fn forget(&self) {
         for file in ["passed", "killed"] {
-            let _ = std::fs::remove_file(self.world.path("failpoints").join(file));
+            let _ = std::fs::remove_file(self.cluster.path("failpoints").join(file));
         }
     }
 
     fn background(&self, arguments: &[&str]) -> Child {
-        self.world.gantry_into("background", arguments)
+        self.cluster.gantry_into("background", arguments)
     }
 
     fn change(&mut self, text: &str) -> Child {
@@ -203,9 +203,9 @@ impl Sweep {
 
     /// The commit that serves. Images of older commits may have been garbage-collected.
     fn serving(&self) -> String {
-        let text = self.world.gantry(&["releases", "shop", "--json"]).good().out;
+        let text = self.cluster.gantry(&["releases", "shop", "--json"]).good().out;
         let releases: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
-        let current = &shop(&self.world)["current"];
+        let current = &shop(&self.cluster)["current"];
         let serving = releases.iter().find(|release| &release["number"] == current).expect("it serves");
         serving["commit"].as_str().expect("a commit").to_owned()
     }
@@ -213,15 +213,16 @@ impl Sweep {
     /// Creates the state that an operation needs.
     fn prepare(&self, operation: Operation) {
         let scale = |copies: u32| {
-            let _ = self.world.gantry(&["scale", "shop", &format!("web={copies}")]).good();
+            let _ = self.cluster.gantry(&["scale", "shop", &format!("web={copies}")]).good();
             self.converge("what comes before", CONVERGED);
         };
         match operation {
             Operation::Destroy | Operation::Rename => {
                 self.destroy("heir");
-                let _ = self.world.gantry(&["app", "create", "victim"]).good();
-                let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.serving())]).good();
-                let victim = self.world.gantry(&["app", "show", "victim", "--json"]).good().out;
+                let _ = self.cluster.gantry(&["app", "create", "victim"]).good();
+                let _ =
+                    self.cluster.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.serving())]).good();
+                let victim = self.cluster.gantry(&["app", "show", "victim", "--json"]).good().out;
                 let told: serde_json::Value = serde_json::from_str(&victim).expect("JSON");
                 assert!(told["ready"] == told["wanted"] && told["ready"] != 0, "deployed, and not there: {victim}");
             }
@@ -234,10 +235,10 @@ impl Sweep {
 
     /// Destroys an app, if there is one, and waits until nothing of it is left.
     fn destroy(&self, app: &str) {
-        self.world.wait("it is gone", |world| {
-            let shown = world.gantry(&["app", "show", app]);
+        self.cluster.wait("it is gone", |cluster| {
+            let shown = cluster.gantry(&["app", "show", app]);
             if shown.status == 0 {
-                let _ = world.gantry(&["app", "destroy", app, "--confirm", app]);
+                let _ = cluster.gantry(&["app", "destroy", app, "--confirm", app]);
             }
             shown.err.contains("no app").then_some(())
         });
@@ -246,8 +247,8 @@ impl Sweep {
     /// Removes the volume's folder, so that the next copy needs a new folder. The running copy keeps its open files.
     /// An interrupted operation may not have made the folder.
     fn forget_volume(&self) {
-        let removed = std::fs::remove_dir_all(self.world.path("data/volumes/books"));
-        assert!(removed.is_ok() || !self.world.path("data/volumes/books").exists(), "{removed:?}");
+        let removed = std::fs::remove_dir_all(self.cluster.path("data/volumes/books"));
+        assert!(removed.is_ok() || !self.cluster.path("data/volumes/books").exists(), "{removed:?}");
     }
 
     /// Requests the operation, with one client or more.
@@ -264,9 +265,9 @@ impl Sweep {
             Operation::BadPush => vec![self.change(BAD)],
             Operation::Superseded => {
                 let mut first = self.push();
-                self.world.wait("it has begun, or was cut", |world| {
+                self.cluster.wait("it has begun, or was cut", |cluster| {
                     let ended = first.try_wait().expect("asked").is_some();
-                    (ended || !shop(world)["deploy"].is_null()).then_some(())
+                    (ended || !shop(cluster)["deploy"].is_null()).then_some(())
                 });
                 vec![first, self.push(), self.push()]
             }
@@ -275,8 +276,8 @@ impl Sweep {
                 vec![self.background(&["config", "set", "shop", &format!("N={}", self.number)])]
             }
             Operation::Held => {
-                let address = format!("http://127.0.0.1:{}/v1/apps/shop/deploys", self.world.api_port());
-                let token = format!("Authorization: Bearer {}", self.world.token());
+                let address = format!("http://127.0.0.1:{}/v1/apps/shop/deploys", self.cluster.api_port());
+                let token = format!("Authorization: Bearer {}", self.cluster.token());
                 let body = r#"{"source":{"kind":"rollback","to":null},"hold":true}"#;
                 let mut curl = Command::new("curl");
                 curl.args(["-sSf", "--max-time", "20", "-H", &token, "-d", body, &address]);
@@ -291,7 +292,7 @@ impl Sweep {
             Operation::Job => vec![self.background(&["job", "run", "shop/web", "--follow", "--", "/bin/true"])],
             Operation::Lock => vec![self.background(&["lock", "run", "shop/sweep", "--ttl", "2s", "--", "/bin/true"])],
             Operation::AgentStart => {
-                self.world.kill_service("agent");
+                self.cluster.kill_service("agent");
                 Vec::new()
             }
         }
@@ -305,12 +306,12 @@ impl Sweep {
              {gantry} snapshot books notes create one
              {gantry} snapshot books notes restore one
              {gantry} rm books notes",
-            self.world.path("repository-books/container").display()
+            self.cluster.path("repository-books/container").display()
         );
         Command::new("sh")
             .args(["-ec", &line])
-            .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.world.api_port()))
-            .env("GANTRY_TOKEN", self.world.token())
+            .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.cluster.api_port()))
+            .env("GANTRY_TOKEN", self.cluster.token())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -320,7 +321,7 @@ impl Sweep {
 
     /// The content of the volume `notes`; `None` if there is no such volume.
     fn notes(&self) -> Option<String> {
-        std::fs::read_to_string(self.world.path("data/volumes/books/notes/roles.json")).ok()
+        std::fs::read_to_string(self.cluster.path("data/volumes/books/notes/roles.json")).ok()
     }
 
     /// Completes or aborts the operation.
@@ -328,62 +329,63 @@ impl Sweep {
         match operation {
             Operation::Held => {
                 if acknowledged {
-                    self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
+                    self.cluster
+                        .wait("it is held", |cluster| (shop(cluster)["deploy"]["state"] == "held").then_some(()));
                 }
                 // A request without acknowledgement may have been accepted nevertheless. A kill may also interrupt
                 // the abort.
-                self.world.wait("it is called off", |world| {
-                    let _ = world.gantry(&["abort", "shop"]);
-                    let value = shop(world);
+                self.cluster.wait("it is called off", |cluster| {
+                    let _ = cluster.gantry(&["abort", "shop"]);
+                    let value = shop(cluster);
                     (value["name"] == "shop" && value["deploy"].is_null()).then_some(())
                 });
             }
-            Operation::Destroy => self.world.wait("it is gone", |world| {
-                let known = world.gantry(&["app", "show", "victim"]);
+            Operation::Destroy => self.cluster.wait("it is gone", |cluster| {
+                let known = cluster.gantry(&["app", "show", "victim"]);
                 assert!(!acknowledged || known.status != 0, "acknowledged and there: {}", known.all());
                 if known.status == 0 {
-                    let _ = world.gantry(&["app", "destroy", "victim", "--confirm", "victim"]);
+                    let _ = cluster.gantry(&["app", "destroy", "victim", "--confirm", "victim"]);
                 }
                 known.err.contains("no app").then_some(())
             }),
-            Operation::Rename => self.world.wait("it has the new name", |world| {
-                let victim = world.gantry(&["app", "show", "victim"]);
+            Operation::Rename => self.cluster.wait("it has the new name", |cluster| {
+                let victim = cluster.gantry(&["app", "show", "victim"]);
                 // Refused while the rename is under way. A request without acknowledgement may have been accepted.
-                if victim.status == 0 && told(world, "heir").is_null() {
-                    let _ = world.gantry(&["app", "rename", "victim", "heir"]);
+                if victim.status == 0 && told(cluster, "heir").is_null() {
+                    let _ = cluster.gantry(&["app", "rename", "victim", "heir"]);
                 }
                 victim.err.contains("no app").then_some(())
             }),
             Operation::Data => {
-                let folder = self.world.path("data/volumes/books");
+                let folder = self.cluster.path("data/volumes/books");
                 let is_whole = |text: String| text == BOOKS;
                 assert!(
                     self.notes().is_none_or(is_whole) || !folder.join("notes").exists(),
                     "the volume is half there"
                 );
                 assert!(!acknowledged || !folder.join("notes").exists(), "acknowledged and there");
-                self.world.wait("the volume is gone", |world| {
-                    let told = world.gantry(&["volume", "rm", "books", "notes"]);
+                self.cluster.wait("the volume is gone", |cluster| {
+                    let told = cluster.gantry(&["volume", "rm", "books", "notes"]);
                     told.err.contains("has no volume notes").then_some(())
                 });
-                self.world.wait("nothing half made is left", |_| {
+                self.cluster.wait("nothing half made is left", |_| {
                     let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
                     let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
                     names.all(|name| name == "data" || name == ".used-data").then_some(())
                 });
             }
-            Operation::Job => self.world.wait("every job has succeeded", |world| {
-                let text = world.gantry(&["job", "ls", "--json"]).out;
+            Operation::Job => self.cluster.wait("every job has succeeded", |cluster| {
+                let text = cluster.gantry(&["job", "ls", "--json"]).out;
                 let told: serde_json::Value = serde_json::from_str(&text).ok()?;
                 let mut jobs = told["jobs"].as_array()?.iter();
-                let files = std::fs::read_dir(world.path("data/jobs")).map_or(0, Iterator::count);
+                let files = std::fs::read_dir(cluster.path("data/jobs")).map_or(0, Iterator::count);
                 (jobs.all(|job| job["status"] == "succeeded") && files == 0).then_some(())
             }),
-            Operation::Lock => self.world.wait("the lock is free", |world| {
-                (world.gantry(&["lock", "run", "shop/sweep", "--ttl", "2s", "--", "/bin/true"]).status == 0)
+            Operation::Lock => self.cluster.wait("the lock is free", |cluster| {
+                (cluster.gantry(&["lock", "run", "shop/sweep", "--ttl", "2s", "--", "/bin/true"]).status == 0)
                     .then_some(())
             }),
-            Operation::AgentStart => self.world.wait("the agent runs again", |_| {
+            Operation::AgentStart => self.cluster.wait("the agent runs again", |_| {
                 let count = |file| self.noted(file).iter().filter(|failpoint| *failpoint == "agent.adopted").count();
                 (count("passed") > count("killed")).then_some(())
             }),
@@ -393,7 +395,7 @@ impl Sweep {
 
     /// Asserts that an acknowledged change is there after everything has settled.
     fn check(&self, operation: Operation, before: &serde_json::Value) {
-        let (now, text) = (shop(&self.world), page(&self.world, "shop"));
+        let (now, text) = (shop(&self.cluster), page(&self.cluster, "shop"));
         match operation {
             Operation::Push | Operation::Superseded => {
                 assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
@@ -401,16 +403,16 @@ impl Sweep {
                 assert_eq!(here.trim(), there, "acknowledged, and the branch is elsewhere");
             }
             Operation::Volume => {
-                let text = page(&self.world, "books");
+                let text = page(&self.cluster, "books");
                 assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
-                let release = told(&self.world, "books")["current"].to_string();
+                let release = told(&self.cluster, "books")["current"].to_string();
                 let release = format!("v{} release-1 | migrating", release.trim_matches(['"', 'v']));
-                let lines = self.world.gantry(&["logs", "books", "-p", "release", "-n", "1000"]).good().out;
+                let lines = self.cluster.gantry(&["logs", "books", "-p", "release", "-n", "1000"]).good().out;
                 let own = lines.lines().filter(|line| line.ends_with(&release));
                 assert_eq!(own.count(), 1, "{release}:\n{lines}");
             }
             Operation::Configuration => {
-                let value = self.world.gantry(&["config", "get", "shop", "N"]).good().out;
+                let value = self.cluster.gantry(&["config", "get", "shop", "N"]).good().out;
                 assert_eq!(value.trim(), self.number.to_string(), "acknowledged and gone");
                 assert_ne!(now["current"], before["current"], "acknowledged and not released");
             }
@@ -420,7 +422,7 @@ impl Sweep {
             }
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
             Operation::Job => {
-                let text = self.world.gantry(&["job", "ls", "--json"]).good().out;
+                let text = self.cluster.gantry(&["job", "ls", "--json"]).good().out;
                 let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
                 assert_eq!(told["jobs"][0]["status"], "succeeded", "acknowledged and gone: {text}");
             }
@@ -436,13 +438,13 @@ impl Sweep {
     /// Failpoints that the operation passes without a kill.
     fn survey(&mut self, operation: Operation) -> BTreeSet<String> {
         self.prepare(operation);
-        let before = shop(&self.world);
+        let before = shop(&self.cluster);
         self.forget();
         let begun = Instant::now();
         let good = self.begin(operation).into_iter().all(|mut child| child.wait().expect("waited").success());
         // The later failpoints belong to the abort.
         let until_held = (operation == Operation::Held).then(|| {
-            self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
+            self.cluster.wait("it is held", |cluster| (shop(cluster)["deploy"]["state"] == "held").then_some(()));
             self.noted("passed")
         });
         self.end(operation, true);
@@ -464,19 +466,19 @@ impl Sweep {
     fn kill_at(&mut self, operation: Operation, failpoint: &str, next: &[&str]) {
         let what = format!("{failpoint} of {operation:?}");
         self.prepare(operation);
-        let before = shop(&self.world);
+        let before = shop(&self.cluster);
         self.forget();
         let list: String = [failpoint].iter().chain(next).map(|failpoint| format!("{failpoint}\n")).collect();
-        std::fs::write(self.world.path("failpoints/kill"), list).expect("armed");
+        std::fs::write(self.cluster.path("failpoints/kill"), list).expect("armed");
         let begun = Instant::now();
         let children = self.begin(operation);
-        self.world
+        self.cluster
             .wait(&format!("{what} is passed"), |_| self.noted("killed").contains(&failpoint.to_owned()).then_some(()));
         let killed = Instant::now();
         let good: Vec<bool> = children.into_iter().map(|mut child| child.wait().expect("waited").success()).collect();
         let acknowledged = good.last().copied().unwrap_or(false);
         self.end(operation, acknowledged);
-        let _ = std::fs::remove_file(self.world.path("failpoints/kill"));
+        let _ = std::fs::remove_file(self.cluster.path("failpoints/kill"));
         // A killed operation may begin anew: its own time counts once more for the rest, and once for the repetition.
         let limit = RECOVERED + 2 * self.undisturbed[&operation];
         self.converge(&what, limit);
@@ -484,7 +486,7 @@ impl Sweep {
         assert!(took < limit, "{what}: recovered in {took:?}, limit {limit:?}");
         self.slowest = self.slowest.max(took);
         self.second_kills += usize::from(self.noted("killed").len() > 1);
-        assert!(page(&self.world, "shop").starts_with('v'), "{what}");
+        assert!(page(&self.cluster, "shop").starts_with('v'), "{what}");
         if acknowledged {
             self.check(operation, &before);
         }
@@ -493,12 +495,12 @@ impl Sweep {
 
     /// Remains of the removed app `victim` in the data folder.
     fn of_victim(&self) -> Vec<String> {
-        if told(&self.world, "victim")["name"] == "victim" {
+        if told(&self.cluster, "victim")["name"] == "victim" {
             return Vec::new();
         }
-        let entries = ["server/git", "caches", "times", "server/builds"]
-            .into_iter()
-            .flat_map(|folder| std::fs::read_dir(self.world.path("data").join(folder)).into_iter().flatten().flatten());
+        let entries = ["server/git", "caches", "times", "server/builds"].into_iter().flat_map(|folder| {
+            std::fs::read_dir(self.cluster.path("data").join(folder)).into_iter().flatten().flatten()
+        });
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with("victim")).collect()
     }
@@ -509,12 +511,12 @@ impl Sweep {
         let begun = Instant::now();
         while begun.elapsed() < limit {
             let mut apps = vec![("shop", 2), ("books", 1)];
-            apps.extend(told(&self.world, "heir")["name"].is_string().then_some(("heir", 2)));
-            let apps = apps.into_iter().map(|(app, copies)| settled(&self.world, app, copies));
+            apps.extend(told(&self.cluster, "heir")["name"].is_string().then_some(("heir", 2)));
+            let apps = apps.into_iter().map(|(app, copies)| settled(&self.cluster, app, copies));
             let wanted: Result<Vec<Vec<String>>, String> = apps.collect();
             match wanted {
                 Ok(wanted) => {
-                    let mut strays = self.world.strays(&wanted.concat());
+                    let mut strays = self.cluster.strays(&wanted.concat());
                     strays.extend(self.of_victim());
                     if strays.is_empty() {
                         return;
@@ -525,20 +527,20 @@ impl Sweep {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("after a kill at {what}: {last}\n{}", self.world.log());
+        panic!("after a kill at {what}: {last}\n{}", self.cluster.log());
     }
 }
 
 /// Wanted instances of an app, if no operation is in progress; else the app's description.
-fn settled(world: &TestCluster, app: &str, copies: u64) -> Result<Vec<String>, String> {
-    let value = told(world, app);
+fn settled(cluster: &TestCluster, app: &str, copies: u64) -> Result<Vec<String>, String> {
+    let value = told(cluster, app);
     // The requested scale. The plan follows later.
     let wanted = value["scale"]["web"].as_u64().unwrap_or(copies);
     if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {
         return Err(value.to_string());
     }
     let shown: Vec<serde_json::Value> =
-        serde_json::from_str(&world.gantry(&["ps", app, "--json"]).out).map_err(|error| error.to_string())?;
+        serde_json::from_str(&cluster.gantry(&["ps", app, "--json"]).out).map_err(|error| error.to_string())?;
     let ids = shown.iter().filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect::<Vec<_>>();
     // A copy that was placed again has a number: `web-1.2`.
     let slot = |id: &String| id.splitn(4, '.').take(3).collect::<Vec<_>>().join(".");
@@ -598,7 +600,7 @@ fn sweep(half: usize) {
         sweep.kill_at(*operation, failpoint, if long { &["*"] } else { &[] });
     }
     let target = Target::shop(
-        sweep.world.http_port(),
+        sweep.cluster.http_port(),
         &[LoadKind::Keep, LoadKind::Fresh, LoadKind::Http2],
         Duration::from_millis(20),
     );

@@ -73,8 +73,8 @@ impl<'a> Image<'a> {
         Self { name, config, more: json!({}), layer: None, nested: 0, platform: Value::Null }
     }
 
-    fn push(self, world: &TestCluster) -> String {
-        let task = json!({ "url": format!("http://127.0.0.1:{}", world.api_port()), "token": world.token(),
+    fn push(self, cluster: &TestCluster) -> String {
+        let task = json!({ "url": format!("http://127.0.0.1:{}", cluster.api_port()), "token": cluster.token(),
             "image": self.name, "config": self.config, "more": self.more, "layer": self.layer,
             "nested": self.nested, "platform": self.platform });
         let mut python = Command::new("python3");
@@ -87,31 +87,34 @@ impl<'a> Image<'a> {
     }
 }
 
-fn lines(world: &TestCluster, app: &str) -> usize {
-    world.curl(&format!("{app}.localhost"), &["--request-target", "/log"]).out.lines().count()
+fn lines(cluster: &TestCluster, app: &str) -> usize {
+    cluster.curl(&format!("{app}.localhost"), &["--request-target", "/log"]).out.lines().count()
 }
 
 #[test]
 fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
-    let world = TestCluster::start(&[]);
-    let own = format!("localhost:{}", world.api_port());
+    let cluster = TestCluster::start(&[]);
+    let own = format!("localhost:{}", cluster.api_port());
     for app in ["kept", "ports"] {
-        let _ = world.gantry(&["app", "create", app]).good();
+        let _ = cluster.gantry(&["app", "create", app]).good();
     }
     // A layer as `tar --sparse` writes it.
     let make = "mkdir -p tree/opt && truncate -s 2M tree/opt/holes && printf end >>tree/opt/holes && \
                 tar -cSf layer.tar --format=pax --owner=0 --group=0 -C tree opt && sha256sum <tree/opt/holes | cut -c1-64";
-    let made = Command::new("sh").args(["-ec", make]).current_dir(world.path("")).output().expect("sh");
+    let made = Command::new("sh").args(["-ec", make]).current_dir(cluster.path("")).output().expect("sh");
     let sum = String::from_utf8_lossy(&made.stdout).trim().to_owned();
     let serve = "mkdir -p /data; date >>/data/log; exec python3 -m http.server 8080 -d /data";
     let config = json!({ "Volumes": { "/data": {} }, "ExposedPorts": { "443/tcp": {}, "8080/tcp": {}, "53/udp": {} },
         "Cmd": ["sh", "-c", serve], "Env": ["PATH=/usr/bin:/bin"] });
-    let image =
-        Image { layer: Some(world.path("layer.tar").display().to_string()), nested: 2, ..Image::new("kept:1", config) };
-    let digest = image.push(&world);
+    let image = Image {
+        layer: Some(cluster.path("layer.tar").display().to_string()),
+        nested: 2,
+        ..Image::new("kept:1", config)
+    };
+    let digest = image.push(&cluster);
 
     // Deploys from the server's own registry address, through two indexes.
-    let first = world.gantry(&["deploy", "kept", "--image", &format!("{own}/kept:1")]).good();
+    let first = cluster.gantry(&["deploy", "kept", "--image", &format!("{own}/kept:1")]).good();
     for wanted in [
         "its port is 8080, of those that it exposes",
         "VOLUME /data of the image does not last",
@@ -119,59 +122,60 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     ] {
         assert!(first.err.contains(wanted), "{wanted}: {first:?}");
     }
-    let found = world.gantry(&["exec", "kept", "--", "sh", "-c", "sha256sum </opt/holes"]).good().out;
+    let found = cluster.gantry(&["exec", "kept", "--", "sh", "-c", "sha256sum </opt/holes"]).good().out;
     assert!(!sum.is_empty() && found.starts_with(&sum), "{found} {sum}");
 
     // Applies the remedy, with a reference by tag and digest. The volume persists over a change of configuration, the
     // end of a process, and a rollback to an earlier release.
     let reference = format!("kept:1@{digest}");
-    let kept = world.gantry(&["deploy", "kept", "--image", &reference, "--volume", "data:/data"]).good();
+    let kept = cluster.gantry(&["deploy", "kept", "--image", &reference, "--volume", "data:/data"]).good();
     assert!(kept.err.contains("Volume data at /data") && !kept.err.contains("does not last"), "{kept:?}");
-    assert_eq!(lines(&world, "kept"), 1);
-    let _ = world.gantry(&["config", "set", "kept", "A=1"]).good();
-    assert_eq!(lines(&world, "kept"), 2);
+    assert_eq!(lines(&cluster, "kept"), 1);
+    let _ = cluster.gantry(&["config", "set", "kept", "A=1"]).good();
+    assert_eq!(lines(&cluster, "kept"), 2);
     // The end of the application may kill the shell, too.
-    let killed = world.gantry(&["exec", "kept", "--", "sh", "-c", "kill 3"]);
+    let killed = cluster.gantry(&["exec", "kept", "--", "sh", "-c", "kill 3"]);
     assert!([0, 137].contains(&killed.status), "{killed:?}");
-    world.wait("it runs again", |world| (lines(world, "kept") == 3).then_some(()));
-    let back = world.gantry(&["rollback", "kept", "v1"]).good();
+    cluster.wait("it runs again", |cluster| (lines(cluster, "kept") == 3).then_some(()));
+    let back = cluster.gantry(&["rollback", "kept", "v1"]).good();
     assert!(back.err.contains("Volumes of web: data"), "{back:?}");
-    assert_eq!(lines(&world, "kept"), 4);
-    let wrong = world.gantry(&["deploy", "kept", "--image", "kept:1", "--volume", "other:/data/"]);
+    assert_eq!(lines(&cluster, "kept"), 4);
+    let wrong = cluster.gantry(&["deploy", "kept", "--image", "kept:1", "--volume", "other:/data/"]);
     assert!(wrong.status == 2 && wrong.err.contains("data and other would both be at /data"), "{wrong:?}");
 
     // No setting names the real port; the remedy does.
     let serve = json!(["python3", "-m", "http.server", "81"]);
-    Image::new("ports:1", json!({ "ExposedPorts": { "443/tcp": {}, "0/tcp": {} }, "Cmd": serve })).push(&world);
+    Image::new("ports:1", json!({ "ExposedPorts": { "443/tcp": {}, "0/tcp": {} }, "Cmd": serve })).push(&cluster);
     let remedy = "listens on port 81, not on 443; say so once: `gantry deploy APP --image REF --port 81`";
     std::thread::scope(|scope| {
-        let deploy = scope.spawn(|| world.gantry(&["deploy", "ports", "--image", "ports:1"]));
-        world.wait("the port is told", |world| world.gantry(&["why", "ports"]).out.contains(remedy).then_some(()));
-        let _ = world.gantry(&["abort", "ports"]).good();
+        let deploy = scope.spawn(|| cluster.gantry(&["deploy", "ports", "--image", "ports:1"]));
+        cluster
+            .wait("the port is told", |cluster| cluster.gantry(&["why", "ports"]).out.contains(remedy).then_some(()));
+        let _ = cluster.gantry(&["abort", "ports"]).good();
         assert!(deploy.join().expect("told").status != 0);
     });
-    let _ = world.gantry(&["deploy", "ports", "--image", "ports:1", "--port", "81"]).good();
-    assert!(world.curl("ports.localhost", &[]).out.contains("Directory listing"));
+    let _ = cluster.gantry(&["deploy", "ports", "--image", "ports:1", "--port", "81"]).good();
+    assert!(cluster.curl("ports.localhost", &[]).out.contains("Directory listing"));
 
     // An image that cannot run is refused with its true kind.
     let sbom = json!({ "artifactType": "application/vnd.example.sbom" });
-    Image { more: sbom, ..Image::new("ports:sbom", json!({})) }.push(&world);
-    let refused = world.gantry(&["deploy", "ports", "--image", "ports:sbom"]);
+    Image { more: sbom, ..Image::new("ports:sbom", json!({})) }.push(&cluster);
+    let refused = cluster.gantry(&["deploy", "ports", "--image", "ports:sbom"]);
     assert!(refused.err.contains("it is an artifact of type application/vnd.example.sbom"), "{refused:?}");
     let platform = json!({ "os": "linux", "architecture": "riscv64" });
-    Image { nested: 1, platform, ..Image::new("ports:foreign", json!({ "Cmd": serve })) }.push(&world);
-    let refused = world.gantry(&["deploy", "ports", "--image", "ports:foreign"]);
+    Image { nested: 1, platform, ..Image::new("ports:foreign", json!({ "Cmd": serve })) }.push(&cluster);
+    let refused = cluster.gantry(&["deploy", "ports", "--image", "ports:foreign"]);
     assert!(refused.err.contains("it has images for linux/riscv64, linux/s390x"), "{refused:?}");
-    Image { nested: 7, ..Image::new("ports:deep", json!({ "Cmd": serve })) }.push(&world);
-    let refused = world.gantry(&["deploy", "ports", "--image", "ports:deep"]);
+    Image { nested: 7, ..Image::new("ports:deep", json!({ "Cmd": serve })) }.push(&cluster);
+    let refused = cluster.gantry(&["deploy", "ports", "--image", "ports:deep"]);
     assert!(refused.err.contains("its indexes are nested more than 5 deep"), "{refused:?}");
 
     // A push names the volumes of its base, except those that a role mounts. An image built from the app's recipe
     // takes its ports and volumes from the recipe.
-    Image::new("ports:base", json!({ "Volumes": { "/srv/state": {}, "/srv/more": {} } })).push(&world);
-    let _ = world.gantry(&["base", "import", "stateful", &format!("{own}/ports:base")]).good();
-    let _ = world.gantry(&["app", "create", "built", "--base", "stateful"]).good();
-    let repository = world.repository("built", None);
+    Image::new("ports:base", json!({ "Volumes": { "/srv/state": {}, "/srv/more": {} } })).push(&cluster);
+    let _ = cluster.gantry(&["base", "import", "stateful", &format!("{own}/ports:base")]).good();
+    let _ = cluster.gantry(&["app", "create", "built", "--base", "stateful"]).good();
+    let repository = cluster.repository("built", None);
     let serve = "python3 -m http.server $PORT";
     let roles =
         format!("{{ web: {{ command: '{serve}', health: {{ path: '/' }}, volumes: {{ state: '/srv/state' }} }} }}");
@@ -181,15 +185,15 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     assert!(pushed.err.contains("VOLUME /srv/more of the image does not last"), "{pushed:?}");
     assert!(pushed.err.contains("`volumes: { more: '/srv/more' }` of a role"), "{pushed:?}");
     assert!(!pushed.err.contains("VOLUME /srv/state"), "{pushed:?}");
-    let refused = world.gantry(&["deploy", "built", "--image", &format!("built:{commit}"), "--port", "81"]);
+    let refused = cluster.gantry(&["deploy", "built", "--image", &format!("built:{commit}"), "--port", "81"]);
     assert!(refused.status == 1 && refused.err.contains("brings its roles"), "{refused:?}");
-    environments_are_bounded(&world);
+    environments_are_bounded(&cluster);
 }
 
 /// The deploy refuses an environment that the kernel would not pass to a process, with the variable's name and the
 /// limit.
-fn environments_are_bounded(world: &TestCluster) {
-    let _ = world.gantry(&["app", "create", "large"]).good();
+fn environments_are_bounded(cluster: &TestCluster) {
+    let _ = cluster.gantry(&["app", "create", "large"]).good();
     let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));
     let many: Vec<String> = (0..18).map(|number| value(&format!("V{number}"), 120_000)).collect();
     for (environment, wanted) in [
@@ -197,8 +201,8 @@ fn environments_are_bounded(world: &TestCluster) {
         (many, "build failed: the environment and command of web are too long: 21"),
     ] {
         let config = json!({ "Cmd": ["sleep", "1000"], "Env": environment });
-        let _ = Image::new("large:1", config).push(world);
-        let refused = world.gantry(&["deploy", "large", "--image", "large:1"]);
+        let _ = Image::new("large:1", config).push(cluster);
+        let refused = cluster.gantry(&["deploy", "large", "--image", "large:1"]);
         assert!(refused.status == 1 && refused.err.contains(wanted), "{refused:?}");
     }
 }

@@ -125,11 +125,11 @@ async fn no_request_causes_an_internal_server_error() {
     let seed = std::env::var("GANTRY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| if long { rand::random() } else { 1 });
     let mut rng = StdRng::seed_from_u64(seed);
-    let world = TestCluster::start(&[]);
-    push_site(&site(&world, "shop", 1), "one");
+    let cluster = TestCluster::start(&[]);
+    push_site(&site(&cluster, "shop", 1), "one");
     let document = {
         let mut curl = std::process::Command::new("curl");
-        curl.args(["-sS", &format!("http://127.0.0.1:{}/v1/openapi.json", world.api_port())]);
+        curl.args(["-sS", &format!("http://127.0.0.1:{}/v1/openapi.json", cluster.api_port())]);
         gantry_testbed::run(curl).good().out
     };
     let document: Value = serde_json::from_str(&document).expect("JSON");
@@ -146,16 +146,16 @@ async fn no_request_causes_an_internal_server_error() {
         .filter(|(path, method, _)| !LEFT_OUT.contains(&(method, path)))
         .collect();
     assert!(operations.len() >= 27, "{} {operations:?}", operations.len());
-    let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
+    let token = |arguments: &[&str]| cluster.gantry(arguments).good().out.trim().to_owned();
     let tokens = [
-        world.token(),
-        world.token(),
+        cluster.token(),
+        cluster.token(),
         token(&["token", "create", "ci", "--deploy", "shop"]),
         token(&["token", "create", "eyes", "--read"]),
-        std::fs::read_to_string(world.path("data/machine-token")).expect("a token").trim().to_owned(),
+        std::fs::read_to_string(cluster.path("data/machine-token")).expect("a token").trim().to_owned(),
         "nonsense".to_owned(),
     ];
-    let stream = tokio::net::TcpStream::connect(("127.0.0.1", world.api_port())).await.expect("connected");
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", cluster.api_port())).await.expect("connected");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a connection");
     tokio::spawn(connection);
     let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
@@ -209,7 +209,7 @@ async fn no_request_causes_an_internal_server_error() {
     assert!(statuses.len() >= 3 && statuses[&200] > count / 50, "{statuses:?}");
     // After all requests the app serves again, once pause, maintenance and limits are lifted.
     for change in [&["resume", "shop"][..], &["maintenance", "off", "shop"], &["limit", "shop"]] {
-        let _ = world.gantry(change).good();
+        let _ = cluster.gantry(change).good();
     }
-    world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
 }

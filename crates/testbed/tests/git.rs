@@ -12,9 +12,9 @@ use kept::state;
 use site::{page, push_site, site};
 
 /// Writes an object unchecked into the repository and returns its name.
-fn object(world: &TestCluster, kind: &str, content: &[u8]) -> String {
+fn object(cluster: &TestCluster, kind: &str, content: &[u8]) -> String {
     let mut git = Command::new("git");
-    git.arg("-C").arg(world.path("repository-shop"));
+    git.arg("-C").arg(cluster.path("repository-shop"));
     git.args(["hash-object", "-t", kind, "--literally", "-w", "--stdin"]);
     let mut child = git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git");
     child.stdin.take().expect("open").write_all(content).expect("written");
@@ -22,19 +22,19 @@ fn object(world: &TestCluster, kind: &str, content: &[u8]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
-fn tree(world: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
+fn tree(cluster: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
     let mut content = Vec::new();
     for (mode, name, id) in entries {
         content.extend([mode.as_bytes(), b" ", *name, b"\0"].concat());
         content.extend(hex::decode(id).expect("a name"));
     }
-    object(world, "tree", &content)
+    object(cluster, "tree", &content)
 }
 
 /// Adds entries to the head's tree. Without the malicious entry, the commit would become a release.
-fn in_app(world: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
+fn in_app(cluster: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
     let mut git = Command::new("git");
-    git.arg("-C").arg(world.path("repository-shop")).args(["ls-tree", "HEAD"]);
+    git.arg("-C").arg(cluster.path("repository-shop")).args(["ls-tree", "HEAD"]);
     let listed = run(git).good().out;
     let own = listed.lines().filter_map(|line| {
         let (what, name) = line.split_once('\t')?;
@@ -45,18 +45,18 @@ fn in_app(world: &TestCluster, entries: &[(&str, &[u8], &str)]) -> String {
     all.extend(own.filter(|(_, name, _)| !entries.iter().any(|(_, other, _)| other == name)));
     // Git's sort order: a folder's name counts as ending with a slash.
     all.sort_by_key(|(mode, name, _)| [*name, if *mode == "40000" { b"/" } else { b"" }].concat());
-    tree(world, &all)
+    tree(cluster, &all)
 }
 
-fn commit(world: &TestCluster, tree: &str) -> String {
+fn commit(cluster: &TestCluster, tree: &str) -> String {
     let head = run({
         let mut git = Command::new("git");
-        git.arg("-C").arg(world.path("repository-shop")).args(["rev-parse", "HEAD"]);
+        git.arg("-C").arg(cluster.path("repository-shop")).args(["rev-parse", "HEAD"]);
         git
     });
     let who = "t <t@localhost> 1700000000 +0000";
     let parent = head.out.trim();
-    object(world, "commit", format!("tree {tree}\nparent {parent}\nauthor {who}\ncommitter {who}\n\nx\n").as_bytes())
+    object(cluster, "commit", format!("tree {tree}\nparent {parent}\nauthor {who}\ncommitter {who}\n\nx\n").as_bytes())
 }
 
 fn push(repository: &Repository, id: &str, reference: &str) -> Output {
@@ -65,12 +65,12 @@ fn push(repository: &Repository, id: &str, reference: &str) -> Output {
 
 #[test]
 fn no_tree_and_no_object_leads_anywhere() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let blob = object(&world, "blob", b"echo bad\n");
+    let blob = object(&cluster, "blob", b"echo bad\n");
     let good = shop.git(&["rev-parse", "HEAD^{tree}"]).out.trim().to_owned();
-    let mut before = state(&world);
+    let mut before = state(&cluster);
     let mut cases: Vec<(String, String)> = Vec::new();
     let long = vec![b'x'; 5000];
     let names: [&[u8]; 31] = [
@@ -107,12 +107,15 @@ fn no_tree_and_no_object_leads_anywhere() {
         &long,
     ];
     for name in names {
-        let id = in_app(&world, &[("100644", name, &blob)]);
-        cases.push((format!("a file {:?}", String::from_utf8_lossy(&name[..name.len().min(40)])), commit(&world, &id)));
-        let below = in_app(&world, &[("40000", name, &good)]);
+        let id = in_app(&cluster, &[("100644", name, &blob)]);
+        cases.push((
+            format!("a file {:?}", String::from_utf8_lossy(&name[..name.len().min(40)])),
+            commit(&cluster, &id),
+        ));
+        let below = in_app(&cluster, &[("40000", name, &good)]);
         cases.push((
             format!("a folder {:?}", String::from_utf8_lossy(&name[..name.len().min(40)])),
-            commit(&world, &below),
+            commit(&cluster, &below),
         ));
     }
     for (what, mode, id) in [
@@ -130,13 +133,13 @@ fn no_tree_and_no_object_leads_anywhere() {
         ("a folder that is not there", "40000", &"2".repeat(40)),
         ("an object of zeros", "100644", &"0".repeat(40)),
     ] {
-        cases.push((what.to_owned(), commit(&world, &in_app(&world, &[(mode, b"x", id)]))));
+        cases.push((what.to_owned(), commit(&cluster, &in_app(&cluster, &[(mode, b"x", id)]))));
     }
-    let twice = in_app(&world, &[("100644", b"a", &blob), ("120000", b"a", &blob)]);
-    cases.push(("a file and a link of one name".into(), commit(&world, &twice)));
-    let unsorted = tree(&world, &[("100644", b"b", &blob), ("100644", b"a", &blob)]);
-    cases.push(("names out of order".into(), commit(&world, &unsorted)));
-    cases.push(("a tree that is cut".into(), commit(&world, &object(&world, "tree", b"100644 x\0short"))));
+    let twice = in_app(&cluster, &[("100644", b"a", &blob), ("120000", b"a", &blob)]);
+    cases.push(("a file and a link of one name".into(), commit(&cluster, &twice)));
+    let unsorted = tree(&cluster, &[("100644", b"b", &blob), ("100644", b"a", &blob)]);
+    cases.push(("names out of order".into(), commit(&cluster, &unsorted)));
+    cases.push(("a tree that is cut".into(), commit(&cluster, &object(&cluster, "tree", b"100644 x\0short"))));
     for (what, text) in [
         ("a module by the path of an option", "[submodule \"x\"]\n\tpath = -x\n\turl = https://localhost/x\n"),
         ("a module from an option", "[submodule \"x\"]\n\tpath = x\n\turl = -u./payload\n"),
@@ -151,27 +154,27 @@ fn no_tree_and_no_object_leads_anywhere() {
         ),
         ("plain: modules that cannot be read", "[submodule \"x\n"),
     ] {
-        let modules = object(&world, "blob", text.as_bytes());
-        cases.push((what.to_owned(), commit(&world, &in_app(&world, &[("100644", b".gitmodules", &modules)]))));
+        let modules = object(&cluster, "blob", text.as_bytes());
+        cases.push((what.to_owned(), commit(&cluster, &in_app(&cluster, &[("100644", b".gitmodules", &modules)]))));
     }
-    let target = object(&world, "blob", b"/etc/passwd");
+    let target = object(&cluster, "blob", b"/etc/passwd");
     for (what, name) in
         [("a link .gitmodules", &b".gitmodules"[..]), ("plain: a link .gitattributes", b".gitattributes")]
     {
-        cases.push((what.into(), commit(&world, &in_app(&world, &[("120000", name, &target)]))));
+        cases.push((what.into(), commit(&cluster, &in_app(&cluster, &[("120000", name, &target)]))));
     }
     // The files that the build reads must be no links, and no submodule may take their place.
     for name in [&b"Procfile"[..], b"app.json", b"container"] {
-        let links = in_app(&world, &[("120000", name, &target)]);
-        cases.push((format!("a link {}", String::from_utf8_lossy(name)), commit(&world, &links)));
-        let module = in_app(&world, &[("160000", name, &"3".repeat(40))]);
-        cases.push((format!("a module {}", String::from_utf8_lossy(name)), commit(&world, &module)));
+        let links = in_app(&cluster, &[("120000", name, &target)]);
+        cases.push((format!("a link {}", String::from_utf8_lossy(name)), commit(&cluster, &links)));
+        let module = in_app(&cluster, &[("160000", name, &"3".repeat(40))]);
+        cases.push((format!("a module {}", String::from_utf8_lossy(name)), commit(&cluster, &module)));
     }
     for name in [&b"roles.json"[..], b"compile", b"files"] {
-        let folder = tree(&world, &[("120000", name, &target)]);
+        let folder = tree(&cluster, &[("120000", name, &target)]);
         cases.push((
             format!("a link container/{}", String::from_utf8_lossy(name)),
-            commit(&world, &in_app(&world, &[("40000", b"container", &folder)])),
+            commit(&cluster, &in_app(&cluster, &[("40000", b"container", &folder)])),
         ));
     }
     let who = "t <t@localhost> 1700000000 +0000";
@@ -191,7 +194,7 @@ fn no_tree_and_no_object_leads_anywhere() {
         ("a NUL in a head", format!("tree {good}\nauthor t\0 <t@localhost> 1 +0000\ncommitter {who}\n\nx\n")),
         ("nothing", String::new()),
     ] {
-        cases.push((what.to_owned(), object(&world, "commit", text.as_bytes())));
+        cases.push((what.to_owned(), object(&cluster, "commit", text.as_bytes())));
     }
     cases.push(("a branch that is a file".into(), blob.clone()));
     cases.push(("a branch that is a folder".into(), good.clone()));
@@ -207,24 +210,24 @@ fn no_tree_and_no_object_leads_anywhere() {
             // Git accepts trees from old repositories that Git itself would not write. The image made from them has
             // only plain files, folders and links.
             let find = "find /app ! -type f ! -type d ! -type l -o ! -type l -perm /7000 | wc -l";
-            let made = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", find]).good().out;
+            let made = cluster.gantry(&["exec", "shop", "--", "/bin/sh", "-c", find]).good().out;
             assert_eq!(made.trim(), "0", "{what}");
-            assert!(page(&world, "shop").starts_with("one"));
-            before = state(&world);
+            assert!(page(&cluster, "shop").starts_with("one"));
+            before = state(&cluster);
             continue;
         }
         assert_ne!(pushed.status, 0, "{what} was taken: {pushed:?}");
     }
     // In the other cases the client itself fails: the object names missing objects.
     assert!(by_server >= 80, "{by_server}");
-    assert_eq!(before, state(&world));
-    assert!(page(&world, "shop").starts_with("one"));
+    assert_eq!(before, state(&cluster));
+    assert!(page(&cluster, "shop").starts_with("one"));
 }
 
 #[test]
 fn accepts_unusual_file_names() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
     for name in [
         "-rf",
@@ -247,9 +250,9 @@ fn accepts_unusual_file_names() {
     // Attributes that `git archive` would apply, if the build used `git archive`.
     shop.write(".gitattributes", "kept export-ignore\nserver.py export-subst filter=evil\n* text eol=crlf\n");
     shop.write("kept", "$Format:%H$ $Id$\n");
-    std::os::unix::fs::symlink("/etc/shadow", world.path("repository-shop/link")).expect("a link");
+    std::os::unix::fs::symlink("/etc/shadow", cluster.path("repository-shop/link")).expect("a link");
     push_site(&shop, "two");
-    let said = world.gantry(&[
+    let said = cluster.gantry(&[
         "run",
         "shop",
         "--",
@@ -258,13 +261,13 @@ fn accepts_unusual_file_names() {
         "cd /app; ls -A | wc -l; cat kept; readlink link; cat ./-rf",
     ]);
     assert!(said.clone().good().out.contains("$Format:%H$ $Id$\n/etc/shadow\nfine"), "{said:?}");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
 }
 /// Git treats an annotated tag as its commit everywhere, but does not allow one on a branch.
 #[test]
 fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
     shop.commit("one");
     let _ = shop.git(&["tag", "-a", "-m", "a message", "v1"]).good();
@@ -272,33 +275,33 @@ fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
     assert!(refused.status != 0 && refused.err.contains("is a tag"), "{refused:?}");
     let commit = shop.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
     assert!(refused.err.contains(&format!("git push gantry {commit}:refs/heads/main")), "{refused:?}");
-    assert!(world.gantry(&["releases", "shop"]).good().out.lines().all(|line| !line.starts_with("v1")));
+    assert!(cluster.gantry(&["releases", "shop"]).good().out.lines().all(|line| !line.starts_with("v1")));
     let _ = push(&shop, &commit, "refs/heads/main").good();
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
 }
 
 /// A clone of the newest commit alone, as on build machines. The server knows the rest of the history.
 #[test]
 fn accepts_a_shallow_push_only_with_known_history() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     shop.write("server.py", "never pushed");
     shop.commit("zero");
     shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
     shop.commit("one");
-    let source = format!("file://{}", world.path("repository-shop").display());
+    let source = format!("file://{}", cluster.path("repository-shop").display());
     let remote = shop.git(&["remote", "get-url", "gantry"]).out.trim().to_owned();
     let git = |arguments: &[&str]| {
         let mut git = Command::new("timeout");
         git.args(["60", "git", "-c", "user.name=t", "-c", "user.email=t@localhost"]).args(arguments);
         run(git)
     };
-    let shallow = world.path("shallow").display().to_string();
+    let shallow = cluster.path("shallow").display().to_string();
     let _ = git(&["clone", "--quiet", "--depth", "1", &source, &shallow]).good();
     let refused = git(&["-C", &shallow, "push", "--quiet", &remote, "HEAD:main"]);
     assert!(refused.status != 0 && refused.err.contains("did not receive expected object"), "{refused:?}");
     assert_eq!(
-        (shop.remote_head(), world.gantry(&["ps", "shop"]).good().out.contains("web-1")),
+        (shop.remote_head(), cluster.gantry(&["ps", "shop"]).good().out.contains("web-1")),
         (String::new(), false)
     );
     // Now the history is on the server, from another clone: a shallow clone pushes the newest commit, and another
@@ -306,60 +309,60 @@ fn accepts_a_shallow_push_only_with_known_history() {
     push_site(&shop, "two");
     shop.write("server.py", &site::SERVER.replace("VERSION", "newest"));
     shop.commit("newest");
-    let newest = world.path("newest").display().to_string();
+    let newest = cluster.path("newest").display().to_string();
     let _ = git(&["clone", "--quiet", "--depth", "1", &source, &newest]).good();
     // From this clone, the git client cannot tell that the push is a fast-forward, so the push is forced.
     let _ = git(&["-C", &newest, "push", "--quiet", &remote, "+HEAD:main"]).good();
-    assert!(page(&world, "shop").starts_with("newest"));
-    let known = world.path("known").display().to_string();
+    assert!(page(&cluster, "shop").starts_with("newest"));
+    let known = cluster.path("known").display().to_string();
     let _ = git(&["clone", "--quiet", "--depth", "1", &source, &known]).good();
-    std::fs::write(world.path("known/server.py"), site::SERVER.replace("VERSION", "three")).expect("written");
+    std::fs::write(cluster.path("known/server.py"), site::SERVER.replace("VERSION", "three")).expect("written");
     let _ = git(&["-C", &known, "commit", "--quiet", "--all", "--message", "three"]).good();
     let _ = git(&["-C", &known, "push", "--quiet", &remote, "HEAD:main"]).good();
-    assert!(page(&world, "shop").starts_with("three"));
+    assert!(page(&cluster, "shop").starts_with("three"));
 }
 
 /// A pack of a kilobyte whose tree has 10^15 files.
 #[test]
 fn refuses_an_endless_tree_at_its_bound() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let blob = object(&world, "blob", &vec![b'x'; 1 << 20]);
+    let blob = object(&cluster, "blob", &vec![b'x'; 1 << 20]);
     let names: Vec<Vec<u8>> = (0..10).map(|n| format!("{n}").into_bytes()).collect();
     let level = |mode: &'static str, id: &str| {
         let entries: Vec<(&str, &[u8], &str)> = names.iter().map(|name| (mode, name.as_slice(), id)).collect();
-        tree(&world, &entries)
+        tree(&cluster, &entries)
     };
     let bomb = (0..14).fold(level("100644", &blob), |below, _| level("40000", &below));
-    let pushed = push(&shop, &commit(&world, &bomb), "refs/heads/main");
+    let pushed = push(&shop, &commit(&cluster, &bomb), "refs/heads/main");
     assert!(pushed.status != 0 && pushed.err.contains("the files of the tree have more than 2 GiB"), "{pushed:?}");
-    let empty = object(&world, "blob", b"");
+    let empty = object(&cluster, "blob", b"");
     let bomb = (0..14).fold(level("100644", &empty), |below, _| level("40000", &below));
-    let pushed = push(&shop, &commit(&world, &bomb), "refs/heads/main");
+    let pushed = push(&shop, &commit(&cluster, &bomb), "refs/heads/main");
     assert!(pushed.status != 0 && pushed.err.contains("the tree has more than 500000 files"), "{pushed:?}");
-    assert!(page(&world, "shop").starts_with("one"));
-    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+    assert!(page(&cluster, "shop").starts_with("one"));
+    assert_eq!(cluster.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
 }
 
 #[test]
 fn a_hundred_thousand_files_are_a_release_like_any_other() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let blob = object(&world, "blob", b"one of many\n");
+    let blob = object(&cluster, "blob", b"one of many\n");
     let names: Vec<Vec<u8>> = (0..1000).map(|n| format!("{n:03}").into_bytes()).collect();
     let files: Vec<(&str, &[u8], &str)> = names.iter().map(|name| ("100644", name.as_slice(), blob.as_str())).collect();
-    let folder = tree(&world, &files);
+    let folder = tree(&cluster, &files);
     let folders: Vec<(&str, &[u8], &str)> =
         names.iter().take(100).map(|name| ("40000", name.as_slice(), folder.as_str())).collect();
-    let many = tree(&world, &folders);
+    let many = tree(&cluster, &folders);
     shop.git(&["read-tree", "--prefix=many/", &many]);
     shop.write("server.py", &site::SERVER.replace("VERSION", "two"));
     shop.git(&["add", "server.py"]);
     shop.git(&["commit", "--quiet", "--message", "two"]);
     let _ = shop.push().good();
-    assert!(page(&world, "shop").starts_with("two"));
-    let count = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "find /app/many -type f | wc -l"]).good().out;
+    assert!(page(&cluster, "shop").starts_with("two"));
+    let count = cluster.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "find /app/many -type f | wc -l"]).good().out;
     assert_eq!(count.trim(), "100000");
 }

@@ -27,27 +27,27 @@ const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(proce
 
 #[test]
 fn health_checks_use_the_protocol_and_timeout_of_the_role() {
-    let world = TestCluster::start(&[]);
-    world.import_examples_base();
-    let app = |world: &TestCluster, name: &str| {
-        let _ = world.gantry(&["app", "create", name]).good();
-        world.repository(name, None)
+    let cluster = TestCluster::start(&[]);
+    cluster.import_examples_base();
+    let app = |cluster: &TestCluster, name: &str| {
+        let _ = cluster.gantry(&["app", "create", name]).good();
+        cluster.repository(name, None)
     };
 
-    let strict = app(&world, "strict");
+    let strict = app(&cluster, "strict");
     strict.write("server.py", STRICT);
     let strict_role = "{ web: { command: 'python3 server.py', health: { path: '/up', headers: { 'X-Key': 'k 1' } } } }";
     strict.write("container/roles.json", strict_role);
     strict.commit("host, redirect and headers");
     let _ = strict.push().good();
 
-    let h2 = app(&world, "h2");
+    let h2 = app(&cluster, "h2");
     h2.write("s.js", H2);
     h2.write("container/roles.json", "{ web: { command: 'node s.js', protocol: 'h2c', health: { path: '/up' } } }");
     h2.commit("HTTP/2");
     let _ = h2.push().good();
 
-    let named = app(&world, "named");
+    let named = app(&cluster, "named");
     named.write("Procfile", "web: python3 -m http.server $PORT");
     let settings = r#"{ "scripts": { "postdeploy": "true" }, "env": { "N": 5 }, "healthchecks": { "web": [
         { "type": "startup", "path": "/", "content": "Directory listing", "onFailure": {} } ] } }"#;
@@ -57,10 +57,10 @@ fn health_checks_use_the_protocol_and_timeout_of_the_role() {
     for key in ["scripts", "healthchecks.web[0].onFailure"] {
         assert!(push.err.contains(&format!("app.json: {key} is ignored")), "{}", push.err);
     }
-    assert_eq!(world.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
+    assert_eq!(cluster.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
 
     // The layers are on the machine already, so the short deadline limits only the start.
-    let _ = world.gantry(&["cluster", "policy", "set", "deadline=8s"]).good();
+    let _ = cluster.gantry(&["cluster", "policy", "set", "deadline=8s"]).good();
     strict.write("container/roles.json", &strict_role.replace("headers", "host: 'other.example', headers"));
     strict.commit("another host");
     let push = strict.push();
@@ -73,16 +73,16 @@ fn health_checks_use_the_protocol_and_timeout_of_the_role() {
     assert!(push.err.contains("the body does not contain \"never there\""), "{}", push.err);
     // Without a port, only the check's command reports readiness: later than the deadline, but within the start-up
     // time.
-    let db = app(&world, "db");
+    let db = app(&cluster, "db");
     let role = "{ db: { command: 'sleep 12; touch /tmp/ready; exec sleep 1000', health: { command: 'echo not yet; test -e /tmp/ready', start: 120 } } }";
     db.write("container/roles.json", role);
     db.commit("a command");
     let push = db.push().good();
     assert!(push.err.contains("not yet"), "the check's output is told: {}", push.err);
-    let ps = world.gantry(&["ps", "db"]).good();
+    let ps = cluster.gantry(&["ps", "db"]).good();
     assert!(ps.out.contains("ready"), "{}", ps.out);
-    let _ = world.gantry(&["exec", "db", "--instance", "db-1", "--", "rm", "/tmp/ready"]).good();
-    world.wait("the failed command replaces the instance", |world| {
-        world.gantry(&["why", "db"]).out.contains("test -e /tmp/ready").then_some(())
+    let _ = cluster.gantry(&["exec", "db", "--instance", "db-1", "--", "rm", "/tmp/ready"]).good();
+    cluster.wait("the failed command replaces the instance", |cluster| {
+        cluster.gantry(&["why", "db"]).out.contains("test -e /tmp/ready").then_some(())
     });
 }

@@ -14,15 +14,15 @@ fn names(path: PathBuf) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn blobs(world: &TestCluster) -> BTreeMap<String, PathBuf> {
-    let all = world.path("data/server/blobs/sha256");
+fn blobs(cluster: &TestCluster) -> BTreeMap<String, PathBuf> {
+    let all = cluster.path("data/server/blobs/sha256");
     let parts = names(all.clone()).into_iter().map(|part| all.join(part));
     parts.flat_map(|part| names(part.clone()).into_iter().map(move |name| (name.clone(), part.join(name)))).collect()
 }
 
 /// Blobs that are no manifest and that no manifest names, such as the uploads of a push after its build.
-fn loose(world: &TestCluster) -> BTreeSet<String> {
-    let blobs = blobs(world);
+fn loose(cluster: &TestCluster) -> BTreeSet<String> {
+    let blobs = blobs(cluster);
     // Manifests are small. A manifest that is removed meanwhile names no blob.
     let read = |path: &PathBuf| match std::fs::metadata(path) {
         Ok(is) if is.len() < 100_000 => std::fs::read_to_string(path).ok().filter(|text| text.contains("\"layers\"")),
@@ -36,8 +36,8 @@ fn loose(world: &TestCluster) -> BTreeSet<String> {
 
 #[test]
 fn garbage_is_removed_and_a_rollback_finds_its_image() {
-    let world = TestCluster::start(&["--collect-every", "1", "--collect-grace", "2"]);
-    let kept = site(&world, "kept", 1);
+    let cluster = TestCluster::start(&["--collect-every", "1", "--collect-grace", "2"]);
+    let kept = site(&cluster, "kept", 1);
     push_site(&kept, "one");
     push_site(&kept, "two");
     // Failed deploys do not stop garbage collection.
@@ -46,57 +46,58 @@ fn garbage_is_removed_and_a_rollback_finds_its_image() {
         kept.commit("broken");
         assert_ne!(kept.push().status, 0);
     }
-    let settled = |world: &TestCluster, what: &str, wanted: &dyn Fn(&TestCluster) -> bool| {
-        world.wait(what, |world| wanted(world).then_some(()));
+    let settled = |cluster: &TestCluster, what: &str, wanted: &dyn Fn(&TestCluster) -> bool| {
+        cluster.wait(what, |cluster| wanted(cluster).then_some(()));
     };
-    settled(&world, "the archives of what was built are gone", &|world| loose(world).is_empty());
+    settled(&cluster, "the archives of what was built are gone", &|cluster| loose(cluster).is_empty());
     // Layers of the failed deploys may be removed meanwhile.
-    let layers = names(world.path("data/layers"));
-    let new = |world: &TestCluster| names(world.path("data/layers")).into_iter().any(|name| !layers.contains(&name));
-    let before = blobs(&world);
+    let layers = names(cluster.path("data/layers"));
+    let new =
+        |cluster: &TestCluster| names(cluster.path("data/layers")).into_iter().any(|name| !layers.contains(&name));
+    let before = blobs(&cluster);
     assert!(before.len() > 5, "{before:?}");
-    let gone = site(&world, "gone", 1);
+    let gone = site(&cluster, "gone", 1);
     gone.compile_with("head -c 1000000 /dev/urandom > /app/made");
     push_site(&gone, "never again");
-    assert!(new(&world));
-    assert!(blobs(&world).len() >= before.len() + 3, "a manifest, a configuration and a layer at least");
-    let _ = world.gantry(&["app", "destroy", "gone", "--confirm", "gone"]).good();
-    settled(&world, "its blobs are gone", &|world| blobs(world).keys().eq(before.keys()));
-    settled(&world, "its layers are gone", &|world| !new(world));
-    settled(&world, "its repository, cache and build's log are gone", &|world| {
-        let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
+    assert!(new(&cluster));
+    assert!(blobs(&cluster).len() >= before.len() + 3, "a manifest, a configuration and a layer at least");
+    let _ = cluster.gantry(&["app", "destroy", "gone", "--confirm", "gone"]).good();
+    settled(&cluster, "its blobs are gone", &|cluster| blobs(cluster).keys().eq(before.keys()));
+    settled(&cluster, "its layers are gone", &|cluster| !new(cluster));
+    settled(&cluster, "its repository, cache and build's log are gone", &|cluster| {
+        let of = |folder: &str| names(cluster.path(folder)).iter().any(|name| name.starts_with("gone"));
         !of("data/server/git") && !of("data/caches") && !of("data/times") && !of("data/server/builds")
     });
     // `gantry status` reports disk space by kind, as JSON and as text.
     let status: serde_json::Value =
-        serde_json::from_str(&world.gantry(&["status", "--json"]).good().out).expect("JSON");
-    let told = world.gantry(&["status"]).good().out;
+        serde_json::from_str(&cluster.gantry(&["status", "--json"]).good().out).expect("JSON");
+    let told = cluster.gantry(&["status"]).good().out;
     for kind in ["blobs", "layers", "images", "git", "builds", "logs", "containers", "router"] {
         assert!(status["space"][kind].as_u64().is_some_and(|bytes| bytes > 0), "{kind}: {status}");
         assert!(told.contains(kind), "{told}");
     }
-    let measured: u64 = blobs(&world).values().map(|path| std::fs::metadata(path).expect("there").len()).sum();
+    let measured: u64 = blobs(&cluster).values().map(|path| std::fs::metadata(path).expect("there").len()).sum();
     let told = status["space"]["blobs"].as_u64().expect("a number");
     assert!((measured..measured * 2).contains(&told), "{told} where the blobs have {measured}");
-    assert!(page(&world, "kept").starts_with("two"));
-    let _ = world.gantry(&["rollback", "kept"]).good();
-    assert!(page(&world, "kept").starts_with("one"));
+    assert!(page(&cluster, "kept").starts_with("two"));
+    let _ = cluster.gantry(&["rollback", "kept"]).good();
+    assert!(page(&cluster, "kept").starts_with("one"));
     // A base is kept even when no app runs on it.
-    let _ = world.gantry(&["app", "destroy", "kept", "--confirm", "kept"]).good();
-    settled(&world, "nothing but the base is left", &|world| {
-        names(world.path("data/layers")).iter().all(|n| n == "lock")
+    let _ = cluster.gantry(&["app", "destroy", "kept", "--confirm", "kept"]).good();
+    settled(&cluster, "nothing but the base is left", &|cluster| {
+        names(cluster.path("data/layers")).iter().all(|n| n == "lock")
     });
-    push_site(&site(&world, "fresh", 1), "three");
-    assert!(page(&world, "fresh").starts_with("three"));
+    push_site(&site(&cluster, "fresh", 1), "three");
+    assert!(page(&cluster, "fresh").starts_with("three"));
 }
 
 #[test]
 fn a_change_that_would_fill_the_disk_is_refused_with_the_numbers() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     let commit = push_site(&shop, "one");
-    let _ = world.gantry(&["app", "create", "other"]).good();
-    let _ = world.gantry(&["cluster", "policy", "set", "reserve=900000G"]).good();
+    let _ = cluster.gantry(&["app", "create", "other"]).good();
+    let _ = cluster.gantry(&["cluster", "policy", "set", "reserve=900000G"]).good();
     let refused = |output: Output, texts: &[&str]| {
         assert_ne!(output.status, 0, "{output:?}");
         for text in texts.iter().chain(&["free of", "needs 900000", "`gantry status` lists"]) {
@@ -107,36 +108,36 @@ fn a_change_that_would_fill_the_disk_is_refused_with_the_numbers() {
     shop.commit("two");
     refused(shop.push(), &["a push needs"]);
     // No registry listens at this address: the server checks the free space before it connects.
-    refused(world.gantry(&["deploy", "other", "--image", "127.0.0.1:1/x:1"]), &["a pull needs"]);
+    refused(cluster.gantry(&["deploy", "other", "--image", "127.0.0.1:1/x:1"]), &["a pull needs"]);
     let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
-    refused(world.gantry(&["base", "import", "again", &archive]), &["a base needs"]);
+    refused(cluster.gantry(&["base", "import", "again", &archive]), &["a base needs"]);
     let mut curl = Command::new("curl");
-    let address = format!("http://127.0.0.1:{}/v2/other/blobs/uploads/", world.api_port());
-    curl.args(["-sS", "-X", "POST", "-w", "%{http_code}", "-u", &format!("x:{}", world.token()), &address]);
+    let address = format!("http://127.0.0.1:{}/v2/other/blobs/uploads/", cluster.api_port());
+    curl.args(["-sS", "-X", "POST", "-w", "%{http_code}", "-u", &format!("x:{}", cluster.token()), &address]);
     let answer = gantry_testbed::run(curl).good().out;
     assert!(answer.ends_with("507") && answer.contains("an upload needs 900000"), "{answer}");
     // Operations that need no space succeed.
-    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
-    let _ = world.gantry(&["deploy", "other", "--image", &format!("shop:{commit}")]).good();
-    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
-    assert!(page(&world, "shop").starts_with("one") && page(&world, "other").starts_with("one"));
+    let _ = cluster.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let _ = cluster.gantry(&["deploy", "other", "--image", &format!("shop:{commit}")]).good();
+    let _ = cluster.gantry(&["scale", "shop", "web=2"]).good();
+    assert!(page(&cluster, "shop").starts_with("one") && page(&cluster, "other").starts_with("one"));
 }
 
 /// Garbage collection keeps the data for a rollback to each of the last five releases.
 #[test]
 fn each_of_the_last_five_releases_is_gone_back_to() {
-    let world = TestCluster::start(&["--collect-every", "1", "--collect-grace", "1", "--bake-time", "1"]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&["--collect-every", "1", "--collect-grace", "1", "--bake-time", "1"]);
+    let shop = site(&cluster, "shop", 1);
     for number in 1..=6 {
         // A layer that no other release references.
         shop.compile_with(&format!("head -c 10000 /dev/urandom > /app/made-{number}"));
         push_site(&shop, &format!("number-{number}"));
     }
-    world.wait("the archives of what was built are gone", |world| loose(world).is_empty().then_some(()));
+    cluster.wait("the archives of what was built are gone", |cluster| loose(cluster).is_empty().then_some(()));
     for number in 1..=5 {
         // The layers of releases that do not run are removed, and unpacked again from the blobs.
-        let _ = world.gantry(&["rollback", "shop", &format!("v{number}")]).good();
-        let text = page(&world, "shop");
+        let _ = cluster.gantry(&["rollback", "shop", &format!("v{number}")]).good();
+        let text = page(&cluster, "shop");
         assert!(text.starts_with(&format!("number-{number} ")), "{text}");
     }
 }
@@ -149,21 +150,21 @@ fn aged(path: &Path, days: u64) {
 
 #[test]
 fn caches_logs_and_builds_output_are_bounded() {
-    let world = TestCluster::start(&["--collect-every", "1", "--collect-grace", "2"]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&["--collect-every", "1", "--collect-grace", "2"]);
+    let shop = site(&cluster, "shop", 1);
     // More output than Gantry keeps of a build. The pusher still sees its end.
     shop.compile_with("head -c 20000000 /dev/zero | tr '\\0' x | fold -w 10000; echo; echo the end");
     push_site(&shop, "one");
-    let log = std::fs::metadata(world.path("data/server/builds/shop-1.log")).expect("there").len();
+    let log = std::fs::metadata(cluster.path("data/server/builds/shop-1.log")).expect("there").len();
     assert!((10_000_000..17 << 20).contains(&log), "{log} bytes of a build's output are kept");
 
-    let cache = world.path("data/caches/shop/large");
+    let cache = cluster.path("data/caches/shop/large");
     std::fs::create_dir_all(cache.parent().expect("a folder")).expect("made");
     let mut fill = Command::new("fallocate");
     fill.args(["-l", "4200M"]).arg(&cache);
     let _ = run(fill).good();
     let note = |app: &str, number: u32, days: u64| {
-        let folder = world.path("data/logs").join(app).join(format!("{app}.v9{number:02}.web-1"));
+        let folder = cluster.path("data/logs").join(app).join(format!("{app}.v9{number:02}.web-1"));
         std::fs::create_dir_all(&folder).expect("made");
         std::fs::write(folder.join("0.log"), "1 o F old\n").expect("written");
         aged(&folder.join("0.log"), days);
@@ -172,14 +173,14 @@ fn caches_logs_and_builds_output_are_bounded() {
     // An app that no longer exists on this machine.
     note("gone", 1, 6);
     note("gone", 2, 8);
-    world.wait("the cache is begun anew", |_| (!cache.exists()).then_some(()));
-    world.wait("the oldest logs are gone", |world| {
-        let (kept, gone) = (names(world.path("data/logs/shop")), names(world.path("data/logs/gone")));
+    cluster.wait("the cache is begun anew", |_| (!cache.exists()).then_some(()));
+    cluster.wait("the oldest logs are gone", |cluster| {
+        let (kept, gone) = (names(cluster.path("data/logs/shop")), names(cluster.path("data/logs/gone")));
         let oldest =
             kept.iter().filter_map(|name| name.strip_prefix("shop.v9")?.strip_suffix(".web-1")?.parse().ok()).max();
         (kept.len() == 21 && oldest == Some(20u32) && gone == ["gone.v901.web-1"]).then_some(())
     });
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
 }
 
 /// A role that fails when another writer has its volume, and that takes three seconds to stop.
@@ -190,44 +191,44 @@ const WRITER: &str = r#"{ web: {
 
 #[test]
 fn a_backup_brings_everything_back() {
-    let mut world = TestCluster::start_with_file();
-    let shop = site(&world, "shop", 1);
+    let mut cluster = TestCluster::start_with_file();
+    let shop = site(&cluster, "shop", 1);
     let first = push_site(&shop, "one");
-    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
-    let keeper = site(&world, "keeper", 1);
+    let _ = cluster.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let keeper = site(&cluster, "keeper", 1);
     keeper.write("container/roles.json", WRITER);
     push_site(&keeper, "one");
-    let checked = world.offline(&["store", "check"]).good();
+    let checked = cluster.offline(&["store", "check"]).good();
     assert!(checked.out.contains("sound:"), "{checked:?}");
-    let file = world.path("backup.tar");
+    let file = cluster.path("backup.tar");
     let path = file.display().to_string();
-    let _ = world.offline(&["backup", &path]).good();
+    let _ = cluster.offline(&["backup", &path]).good();
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).expect("there"));
     assert_eq!(mode & 0o777, 0o600, "a backup holds tokens");
     // The backup does not contain later releases.
     push_site(&shop, "two");
     push_site(&keeper, "two");
 
-    let running = world.offline(&["restore", &path]);
+    let running = cluster.offline(&["restore", &path]);
     assert!(running.status == 1 && running.err.contains("runs with the data folder"), "{running:?}");
-    let token = world.token();
-    world.kill_everything();
-    let replaced = world.offline(&["restore", &path]);
+    let token = cluster.token();
+    cluster.kill_everything();
+    let replaced = cluster.offline(&["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
     // Running containers and the state of agent and router stay, and are newer than the backup.
     for name in ["blobs", "git", "builds"] {
-        std::fs::remove_dir_all(world.path("data/server").join(name)).expect("removed");
+        std::fs::remove_dir_all(cluster.path("data/server").join(name)).expect("removed");
     }
     for name in ["admin-token", "machine-token", "server/store.db", "server/store.db-head"] {
-        std::fs::remove_file(world.path("data").join(name)).expect("removed");
+        std::fs::remove_file(cluster.path("data").join(name)).expect("removed");
     }
     // SQLite would read a leftover log into the restored store.
-    std::fs::write(world.path("data/server/store.db-wal"), "old").expect("written");
-    let replaced = world.offline(&["restore", &path]);
+    std::fs::write(cluster.path("data/server/store.db-wal"), "old").expect("written");
+    let replaced = cluster.offline(&["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
     assert!(replaced.err.contains("[E_STORE_EXISTS]"), "{replaced:?}");
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
+        let _ = std::fs::remove_file(cluster.path(&format!("data/server/store.db-{end}")));
     }
 
     let good = std::fs::read(&file).expect("read");
@@ -239,58 +240,58 @@ fn a_backup_brings_everything_back() {
         ("cut between two files", cut_between(&good), "it was cut", "[E_INVALID_BACKUP]"),
         ("with another value", valued(&good), "its records.jsonl is damaged", "[E_BACKUP_DAMAGED]"),
     ] {
-        std::fs::write(world.path("bad.tar"), bytes).expect("written");
-        let refused = world.offline(&["restore", &world.path("bad.tar").display().to_string()]);
+        std::fs::write(cluster.path("bad.tar"), bytes).expect("written");
+        let refused = cluster.offline(&["restore", &cluster.path("bad.tar").display().to_string()]);
         assert!(refused.status == 1 && refused.err.contains(wanted), "{what}: {refused:?}");
         assert!(refused.err.contains(code), "{what}: {refused:?}");
-        assert!(!world.path("data/server/store.db").exists(), "{what}: a store was begun");
+        assert!(!cluster.path("data/server/store.db").exists(), "{what}: a store was begun");
     }
-    let restored = world.offline(&["restore", &path]).good();
+    let restored = cluster.offline(&["restore", &path]).good();
     assert!(restored.out.contains("records are back"), "{restored:?}");
-    assert_eq!(world.token(), token);
-    world.up();
-    world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
-    world.wait("the other one too", |world| page(world, "keeper").starts_with("one").then_some(()));
-    let told = world.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
+    assert_eq!(cluster.token(), token);
+    cluster.up();
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
+    cluster.wait("the other one too", |cluster| page(cluster, "keeper").starts_with("one").then_some(()));
+    let told = cluster.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
     assert!(!told.contains("two write"), "{told}");
-    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    assert!(cluster.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
     // The repository is restored too: the next push sends only its new objects.
     push_site(&shop, "three");
-    assert!(page(&world, "shop").starts_with("three"));
+    assert!(page(&cluster, "shop").starts_with("three"));
     // Restore does not reuse the number of the release that the backup lacks, because instances and logs of that
     // number exist.
-    assert!(world.gantry(&["releases", "shop"]).good().out.contains("v4"));
+    assert!(cluster.gantry(&["releases", "shop"]).good().out.contains("v4"));
 
-    damage_is_named_and_left_out(&mut world);
-    damage_is_repaired(&world, &shop, &first);
+    damage_is_named_and_left_out(&mut cluster);
+    damage_is_repaired(&cluster, &shop, &first);
 
-    let _ = world.down();
-    let store = world.path("data/server/store.db");
+    let _ = cluster.down();
+    let store = cluster.path("data/server/store.db");
     // The log beside the store may hold an intact copy of every page.
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
+        let _ = std::fs::remove_file(cluster.path(&format!("data/server/store.db-{end}")));
     }
     let mut bytes = std::fs::read(&store).expect("read");
     // Damages every page, because the middle of a page may be unused.
     bytes.iter_mut().skip(5000).step_by(100).for_each(|byte| *byte ^= 0x10);
     std::fs::write(&store, bytes).expect("written");
-    let damaged = world.offline(&["store", "check"]);
+    let damaged = cluster.offline(&["store", "check"]);
     assert!(damaged.status == 1 && damaged.err.contains("store.db is damaged"), "{damaged:?}");
     assert!(damaged.err.contains("gantry restore"), "{damaged:?}");
 }
 
 /// Damages a layer of an old release and removes its configuration. Backup and check report both, and all other data
 /// is restored.
-fn damage_is_named_and_left_out(world: &mut TestCluster) {
-    let sound = world.offline(&["check"]).good();
+fn damage_is_named_and_left_out(cluster: &mut TestCluster) {
+    let sound = cluster.offline(&["check"]).good();
     assert!(sound.out.contains("sound: ") && sound.out.contains("2 repositories"), "{sound:?}");
-    let releases = world.gantry(&["releases", "shop", "--json"]).good().out;
+    let releases = cluster.gantry(&["releases", "shop", "--json"]).good().out;
     let releases: serde_json::Value = serde_json::from_str(&releases).expect("JSON");
     let releases = releases.as_array().expect("a list");
     let first = releases.iter().find(|release| release["number"] == 1).expect("the first release");
     let blob = |digest: &serde_json::Value| {
         let hex = digest.as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest").to_owned();
-        (world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2])), hex)
+        (cluster.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2])), hex)
     };
     let manifest = std::fs::read(blob(&first["image"]).0).expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
@@ -301,13 +302,13 @@ fn damage_is_named_and_left_out(world: &mut TestCluster) {
     bytes[middle] ^= 1;
     std::fs::write(&layer, bytes).expect("written");
     std::fs::remove_file(config).expect("removed");
-    let head = world.path("data/server/git/keeper.git/HEAD");
+    let head = cluster.path("data/server/git/keeper.git/HEAD");
     let kept = std::fs::read(&head).expect("read");
     std::fs::write(&head, "").expect("written");
 
-    let path = world.path("damaged.tar").display().to_string();
+    let path = cluster.path("damaged.tar").display().to_string();
     for (arguments, has_git) in [(&["check"][..], true), (&["backup", &path], false)] {
-        let told = world.offline(arguments);
+        let told = cluster.offline(arguments);
         let names = |text: &str| told.err.lines().any(|line| line.contains(text) && line.contains("shop v1"));
         assert_eq!(told.status, 1, "{told:?}");
         assert!(names(&format!("{layer_name} is damaged")) && names(&format!("{config_name} is missing")), "{told:?}");
@@ -315,46 +316,46 @@ fn damage_is_named_and_left_out(world: &mut TestCluster) {
     }
     std::fs::write(&head, kept).expect("written");
 
-    let _ = world.down();
-    let away = world.path("away");
+    let _ = cluster.down();
+    let away = cluster.path("away");
     std::fs::create_dir(&away).expect("made");
     for name in ["blobs", "git", "builds", "store.db", "store.db-head"] {
-        std::fs::rename(world.path("data/server").join(name), away.join(name)).expect("moved");
+        std::fs::rename(cluster.path("data/server").join(name), away.join(name)).expect("moved");
     }
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
+        let _ = std::fs::remove_file(cluster.path(&format!("data/server/store.db-{end}")));
     }
-    let refused = world.offline(&["restore", &path]);
+    let refused = cluster.offline(&["restore", &path]);
     assert!(refused.status == 1 && refused.err.contains("--skip-damaged"), "{refused:?}");
     assert!(refused.err.contains(&layer_name) && refused.err.contains(&config_name), "{refused:?}");
-    assert!(!world.path("data/server/store.db").exists(), "a store was begun");
-    let restored = world.offline(&["restore", "--skip-damaged", &path]).good();
+    assert!(!cluster.path("data/server/store.db").exists(), "a store was begun");
+    let restored = cluster.offline(&["restore", "--skip-damaged", &path]).good();
     assert!(restored.err.contains(&layer_name) && restored.out.contains("records are back"), "{restored:?}");
     assert!(!layer.exists(), "what is damaged was brought back");
-    world.up();
-    world.wait("the app serves", |world| page(world, "shop").starts_with("three").then_some(()));
+    cluster.up();
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("three").then_some(()));
 }
 
 /// The server rebuilds a commit whose image lost parts. `check --repair` removes a damaged blob.
-fn damage_is_repaired(world: &TestCluster, shop: &Repository, first: &str) {
+fn damage_is_repaired(cluster: &TestCluster, shop: &Repository, first: &str) {
     let pushed = shop.git(&["push", "gantry", &format!("+{first}:main")]);
     assert!(pushed.err.contains("was built before and is damaged: building again"), "{pushed:?}");
-    assert!(page(world, "shop").starts_with("one"));
-    let releases = world.gantry(&["releases", "shop", "--json"]).good().out;
+    assert!(page(cluster, "shop").starts_with("one"));
+    let releases = cluster.gantry(&["releases", "shop", "--json"]).good().out;
     let releases: serde_json::Value = serde_json::from_str(&releases).expect("JSON");
     let releases = releases.as_array().expect("a list");
     let current = releases.iter().find(|release| release["current"] == true).expect("the current release");
     let hex = current["image"].as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest");
     let name = format!("blobs/sha256/{}/{hex}", &hex[..2]);
-    let path = world.path("data/server").join(&name);
+    let path = cluster.path("data/server").join(&name);
     std::fs::write(&path, "damaged").expect("written");
-    let told = world.offline(&["check"]);
+    let told = cluster.offline(&["check"]);
     let damaged = format!("{name} is damaged");
     assert!(told.status == 1 && told.err.contains(&damaged) && path.exists(), "{told:?}");
     assert!(told.err.contains("[E_DATA_DAMAGED]"), "{told:?}");
-    let told = world.offline(&["check", "--repair"]);
+    let told = cluster.offline(&["check", "--repair"]);
     assert!(told.status == 1 && told.err.contains(&format!("removed {name}")) && !path.exists(), "{told:?}");
-    let told = world.offline(&["check"]);
+    let told = cluster.offline(&["check"]);
     assert!(told.status == 1 && told.err.contains(&format!("{name} is missing")), "{told:?}");
 }
 
@@ -441,13 +442,13 @@ impl Drop for Disk {
 #[test]
 fn survives_and_reports_a_full_disk() {
     let disk = Disk::new();
-    let world = TestCluster::start_on(&disk.path(), &["--reserve", "50M"]);
-    let shop = site(&world, "shop", 2);
+    let cluster = TestCluster::start_on(&disk.path(), &["--reserve", "50M"]);
+    let shop = site(&cluster, "shop", 2);
     push_site(&shop, "one");
-    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let _ = cluster.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     // The agent stops an application that fills the disk early, and its neighbours continue to write.
-    let _ = world.gantry(&["app", "create", "filler"]).good();
-    let filler = world.repository("filler", None);
+    let _ = cluster.gantry(&["app", "create", "filler"]).good();
+    let filler = cluster.repository("filler", None);
     filler.write("server.py", "import time\nfor n in range(3000):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 1_000_000)\n    time.sleep(0.005)\n");
     filler.write(
         "container/roles.json",
@@ -457,63 +458,65 @@ fn survives_and_reports_a_full_disk() {
     let mut pushed = filler.push_in_background();
     let mut rounds = 0;
     while pushed.try_wait().expect("looked at").is_none() {
-        let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "echo written > /tmp/mine"]).good();
-        assert!(page(&world, "shop").starts_with("one"));
+        let _ = cluster.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "echo written > /tmp/mine"]).good();
+        assert!(page(&cluster, "shop").starts_with("one"));
         rounds += 1;
     }
-    let why = world.gantry(&["why", "filler"]).good().out;
+    let why = cluster.gantry(&["why", "filler"]).good().out;
     assert!(rounds > 3 && why.contains("wrote more than its limit of 50M"), "{rounds}: {why}");
-    let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
+    let ps = cluster.gantry(&["ps", "shop", "--json"]).good().out;
     assert!(!ps.contains("\"restarts\":1"), "{ps}");
-    let _ = world.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
+    let _ = cluster.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
     // An upload of unknown size is refused during the transfer.
     let nearly = disk.leave(80 << 20);
     let archive = std::env::var("GANTRY_TEST_EXAMPLES_BASE").expect("a base");
-    let refused = world.gantry(&["base", "import", "again", &archive]);
+    let refused = cluster.gantry(&["base", "import", "again", &archive]);
     assert!(refused.status != 0 && refused.err.contains("a base needs 50M"), "{refused:?}");
-    assert!(!world.gantry(&["base", "ls"]).good().out.contains("again"));
+    assert!(!cluster.gantry(&["base", "ls"]).good().out.contains("again"));
     std::fs::remove_file(nearly).expect("removed");
     // Fills the disk as an application would. The agent continues on the space reserved for root.
     let filler = disk.fill("filler", "65534");
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
     shop.write("server.py", "x");
     shop.commit("two");
     let refused = shop.push();
     assert_ne!(refused.status, 0);
     assert!(refused.err.contains("is full: ") && refused.err.contains("a push needs 50M"), "{refused:?}");
-    let restarts = |world: &TestCluster| {
-        let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
+    let restarts = |cluster: &TestCluster| {
+        let ps = cluster.gantry(&["ps", "shop", "--json"]).good().out;
         let value: serde_json::Value = serde_json::from_str(&ps).expect("JSON");
         let all = value.as_array().expect("instances").clone();
         let ready = all.iter().filter(|instance| instance["phase"] == "ready").count();
         (all.iter().filter_map(|instance| instance["restarts"].as_u64()).sum::<u64>(), ready)
     };
     // An exec is an event of the audit trail, which may have no room left.
-    let containers = world.containers();
+    let containers = cluster.containers();
     let (_, pid) = containers.iter().find(|(name, _)| name.starts_with("shop.")).expect("an instance");
-    world.signal("KILL", *pid);
-    world.wait("what crashed was started again", |world| (restarts(world) == (1, 2)).then_some(()));
+    cluster.signal("KILL", *pid);
+    cluster.wait("what crashed was started again", |cluster| (restarts(cluster) == (1, 2)).then_some(()));
 
     // From here on no process can write.
     let more = disk.fill("more", "0");
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
     // The store's log has room for a few more changes.
     let mut rate = 1000;
-    let refused = world.wait("a change is refused", |world| {
+    let refused = cluster.wait("a change is refused", |cluster| {
         rate += 1;
-        let output = world.gantry(&["limit", "shop", "--rate", &rate.to_string()]);
+        let output = cluster.gantry(&["limit", "shop", "--rate", &rate.to_string()]);
         (output.status != 0).then_some(output)
     });
     assert!(refused.err.contains("is full; free some space"), "{refused:?}");
-    assert!(world.gantry(&["status"]).good().out.contains("shop"));
-    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(cluster.gantry(&["status"]).good().out.contains("shop"));
+    assert!(cluster.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    assert!(page(&cluster, "shop").starts_with("one"));
 
     for file in [filler, more] {
         std::fs::remove_file(file).expect("removed");
     }
-    world.wait("it takes changes again", |world| (world.gantry(&["scale", "shop", "web=1"]).status == 0).then_some(()));
+    cluster.wait("it takes changes again", |cluster| {
+        (cluster.gantry(&["scale", "shop", "web=1"]).status == 0).then_some(())
+    });
     push_site(&shop, "three");
-    assert!(page(&world, "shop").starts_with("three"));
-    drop(world);
+    assert!(page(&cluster, "shop").starts_with("three"));
+    drop(cluster);
 }

@@ -16,11 +16,11 @@ fn tool(program: &str, arguments: &[&str]) -> Output {
 
 #[test]
 fn images_come_and_go_through_the_registry() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     let commit = push_site(&repository, "one");
-    let (registry, folder) = (format!("127.0.0.1:{}", world.api_port()), world.path("image"));
-    let token = world.token();
+    let (registry, folder) = (format!("127.0.0.1:{}", cluster.api_port()), cluster.path("image"));
+    let token = cluster.token();
     let skopeo = |arguments: &[&str]| drop(tool("skopeo", arguments).good());
     let (credentials, local) = (format!("x:{token}"), format!("oci:{}:it", folder.display()));
     let source = format!("docker://{registry}/shop:{commit}");
@@ -31,22 +31,22 @@ fn images_come_and_go_through_the_registry() {
         make_foreign(&folder, command);
         skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
         if command == "null" {
-            let refused = world.gantry(&["deploy", "shop", "--image", "shop:other"]);
+            let refused = cluster.gantry(&["deploy", "shop", "--image", "shop:other"]);
             assert!(refused.status == 1 && refused.err.contains("names no command"), "{refused:?}");
-            assert!(page(&world, "shop").contains("one"));
+            assert!(page(&cluster, "shop").contains("one"));
         }
     }
-    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    let held = cluster.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
     assert!(held.err.contains("v2 is held"), "{held:?}");
-    assert!(page(&world, "v2.shop").contains("one") && page(&world, "shop").contains("one"));
-    let promoted = world.gantry(&["promote", "shop"]).good();
+    assert!(page(&cluster, "v2.shop").contains("one") && page(&cluster, "shop").contains("one"));
+    let promoted = cluster.gantry(&["promote", "shop"]).good();
     assert!(promoted.out.contains("http://shop.localhost"), "{promoted:?}");
-    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
-    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    assert!(cluster.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let held = cluster.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
     assert!(held.err.contains("v3 is held"), "{held:?}");
-    let _ = world.gantry(&["abort", "shop"]).good();
-    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
-    let blobs = blobs_of(&world, "shop:other");
+    let _ = cluster.gantry(&["abort", "shop"]).good();
+    assert!(cluster.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let blobs = blobs_of(&cluster, "shop:other");
     blobs.iter().for_each(|blob| damage(blob));
     skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
     blobs.iter().for_each(|blob| assert!(is_intact(blob), "skopeo left {} damaged", blob.display()));
@@ -56,22 +56,22 @@ fn images_come_and_go_through_the_registry() {
 }
 
 /// Paths of an image's configuration and layers among the server's blobs; of an index, those of all its images.
-fn blobs_of(world: &TestCluster, image: &str) -> Vec<PathBuf> {
+fn blobs_of(cluster: &TestCluster, image: &str) -> Vec<PathBuf> {
     let (credentials, source) =
-        (format!("x:{}", world.token()), format!("docker://127.0.0.1:{}/{image}", world.api_port()));
+        (format!("x:{}", cluster.token()), format!("docker://127.0.0.1:{}/{image}", cluster.api_port()));
     let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", "--creds", &credentials, &source]).good().out;
     let manifest: serde_json::Value = serde_json::from_str(&raw).expect("JSON");
     if let Some(images) = manifest["manifests"].as_array() {
         let repository = image.split([':', '@']).next().expect("a name");
         let named = images.iter().map(|image| format!("{repository}@{}", image["digest"].as_str().expect("a digest")));
-        return named.flat_map(|image| blobs_of(world, &image)).collect();
+        return named.flat_map(|image| blobs_of(cluster, &image)).collect();
     }
     let layers = manifest["layers"].as_array().expect("layers").iter();
     let digests =
         layers.chain([&manifest["config"]]).map(|descriptor| descriptor["digest"].as_str().expect("a digest"));
     let path = |digest: &str| {
         let hex = digest.trim_start_matches("sha256:");
-        world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]))
+        cluster.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]))
     };
     digests.map(path).collect()
 }
@@ -142,16 +142,16 @@ fn start(program: &str, arguments: &[&str], log: &Path) -> Running {
 
 #[test]
 fn docker_and_podman_pull_and_push() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     let commit = push_site(&repository, "one");
-    let (registry, token) = (format!("127.0.0.1:{}", world.api_port()), world.token());
+    let (registry, token) = (format!("127.0.0.1:{}", cluster.api_port()), cluster.token());
     let built = format!("{registry}/shop:{commit}");
 
     let storage = [("--root", "podman"), ("--runroot", "podman-run")];
     let mut podman: Vec<String> = vec!["--storage-driver=vfs".into()];
     for (flag, folder) in storage {
-        podman.extend([flag.to_owned(), world.path(folder).display().to_string()]);
+        podman.extend([flag.to_owned(), cluster.path(folder).display().to_string()]);
     }
     let podman = |arguments: &[&str]| {
         let all: Vec<&str> = podman.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
@@ -163,15 +163,15 @@ fn docker_and_podman_pull_and_push() {
     let _ = podman(&["push", "--quiet", "--tls-verify=false", "--creds", &credentials, &built, &pushed]).good();
     let _ = podman(&["rmi", "--all", "--force"]).good();
 
-    let socket = format!("unix://{}", world.path("docker.sock").display());
-    let path = |name: &str| world.path(name).display().to_string();
+    let socket = format!("unix://{}", cluster.path("docker.sock").display());
+    let path = |name: &str| cluster.path(name).display().to_string();
     let (data, exec, pid) = (path("docker-data"), path("docker-exec"), path("docker.pid"));
     let daemon = ["--data-root", &data, "--exec-root", &exec, "--pidfile", &pid, "--host", &socket];
     let daemon = [&daemon[..], &["--bridge=none", "--iptables=false", "--storage-driver=vfs"]].concat();
-    let running = start("dockerd", &daemon, &world.path("docker.log"));
+    let running = start("dockerd", &daemon, &cluster.path("docker.log"));
     let config = path("docker-config");
     let docker = |arguments: &[&str]| tool("docker", &[&["--host", &socket, "--config", &config], arguments].concat());
-    world.wait("the Docker daemon answers", |_| (docker(&["version"]).status == 0).then_some(()));
+    cluster.wait("the Docker daemon answers", |_| (docker(&["version"]).status == 0).then_some(()));
     let login =
         format!("echo {token} | docker --config {config} --host {socket} login -u x --password-stdin {registry}");
     let _ = tool("sh", &["-c", &login]).good();
@@ -186,10 +186,10 @@ fn docker_and_podman_pull_and_push() {
     let _ = docker(&["manifest", "push", "--insecure", &list]).good();
     let inspected = docker(&["manifest", "inspect", "--insecure", &list]).good();
     assert!(inspected.out.contains("manifest.list.v2+json") && inspected.out.contains("\"amd64\""), "{inspected:?}");
-    let held = world.gantry(&["deploy", "shop", "--image", "shop:list", "--hold"]).good();
+    let held = cluster.gantry(&["deploy", "shop", "--image", "shop:list", "--hold"]).good();
     assert!(held.err.contains("is held"), "{held:?}");
     // An image made by Docker that names no user.
-    let _ = world.gantry(&["app", "create", "plain"]).good();
+    let _ = cluster.gantry(&["app", "create", "plain"]).good();
     let plain = format!("{registry}/plain:one");
     let root = path("plain-root");
     let import = format!(
@@ -198,8 +198,8 @@ fn docker_and_podman_pull_and_push() {
     );
     let _ = tool("sh", &["-c", &import]).good();
     let _ = docker(&["push", "--quiet", &plain]).good();
-    let _ = world.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
-    let blobs = blobs_of(&world, "plain:one");
+    let _ = cluster.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
+    let blobs = blobs_of(&cluster, "plain:one");
     blobs.iter().for_each(|blob| damage(blob));
     let _ = docker(&["push", "--quiet", &plain]).good();
     blobs.iter().for_each(|blob| assert!(is_intact(blob), "docker left {} damaged", blob.display()));
@@ -217,25 +217,25 @@ fn docker_and_podman_pull_and_push() {
 
 #[test]
 fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     let commit = push_site(&repository, "one");
-    let own = format!("127.0.0.1:{}", world.api_port());
+    let own = format!("127.0.0.1:{}", cluster.api_port());
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let other = format!("127.0.0.1:{port}");
     let settings = format!(
         "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: {other} }}\n",
-        world.path("registry").display()
+        cluster.path("registry").display()
     );
-    std::fs::write(world.path("registry.yml"), settings).expect("written");
-    let yml = world.path("registry.yml").display().to_string();
-    let _registry = start("docker-registry", &["serve", &yml], &world.path("registry.log"));
-    world.wait("the registry answers", |_| {
+    std::fs::write(cluster.path("registry.yml"), settings).expect("written");
+    let yml = cluster.path("registry.yml").display().to_string();
+    let _registry = start("docker-registry", &["serve", &yml], &cluster.path("registry.log"));
+    cluster.wait("the registry answers", |_| {
         (tool("curl", &["-sf", &format!("http://{other}/v2/")]).status == 0).then_some(())
     });
-    let folder = world.path("image");
+    let folder = cluster.path("image");
     let local = format!("oci:{}:it", folder.display());
-    let (credentials, source) = (format!("x:{}", world.token()), format!("docker://{own}/shop:{commit}"));
+    let (credentials, source) = (format!("x:{}", cluster.token()), format!("docker://{own}/shop:{commit}"));
     let _ =
         tool("skopeo", &["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local])
             .good();
@@ -243,55 +243,55 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let target = format!("docker://{other}/team/shop:v7");
     let _ = tool("skopeo", &["copy", "--quiet", "--all", "--dest-tls-verify=false", &local, &target]).good();
 
-    let _ = world.gantry(&["app", "create", "bought"]).good();
-    let deployed = world.gantry(&["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]).good();
+    let _ = cluster.gantry(&["app", "create", "bought"]).good();
+    let deployed = cluster.gantry(&["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]).good();
     assert!(deployed.err.contains("Fetching") && deployed.out.contains("http://bought.localhost"), "{deployed:?}");
-    assert!(page(&world, "bought").contains("one"));
-    assert!(world.gantry(&["releases", "bought"]).good().out.contains(&format!("{other}/team/shop:v7")));
-    let imported = world.gantry(&["base", "import", "theirs", &format!("{other}/team/shop:v7")]).good();
+    assert!(page(&cluster, "bought").contains("one"));
+    assert!(cluster.gantry(&["releases", "bought"]).good().out.contains(&format!("{other}/team/shop:v7")));
+    let imported = cluster.gantry(&["base", "import", "theirs", &format!("{other}/team/shop:v7")]).good();
     assert!(imported.out.starts_with("theirs sha256:"), "{imported:?}");
-    assert!(world.gantry(&["base", "ls"]).good().out.contains("team/shop:v7"));
+    assert!(cluster.gantry(&["base", "ls"]).good().out.contains("team/shop:v7"));
     // With two bases, an app that names no base stays on the base of its last build. A new app must choose a base.
     push_site(&repository, "two");
-    let _ = world.gantry(&["app", "create", "new"]).good();
-    let new = world.repository("new", Some("hello-python"));
+    let _ = cluster.gantry(&["app", "create", "new"]).good();
+    let new = cluster.repository("new", Some("hello-python"));
     new.commit("one");
     let refused = new.push();
     assert!(refused.status != 0 && refused.err.contains("several exist (debian, theirs)"), "{refused:?}");
 
     // An app builds on the base that the app was assigned. A base in use cannot be removed; any other base can.
-    let nowhere = world.gantry(&["app", "base", "new", "nowhere"]);
+    let nowhere = cluster.gantry(&["app", "base", "new", "nowhere"]);
     assert!(nowhere.status == 1 && nowhere.err.contains("there is no base nowhere"), "{nowhere:?}");
-    let _ = world.gantry(&["app", "base", "new", "debian"]).good();
+    let _ = cluster.gantry(&["app", "base", "new", "debian"]).good();
     let pushed = new.push();
     assert!(pushed.status == 0, "{pushed:?}");
-    let kept = world.gantry(&["base", "rm", "debian"]);
+    let kept = cluster.gantry(&["base", "rm", "debian"]);
     assert!(
         kept.status == 1 && kept.err.contains("is still the base of new, shop") && kept.err.contains("gantry app base"),
         "{kept:?}"
     );
-    let _ = world.gantry(&["base", "rm", "theirs"]).good();
-    let again = world.gantry(&["base", "rm", "theirs"]);
+    let _ = cluster.gantry(&["base", "rm", "theirs"]).good();
+    let again = cluster.gantry(&["base", "rm", "theirs"]);
     assert!(again.status == 1 && again.err.contains("there is no base theirs"), "{again:?}");
-    assert!(!world.gantry(&["base", "ls"]).good().out.contains("theirs"));
+    assert!(!cluster.gantry(&["base", "ls"]).good().out.contains("theirs"));
 
     // A reference to the cloud's own registry by one of the server's addresses needs no pull and no password.
-    let _ = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
-    let token = world.gantry(&["token", "create", "shop-ci", "--deploy", "shop"]).good().out.trim().to_owned();
-    let by_name = format!("localhost:{}/shop:{commit}", world.api_port());
-    let deployed = world.gantry_as(&token, &["deploy", "shop", "--image", &by_name, "--hold"]);
+    let _ = cluster.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
+    let token = cluster.gantry(&["token", "create", "shop-ci", "--deploy", "shop"]).good().out.trim().to_owned();
+    let by_name = format!("localhost:{}/shop:{commit}", cluster.api_port());
+    let deployed = cluster.gantry_as(&token, &["deploy", "shop", "--image", &by_name, "--hold"]);
     assert!(deployed.status == 0 && !deployed.err.contains("Fetching"), "{deployed:?}");
-    let refused = world.gantry_as(&token, &["deploy", "shop", "--image", &format!("{own}/bought:v1")]);
+    let refused = cluster.gantry_as(&token, &["deploy", "shop", "--image", &format!("{own}/bought:v1")]);
     assert!(refused.status == 1 && refused.err.contains("needs the scope: read of bought"), "{refused:?}");
-    let missing = world.gantry(&["base", "import", "none", &format!("{other}/team/none:v1")]);
+    let missing = cluster.gantry(&["base", "import", "none", &format!("{other}/team/none:v1")]);
     assert!(
         missing.status == 1 && missing.err.contains("none:v1 cannot be pulled: the registry answered 404"),
         "{missing:?}"
     );
-    let nowhere = world.gantry(&["base", "import", "none", "127.0.0.1:1/team/none:v1"]);
+    let nowhere = cluster.gantry(&["base", "import", "none", "127.0.0.1:1/team/none:v1"]);
     assert!(nowhere.status == 1 && nowhere.err.contains("cannot be reached"), "{nowhere:?}");
     // A deploy token must not reach other services on the server's loopback.
-    let token = world.gantry(&["token", "create", "ci", "--deploy", "bought"]).good().out.trim().to_owned();
-    let refused = world.gantry_as(&token, &["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]);
+    let token = cluster.gantry(&["token", "create", "ci", "--deploy", "bought"]).good().out.trim().to_owned();
+    let refused = cluster.gantry_as(&token, &["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]);
     assert!(refused.status == 1 && refused.err.contains("needs the scope"), "{refused:?}");
 }

@@ -56,8 +56,8 @@ put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 out.close()
 "#;
 
-fn archive(world: &TestCluster, name: &str, config: &str, entries: &str) -> PathBuf {
-    let target = world.path(name);
+fn archive(cluster: &TestCluster, name: &str, config: &str, entries: &str) -> PathBuf {
+    let target = cluster.path(name);
     let base = std::env::var("GANTRY_TEST_EXAMPLES_BASE").expect("a base; `./test` makes it");
     let mut python = Command::new("python3");
     python.args(["-c", IMAGE, &base]).arg(&target).args([config, entries]).stdin(Stdio::null());
@@ -66,37 +66,37 @@ fn archive(world: &TestCluster, name: &str, config: &str, entries: &str) -> Path
 }
 
 /// Pushes an image into the registry and deploys the image as `app`.
-fn deploy(world: &TestCluster, app: &str, config: &str, entries: &str) -> Output {
-    let _ = world.gantry(&["app", "create", app]).good();
-    let archive = archive(world, &format!("{app}.tar"), config, entries);
+fn deploy(cluster: &TestCluster, app: &str, config: &str, entries: &str) -> Output {
+    let _ = cluster.gantry(&["app", "create", app]).good();
+    let archive = archive(cluster, &format!("{app}.tar"), config, entries);
     let mut skopeo = Command::new("skopeo");
-    skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &format!("x:{}", world.token())]);
+    skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &format!("x:{}", cluster.token())]);
     skopeo.arg(format!("oci-archive:{}", archive.display()));
-    skopeo.arg(format!("docker://127.0.0.1:{}/{app}:1", world.api_port())).stdin(Stdio::null());
+    skopeo.arg(format!("docker://127.0.0.1:{}/{app}:1", cluster.api_port())).stdin(Stdio::null());
     let _ = run(skopeo).good();
-    world.gantry(&["deploy", app, "--image", &format!("{app}:1")])
+    cluster.gantry(&["deploy", app, "--image", &format!("{app}:1")])
 }
 
 /// Output of a shell script in an instance of `app`.
-fn inside(world: &TestCluster, app: &str, script: &str) -> String {
-    world.gantry(&["exec", app, "--", "/bin/sh", "-c", script]).good().out
+fn inside(cluster: &TestCluster, app: &str, script: &str) -> String {
+    cluster.gantry(&["exec", app, "--", "/bin/sh", "-c", script]).good().out
 }
 
 #[test]
 fn an_application_gets_the_environment_of_docker() {
-    let world = TestCluster::start(&[]);
-    a_pushed_application(&world);
-    an_image_s_own_user(&world);
-    numbers_beyond_a_container_s(&world);
+    let cluster = TestCluster::start(&[]);
+    a_pushed_application(&cluster);
+    an_image_s_own_user(&cluster);
+    numbers_beyond_a_container_s(&cluster);
 }
 
 /// An application on a base without user 1000, like many imported bases.
-fn a_pushed_application(world: &TestCluster) {
+fn a_pushed_application(cluster: &TestCluster) {
     let accounts = r#"[("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\n", "file"), ("etc/group", 0o644, 0, "root:x:0:\n", "file")]"#;
-    let archive = archive(world, "plain.tar", "{}", accounts);
-    let _ = world.gantry(&["base", "import", "plain", archive.to_str().expect("text")]).good();
-    let _ = world.gantry(&["app", "create", "own", "--base", "plain"]).good();
-    let own = world.repository("own", None);
+    let archive = archive(cluster, "plain.tar", "{}", accounts);
+    let _ = cluster.gantry(&["base", "import", "plain", archive.to_str().expect("text")]).good();
+    let _ = cluster.gantry(&["app", "create", "own", "--base", "plain"]).good();
+    let own = cluster.repository("own", None);
     own.write(
         "container/roles.json",
         r#"{ web: { command: 'echo up >/dev/stdout && exec python3 -m http.server $PORT', memory: '256M', cpu: 0.5, disk: '50M' },
@@ -108,40 +108,43 @@ fn a_pushed_application(world: &TestCluster) {
     let pushed = own.push().good().all();
     assert!(pushed.contains("compiled by app in app"), "{pushed}");
 
-    let logs = world.gantry(&["logs", "own"]).good().out;
+    let logs = cluster.gantry(&["logs", "own"]).good().out;
     assert!(logs.contains("up") && logs.contains("begun") && logs.contains("released"), "{logs}");
     assert_eq!(
-        inside(world, "own", "id; echo $HOME; node -e 'console.log(os.userInfo().username)'"),
+        inside(cluster, "own", "id; echo $HOME; node -e 'console.log(os.userInfo().username)'"),
         "uid=1000(app) gid=1000(app) groups=1000(app)\n/app\napp\n"
     );
-    assert_eq!(inside(world, "own", "echo $HOSTNAME; hostname; cat /etc/hostname"), "web-1.m\n".repeat(3));
+    assert_eq!(inside(cluster, "own", "echo $HOSTNAME; hostname; cat /etc/hostname"), "web-1.m\n".repeat(3));
     let limits = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
                   cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)";
-    assert_eq!(inside(world, "own", limits), "268435456\n50000 100000\n");
+    assert_eq!(inside(cluster, "own", limits), "268435456\n50000 100000\n");
     // The heap limit follows the role's memory; from the machine's memory the limit would be 2 GiB or more.
-    let heap = inside(world, "own", "node -p 'v8.getHeapStatistics().heap_size_limit >> 20'");
+    let heap = inside(cluster, "own", "node -p 'v8.getHeapStatistics().heap_size_limit >> 20'");
     assert!(heap.trim().parse::<u32>().expect("mebibytes") < 300, "{heap}");
 
-    assert_eq!(inside(world, "own", "head -c 100M /dev/zero >/dev/shm/x && stat -c %s /dev/shm/x"), "104857600\n");
-    assert_eq!(inside(world, "own", "rm /dev/shm/x; truncate -s 10G /tmp/map && stat -c %s /tmp/map"), "10737418240\n");
+    assert_eq!(inside(cluster, "own", "head -c 100M /dev/zero >/dev/shm/x && stat -c %s /dev/shm/x"), "104857600\n");
+    assert_eq!(
+        inside(cluster, "own", "rm /dev/shm/x; truncate -s 10G /tmp/map && stat -c %s /tmp/map"),
+        "10737418240\n"
+    );
     for streams in ["echo named >/dev/stdout", "echo named >/proc/self/fd/1", "echo named | cat /dev/stdin"] {
-        assert_eq!(inside(world, "own", streams), "named\n", "{streams}");
-        let once = world.gantry(&["run", "own", "--", "/bin/sh", "-c", streams]).good();
+        assert_eq!(inside(cluster, "own", streams), "named\n", "{streams}");
+        let once = cluster.gantry(&["run", "own", "--", "/bin/sh", "-c", streams]).good();
         assert_eq!(once.out, "named\n", "{streams}: {once:?}");
     }
     let refused = inside(
-        world,
+        cluster,
         "own",
         "(echo 1 >/sys/fs/cgroup/cgroup.procs || echo 1 >/sys/fs/cgroup/pids/pids.max) 2>&1; true",
     );
     assert!(refused.contains("Read-only file system"), "{refused}");
     // A sparse file counts with its allocated size, so the copy keeps running.
-    assert!(world.gantry(&["ps", "own"]).good().out.contains("web-1"));
+    assert!(cluster.gantry(&["ps", "own"]).good().out.contains("web-1"));
 }
 
 /// An image whose files are links into another folder, whose program has a capability, and whose working folder is
 /// missing.
-fn an_image_s_own_user(world: &TestCluster) {
+fn an_image_s_own_user(cluster: &TestCluster) {
     let entries = r#"[
         ("nix/store/p/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\nweb:x:1500:1501::/home/web:/bin/sh\n", "file"),
         ("nix/store/p/group", 0o644, 0, "web:x:1501:\nmedia:x:44:web\nlogs:x:45:other, web\n", "file"),
@@ -157,29 +160,29 @@ fn an_image_s_own_user(world: &TestCluster) {
     let config = format!(
         r#"{{"User": "web", "WorkingDir": "/srv/../srv/none/", "ExposedPorts": {{"80/tcp": {{}}}}, "Cmd": ["sh", "-c", "{command}"]}}"#
     );
-    let deployed = deploy(world, "foreign", &config, entries);
-    assert_eq!(deployed.status, 0, "{}\n{}", deployed.all(), world.gantry(&["logs", "foreign"]).all());
-    assert!(world.gantry(&["logs", "foreign"]).good().out.contains("up"));
+    let deployed = deploy(cluster, "foreign", &config, entries);
+    assert_eq!(deployed.status, 0, "{}\n{}", deployed.all(), cluster.gantry(&["logs", "foreign"]).all());
+    assert!(cluster.gantry(&["logs", "foreign"]).good().out.contains("up"));
     assert_eq!(
-        inside(world, "foreign", "id -u; id -g; id -G; echo $HOME; pwd"),
+        inside(cluster, "foreign", "id -u; id -g; id -G; echo $HOME; pwd"),
         "1500\n1501\n1501 44 45\n/home/web\n/srv/none\n"
     );
     assert_eq!(
-        inside(world, "foreign", "high -c 'print(1)'; grep CapEff /proc/self/status"),
+        inside(cluster, "foreign", "high -c 'print(1)'; grep CapEff /proc/self/status"),
         "1\nCapEff:\t0000000000000000\n"
     );
     // An owner outside the container's user range shows as nobody (65534).
-    assert_eq!(inside(world, "foreign", "stat -c %u:%g /home/far"), "65534:65534\n");
-    let once = world.gantry(&["run", "foreign", "--", "/bin/sh", "-c", "id -G; touch ok; pwd; echo $HOME"]).good();
+    assert_eq!(inside(cluster, "foreign", "stat -c %u:%g /home/far"), "65534:65534\n");
+    let once = cluster.gantry(&["run", "foreign", "--", "/bin/sh", "-c", "id -G; touch ok; pwd; echo $HOME"]).good();
     assert_eq!(once.out, "1501 44 45\n/srv/none\n/home/web\n", "{once:?}");
 }
 
-fn numbers_beyond_a_container_s(world: &TestCluster) {
+fn numbers_beyond_a_container_s(cluster: &TestCluster) {
     let entries =
         r#"[("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\nfar:x:100000:100000::/:/bin/sh\n", "file")]"#;
     for (app, user) in [("number", "1000680000"), ("name", "far")] {
         let config = format!(r#"{{"User": "{user}", "Cmd": ["python3", "-m", "http.server", "8080"]}}"#);
-        let refused = deploy(world, app, &config, entries);
+        let refused = deploy(cluster, app, &config, entries);
         assert!(refused.status != 0 && refused.err.contains("beyond the 65,536 that a container has"), "{refused:?}");
         assert!(refused.err.contains(user), "{refused:?}");
     }

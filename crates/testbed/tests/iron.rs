@@ -38,17 +38,17 @@ fn make_clients() -> PathBuf {
 }
 
 /// A cluster with the app `shop`.
-fn world() -> TestCluster {
-    let world = TestCluster::start(&[]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    world
+fn cluster() -> TestCluster {
+    let cluster = TestCluster::start(&[]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    cluster
 }
 
 /// Runs a script with the clients.
-fn script(world: &TestCluster, name: &str) {
+fn script(cluster: &TestCluster, name: &str) {
     let mut client = Command::new(clients());
     client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/iron").join(name));
-    client.env("CLOUD", format!("http://127.0.0.1:{}", world.api_port())).env("TOKEN", world.token());
+    client.env("CLOUD", format!("http://127.0.0.1:{}", cluster.api_port())).env("TOKEN", cluster.token());
     // The scripts share a module, and leave no compiled copy of it beside them.
     client.env("PYTHONDONTWRITEBYTECODE", "1");
     let said = run(client);
@@ -57,35 +57,35 @@ fn script(world: &TestCluster, name: &str) {
 
 #[test]
 fn the_published_worker_client_runs_unmodified() {
-    let world = world();
-    let shop = world.repository("shop", None);
+    let cluster = cluster();
+    let shop = cluster.repository("shop", None);
     shop.write("container/roles.json", ROLES);
     shop.commit("one");
     let _ = shop.push().good();
     // The stack of the uploaded code.
     let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
-    let _ = world.gantry(&["base", "import", "python", &archive]).good();
-    script(&world, "worker.py");
+    let _ = cluster.gantry(&["base", "import", "python", &archive]).good();
+    script(&cluster, "worker.py");
 }
 
 #[test]
 fn a_pushed_message_goes_into_another_queue_and_becomes_a_task() {
-    let world = world();
-    let shop = world.repository("shop", None);
+    let cluster = cluster();
+    let shop = cluster.repository("shop", None);
     shop.write("container/roles.json", ROLES);
     shop.commit("one");
     let _ = shop.push().good();
-    script(&world, "forwards.py");
+    script(&cluster, "forwards.py");
 }
 
 #[test]
 fn the_published_message_client_runs_unmodified() {
-    script(&world(), "messages.py");
+    script(&cluster(), "messages.py");
 }
 
 #[test]
 fn the_published_message_client_pushes_to_receivers_of_all_kinds() {
-    let world = world();
-    let _ = world.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.0/8"]).good();
-    script(&world, "pushes.py");
+    let cluster = cluster();
+    let _ = cluster.gantry(&["cluster", "policy", "set", "callback-private-addresses=127.0.0.0/8"]).good();
+    script(&cluster, "pushes.py");
 }

@@ -13,8 +13,8 @@ struct Outside {
 }
 
 impl Outside {
-    fn new(world: &TestCluster) -> Self {
-        let outside = Self { name: format!("{}-out", world.name()) };
+    fn new(cluster: &TestCluster) -> Self {
+        let outside = Self { name: format!("{}-out", cluster.name()) };
         let cable = outside.cable();
         outside.ip(&["netns", "add", &outside.name]);
         outside.ip(&["link", "add", &cable, "type", "veth", "peer", "name", "e0", "netns", &outside.name]);
@@ -55,9 +55,9 @@ impl Drop for Outside {
 /// Root in one app's containers has no rights outside, and none in another app's containers.
 #[test]
 fn each_app_has_users_of_its_own() {
-    let world = TestCluster::start(&[]);
+    let cluster = TestCluster::start(&[]);
     for app in ["shop", "other"] {
-        push_site(&site(&world, app, 2), "one");
+        push_site(&site(&cluster, app, 2), "one");
     }
     let first = |pid: u32| -> u32 {
         let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("a map");
@@ -65,7 +65,7 @@ fn each_app_has_users_of_its_own() {
         assert!(words.len() == 3 && words[0] == 0 && words[1] >= 0x7000_0000 && words[2] == 65_536, "{words:?}");
         words[1]
     };
-    let ranges: Vec<(String, u32)> = world.containers().into_iter().map(|(name, pid)| (name, first(pid))).collect();
+    let ranges: Vec<(String, u32)> = cluster.containers().into_iter().map(|(name, pid)| (name, first(pid))).collect();
     let of = |app: &str| ranges.iter().filter(|(name, _)| name.starts_with(app)).map(|(_, first)| *first).collect();
     let (shop, other): (Vec<u32>, Vec<u32>) = (of("shop."), of("other."));
     assert!(shop[0] == shop[1] && other[0] == other[1] && shop[0].abs_diff(other[0]) >= 65_536, "{ranges:?}");
@@ -73,9 +73,9 @@ fn each_app_has_users_of_its_own() {
 
 #[test]
 fn a_container_s_port_is_not_reached_from_another_machine() {
-    let world = TestCluster::start(&[]);
-    push_site(&site(&world, "shop", 1), "one");
-    let table = std::fs::read_to_string(world.path("data/router/table.json")).expect("a table");
+    let cluster = TestCluster::start(&[]);
+    push_site(&site(&cluster, "shop", 1), "one");
+    let table = std::fs::read_to_string(cluster.path("data/router/table.json")).expect("a table");
     let table: serde_json::Value = serde_json::from_str(&table).expect("JSON");
     let endpoint = &table["routes"]["shop.localhost"]["endpoints"][0];
     let address = format!("http://{}:{}/", endpoint["address"].as_str().expect("an address"), endpoint["port"]);
@@ -84,18 +84,18 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
         curl.args(["-sS", "--max-time", "3", &address]);
         run(curl)
     };
-    let outside = Outside::new(&world);
+    let outside = Outside::new(&cluster);
     assert!(here().good().out.starts_with("one"), "the machine itself reaches it");
     let refused = outside.asks(&address);
     assert!(refused.status != 0, "it was answered: {refused:?}");
     // Mutation test: without the firewall rule the same request arrives. The agent, which repairs the rules, stands still.
-    let agent = world.service_pid("agent").expect("the agent runs");
-    world.signal("STOP", agent);
+    let agent = cluster.service_pid("agent").expect("the agent runs");
+    cluster.signal("STOP", agent);
     let mut nft = Command::new("nft");
-    nft.args(["flush", "chain", "inet", world.name(), "in"]);
+    nft.args(["flush", "chain", "inet", cluster.name(), "in"]);
     let _ = run(nft).good();
     let answered = outside.asks(&address);
-    world.signal("CONT", agent);
+    cluster.signal("CONT", agent);
     assert!(answered.good().out.starts_with("one"));
 }
 
@@ -103,25 +103,25 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
 /// resolution.
 #[test]
 fn instances_restart_on_another_network_of_the_machine() {
-    let mut world = TestCluster::start(&[]);
-    push_site(&site(&world, "shop", 2), "one");
-    let servers = |world: &TestCluster| {
+    let mut cluster = TestCluster::start(&[]);
+    push_site(&site(&cluster, "shop", 2), "one");
+    let servers = |cluster: &TestCluster| {
         let show = ["exec", "shop", "--", "/bin/sh", "-c", "cat /etc/resolv.conf"];
-        world.gantry(&show).out
+        cluster.gantry(&show).out
     };
-    let before = servers(&world);
+    let before = servers(&cluster);
     assert!(before.contains(".1\n"), "{before}");
-    let running = world.containers();
-    world.kill_everything();
-    world.up_on_another_network();
-    world.wait("it has the other network's name server", |world| servers(world).contains(".129\n").then_some(()));
-    world.wait("it serves", |world| {
-        let now = world.containers();
+    let running = cluster.containers();
+    cluster.kill_everything();
+    cluster.up_on_another_network();
+    cluster.wait("it has the other network's name server", |cluster| servers(cluster).contains(".129\n").then_some(()));
+    cluster.wait("it serves", |cluster| {
+        let now = cluster.containers();
         let is_new = |(name, pid): &(String, u32)| running.iter().all(|(old, before)| old != name || before != pid);
-        (now.len() == 2 && now.iter().all(is_new) && page(world, "shop").starts_with("one")).then_some(())
+        (now.len() == 2 && now.iter().all(is_new) && page(cluster, "shop").starts_with("one")).then_some(())
     });
     let mut ip = Command::new("ip");
-    ip.args(["-o", "-4", "address", "show", "dev", world.name()]);
+    ip.args(["-o", "-4", "address", "show", "dev", cluster.name()]);
     let addresses = run(ip).good().out;
     assert!(addresses.lines().count() == 1 && addresses.contains(".129/25"), "only the new one: {addresses}");
 }

@@ -11,12 +11,12 @@ use kept::state;
 use site::{page, push_site, site};
 
 /// Sends a POST request as a client would. Returns the status and the response's text.
-fn post(world: &TestCluster, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
+fn post(cluster: &TestCluster, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--path-as-is", "--max-time", "90", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
     curl.args(headers.iter().flat_map(|header| ["--header", header]));
-    curl.args(["--header", &format!("Authorization: Bearer {}", world.token())]);
-    curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
+    curl.args(["--header", &format!("Authorization: Bearer {}", cluster.token())]);
+    curl.arg(format!("http://127.0.0.1:{}{path}", cluster.api_port()));
     let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("curl");
     let _ = child.stdin.take().expect("open").write_all(body);
     let text = String::from_utf8_lossy(&child.wait_with_output().expect("ended").stdout).into_owned();
@@ -71,12 +71,12 @@ struct Good {
 }
 
 impl Good {
-    fn new(world: &TestCluster, shop: &Repository, text: &str) -> Self {
+    fn new(cluster: &TestCluster, shop: &Repository, text: &str) -> Self {
         let head = shop.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
         shop.write("server.py", &site::SERVER.replace("VERSION", text));
         let next = shop.commit(text);
         let mut git = Command::new("git");
-        git.arg("-C").arg(world.path("repository-shop")).args(["pack-objects", "--quiet", "--revs", "--stdout"]);
+        git.arg("-C").arg(cluster.path("repository-shop")).args(["pack-objects", "--quiet", "--revs", "--stdout"]);
         let mut child = git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git");
         child.stdin.take().expect("open").write_all(format!("{next}\n^{head}\n").as_bytes()).expect("written");
         Self { head, next, pack: child.wait_with_output().expect("ended").stdout }
@@ -114,19 +114,19 @@ fn request(words: &str, pack: &[u8]) -> Vec<u8> {
 const KIND: &str = "Content-Type: application/x-git-receive-pack-request";
 
 /// The server accepts the push, and the new release serves.
-fn is_taken(world: &TestCluster, body: &[u8], text: &str) {
-    let (status, answer) = post(world, "/git/shop.git/git-receive-pack", &[KIND], body);
+fn is_taken(cluster: &TestCluster, body: &[u8], text: &str) {
+    let (status, answer) = post(cluster, "/git/shop.git/git-receive-pack", &[KIND], body);
     assert!(status == "200" && answer.contains("unpack ok") && answer.contains("ok refs/heads/main"), "{answer}");
-    assert!(page(world, "shop").starts_with(text));
+    assert!(page(cluster, "shop").starts_with(text));
 }
 
 #[test]
 fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let before = state(&world);
-    let good = Good::new(&world, &shop, "two");
+    let before = state(&cluster);
+    let good = Good::new(&cluster, &shop, "two");
     let Good { head, next: new, .. } = &good;
     let zero = "0".repeat(40);
     let ask = |pack: &[u8]| good.request(pack);
@@ -251,12 +251,12 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
     // Extra refs beside the branch, as a mirror push sends them: the server ignores these refs.
     let passed = ["refs/tags/v1", "refs/notes/x", "refs/replace/x", "refs/hidden/x", "5,000 branches at once"];
     for (what, body) in &cases {
-        let (status, answer) = post(&world, "/git/shop.git/git-receive-pack", &[KIND], body);
+        let (status, answer) = post(&cluster, "/git/shop.git/git-receive-pack", &[KIND], body);
         assert!(status.starts_with('2') || status.starts_with('4'), "{what}: {status} {answer}");
         let taken = answer.contains("000eunpack ok\n") && !answer.contains("ng ");
         assert_eq!(taken, passed.contains(what), "{what}: {answer}");
-        assert_eq!(before, state(&world), "{what}: {answer}");
-        let releases = world.gantry(&["releases", "shop"]).good().out;
+        assert_eq!(before, state(&cluster), "{what}: {answer}");
+        let releases = cluster.gantry(&["releases", "shop"]).good().out;
         assert!(!releases.contains("v2"), "{what} was deployed: {answer}");
     }
     let addresses = [
@@ -282,8 +282,8 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
     for address in addresses {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--path-as-is", "--max-time", "30", "--output", "/dev/null", "--write-out", "%{http_code}"]);
-        curl.args(["--header", &format!("Authorization: Bearer {}", world.token())]);
-        curl.arg(format!("http://127.0.0.1:{}{address}", world.api_port()));
+        curl.args(["--header", &format!("Authorization: Bearer {}", cluster.token())]);
+        curl.arg(format!("http://127.0.0.1:{}{address}", cluster.api_port()));
         let status = run(curl).out;
         assert!(status.starts_with('4'), "{address}: {status}");
     }
@@ -297,16 +297,16 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
         }),
         ("another protocol", vec![KIND, "Git-Protocol: version=2:x=$(touch /tmp/x)"], b"0000".to_vec()),
     ] {
-        let (status, answer) = post(&world, "/git/shop.git/git-receive-pack", &headers, &body);
+        let (status, answer) = post(&cluster, "/git/shop.git/git-receive-pack", &headers, &body);
         assert!(status.starts_with('4') || (status == "200" && answer.is_empty()), "{what}: {status} {answer}");
     }
-    assert_eq!(before, state(&world));
-    assert!(page(&world, "shop").starts_with("one"));
-    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+    assert_eq!(before, state(&cluster));
+    assert!(page(&cluster, "shop").starts_with("one"));
+    assert_eq!(cluster.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
     // The faults alone caused the refusals: a valid push with a harmless extra object becomes a release. A push that
     // claims as missing a part of the history that the server has becomes a release too.
     let body = [line(&format!("shallow {new}")), ask(&good.and(1, &packed(3, 5, b"", b"hello")))].concat();
-    is_taken(&world, &body, "two");
+    is_taken(&cluster, &body, "two");
 }
 
 /// A blob of 1 MiB and objects that each double the one before: kilobytes that expand to `2^times` MiB.
@@ -361,26 +361,26 @@ fn back(mut distance: usize) -> Vec<u8> {
 /// The chain itself is valid: the server accepts a push with two doublings.
 #[test]
 fn accepts_small_chains_of_doubling_deltas() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let good = Good::new(&world, &shop, "two");
-    is_taken(&world, &good.request(&good.and(3, &doubling(2))), "two");
+    let good = Good::new(&cluster, &shop, "two");
+    is_taken(&cluster, &good.request(&good.and(3, &doubling(2))), "two");
 }
 /// An endless pack of valid objects: only the size limit of a push bounds the pack.
 #[test]
 fn stops_an_endless_pack_at_its_bound() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let before = state(&world);
+    let before = state(&cluster);
     let command = format!("{} {} refs/heads/main\0 report-status\n", "0".repeat(40), "1".repeat(40));
     let mut begin = line(&command);
     begin.extend_from_slice(b"0000PACK\0\0\0\x02\xff\xff\xff\xff");
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "80", "-T", "-", "-X", "POST", "-w", "\n%{http_code}"]);
-    curl.args(["-H", "content-type: application/x-git-receive-pack-request", "-u", &format!("x:{}", world.token())]);
-    curl.arg(format!("http://127.0.0.1:{}/git/shop.git/git-receive-pack", world.api_port()));
+    curl.args(["-H", "content-type: application/x-git-receive-pack-request", "-u", &format!("x:{}", cluster.token())]);
+    curl.arg(format!("http://127.0.0.1:{}/git/shop.git/git-receive-pack", cluster.api_port()));
     curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = curl.spawn().expect("curl");
     let mut input = child.stdin.take().expect("open");
@@ -398,14 +398,14 @@ fn stops_an_endless_pack_at_its_bound() {
     });
     // During the transfer no permanent state grows, and other clients are served.
     while !sending.is_finished() {
-        assert!(page(&world, "shop").starts_with("one"));
+        assert!(page(&cluster, "shop").starts_with("one"));
     }
     let sent = sending.join().expect("it sent");
     let output = child.wait_with_output().expect("ended");
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!((1000..1300).contains(&sent), "{sent} MiB were taken: {told}");
     assert!(!told.contains("unpack ok"), "{told}");
-    assert_eq!(state(&world), before);
-    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
-    assert!(page(&world, "shop").starts_with("one"));
+    assert_eq!(state(&cluster), before);
+    assert_eq!(cluster.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+    assert!(page(&cluster, "shop").starts_with("one"));
 }

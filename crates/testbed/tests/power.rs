@@ -107,25 +107,25 @@ fn tool(name: &str, arguments: &[&str], paths: &[&Path]) {
 }
 
 /// Simulates a loss of power and a restart of the machine.
-fn lose_power(world: &mut TestCluster, disk: &Disk) {
+fn lose_power(cluster: &mut TestCluster, disk: &Disk) {
     disk.stop();
-    after_the_stop(world, disk);
-    world.up();
+    after_the_stop(cluster, disk);
+    cluster.up();
 }
 
-fn after_the_stop(world: &mut TestCluster, disk: &Disk) {
-    world.kill_everything();
-    for (_, pid) in world.containers() {
-        world.signal("KILL", pid);
+fn after_the_stop(cluster: &mut TestCluster, disk: &Disk) {
+    cluster.kill_everything();
+    for (_, pid) in cluster.containers() {
+        cluster.signal("KILL", pid);
     }
-    std::fs::remove_dir_all(world.path("run")).expect("removed");
-    world.forget_network_and_groups();
+    std::fs::remove_dir_all(cluster.path("run")).expect("removed");
+    cluster.forget_network_and_groups();
     disk.start();
 }
 
-fn git(world: &TestCluster, app: &str, arguments: &[&str]) -> String {
+fn git(cluster: &TestCluster, app: &str, arguments: &[&str]) -> String {
     let mut git = Command::new("git");
-    git.arg("--git-dir").arg(world.path(&format!("data/server/git/{app}.git"))).args(arguments);
+    git.arg("--git-dir").arg(cluster.path(&format!("data/server/git/{app}.git"))).args(arguments);
     let output = run(git);
     // In an empty repository, git notes that the branch does not exist yet.
     let complaints: Vec<&str> = output.err.lines().filter(|line| !line.starts_with("notice: ")).collect();
@@ -134,16 +134,16 @@ fn git(world: &TestCluster, app: &str, arguments: &[&str]) -> String {
 }
 
 /// Asserts that the repository is intact and that the server did not have to repair the repository.
-fn is_whole(world: &TestCluster, app: &str) {
-    git(world, app, &["fsck", "--full", "--strict", "--no-dangling", "--no-progress"]);
-    assert_eq!(git(world, app, &["symbolic-ref", "HEAD"]), "refs/heads/main");
-    let events = world.gantry(&["events"]).good().out;
+fn is_whole(cluster: &TestCluster, app: &str) {
+    git(cluster, app, &["fsck", "--full", "--strict", "--no-dangling", "--no-progress"]);
+    assert_eq!(git(cluster, app, &["symbolic-ref", "HEAD"]), "refs/heads/main");
+    let events = cluster.gantry(&["events"]).good().out;
     assert!(!events.contains("damaged"), "{events}");
 }
 
-fn offline(world: &TestCluster, words: &[&str]) -> gantry_testbed::Output {
+fn offline(cluster: &TestCluster, words: &[&str]) -> gantry_testbed::Output {
     let mut command = Command::new(program("gantry"));
-    command.args(words).arg("--data").arg(world.path("data")).arg("--run").arg(world.path("run"));
+    command.args(words).arg("--data").arg(cluster.path("data")).arg("--run").arg(cluster.path("run"));
     command.args(["--machine", "m"]);
     run(command)
 }
@@ -155,75 +155,75 @@ fn change(repository: &Repository, version: &str) -> String {
 }
 
 /// Removes the files that would prevent a restore, as after the loss of a disk.
-fn clear(world: &TestCluster) {
+fn clear(cluster: &TestCluster) {
     for name in ["blobs", "git", "builds"] {
-        std::fs::remove_dir_all(world.path("data/server").join(name)).expect("removed");
+        std::fs::remove_dir_all(cluster.path("data/server").join(name)).expect("removed");
     }
     for name in ["store.db", "store.db-head", "store.db-wal", "store.db-shm"] {
-        let _ = std::fs::remove_file(world.path("data/server").join(name));
+        let _ = std::fs::remove_file(cluster.path("data/server").join(name));
     }
     for name in ["admin-token", "machine-token"] {
-        let _ = std::fs::remove_file(world.path("data").join(name));
+        let _ = std::fs::remove_file(cluster.path("data").join(name));
     }
 }
 
 #[test]
 fn acknowledged_changes_outlive_a_power_loss() {
     let disk = Disk::new();
-    let mut world = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
-    let shop = site(&world, "shop", 1);
-    lose_power(&mut world, &disk);
-    is_whole(&world, "shop");
+    let mut cluster = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
+    let shop = site(&cluster, "shop", 1);
+    lose_power(&mut cluster, &disk);
+    is_whole(&cluster, "shop");
 
     let one = push_site(&shop, "one");
-    lose_power(&mut world, &disk);
-    is_whole(&world, "shop");
+    lose_power(&mut cluster, &disk);
+    is_whole(&cluster, "shop");
     assert_eq!(shop.remote_head(), one);
-    world.wait("the release serves", |world| page(world, "shop").starts_with("one").then_some(()));
+    cluster.wait("the release serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
 
     // In the middle of a push: the push is either complete or leaves no trace.
     let two = change(&shop, "two");
     let mut pushing = shop.push_in_background();
-    world.wait("the new release starts", |world| {
-        world.gantry(&["ps", "shop"]).out.contains("shop.v2.web-1").then_some(())
+    cluster.wait("the new release starts", |cluster| {
+        cluster.gantry(&["ps", "shop"]).out.contains("shop.v2.web-1").then_some(())
     });
-    lose_power(&mut world, &disk);
+    lose_power(&mut cluster, &disk);
     let status = pushing.wait().expect("ended");
-    is_whole(&world, "shop");
+    is_whole(&cluster, "shop");
     let head = shop.remote_head();
     assert!(head == two || head == one && !status.success(), "{head}: {status}");
-    world.wait("the deploy is over", |world| page(world, "shop").starts_with("two").then_some(()));
+    cluster.wait("the deploy is over", |cluster| page(cluster, "shop").starts_with("two").then_some(()));
     let three = push_site(&shop, "three");
 
     let file = disk.path().join("backup.tar").display().to_string();
-    let _ = offline(&world, &["backup", &file]).good();
+    let _ = offline(&cluster, &["backup", &file]).good();
     disk.stop();
-    after_the_stop(&mut world, &disk);
-    clear(&world);
-    let _ = offline(&world, &["restore", &file]).good();
+    after_the_stop(&mut cluster, &disk);
+    clear(&cluster);
+    let _ = offline(&cluster, &["restore", &file]).good();
     disk.stop();
     disk.start();
-    world.up();
-    is_whole(&world, "shop");
+    cluster.up();
+    is_whole(&cluster, "shop");
     assert_eq!(shop.remote_head(), three);
-    world.wait("what was backed up serves", |world| page(world, "shop").starts_with("three").then_some(()));
+    cluster.wait("what was backed up serves", |cluster| page(cluster, "shop").starts_with("three").then_some(()));
     push_site(&shop, "four");
-    assert!(page(&world, "shop").starts_with("four"));
-    drop(world);
+    assert!(page(&cluster, "shop").starts_with("four"));
+    drop(cluster);
 }
 
 /// The server repairs a repository that a disk damaged, from its records, and reports the repair.
 #[test]
 fn repairs_and_reports_a_damaged_repository() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     let one = push_site(&shop, "one");
-    let path = world.path("data/server/git/shop.git");
+    let path = cluster.path("data/server/git/shop.git");
     for name in ["refs/heads/main", "HEAD", "config"] {
         std::fs::write(path.join(name), "").expect("written");
         assert_eq!(shop.remote_head(), one, "after {name}");
     }
-    let events = world.gantry(&["events"]).good().out;
+    let events = cluster.gantry(&["events"]).good().out;
     for wanted in ["the branch main was damaged and is at", "HEAD was damaged", "config was damaged"] {
         assert!(events.contains(wanted), "{wanted:?} is not in\n{events}");
     }
@@ -231,15 +231,17 @@ fn repairs_and_reports_a_damaged_repository() {
     shop.commit("two");
     let pushed = shop.push().good();
     assert!(pushed.err.contains("the branch main was damaged"), "{pushed:?}");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
     // All objects are lost while the server is down: the next push sends all of them again.
     for entry in std::fs::read_dir(path.join("objects/pack")).expect("read").flatten() {
         std::fs::remove_file(entry.path()).expect("removed");
     }
-    world.kill_service("server");
-    world.wait("it was found", |world| world.gantry(&["events"]).out.contains("its objects are damaged").then_some(()));
+    cluster.kill_service("server");
+    cluster.wait("it was found", |cluster| {
+        cluster.gantry(&["events"]).out.contains("its objects are damaged").then_some(())
+    });
     let three = push_site(&shop, "three");
-    assert!(page(&world, "shop").starts_with("three"));
+    assert!(page(&cluster, "shop").starts_with("three"));
     assert_eq!(shop.remote_head(), three);
     let mut log = Command::new("git");
     log.arg("--git-dir").arg(&path).args(["rev-list", "--count", "main"]);
@@ -253,8 +255,8 @@ fn fifty_power_losses_at_any_moment() {
         return;
     }
     let disk = Disk::new();
-    let mut world = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
-    let shop = site(&world, "shop", 1);
+    let mut cluster = TestCluster::start_on(&disk.path(), &["--bake-time", "1"]);
+    let shop = site(&cluster, "shop", 1);
     let mut acknowledged = push_site(&shop, "v0");
     let file = disk.path().join("backup.tar").display().to_string();
     let mut backed_up: Option<String> = None;
@@ -266,21 +268,21 @@ fn fifty_power_losses_at_any_moment() {
         if restores {
             // No process runs, and the loss of power interrupts a restore.
             disk.stop();
-            after_the_stop(&mut world, &disk);
-            clear(&world);
+            after_the_stop(&mut cluster, &disk);
+            clear(&cluster);
             let mut restoring = Command::new(program("gantry"));
-            restoring.args(["restore", &file, "--machine", "m"]).arg("--data").arg(world.path("data"));
-            let mut restoring = restoring.arg("--run").arg(world.path("run")).spawn().expect("started");
+            restoring.args(["restore", &file, "--machine", "m"]).arg("--data").arg(cluster.path("data"));
+            let mut restoring = restoring.arg("--run").arg(cluster.path("run")).spawn().expect("started");
             std::thread::sleep(moment / 4);
             disk.stop();
             let done = restoring.wait().expect("ended").success();
             disk.start();
-            if !world.path("data/server/store.db").exists() {
+            if !cluster.path("data/server/store.db").exists() {
                 assert!(!done, "round {round}: a restore was acknowledged, and nothing is there");
-                clear_what_is_there(&world);
-                let _ = offline(&world, &["restore", &file]).good();
+                clear_what_is_there(&cluster);
+                let _ = offline(&cluster, &["restore", &file]).good();
             }
-            world.up();
+            cluster.up();
             acknowledged = backed_up.clone().expect("backed up");
             assert_eq!(shop.remote_head(), acknowledged, "round {round}");
             shop.git(&["reset", "--quiet", "--hard", &acknowledged]);
@@ -291,40 +293,40 @@ fn fifty_power_losses_at_any_moment() {
                     let mut pushing = shop.push_in_background();
                     std::thread::sleep(moment);
                     disk.stop();
-                    after_the_stop(&mut world, &disk);
+                    after_the_stop(&mut cluster, &disk);
                     let done = pushing.wait().expect("ended").success();
                     Some((commit, done))
                 }
                 2 => {
                     let app = format!("app{round}");
-                    let mut creating = world.gantry_into("create", &["app", "create", &app]);
+                    let mut creating = cluster.gantry_into("create", &["app", "create", &app]);
                     std::thread::sleep(moment / 20);
                     disk.stop();
-                    after_the_stop(&mut world, &disk);
+                    after_the_stop(&mut cluster, &disk);
                     let done = creating.wait().expect("ended").success();
-                    world.up();
+                    cluster.up();
                     if done {
-                        is_whole(&world, &app);
-                        let _ = world.gantry(&["app", "show", &app]).good();
+                        is_whole(&cluster, &app);
+                        let _ = cluster.gantry(&["app", "show", &app]).good();
                     }
                     None
                 }
                 _ => {
                     let set = format!("ROUND={round}");
-                    let mut setting = world.gantry_into("set", &["config", "set", "shop", &set]);
-                    let saved = offline(&world, &["backup", &file]);
+                    let mut setting = cluster.gantry_into("set", &["config", "set", "shop", &set]);
+                    let saved = offline(&cluster, &["backup", &file]);
                     if saved.status == 0 {
                         backed_up = Some(shop.remote_head());
                     }
                     std::thread::sleep(moment / 2);
                     disk.stop();
-                    after_the_stop(&mut world, &disk);
+                    after_the_stop(&mut cluster, &disk);
                     let _ = setting.wait();
                     None
                 }
             };
-            if world.service_pid("server").is_none() {
-                world.up();
+            if cluster.service_pid("server").is_none() {
+                cluster.up();
             }
             let head = shop.remote_head();
             match asked {
@@ -334,20 +336,20 @@ fn fifty_power_losses_at_any_moment() {
             }
             acknowledged = head;
         }
-        is_whole(&world, "shop");
-        world.wait("the deploys are over", |world| {
-            let shown = world.gantry(&["app", "show", "shop", "--json"]).out;
+        is_whole(&cluster, "shop");
+        cluster.wait("the deploys are over", |cluster| {
+            let shown = cluster.gantry(&["app", "show", "shop", "--json"]).out;
             serde_json::from_str::<serde_json::Value>(&shown).ok()?["deploy"].is_null().then_some(())
         });
     }
     push_site(&shop, "last");
-    assert!(page(&world, "shop").starts_with("last"));
-    drop(world);
+    assert!(page(&cluster, "shop").starts_with("last"));
+    drop(cluster);
 }
 
 /// Removes the remains of an interrupted restore.
-fn clear_what_is_there(world: &TestCluster) {
+fn clear_what_is_there(cluster: &TestCluster) {
     for name in ["blobs", "git", "builds"] {
-        let _ = std::fs::remove_dir_all(world.path("data/server").join(name));
+        let _ = std::fs::remove_dir_all(cluster.path("data/server").join(name));
     }
 }

@@ -25,46 +25,46 @@ class Site(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serve_forever()
 "#;
 
-fn asks(world: &TestCluster) -> String {
+fn asks(cluster: &TestCluster) -> String {
     let fields = ["X-Forwarded-Proto: https", "X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9;proto=https"];
     let arguments: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).chain(["-w", "%{http_code}"]).collect();
-    world.curl("shop.localhost", &arguments).out
+    cluster.curl("shop.localhost", &arguments).out
 }
 
 #[test]
 fn trusts_tls_of_a_proxy_and_explains_an_app_without_instances() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     let at_once = |expected: &str| {
         let begun = Instant::now();
-        assert_eq!(page(&world, "shop"), expected);
+        assert_eq!(page(&cluster, "shop"), expected);
         assert!(begun.elapsed() < Duration::from_secs(10), "the request waited for an instance");
     };
-    world.wait("the router knows the app", |world| page(world, "shop").starts_with("503").then_some(()));
+    cluster.wait("the router knows the app", |cluster| page(cluster, "shop").starts_with("503").then_some(()));
     at_once("503 shop has no release yet\n");
 
     shop.write("server.py", REDIRECTS);
     shop.commit("redirects");
     let _ = shop.push().good();
-    assert_eq!(asks(&world), "301", "a stranger says that it is HTTPS");
-    let set = world.gantry(&["cluster", "policy", "set", "trusted-proxies=127.0.0.0/8"]).good();
+    assert_eq!(asks(&cluster), "301", "a stranger says that it is HTTPS");
+    let set = cluster.gantry(&["cluster", "policy", "set", "trusted-proxies=127.0.0.0/8"]).good();
     assert_eq!(set.out, "trusted-proxies=127.0.0.0/8\n");
     let believed = "['203.0.113.9, 127.0.0.1', 'for=203.0.113.9;proto=https, for=127.0.0.1']200";
-    world.wait("the proxy is trusted", |world| (asks(world) == believed).then_some(()));
-    let _ = world.gantry(&["cluster", "policy", "set", "trusted-proxies="]).good();
-    world.wait("the proxy is trusted no more", |world| (asks(world) == "301").then_some(()));
-    let own = world.gantry(&["app", "proxies", "shop", "127.0.0.1"]).good();
+    cluster.wait("the proxy is trusted", |cluster| (asks(cluster) == believed).then_some(()));
+    let _ = cluster.gantry(&["cluster", "policy", "set", "trusted-proxies="]).good();
+    cluster.wait("the proxy is trusted no more", |cluster| (asks(cluster) == "301").then_some(()));
+    let own = cluster.gantry(&["app", "proxies", "shop", "127.0.0.1"]).good();
     assert_eq!(own.out, "127.0.0.1\n");
-    world.wait("the app trusts its proxy", |world| (asks(world) == believed).then_some(()));
-    let refused = world.gantry(&["cluster", "policy", "set", "trusted-proxies=127.0.0.1/8"]);
+    cluster.wait("the app trusts its proxy", |cluster| (asks(cluster) == believed).then_some(()));
+    let refused = cluster.gantry(&["cluster", "policy", "set", "trusted-proxies=127.0.0.1/8"]);
     assert_eq!(refused.status, 2);
     assert!(refused.err.contains("write 127.0.0.0/8"), "{}", refused.err);
 
-    let _ = world.gantry(&["scale", "shop", "web=0"]).good();
-    world.wait("the app is closed", |world| page(world, "shop").starts_with("503 shop is").then_some(()));
+    let _ = cluster.gantry(&["scale", "shop", "web=0"]).good();
+    cluster.wait("the app is closed", |cluster| page(cluster, "shop").starts_with("503 shop is").then_some(()));
     at_once("503 shop is scaled to 0\n");
-    let _ = world.gantry(&["scale", "shop", "web=1"]).good();
-    world.wait("the app serves again", |world| (asks(world) == believed).then_some(()));
+    let _ = cluster.gantry(&["scale", "shop", "web=1"]).good();
+    cluster.wait("the app serves again", |cluster| (asks(cluster) == believed).then_some(()));
     push_site(&shop, "two");
-    assert!(page(&world, "shop").starts_with("two "));
+    assert!(page(&cluster, "shop").starts_with("two "));
 }

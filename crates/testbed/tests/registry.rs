@@ -39,7 +39,7 @@ impl RegistryResponse {
 }
 
 struct Registry<'a> {
-    world: &'a TestCluster,
+    cluster: &'a TestCluster,
     token: String,
 }
 
@@ -54,7 +54,7 @@ impl Registry<'_> {
             "GET" | "DELETE" => {}
             _ => drop(curl.args(["--data-binary", "@-", "--header", "Content-Type: application/octet-stream"])),
         }
-        curl.arg(format!("http://127.0.0.1:{}/v2/{path}", self.world.api_port()));
+        curl.arg(format!("http://127.0.0.1:{}/v2/{path}", self.cluster.api_port()));
         let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl");
         let _ = child.stdin.take().expect("open").write_all(body);
         let text = String::from_utf8_lossy(&child.wait_with_output().expect("ended").stdout).into_owned();
@@ -92,15 +92,15 @@ fn manifest(config: &str, config_size: usize, layer: &str, layer_size: usize) ->
 
 #[test]
 fn the_distribution_specification_line_by_line() {
-    let world = TestCluster::start(&[]);
+    let cluster = TestCluster::start(&[]);
     for app in ["shop", "other"] {
-        let _ = world.gantry(&["app", "create", app]).good();
+        let _ = cluster.gantry(&["app", "create", app]).good();
     }
-    let registry = Registry { world: &world, token: world.token() };
+    let registry = Registry { cluster: &cluster, token: cluster.token() };
     let ask = |method: &str, path: &str| registry.ask(method, path, &[], b"");
     assert_eq!(ask("GET", "").status, 200);
     // Without this header on every response, Docker's client makes no index.
-    let nobody = Registry { world: &world, token: "nobody".to_owned() };
+    let nobody = Registry { cluster: &cluster, token: "nobody".to_owned() };
     let foreign = nobody.ask("GET", "shop/tags/list", &[], b"");
     for answer in
         [ask("GET", ""), ask("HEAD", ""), ask("PUT", ""), ask("GET", "shop/manifests/none"), ask("GET", "x"), foreign]
@@ -109,8 +109,8 @@ fn the_distribution_specification_line_by_line() {
     }
     let bare = gantry_testbed::run({
         let mut curl = Command::new("curl");
-        let header = format!("Authorization: Bearer {}", world.token());
-        curl.args(["-sS", "-i", "-H", &header, &format!("http://127.0.0.1:{}/v2", world.api_port())]);
+        let header = format!("Authorization: Bearer {}", cluster.token());
+        curl.args(["-sS", "-i", "-H", &header, &format!("http://127.0.0.1:{}/v2", cluster.api_port())]);
         curl
     });
     assert!(bare.out.starts_with("HTTP/1.1 200"), "{bare:?}");
@@ -328,10 +328,10 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!((gone.status, gone.code().as_str()), (404, "MANIFEST_UNKNOWN"));
 
     // Scopes of tokens.
-    let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
-    let reader = Registry { world: &world, token: token(&["token", "create", "eyes", "--read"]) };
-    let other = Registry { world: &world, token: token(&["token", "create", "ci", "--deploy", "other"]) };
-    let nobody = Registry { world: &world, token: "gantry_nonsense".to_owned() };
+    let token = |arguments: &[&str]| cluster.gantry(arguments).good().out.trim().to_owned();
+    let reader = Registry { cluster: &cluster, token: token(&["token", "create", "eyes", "--read"]) };
+    let other = Registry { cluster: &cluster, token: token(&["token", "create", "ci", "--deploy", "other"]) };
+    let nobody = Registry { cluster: &cluster, token: "gantry_nonsense".to_owned() };
     let tags = |who: &Registry<'_>| who.ask("GET", "shop/tags/list", &[], b"").status;
     assert_eq!((tags(&reader), tags(&other), tags(&nobody)), (200, 403, 401));
     let push = |who: &Registry<'_>| who.ask("POST", "shop/blobs/uploads/", &[], b"").status;
@@ -339,20 +339,20 @@ fn the_distribution_specification_line_by_line() {
     let remove = |who: &Registry<'_>| who.ask("DELETE", "shop/manifests/many", &[], b"").status;
     assert_eq!((remove(&reader), remove(&other), remove(&nobody)), (403, 403, 401));
     assert!(nobody.ask("GET", "", &[], b"").header("www-authenticate").is_some());
-    assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
+    assert_eq!(cluster.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
 }
 
 /// A client pushes an image again after a blob was damaged on the disk. The registry does not claim to have the blob, so
 /// the push replaces it.
 #[test]
 fn a_push_repairs_a_damaged_blob() {
-    let world = TestCluster::start(&[]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    let registry = Registry { world: &world, token: world.token() };
+    let cluster = TestCluster::start(&[]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    let registry = Registry { cluster: &cluster, token: cluster.token() };
     let layer = b"a layer's bytes, whatever they are".as_slice();
     let name = registry.put("shop", layer);
     let hex = name.trim_start_matches("sha256:");
-    let path = world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]));
+    let path = cluster.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]));
     let blob = format!("shop/blobs/{name}");
     let mount = format!("shop/blobs/uploads/?mount={name}&from=other");
     for damage in [&b"a layer's bytes, whatever they arE"[..], b"a layer's bytes", b""] {
@@ -369,9 +369,9 @@ fn a_push_repairs_a_damaged_blob() {
 }
 
 /// Sends a request that stops in the middle of its body: `length` bytes announced, only `sent` transmitted.
-fn half_sent(world: &TestCluster, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
-    let token = world.token();
+fn half_sent(cluster: &TestCluster, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.api_port())).expect("connected");
+    let token = cluster.token();
     let head = format!(
         "PATCH /v2/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}content-length: {length}\r\n\r\n"
     );
@@ -381,9 +381,9 @@ fn half_sent(world: &TestCluster, path: &str, headers: &str, length: usize, sent
 
 #[test]
 fn resumes_an_interrupted_upload() {
-    let world = TestCluster::start(&[]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    let registry = Registry { world: &world, token: world.token() };
+    let cluster = TestCluster::start(&[]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    let registry = Registry { cluster: &cluster, token: cluster.token() };
     // The first 8 MiB of an upload are in memory only.
     const SENT: usize = 9 << 20;
     let content = b"0123456789abcdefghijklmnopqrstuvwxyz".repeat(300_000);
@@ -410,10 +410,10 @@ fn resumes_an_interrupted_upload() {
     // bytes.
     for silent in [false, true] {
         let upload = registry.begin("shop");
-        let stream = half_sent(&world, &upload, "", content.len(), &content[..SENT]);
-        world.wait("it has come", |world| {
+        let stream = half_sent(&cluster, &upload, "", content.len(), &content[..SENT]);
+        cluster.wait("it has come", |cluster| {
             let came =
-                std::fs::read_dir(world.path("data/server/blobs/uploads")).is_ok_and(|mut all| all.next().is_some());
+                std::fs::read_dir(cluster.path("data/server/blobs/uploads")).is_ok_and(|mut all| all.next().is_some());
             came.then_some(())
         });
         let kept = silent.then(|| stream.try_clone().expect("another"));
@@ -422,7 +422,7 @@ fn resumes_an_interrupted_upload() {
             drop(stream);
         }
         let begun = std::time::Instant::now();
-        let from: usize = world.wait("what came is told", |_| {
+        let from: usize = cluster.wait("what came is told", |_| {
             let told = range(&upload)?;
             let last: usize = told.strip_prefix("0-")?.parse().ok()?;
             (last > 0).then_some(last + 1)
@@ -443,9 +443,9 @@ fn resumes_an_interrupted_upload() {
     let too_many: Vec<&RegistryResponse> = all.iter().filter(|answer| answer.status != 202).collect();
     assert!((10..=60).contains(&too_many.len()), "{}", too_many.len());
     assert!(too_many.iter().all(|answer| (answer.status, answer.code().as_str()) == (429, "TOOMANYREQUESTS")));
-    let nobody = Registry { world: &world, token: "gantry_nonsense".to_owned() };
-    let reader = world.gantry(&["token", "create", "eyes", "--read"]).good().out.trim().to_owned();
-    let reader = Registry { world: &world, token: reader };
+    let nobody = Registry { cluster: &cluster, token: "gantry_nonsense".to_owned() };
+    let reader = cluster.gantry(&["token", "create", "eyes", "--read"]).good().out.trim().to_owned();
+    let reader = Registry { cluster: &cluster, token: reader };
     for (who, status, code) in [(&nobody, 401, "UNAUTHORIZED"), (&reader, 403, "DENIED")] {
         let answer = who.ask("POST", "shop/blobs/uploads/", &[], b"");
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
@@ -529,15 +529,15 @@ impl Pusher {
 /// and the number of blobs left. Ends after `turns` turns of each client, or at the first loss.
 fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize) {
     const CLIENTS: u64 = 4;
-    let world = TestCluster::start(&["--collect-every", "1", "--collect-grace", grace]);
-    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let cluster = TestCluster::start(&["--collect-every", "1", "--collect-grace", grace]);
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (mut lost, mut asked) = (Vec::new(), 0);
     let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     runtime.block_on(async {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let (port, token, over) = (world.api_port(), world.token(), std::sync::Arc::clone(&over));
+                let (port, token, over) = (cluster.api_port(), cluster.token(), std::sync::Arc::clone(&over));
                 tokio::spawn(async move {
                     let mut pusher = Pusher::connect(port, token, client % 2 == 0, pause).await;
                     let mut lost = Vec::new();
@@ -566,9 +566,9 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
     let named = usize::try_from(CLIENTS * 3 * 3).expect("small");
     let mut left = 0;
     if lost.is_empty() {
-        world.wait("what was overwritten is collected", |world| {
+        cluster.wait("what was overwritten is collected", |cluster| {
             let mut find = Command::new("find");
-            find.arg(world.path("data/server/blobs/sha256")).args(["-type", "f", "-size", "-100k"]);
+            find.arg(cluster.path("data/server/blobs/sha256")).args(["-type", "f", "-size", "-100k"]);
             left = gantry_testbed::run(find).out.lines().count();
             (left <= named + 10).then_some(())
         });

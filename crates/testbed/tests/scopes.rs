@@ -114,7 +114,7 @@ struct Column {
 }
 
 /// Returns the status and the body of the server's response.
-fn ask(world: &TestCluster, method: &str, path: &str, column: &Column) -> (String, String) {
+fn ask(cluster: &TestCluster, method: &str, path: &str, column: &Column) -> (String, String) {
     let path = path
         .replace("{app}", column.app)
         .replace("{name}", "ghost")
@@ -130,7 +130,7 @@ fn ask(world: &TestCluster, method: &str, path: &str, column: &Column) -> (Strin
     if !["GET", "HEAD"].contains(&method) {
         curl.args(["--header", "Content-Type: application/json", "--data", "{}"]);
     }
-    curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
+    curl.arg(format!("http://127.0.0.1:{}{path}", cluster.api_port()));
     let answer = run(curl);
     assert_eq!(answer.status, 0, "{method} {path}: {answer:?}");
     let (body, status) = answer.out.rsplit_once('\n').expect("a status");
@@ -149,8 +149,8 @@ fn error_code(body: &str) -> Option<String> {
 }
 
 /// Returns all codes of errors that `gantry explain` knows.
-fn known_codes(world: &TestCluster) -> Vec<String> {
-    let all = world.gantry(&["explain", "--json"]).good().out;
+fn known_codes(cluster: &TestCluster) -> Vec<String> {
+    let all = cluster.gantry(&["explain", "--json"]).good().out;
     let all: Vec<serde_json::Value> = serde_json::from_str(&all).expect("JSON");
     all.iter()
         .filter(|row| row["kind"] == "error")
@@ -160,18 +160,18 @@ fn known_codes(world: &TestCluster) -> Vec<String> {
 
 #[test]
 fn every_operation_authorizes_each_token_as_in_the_table() {
-    let world = TestCluster::start(&[]);
+    let cluster = TestCluster::start(&[]);
     for app in ["one", "two"] {
-        let _ = world.gantry(&["app", "create", app]).good();
+        let _ = cluster.gantry(&["app", "create", app]).good();
     }
-    let made = |arguments: &[&str]| Some(world.gantry(arguments).good().out.trim().to_owned());
+    let made = |arguments: &[&str]| Some(cluster.gantry(arguments).good().out.trim().to_owned());
     let revoked = made(&["token", "create", "gone", "--deploy", "one"]);
-    let _ = world.gantry(&["token", "revoke", "gone"]).good();
+    let _ = cluster.gantry(&["token", "revoke", "gone"]).good();
     let expired = made(&["token", "create", "late", "--admin", "--expires", "1s"]);
     let late = Column { name: "late", token: expired.clone(), app: "one" };
-    world.wait("it has expired", |world| (ask(world, "GET", "/v1/apps", &late).0 == "401").then_some(()));
+    cluster.wait("it has expired", |cluster| (ask(cluster, "GET", "/v1/apps", &late).0 == "401").then_some(()));
     let deploy = made(&["token", "create", "ci", "--deploy", "one"]);
-    let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token").trim().to_owned();
+    let machine = std::fs::read_to_string(cluster.path("data/machine-token")).expect("a token").trim().to_owned();
     let columns = [
         Column { name: "none", token: None, app: "one" },
         Column { name: "wrong", token: Some("gantry_nonsense".to_owned()), app: "one" },
@@ -182,10 +182,10 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
         Column { name: "other's", token: deploy, app: "two" },
         Column { name: "machine", token: Some(machine), app: "one" },
         // An administrator may do everything, so this column names an app that does not exist.
-        Column { name: "admin", token: Some(world.token()), app: "ghost" },
+        Column { name: "admin", token: Some(cluster.token()), app: "ghost" },
     ];
     let mut curl = Command::new("curl");
-    curl.args(["-sS", &format!("http://127.0.0.1:{}/v1/openapi.json", world.api_port())]);
+    curl.args(["-sS", &format!("http://127.0.0.1:{}/v1/openapi.json", cluster.api_port())]);
     let document: serde_json::Value = serde_json::from_str(&run(curl).good().out).expect("JSON");
     let mut operations: Vec<(String, String)> = Vec::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
@@ -202,7 +202,7 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
         routes().into_iter().filter(|(route, method)| !known(route, method.as_deref())).collect();
     assert!(routes().len() >= 10 && operations.len() >= 80 && missing.is_empty(), "not in the table: {missing:?}");
 
-    let codes = known_codes(&world);
+    let codes = known_codes(&cluster);
     let mut table = format!("{:<58}", "");
     for column in &columns {
         let _ = write!(table, "{:>9}", column.name);
@@ -211,7 +211,7 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
     for (path, method) in &operations {
         let _ = write!(table, "{:<58}", format!("{method} {path}"));
         for column in &columns {
-            let (status, body) = ask(&world, method, path, column);
+            let (status, body) = ask(&cluster, method, path, column);
             if status.starts_with(['4', '5']) && method != "HEAD" {
                 let code = error_code(&body);
                 let is_known = code.as_ref().is_some_and(|code| codes.contains(code));
@@ -234,22 +234,22 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
 /// A revoked token ends the connections that are open with it, and what runs goes on.
 #[test]
 fn a_machine_whose_token_is_revoked_is_cut_off_at_once() {
-    let world = TestCluster::start(&[]);
-    let shop = site::site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site::site(&cluster, "shop", 1);
     site::push_site(&shop, "one");
-    let _ = world.gantry(&["token", "revoke", "machine m"]).good();
-    world.wait("both connections have ended", |world| {
-        let log = world.log();
+    let _ = cluster.gantry(&["token", "revoke", "machine m"]).good();
+    cluster.wait("both connections have ended", |cluster| {
+        let log = cluster.log();
         let ended = log.lines().filter(|line| line.contains("control connection closed") && line.contains("token"));
         (ended.count() >= 2).then_some(())
     });
-    assert!(site::page(&world, "shop").starts_with("one"), "what runs goes on");
+    assert!(site::page(&cluster, "shop").starts_with("one"), "what runs goes on");
     // The next server records the token of its machine again.
-    world.replace_services();
-    world.wait("both report again", |world| {
-        let status: serde_json::Value = serde_json::from_str(&world.gantry(&["status", "--json"]).out).ok()?;
+    cluster.replace_services();
+    cluster.wait("both report again", |cluster| {
+        let status: serde_json::Value = serde_json::from_str(&cluster.gantry(&["status", "--json"]).out).ok()?;
         (status["routers"].as_object().is_some_and(|routers| routers.len() == 1)).then_some(())
     });
     site::push_site(&shop, "two");
-    assert!(site::page(&world, "shop").starts_with("two"));
+    assert!(site::page(&cluster, "shop").starts_with("two"));
 }

@@ -18,7 +18,7 @@ const TAKEOVER_MAX: Duration = Duration::from_secs(3);
 
 /// A cloud with three servers and one machine on an etcd of three members. `TestCluster` is dropped first.
 struct Cloud {
-    world: TestCluster,
+    cluster: TestCluster,
     spares: Vec<SpareServer>,
     etcd: Etcd,
 }
@@ -34,21 +34,21 @@ impl Cloud {
 
     /// Starts all servers with more arguments.
     fn start_with(etcd: Etcd, extra: &[&str]) -> Self {
-        let world = TestCluster::start(&[&["--store", &etcd.address()], extra].concat());
+        let cluster = TestCluster::start(&[&["--store", &etcd.address()], extra].concat());
         let spares = ["s2", "s3"].map(|name| SpareServer::start_with(name, &etcd, extra)).into();
-        let cloud = Self { world, spares, etcd };
-        cloud.world.wait("all servers live", |_| (cloud.living() == ["m", "s2", "s3"]).then_some(()));
+        let cloud = Self { cluster, spares, etcd };
+        cloud.cluster.wait("all servers live", |_| (cloud.living() == ["m", "s2", "s3"]).then_some(()));
         cloud
     }
 
     /// Ports of the servers: of the machine's own server first.
     fn ports(&self) -> Vec<u16> {
-        [self.world.api_port()].into_iter().chain(self.spares.iter().map(SpareServer::api_port)).collect()
+        [self.cluster.api_port()].into_iter().chain(self.spares.iter().map(SpareServer::api_port)).collect()
     }
 
     /// Runs `gantry` through the server at a port.
     fn through(&self, port: u16, arguments: &[&str]) -> Output {
-        self.world.gantry_with(&[("GANTRY_URL", &format!("http://127.0.0.1:{port}"))], arguments)
+        self.cluster.gantry_with(&[("GANTRY_URL", &format!("http://127.0.0.1:{port}"))], arguments)
     }
 
     fn servers(&self, port: u16) -> Vec<Value> {
@@ -71,7 +71,7 @@ impl Cloud {
 
     /// Waits until the server at a port accepts a change, and returns the time since `begun`.
     fn next_change(&self, port: u16, begun: Instant, name: &str) -> Duration {
-        self.world.wait("a change is accepted", |_| {
+        self.cluster.wait("a change is accepted", |_| {
             let created = self.through(port, &["token", "create", name, "--read"]);
             // A change whose answer was lost may have been made.
             (created.status == 0 || created.err.contains("E_TOKEN_EXISTS")).then_some(())
@@ -82,24 +82,24 @@ impl Cloud {
     /// Makes a server other than the machine's own lead, and returns its place among the spare ones.
     fn spare_that_leads(&self) -> usize {
         let port = self.ports()[1];
-        self.world.wait("a spare server leads", |world| {
+        self.cluster.wait("a spare server leads", |cluster| {
             let leader = self.leader(port)?;
             if leader != "m" {
                 return self.spares.iter().position(|spare| spare.name() == leader);
             }
-            let pid = world.service_pid("server")?;
-            world.signal("STOP", pid);
-            world.wait("another server leads", |_| self.leader(port).filter(|name| name != "m"));
-            world.signal("CONT", pid);
+            let pid = cluster.service_pid("server")?;
+            cluster.signal("STOP", pid);
+            cluster.wait("another server leads", |_| self.leader(port).filter(|name| name != "m"));
+            cluster.signal("CONT", pid);
             None
         })
     }
 
     fn push_through(&self, repository: &Repository, port: u16, version: &str) {
-        let remote = format!("http://x:{}@127.0.0.1:{port}/git/shop.git", self.world.token());
+        let remote = format!("http://x:{}@127.0.0.1:{port}/git/shop.git", self.cluster.token());
         repository.git(&["config", "remote.gantry.url", &remote]);
         push_site(repository, version);
-        assert!(page(&self.world, "shop").starts_with(version));
+        assert!(page(&self.cluster, "shop").starts_with(version));
     }
 }
 
@@ -114,7 +114,7 @@ impl Changes {
     fn begin(cloud: &Cloud) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
         let (told, known) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-        let (ports, token) = (cloud.ports(), cloud.world.token());
+        let (ports, token) = (cloud.ports(), cloud.cluster.token());
         let thread = std::thread::spawn(move || {
             for number in 0.. {
                 if told.load(Ordering::Relaxed) {
@@ -143,7 +143,7 @@ impl Changes {
         let wanted = self.acknowledged.lock().expect("a set").clone();
         assert!(wanted.len() > 5, "only {} changes were accepted", wanted.len());
         for port in cloud.ports() {
-            let tokens = cloud.world.wait("the server answers", |_| {
+            let tokens = cloud.cluster.wait("the server answers", |_| {
                 let listed = cloud.through(port, &["token", "ls", "--json"]);
                 serde_json::from_str::<Vec<Value>>(&listed.out).ok()
             });
@@ -158,7 +158,7 @@ impl Changes {
 #[test]
 fn any_server_serves_and_any_may_end() {
     let mut cloud = Cloud::start();
-    let repository = site(&cloud.world, "shop", 1);
+    let repository = site(&cloud.cluster, "shop", 1);
     let ports = cloud.ports();
     for (port, version) in ports.iter().zip(["one", "two", "three"]) {
         cloud.push_through(&repository, *port, version);
@@ -166,16 +166,16 @@ fn any_server_serves_and_any_may_end() {
     let changes = Changes::begin(&cloud);
 
     // A stopped leader is deposed, and writes nothing when it goes on.
-    let pid = cloud.world.service_pid("server").expect("a server");
+    let pid = cloud.cluster.service_pid("server").expect("a server");
     assert_eq!(cloud.leader(ports[1]).as_deref(), Some("m"));
     let begun = Instant::now();
-    cloud.world.signal("STOP", pid);
+    cloud.cluster.signal("STOP", pid);
     let took = cloud.next_change(ports[1], begun, "while-stopped");
     assert!(took < TAKEOVER_MAX, "{took:?}");
-    cloud.world.signal("CONT", pid);
-    cloud.world.wait("the deposed leader follows", |_| cloud.leader(ports[0]).filter(|leader| leader != "m"));
-    assert_eq!(cloud.world.service_pid("server"), Some(pid), "the same process");
-    assert!(cloud.world.log().contains("lost leadership"), "{}", cloud.world.log());
+    cloud.cluster.signal("CONT", pid);
+    cloud.cluster.wait("the deposed leader follows", |_| cloud.leader(ports[0]).filter(|leader| leader != "m"));
+    assert_eq!(cloud.cluster.service_pid("server"), Some(pid), "the same process");
+    assert!(cloud.cluster.log().contains("lost leadership"), "{}", cloud.cluster.log());
 
     // A killed leader is replaced at once.
     let leader = cloud.spare_that_leads();
@@ -194,7 +194,7 @@ fn any_server_serves_and_any_may_end() {
         let took = cloud.next_change(ports[member], begun, &format!("without-member-{member}"));
         assert!(took < Duration::from_secs(10), "{took:?}");
         cloud.etcd.restart(member);
-        cloud.world.wait("the member is back", |_| cloud.etcd.is_healthy(member).then_some(()));
+        cloud.cluster.wait("the member is back", |_| cloud.etcd.is_healthy(member).then_some(()));
         cloud.next_change(ports[0], Instant::now(), &format!("with-member-{member}"));
     }
     changes.end(&cloud);
@@ -203,30 +203,30 @@ fn any_server_serves_and_any_may_end() {
 #[test]
 fn apps_serve_while_all_servers_are_gone() {
     let mut cloud = Cloud::start();
-    let repository = site(&cloud.world, "shop", 2);
+    let repository = site(&cloud.cluster, "shop", 2);
     push_site(&repository, "one");
     let is_long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let away = Duration::from_secs(if is_long { 600 } else { 5 });
-    let target = Target::shop(cloud.world.http_port(), &[LoadKind::Keep, LoadKind::Fresh], Duration::from_millis(5));
+    let target = Target::shop(cloud.cluster.http_port(), &[LoadKind::Keep, LoadKind::Fresh], Duration::from_millis(5));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 4, away * 2) });
-    let pid = cloud.world.service_pid("server").expect("a server");
-    cloud.world.signal("STOP", pid);
+    let pid = cloud.cluster.service_pid("server").expect("a server");
+    cloud.cluster.signal("STOP", pid);
     cloud.spares.iter_mut().for_each(SpareServer::kill);
     let begun = Instant::now();
     // A copy that dies meanwhile is started again by its agent.
-    let (_, copy) = cloud.world.containers().into_iter().find(|(id, _)| id.contains("web-2")).expect("a copy");
-    cloud.world.wait("requests are answered", |_| (load.sent() > 100).then_some(()));
-    cloud.world.signal("KILL", copy);
-    cloud.world.wait("the copy runs again", |world| {
-        world.containers().into_iter().find(|(id, pid)| id.contains("web-2") && *pid != copy)
+    let (_, copy) = cloud.cluster.containers().into_iter().find(|(id, _)| id.contains("web-2")).expect("a copy");
+    cloud.cluster.wait("requests are answered", |_| (load.sent() > 100).then_some(()));
+    cloud.cluster.signal("KILL", copy);
+    cloud.cluster.wait("the copy runs again", |cluster| {
+        cluster.containers().into_iter().find(|(id, pid)| id.contains("web-2") && *pid != copy)
     });
     while begun.elapsed() < away {
-        assert!(page(&cloud.world, "shop").starts_with("one"));
+        assert!(page(&cloud.cluster, "shop").starts_with("one"));
         std::thread::sleep(Duration::from_millis(50));
     }
     cloud.spares.iter_mut().for_each(SpareServer::restart);
-    cloud.world.signal("CONT", pid);
+    cloud.cluster.signal("CONT", pid);
     for port in cloud.ports() {
         cloud.next_change(port, Instant::now(), &format!("after-{port}"));
     }
@@ -234,7 +234,7 @@ fn apps_serve_while_all_servers_are_gone() {
     println!("all servers gone for {away:?}: {} requests, {} failed", report.sent, report.failed);
     // The killed copy takes the requests that it was working on with it.
     assert!(report.failed <= 4 && report.sent > 500, "{report:?}");
-    assert!(page(&cloud.world, "shop").starts_with("one"));
+    assert!(page(&cloud.cluster, "shop").starts_with("one"));
 }
 
 /// Kills leaders one after the other, and prints how long it took until the next change was accepted. `benches/takeover`
@@ -251,7 +251,7 @@ fn leaders_are_replaced_in_time() {
         cloud.spares[leader].kill();
         times.push(cloud.next_change(other, begun, &format!("kill-{kill}")));
         cloud.spares[leader].restart();
-        cloud.world.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
+        cloud.cluster.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
     }
     println!("leader killed → next accepted change: {}", figures(&mut times));
     assert!(times.iter().all(|took| *took < TAKEOVER_MAX), "{times:?}");
@@ -261,7 +261,7 @@ fn leaders_are_replaced_in_time() {
 impl Cloud {
     /// Queues a job through the server at a port, and again after an error, under the same idempotency key.
     fn queue(&self, port: u16, name: &str, script: &str) -> String {
-        self.world.wait(&format!("job {name} is queued"), |_| {
+        self.cluster.wait(&format!("job {name} is queued"), |_| {
             let words = ["job", "run", "shop/web", "--idempotency", name, "--", "/bin/sh", "-c", script];
             let queued = self.through(port, &words);
             (queued.status == 0).then(|| queued.out.trim().to_owned())
@@ -274,7 +274,7 @@ impl Cloud {
 
     /// Waits until a job has succeeded at its first attempt.
     fn succeeds(&self, port: u16, job: &str) {
-        let told = self.world.wait(&format!("job {job} has succeeded"), |_| {
+        let told = self.cluster.wait(&format!("job {job} has succeeded"), |_| {
             Some(self.job(port, job)).filter(|told| told["status"] == "succeeded")
         });
         assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
@@ -286,14 +286,14 @@ impl Cloud {
 fn jobs_in_postgres_go_on_under_the_next_leader() {
     let mut postgres = Postgres::start();
     let mut cloud = Cloud::start_with(Etcd::cluster(3), &["--job-store", &postgres.database("jobs")]);
-    let repository = site(&cloud.world, "shop", 1);
+    let repository = site(&cloud.cluster, "shop", 1);
     push_site(&repository, "one");
     let leader = cloud.spare_that_leads();
     let follower = cloud.ports()[2 - leader];
     let queue = |cloud: &Cloud, name: &str| cloud.queue(follower, name, "sleep 4; echo done");
     let mut jobs: Vec<String> = (0..12).map(|number| queue(&cloud, &format!("before-{number}"))).collect();
     let is_running = |cloud: &Cloud, job: &str| cloud.job(follower, job)["status"] == "running";
-    cloud.world.wait("a job runs", |_| is_running(&cloud, &jobs[0]).then_some(()));
+    cloud.cluster.wait("a job runs", |_| is_running(&cloud, &jobs[0]).then_some(()));
     cloud.spares[leader].kill();
     jobs.push(queue(&cloud, "without-leader"));
     cloud.spares[leader].restart();
@@ -301,7 +301,7 @@ fn jobs_in_postgres_go_on_under_the_next_leader() {
 
     // PostgreSQL dies while jobs run: they finish, and their ends are recorded later. The cloud goes on.
     let late: Vec<String> = (0..3).map(|number| queue(&cloud, &format!("late-{number}"))).collect();
-    cloud.world.wait("the jobs run", |_| late.iter().all(|job| is_running(&cloud, job)).then_some(()));
+    cloud.cluster.wait("the jobs run", |_| late.iter().all(|job| is_running(&cloud, job)).then_some(()));
     postgres.kill();
     let refused = cloud.through(follower, &["job", "run", "shop/web"]);
     assert!(refused.status != 0 && refused.err.contains("E_STORE_UNAVAILABLE"), "{}", refused.all());
@@ -342,7 +342,7 @@ const FAILPOINTS: [(&str, Cause); 6] = [
 impl Cloud {
     fn failpoint_folders(&self) -> Vec<std::path::PathBuf> {
         let spares = self.spares.iter().map(|spare| spare.path("failpoints"));
-        [self.world.path("failpoints")].into_iter().chain(spares).collect()
+        [self.cluster.path("failpoints")].into_iter().chain(spares).collect()
     }
 
     /// Reports whether a server was killed at the failpoint.
@@ -355,7 +355,7 @@ impl Cloud {
     fn restart_after(&mut self, failpoint: &str) {
         for spare in &mut self.spares {
             if has_killed(&spare.path("failpoints"), failpoint) {
-                self.world.wait("the killed server has ended", |_| spare.has_ended().then_some(()));
+                self.cluster.wait("the killed server has ended", |_| spare.has_ended().then_some(()));
             }
             spare.restart_if_ended();
         }
@@ -371,8 +371,8 @@ fn has_killed(folder: &std::path::Path, failpoint: &str) -> bool {
 #[test]
 fn a_server_killed_at_any_failpoint_loses_nothing() {
     let mut cloud = Cloud::start();
-    cloud.world.make_failpoints();
-    let repository = site(&cloud.world, "shop", 1);
+    cloud.cluster.make_failpoints();
+    let repository = site(&cloud.cluster, "shop", 1);
     cloud.push_through(&repository, cloud.ports()[0], "first");
     for (number, (failpoint, cause)) in FAILPOINTS.into_iter().enumerate() {
         // The repository of a single server has the objects of this push.
@@ -394,17 +394,17 @@ fn a_server_killed_at_any_failpoint_loses_nothing() {
                 None
             }
         };
-        cloud.world.wait(&format!("{failpoint} is passed"), |_| cloud.was_killed_at(failpoint).then_some(()));
+        cloud.cluster.wait(&format!("{failpoint} is passed"), |_| cloud.was_killed_at(failpoint).then_some(()));
         for folder in cloud.failpoint_folders() {
             let _ = std::fs::remove_file(folder.join("kill"));
         }
         let was_accepted = push.is_some_and(|mut push| push.wait().expect("ended").success());
         cloud.restart_after(failpoint);
-        cloud.world.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
+        cloud.cluster.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
         // The branch has the last acknowledged push, whichever server leads.
         let port = cloud.ports()[0];
         cloud.next_change(port, Instant::now(), &format!("after-{number}"));
-        let remote = format!("http://x:{}@127.0.0.1:{port}/git/shop.git", cloud.world.token());
+        let remote = format!("http://x:{}@127.0.0.1:{port}/git/shop.git", cloud.cluster.token());
         repository.git(&["config", "remote.gantry.url", &remote]);
         let expected = if was_accepted { repository.git(&["rev-parse", "HEAD"]).out } else { acknowledged };
         let head = repository.remote_head();
@@ -418,26 +418,26 @@ fn a_server_killed_at_any_failpoint_loses_nothing() {
 fn a_lost_and_a_full_member_of_etcd_are_named() {
     const QUOTA: &str = "16777216";
     let mut cloud = Cloud::start_on(Etcd::cluster_with(3, &["--quota-backend-bytes", QUOTA]));
-    let repository = site(&cloud.world, "shop", 1);
+    let repository = site(&cloud.cluster, "shop", 1);
     push_site(&repository, "one");
     let port = cloud.ports()[1];
     let status = |cloud: &Cloud| cloud.through(port, &["status"]).out;
 
     cloud.etcd.kill(2);
     let lost = format!("the etcd member {} does not respond", cloud.etcd.member(2));
-    cloud.world.wait("the lost member is named", |_| status(&cloud).contains(&lost).then_some(()));
+    cloud.cluster.wait("the lost member is named", |_| status(&cloud).contains(&lost).then_some(()));
     cloud.next_change(port, Instant::now(), "without-a-member");
     cloud.etcd.restart(2);
-    cloud.world.wait("nothing is named", |_| (!status(&cloud).contains("etcd member")).then_some(()));
+    cloud.cluster.wait("nothing is named", |_| (!status(&cloud).contains("etcd member")).then_some(()));
 
     // Another client fills etcd up.
     let value = "A".repeat(96 << 10);
     let put = format!(r#"{{"key":"ZmlsbA==","value":"{value}"}}"#);
-    cloud.world.wait("etcd takes no writes", |_| {
+    cloud.cluster.wait("etcd takes no writes", |_| {
         let is_refused = |_| cloud.etcd.call(0, "kv/put", &put).out.contains("database space exceeded");
         (0..20).any(is_refused).then_some(())
     });
-    cloud.world.wait("a full member is named", |_| {
+    cloud.cluster.wait("a full member is named", |_| {
         let said = status(&cloud);
         (said.contains("has used up its space quota") && said.contains("etcdctl alarm disarm")).then_some(())
     });
@@ -445,7 +445,7 @@ fn a_lost_and_a_full_member_of_etcd_are_named() {
     assert!(refused.status != 0 && refused.err.contains("space quota"), "{refused:?}");
     let leader = cloud.leader(port);
     assert!(leader.is_some(), "reads work, and a server leads");
-    assert!(page(&cloud.world, "shop").starts_with("one"));
+    assert!(page(&cloud.cluster, "shop").starts_with("one"));
 
     // The remedy of the warning works: etcd drops the history, frees the space and ends the alarm.
     let _ = cloud.etcd.call(0, "kv/deleterange", r#"{"key":"ZmlsbA=="}"#).good();
@@ -466,42 +466,42 @@ fn a_lost_and_a_full_member_of_etcd_are_named() {
     for port in cloud.ports() {
         cloud.next_change(port, Instant::now(), &format!("with-space-{port}"));
     }
-    cloud.world.wait("nothing is named", |_| (!status(&cloud).contains("etcd member")).then_some(()));
+    cloud.cluster.wait("nothing is named", |_| (!status(&cloud).contains("etcd member")).then_some(()));
     assert_eq!(cloud.leader(port).is_some(), leader.is_some());
 }
 
 #[test]
 fn a_killed_migration_is_completed_by_its_repetition() {
-    let mut world = TestCluster::start_with_file();
-    world.make_failpoints();
-    let repository = site(&world, "shop", 1);
+    let mut cluster = TestCluster::start_with_file();
+    cluster.make_failpoints();
+    let repository = site(&cluster, "shop", 1);
     push_site(&repository, "one");
     let etcd = Etcd::start();
-    let _ = world.down();
-    let folder = world.path("failpoints").display().to_string();
+    let _ = cluster.down();
+    let folder = cluster.path("failpoints").display().to_string();
     for failpoint in ["copy.marked", "copy.part", "migrate.copied"] {
-        std::fs::write(world.path("failpoints/kill"), format!("{failpoint}\n")).expect("armed");
+        std::fs::write(cluster.path("failpoints/kill"), format!("{failpoint}\n")).expect("armed");
         let migrate = ["store", "migrate", "--to", &etcd.address()];
-        let output = world.offline_with(&[("GANTRY_FAILPOINTS", &folder)], &migrate);
-        let killed = std::fs::read_to_string(world.path("failpoints/killed")).unwrap_or_default();
+        let output = cluster.offline_with(&[("GANTRY_FAILPOINTS", &folder)], &migrate);
+        let killed = std::fs::read_to_string(cluster.path("failpoints/killed")).unwrap_or_default();
         assert!(output.status != 0 && killed.trim_end().ends_with(failpoint), "{killed}: {output:?}");
     }
-    let copied = world.offline(&["store", "migrate", "--to", &etcd.address()]).good();
+    let copied = cluster.offline(&["store", "migrate", "--to", &etcd.address()]).good();
     assert!(copied.out.contains("records are in etcd://"), "{copied:?}");
-    world.up_on_store(Some(&etcd.address()));
-    world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
+    cluster.up_on_store(Some(&etcd.address()));
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
     push_site(&repository, "two");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
     // The etcd is in use now.
-    let _ = world.down();
-    let other = world.offline(&["store", "migrate", "--to", &format!("{}/other", etcd.address())]).good();
+    let _ = cluster.down();
+    let other = cluster.offline(&["store", "migrate", "--to", &format!("{}/other", etcd.address())]).good();
     assert!(other.out.contains("records are in"), "{other:?}");
 }
 
 #[test]
 fn a_backup_contains_blobs_of_other_servers() {
     let mut cloud = Cloud::start();
-    let repository = site(&cloud.world, "shop", 1);
+    let repository = site(&cloud.cluster, "shop", 1);
     push_site(&repository, "one");
     // The other servers lead, and take pushes that the machine's own server knows by their packs alone.
     for version in ["two", "three"] {
@@ -510,36 +510,36 @@ fn a_backup_contains_blobs_of_other_servers() {
         cloud.spares[leader].kill();
         cloud.next_change(cloud.ports()[0], Instant::now(), version);
         cloud.spares[leader].restart();
-        cloud.world.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
+        cloud.cluster.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
     }
     let leader = cloud.spare_that_leads();
     cloud.push_through(&repository, cloud.spares[leader].api_port(), "four");
     let head = repository.git(&["rev-parse", "HEAD"]).out;
     // Some blobs are on the other servers alone.
-    let blobs = cloud.world.path("data/server/blobs/sha256");
-    let moved = cloud.world.path("moved");
+    let blobs = cloud.cluster.path("data/server/blobs/sha256");
+    let moved = cloud.cluster.path("moved");
     std::fs::rename(&blobs, &moved).expect("moved");
-    let file = cloud.world.path("backup.tar").display().to_string();
-    let saved = cloud.world.offline(&["backup", &file]).good();
+    let file = cloud.cluster.path("backup.tar").display().to_string();
+    let saved = cloud.cluster.offline(&["backup", &file]).good();
     assert!(saved.err.is_empty() || !saved.err.contains("missing"), "{saved:?}");
 
     // One server with a file of its own, on the same machine, takes everything over.
-    let Cloud { mut world, spares, etcd } = cloud;
+    let Cloud { mut cluster, spares, etcd } = cloud;
     drop(spares);
-    let _ = world.down();
+    let _ = cluster.down();
     for folder in ["blobs", "git"] {
-        std::fs::remove_dir_all(world.path("data/server").join(folder)).expect("removed");
+        std::fs::remove_dir_all(cluster.path("data/server").join(folder)).expect("removed");
     }
-    let store = world.path("data/server/store.db").display().to_string();
+    let store = cluster.path("data/server/store.db").display().to_string();
     let _ = std::fs::remove_file(&store);
-    let restored = world.offline(&["restore", &file, "--store", &store]).good();
+    let restored = cluster.offline(&["restore", &file, "--store", &store]).good();
     assert!(restored.out.contains("records are back"), "{restored:?}");
-    world.up_on_store(None);
+    cluster.up_on_store(None);
     drop(etcd);
-    world.wait("the app serves", |world| page(world, "shop").starts_with("four").then_some(()));
-    let remote = format!("http://x:{}@127.0.0.1:{}/git/shop.git", world.token(), world.api_port());
+    cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("four").then_some(()));
+    let remote = format!("http://x:{}@127.0.0.1:{}/git/shop.git", cluster.token(), cluster.api_port());
     repository.git(&["config", "remote.gantry.url", &remote]);
     assert_eq!(repository.remote_head(), head.trim(), "the last push is not in the repository");
     push_site(&repository, "five");
-    assert!(page(&world, "shop").starts_with("five"));
+    assert!(page(&cluster, "shop").starts_with("five"));
 }

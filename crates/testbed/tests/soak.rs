@@ -42,7 +42,7 @@ const ACTIONS: [Action; 20] = {
 const HARMLESS: usize = ACTIONS.len() - 3;
 
 struct Soak {
-    world: TestCluster,
+    cluster: TestCluster,
     repository: Repository,
     rng: StdRng,
     number: u32,
@@ -52,27 +52,27 @@ impl Soak {
     fn act(&mut self, action: Action) {
         self.number += 1;
         let number = self.number;
-        let world = &self.world;
-        let said = |arguments: &[&str]| drop(world.gantry(arguments).good());
+        let cluster = &self.cluster;
+        let said = |arguments: &[&str]| drop(cluster.gantry(arguments).good());
         match action {
             Action::Push => drop(push_site(&self.repository, &format!("version-{number}"))),
             Action::Configure => said(&["config", "set", "shop", &format!("NUMBER={number}")]),
             Action::RollBack => said(&["rollback", "shop"]),
             Action::Scale => said(&["scale", "shop", &format!("web={}", self.rng.random_range(2..5))]),
             Action::Crash => {
-                let mut containers = world.containers();
+                let mut containers = cluster.containers();
                 let crashed = containers.swap_remove(self.rng.random_range(0..containers.len()));
-                world.signal("KILL", crashed.1);
+                cluster.signal("KILL", crashed.1);
                 // Waits until the crash is known: two instances that crash at once may lose the same request.
-                world.wait("it is another", |world| (!world.containers().contains(&crashed)).then_some(()));
+                cluster.wait("it is another", |cluster| (!cluster.containers().contains(&crashed)).then_some(()));
             }
-            Action::KillServer => world.kill_service("server"),
-            Action::KillAgent => world.kill_service("agent"),
+            Action::KillServer => cluster.kill_service("server"),
+            Action::KillAgent => cluster.kill_service("agent"),
             Action::Replace => {
-                let before = world.service_pid("router");
-                world.replace_services();
-                world.wait("the router is another", |world| {
-                    world.service_pid("router").filter(|now| Some(*now) != before).map(drop)
+                let before = cluster.service_pid("router");
+                cluster.replace_services();
+                cluster.wait("the router is another", |cluster| {
+                    cluster.service_pid("router").filter(|now| Some(*now) != before).map(drop)
                 });
             }
         }
@@ -80,12 +80,12 @@ impl Soak {
 
     /// Waits until all wanted instances are ready and no deploy is in progress.
     fn settle(&self) {
-        self.world.wait("everything wanted is ready", |world| {
+        self.cluster.wait("everything wanted is ready", |cluster| {
             let app: serde_json::Value =
-                serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).ok()?;
+                serde_json::from_str(&cluster.gantry(&["app", "show", "shop", "--json"]).out).ok()?;
             let wanted = app["wanted"].as_u64()?;
-            let runs = world.containers().len() as u64;
-            let served = ["server", "agent", "router"].iter().all(|service| world.service_pid(service).is_some());
+            let runs = cluster.containers().len() as u64;
+            let served = ["server", "agent", "router"].iter().all(|service| cluster.service_pid(service).is_some());
             (served && app["deploy"].is_null() && app["ready"] == wanted && runs == wanted).then_some(())
         });
     }
@@ -93,7 +93,7 @@ impl Soak {
     /// Proportional set size (PSS) of each service, in KiB.
     fn memory(&self) -> [u64; 3] {
         ["server", "agent", "router"].map(|service| {
-            let pid = self.world.service_pid(service).expect("it runs");
+            let pid = self.cluster.service_pid(service).expect("it runs");
             let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("its memory");
             let line = rollup.lines().find(|line| line.starts_with("Pss:")).expect("a sum");
             line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number")
@@ -102,14 +102,14 @@ impl Soak {
 
     /// Some when the access log has at least `requests` requests. Fails the test when the log has dropped lines.
     fn logged(&self, requests: u64) -> Option<()> {
-        let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
+        let log = std::fs::read_to_string(self.cluster.path("data/router/access.log")).expect("a log");
         assert!(!log.contains("\"dropped\""), "the disk is too slow for this");
         (log.lines().filter(|line| line.contains("\"host\":\"shop.localhost")).count() as u64 >= requests).then_some(())
     }
 
     /// Requests in the current access log that the router began and did not finish.
     fn cut(&self) -> Vec<String> {
-        let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
+        let log = std::fs::read_to_string(self.cluster.path("data/router/access.log")).expect("a log");
         log.lines().filter(|line| line.contains("\"status\":0,")).map(str::to_owned).collect()
     }
 }
@@ -120,13 +120,13 @@ async fn fails_no_request_during_deploys_crashes_and_kills() {
     let length = minutes.map_or(Duration::from_secs(30), |minutes| Duration::from_secs(minutes * 60));
     let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
     // Deploys are far more frequent here than in practice, and so is garbage collection.
-    let world = TestCluster::start(&["--collect-every", "60", "--collect-grace", "120"]);
-    let repository = site(&world, "shop", 3);
+    let cluster = TestCluster::start(&["--collect-every", "60", "--collect-grace", "120"]);
+    let repository = site(&cluster, "shop", 3);
     // Two releases, so that a rollback is possible.
     push_site(&repository, "before");
     push_site(&repository, "version-0");
-    let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(20));
-    let mut soak = Soak { world, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
+    let target = Target::shop(cluster.http_port(), &PLAIN, Duration::from_millis(20));
+    let mut soak = Soak { cluster, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
     let load = Load::begin(&target, 9, length + Duration::from_secs(300));
     let (begun, mut told, mut done) = (Instant::now(), Instant::now(), BTreeMap::<Action, u32>::new());
     let mut steady = None;
@@ -161,11 +161,12 @@ async fn fails_no_request_during_deploys_crashes_and_kills() {
     // The client does not count an interrupted request as sent again; only the access log shows such a request.
     assert_eq!(soak.cut(), Vec::<String>::new(), "begun and cut");
     if minutes.is_none() {
-        let logged =
-            || soak.world.wait("every request is logged, those of routers that left too", |_| soak.logged(report.sent));
+        let logged = || {
+            soak.cluster.wait("every request is logged, those of routers that left too", |_| soak.logged(report.sent))
+        };
         tokio::task::block_in_place(logged);
     }
     assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
-    let wanted: Vec<String> = soak.world.containers().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(soak.world.strays(&wanted), Vec::<String>::new());
+    let wanted: Vec<String> = soak.cluster.containers().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(soak.cluster.strays(&wanted), Vec::<String>::new());
 }

@@ -27,9 +27,9 @@ fn after<'a>(text: &'a str, mark: &str) -> &'a str {
 }
 
 /// A copy of the base's archive with additional environment variables in its configuration.
-fn base_with(world: &TestCluster, env: &[&str]) -> PathBuf {
+fn base_with(cluster: &TestCluster, env: &[&str]) -> PathBuf {
     let archive = PathBuf::from(std::env::var("GANTRY_TEST_BASE").expect("a base"));
-    let folder = world.path("base");
+    let folder = cluster.path("base");
     std::fs::create_dir(&folder).expect("made");
     let tar = |arguments: &[&str], archive: &Path| {
         let mut tar = Command::new("tar");
@@ -57,7 +57,7 @@ fn base_with(world: &TestCluster, env: &[&str]) -> PathBuf {
     keep(&config, &mut manifest["config"]);
     keep(&manifest, &mut index["manifests"][0]);
     std::fs::write(folder.join("index.json"), index.to_string()).expect("written");
-    let made = world.path("base.tar");
+    let made = cluster.path("base.tar");
     let _ = tar(&["-cf", "."], &made);
     made
 }
@@ -72,10 +72,10 @@ fn commit_at(repository: &Repository, folder: &Path, date: &str) -> String {
     repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
 }
 
-fn shop(world: &TestCluster) -> Repository {
-    let _ = world.gantry(&["app", "create", "shop", "--base", "lang"]).good();
-    let shop = world.repository("shop", None);
-    let folder = world.path("repository-shop");
+fn shop(cluster: &TestCluster) -> Repository {
+    let _ = cluster.gantry(&["app", "create", "shop", "--base", "lang"]).good();
+    let shop = cluster.repository("shop", None);
+    let folder = cluster.path("repository-shop");
     shop.compile_with("");
     std::fs::create_dir(folder.join("bin")).expect("made");
     std::fs::rename(folder.join("container/compile"), folder.join("bin/build")).expect("moved");
@@ -117,11 +117,11 @@ fn shop(world: &TestCluster) -> Repository {
 
 #[test]
 fn a_repository_is_built_as_it_is_and_never_from_old_results() {
-    let world = TestCluster::start(&[]);
-    let base = base_with(&world, &["PATH=/opt/t:/usr/bin:/bin", "TOOL_HOME=/opt/t", "HOME=/nowhere"]);
-    let _ = world.gantry(&["base", "import", "lang", base.to_str().expect("text")]).good();
-    let shop = shop(&world);
-    let folder = world.path("repository-shop");
+    let cluster = TestCluster::start(&[]);
+    let base = base_with(&cluster, &["PATH=/opt/t:/usr/bin:/bin", "TOOL_HOME=/opt/t", "HOME=/nowhere"]);
+    let _ = cluster.gantry(&["base", "import", "lang", base.to_str().expect("text")]).good();
+    let shop = shop(&cluster);
+    let folder = cluster.path("repository-shop");
     let date = "2026-01-02T03:04:05Z";
     shop.git(&["commit", "--quiet", "--message", "x"]);
     let mut git = Command::new("git");
@@ -132,7 +132,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         let mut arguments = more.to_vec();
         let target = format!("/{path}");
         arguments.extend(["--request-target", &target]);
-        world.curl("shop.localhost", &arguments).out
+        cluster.curl("shop.localhost", &arguments).out
     };
 
     let first = shop.push().good();
@@ -152,7 +152,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         let head = get(path, &["--head"]);
         assert!(head.contains("last-modified: Fri, 02 Jan 2026 03:04:05 GMT"), "{path}: {head}");
     }
-    let inside = |command: &str| world.gantry(&["exec", "shop", "--", "sh", "-c", command]).good().out;
+    let inside = |command: &str| cluster.gantry(&["exec", "shop", "--", "sh", "-c", command]).good().out;
     assert_eq!(
         inside("stat -c '%a %U' /tmp /usr/bin; readlink /bin; touch /tmp/y; tool"),
         "1777 root\n755 root\nusr/bin\nok\n"
@@ -160,13 +160,13 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
     let hash = "import hashlib,sys\nfor n in sys.argv[1:]:\n b=open(n,'rb').read(); print(hashlib.sha1(b'blob %d\\0'%len(b)+b).hexdigest())";
     for path in ["a.ps1", "b.wide", "c.id", "d.crlf", "e.old"] {
         let blob = shop.git(&["rev-parse", &format!("HEAD:{path}")]).out;
-        let found = world.gantry(&["exec", "shop", "--", "python3", "-c", hash, path]).good().out;
+        let found = cluster.gantry(&["exec", "shop", "--", "python3", "-c", hash, path]).good().out;
         assert_eq!(found, blob, "{path} is not the blob's bytes");
     }
 
     // The same commit in another app, later: the same image.
-    let _ = world.gantry(&["app", "create", "twin", "--base", "lang"]).good();
-    let twin = format!("http://x:{}@127.0.0.1:{}/git/twin.git", world.token(), world.api_port());
+    let _ = cluster.gantry(&["app", "create", "twin", "--base", "lang"]).good();
+    let twin = format!("http://x:{}@127.0.0.1:{}/git/twin.git", cluster.token(), cluster.api_port());
     let other = shop.attempt(&["push", &twin, "HEAD:main"]).good();
     assert_eq!(after(&other.err, "Image "), after(&first.err, "Image "));
 
@@ -186,11 +186,11 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         let unchanged = get("same.src", &["--header", &conditional, "--write-out", "%{http_code}"]);
         assert_eq!(unchanged, "304", "an unchanged file is still the same");
     }
-    refusals(&world, &shop, &folder);
+    refusals(&cluster, &shop, &folder);
 }
 
 /// A source that cannot be built is refused, with its name and the reason.
-fn refusals(world: &TestCluster, shop: &Repository, folder: &Path) {
+fn refusals(cluster: &TestCluster, shop: &Repository, folder: &Path) {
     let refused = |wanted: &[&str]| {
         shop.commit("bad");
         let push: Output = shop.push();
@@ -209,5 +209,5 @@ fn refusals(world: &TestCluster, shop: &Repository, folder: &Path) {
     refused(&["build failed: container/roles.json cannot be read: it is UTF-16"]);
     std::fs::remove_file(folder.join("deploy/roles")).expect("removed");
     refused(&["container/roles.json is a link to ../deploy/roles, which is not in the repository"]);
-    assert_eq!(world.curl("shop.localhost", &["--request-target", "/page.html"]).out, "first\n");
+    assert_eq!(cluster.curl("shop.localhost", &["--request-target", "/page.html"]).out, "first\n");
 }

@@ -37,22 +37,22 @@ fn answers(text: &str) -> BTreeMap<&str, bool> {
 }
 
 /// Deploys an app whose build and instances probe `targets`.
-fn prober(world: &TestCluster, targets: &[String]) {
-    let repository = site(world, "shop", 1);
+fn prober(cluster: &TestCluster, targets: &[String]) {
+    let repository = site(cluster, "shop", 1);
     let quoted: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
     repository.write("probe.py", PROBE);
     repository.compile_with(&format!("python3 probe.py {} > built.txt", quoted.join(" ")));
     site::push_site(&repository, "one");
 }
 
-fn probed(world: &TestCluster, command: &str, targets: &[&str]) -> String {
-    world.gantry(&[&[command, "shop", "--", "python3", "probe.py"], targets].concat()).good().out
+fn probed(cluster: &TestCluster, command: &str, targets: &[&str]) -> String {
+    cluster.gantry(&[&[command, "shop", "--", "python3", "probe.py"], targets].concat()).good().out
 }
 
 /// The bridge's link-local address, as a container writes the address.
-fn link_local(world: &TestCluster) -> String {
+fn link_local(cluster: &TestCluster) -> String {
     let mut ip = std::process::Command::new("ip");
-    ip.args(["-6", "-o", "address", "show", "dev", world.name(), "scope", "link"]);
+    ip.args(["-6", "-o", "address", "show", "dev", cluster.name(), "scope", "link"]);
     let text = run(ip).good().out;
     let address = text.split_ascii_whitespace().find(|word| word.starts_with("fe80:")).expect("an address");
     format!("{}%eth0", address.split('/').next().unwrap_or_default())
@@ -76,15 +76,15 @@ fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
     let mut nft = std::process::Command::new("nft");
     nft.arg(publish);
     let _ = run(nft).good();
-    let mut world = TestCluster::start(&[]);
-    let resolver = world.resolver().replace(":53", "");
-    world.wait("the bridge has an address of IPv6", |world| {
+    let mut cluster = TestCluster::start(&[]);
+    let resolver = cluster.resolver().replace(":53", "");
+    cluster.wait("the bridge has an address of IPv6", |cluster| {
         let mut ip = std::process::Command::new("ip");
-        ip.args(["-6", "-o", "address", "show", "dev", world.name(), "scope", "link"]);
+        ip.args(["-6", "-o", "address", "show", "dev", cluster.name(), "scope", "link"]);
         let text = run(ip).out;
         (text.contains("fe80") && !text.contains("tentative")).then_some(())
     });
-    let local = link_local(&world);
+    let local = link_local(&cluster);
     let closed: Vec<String> = [
         "tcp 169.254.169.254 80".to_owned(),
         "tcp 100.100.100.200 80".to_owned(),
@@ -95,7 +95,7 @@ fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
         format!("tcp {MACHINE} 9990"),
         format!("tcp {local} 9998"),
         format!("udp {local} 9998"),
-        format!("tcp {resolver} {}", world.api_port()),
+        format!("tcp {resolver} {}", cluster.api_port()),
     ]
     .to_vec();
     let opened: Vec<String> = [
@@ -108,10 +108,10 @@ fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
     .to_vec();
     let outside = format!("tcp {OUTSIDE} 80");
     let all: Vec<String> = closed.iter().chain(&opened).chain([&outside]).cloned().collect();
-    prober(&world, &all);
+    prober(&cluster, &all);
     let names: Vec<&str> = all.iter().map(String::as_str).collect();
-    let built = world.gantry(&["exec", "shop", "--", "cat", "built.txt"]).good().out;
-    for text in [built, probed(&world, "exec", &names), probed(&world, "run", &names)] {
+    let built = cluster.gantry(&["exec", "shop", "--", "cat", "built.txt"]).good().out;
+    for text in [built, probed(&cluster, "exec", &names), probed(&cluster, "run", &names)] {
         let found = answers(&text);
         assert_eq!(found.len(), all.len(), "{text}");
         let open: Vec<&&str> = found.iter().filter(|(_, is_open)| **is_open).map(|(target, _)| target).collect();
@@ -119,16 +119,16 @@ fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
     }
 
     // The same targets with settings that open some of them. This shows that the targets exist.
-    world.kill_up();
-    world.up_with(&["--host-ports", "9997,9999/udp", "--metadata", "169.254.169.254"]);
+    cluster.kill_up();
+    cluster.up_with(&["--host-ports", "9997,9999/udp", "--metadata", "169.254.169.254"]);
     let wanted: Vec<&str> =
         opened.iter().map(String::as_str).chain([outside.as_str(), "tcp 169.254.169.254 80"]).collect();
-    let text = probed(&world, "exec", &names);
+    let text = probed(&cluster, "exec", &names);
     let found = answers(&text);
     for (target, is_open) in found {
         assert_eq!(is_open, wanted.contains(&target), "{target}: {text}");
     }
-    drop(world);
+    drop(cluster);
 }
 
 fn sh(script: &str) -> gantry_testbed::Output {
@@ -138,15 +138,15 @@ fn sh(script: &str) -> gantry_testbed::Output {
 }
 
 /// Lines of `gantry status` about the machine's network.
-fn network_lines(world: &TestCluster) -> Vec<String> {
-    let status = world.gantry(&["status"]).out;
+fn network_lines(cluster: &TestCluster) -> Vec<String> {
+    let status = cluster.gantry(&["status"]).out;
     status.lines().filter(|line| line.starts_with("network")).map(str::to_owned).collect()
 }
 
 /// Remedy that `gantry status` prints for a fault with this text.
-fn remedy(world: &TestCluster, fault: &str) -> String {
-    world.wait(fault, |world| {
-        let line = network_lines(world).into_iter().find(|line| line.contains(fault))?;
+fn remedy(cluster: &TestCluster, fault: &str) -> String {
+    cluster.wait(fault, |cluster| {
+        let line = network_lines(cluster).into_iter().find(|line| line.contains(fault))?;
         Some(line.split_once("to fix it: ").expect("a remedy").1.to_owned())
     })
 }
@@ -160,19 +160,19 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
     machine.serve_outside(80);
     // Another firewall exists before Gantry starts: the agent's log reports the firewall.
     let _ = sh("iptables -P FORWARD DROP").good();
-    let mut world = TestCluster::start(&[]);
-    let (name, outside) = (world.name().to_owned(), format!("tcp {OUTSIDE} 80"));
-    world.wait("the agent's log says it", |world| {
-        world.log().lines().find(|line| line.contains("WARN") && line.contains(OUT)).map(drop)
+    let mut cluster = TestCluster::start(&[]);
+    let (name, outside) = (cluster.name().to_owned(), format!("tcp {OUTSIDE} 80"));
+    cluster.wait("the agent's log says it", |cluster| {
+        cluster.log().lines().find(|line| line.contains("WARN") && line.contains(OUT)).map(drop)
     });
-    let resolver = world.resolver().replace(":53", "");
+    let resolver = cluster.resolver().replace(":53", "");
     let names = format!("names {resolver} 53");
     let targets = [outside.as_str(), names.as_str()];
-    let repository = site(&world, "shop", 2);
+    let repository = site(&cluster, "shop", 2);
     repository.write("probe.py", &format!("{PROBE}{QUESTION}"));
     site::push_site(&repository, "one");
-    let open = |world: &TestCluster| {
-        let text = probed(world, "exec", &targets);
+    let open = |cluster: &TestCluster| {
+        let text = probed(cluster, "exec", &targets);
         answers(&text)
             .into_iter()
             .filter(|(_, is_open)| *is_open)
@@ -180,26 +180,26 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
             .collect::<Vec<_>>()
     };
     let both = [names.clone(), outside.clone()];
-    assert_eq!(open(&world), [names.as_str()], "the way out is closed");
-    let why = world.gantry(&["why", "shop"]).good().out;
+    assert_eq!(open(&cluster), [names.as_str()], "the way out is closed");
+    let why = cluster.gantry(&["why", "shop"]).good().out;
     assert!(why.contains(OUT) && why.contains("FORWARD"), "{why}");
-    let mend = remedy(&world, OUT);
+    let mend = remedy(&cluster, OUT);
     let _ = sh(&mend).good();
-    assert_eq!(open(&world), both, "after {mend}");
-    world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
+    assert_eq!(open(&cluster), both, "after {mend}");
+    cluster.wait("nothing is told", |cluster| network_lines(cluster).is_empty().then_some(()));
 
     // An nft chain of another program that drops unsolicited packets.
     let _ = sh("nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; policy drop; }'
         nft add rule inet t i iif lo accept; nft add rule inet t i ct state established,related accept")
     .good();
-    assert_eq!(open(&world), [outside.as_str()], "names are closed");
-    let mend = remedy(&world, NAMES);
+    assert_eq!(open(&cluster), [outside.as_str()], "names are closed");
+    let mend = remedy(&cluster, NAMES);
     let _ = sh(&mend).good();
-    assert_eq!(open(&world), both, "after {mend}");
-    world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
+    assert_eq!(open(&cluster), both, "after {mend}");
+    cluster.wait("nothing is told", |cluster| network_lines(cluster).is_empty().then_some(()));
 
     // Another program removes parts of Gantry's network.
-    let network = world.resolver().replace(".1:53", ".0/24");
+    let network = cluster.resolver().replace(".1:53", ".0/24");
     let taken = [
         ("nft flush ruleset", "table"),
         (&format!("ip link delete {name}"), "gone or down"),
@@ -211,17 +211,17 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
     ];
     for (command, told) in taken {
         let _ = sh(command).good();
-        world.wait(&format!("`{command}` is put right"), |world| {
-            let is_told = network_lines(world).iter().any(|line| line.contains(told));
-            let page = world.curl("shop.localhost", &["--max-time", "1"]);
-            (is_told && page.out.starts_with("one") && open(world) == both).then_some(())
+        cluster.wait(&format!("`{command}` is put right"), |cluster| {
+            let is_told = network_lines(cluster).iter().any(|line| line.contains(told));
+            let page = cluster.curl("shop.localhost", &["--max-time", "1"]);
+            (is_told && page.out.starts_with("one") && open(cluster) == both).then_some(())
         });
     }
-    let closed = probed(&world, "exec", &[&format!("tcp {resolver} {}", world.api_port())]);
+    let closed = probed(&cluster, "exec", &[&format!("tcp {resolver} {}", cluster.api_port())]);
     assert!(closed.contains("closed"), "{closed}");
 
     // A second cloud with the same settings.
-    let (data, other_run) = (world.path("other"), world.path("other-run"));
+    let (data, other_run) = (cluster.path("other"), cluster.path("other-run"));
     let (data, other_run) = (data.display().to_string(), other_run.display().to_string());
     let up = |bridge: &str, network: &str, cgroup: &str| {
         let mut up = std::process::Command::new(gantry_testbed::program("gantry"));
@@ -238,8 +238,8 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
         let refused = up(bridge, network, cgroup);
         assert!(refused.status == 1 && refused.err.contains(flag), "{bridge} {network}: {refused:?}");
     }
-    assert_eq!(open(&world), both, "the first cloud goes on");
-    let _ = world.down();
+    assert_eq!(open(&cluster), both, "the first cloud goes on");
+    let _ = cluster.down();
 }
 
 /// Script that asks a name server for an app's address.

@@ -13,13 +13,13 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(world: &TestCluster, columns: u16, rows: u16) -> Self {
-        let terminal = Self { socket: world.path("tmux").display().to_string() };
+    fn open(cluster: &TestCluster, columns: u16, rows: u16) -> Self {
+        let terminal = Self { socket: cluster.path("tmux").display().to_string() };
         let size = (columns.to_string(), rows.to_string());
         let shell = format!(
             "env GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} PS1='here: ' sh",
-            world.api_port(),
-            world.token()
+            cluster.api_port(),
+            cluster.token()
         );
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &size.0, "-y", &size.1, &shell]);
         terminal.tmux(&["set-option", "status", "off"]);
@@ -41,8 +41,8 @@ impl Terminal {
 
     /// Waits until a line of the screen ends with `wanted`. Text typed before the shell reads is echoed before the
     /// prompt, and the output then follows the prompt.
-    fn shows(&self, world: &TestCluster, wanted: &str) {
-        world.wait(&format!("the screen shows {wanted:?}"), |_| {
+    fn shows(&self, cluster: &TestCluster, wanted: &str) {
+        cluster.wait(&format!("the screen shows {wanted:?}"), |_| {
             let screen = self.tmux(&["capture-pane", "-p", "-J"]);
             screen.lines().any(|line| line.trim_end().ends_with(wanted)).then_some(())
         });
@@ -61,54 +61,54 @@ impl Drop for Terminal {
 
 #[test]
 fn a_shell_in_an_instance_is_a_terminal() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     push_site(&repository, "one");
-    let terminal = Terminal::open(&world, 91, 31);
+    let terminal = Terminal::open(&cluster, 91, 31);
     terminal.say(&format!("{} exec shop", program("gantry").display()));
     terminal.say("echo I am $(tty) on $(hostname)");
-    terminal.shows(&world, "I am /dev/pts/0 on web-1.m");
+    terminal.shows(&cluster, "I am /dev/pts/0 on web-1.m");
     terminal.say("stty size");
-    terminal.shows(&world, "31 91");
+    terminal.shows(&cluster, "31 91");
     terminal.tmux(&["resize-window", "-x", "77", "-y", "21"]);
     terminal.say("stty size");
-    terminal.shows(&world, "21 77");
+    terminal.shows(&cluster, "21 77");
     // An interrupt reaches the process in the instance, not the local command.
     terminal.say("sleep 1000; echo woken with $?");
-    world.wait("it sleeps", |_| {
+    cluster.wait("it sleeps", |_| {
         let mut command = Command::new("pgrep");
         command.args(["-f", "^sleep 1000$"]);
         (run(command).status == 0).then_some(())
     });
     terminal.tmux(&["send-keys", "C-c", "echo still $((40 + 2))", "Enter"]);
-    terminal.shows(&world, "still 42");
+    terminal.shows(&cluster, "still 42");
     terminal.say("exit 7");
     // Waits for the local prompt: until then, typed text goes to the remote shell.
-    terminal.shows(&world, "here:");
+    terminal.shows(&cluster, "here:");
     terminal.say("echo it ended with $?; stty -a | grep -ow 'ica[n]on'");
-    terminal.shows(&world, "it ended with 7");
-    terminal.shows(&world, "icanon");
+    terminal.shows(&cluster, "it ended with 7");
+    terminal.shows(&cluster, "icanon");
 
     terminal.say(&format!("{} run shop -- sh -c 'stty size; exit 3'; echo ran with $?", program("gantry").display()));
-    terminal.shows(&world, "ran with 3");
+    terminal.shows(&cluster, "ran with 3");
 }
 
 #[test]
 fn a_process_with_a_remaining_child_has_ended() {
-    let world = TestCluster::start(&[]);
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let repository = site(&cluster, "shop", 1);
     push_site(&repository, "one");
     let begun = std::time::Instant::now();
     let script = "echo before; sleep 300 & echo after; exit 5";
-    let output = world.gantry(&["exec", "shop", "--", "sh", "-c", script]);
+    let output = cluster.gantry(&["exec", "shop", "--", "sh", "-c", script]);
     assert_eq!((output.status, output.out.as_str()), (5, "before\nafter\n"), "{output:?}");
     assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it waited for what was left behind");
     // The output equals the input.
     let size = 3_000_000;
     let command = format!(
         "head -c {size} /dev/zero | tr '\\0' x | GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} exec -i shop -- cat | wc -c",
-        world.api_port(),
-        world.token(),
+        cluster.api_port(),
+        cluster.token(),
         program("gantry").display()
     );
     let mut shell = Command::new("sh");
@@ -119,8 +119,8 @@ fn a_process_with_a_remaining_child_has_ended() {
         let mut shell = Command::new("sh");
         let folder = program("gantry").parent().expect("a folder").display().to_string();
         let path = format!("{folder}:{}", std::env::var("PATH").expect("a path"));
-        shell.args(["-c", script]).env("PATH", path).env("GANTRY_TOKEN", world.token());
-        shell.env("GANTRY_URL", format!("http://127.0.0.1:{}", world.api_port()));
+        shell.args(["-c", script]).env("PATH", path).env("GANTRY_TOKEN", cluster.token());
+        shell.env("GANTRY_URL", format!("http://127.0.0.1:{}", cluster.api_port()));
         run(shell)
     };
     let each = gantry("printf 'a\nb\n' | while read x; do gantry exec shop -- sh -c \"cat; echo $x\"; done").good();
@@ -132,22 +132,22 @@ fn a_process_with_a_remaining_child_has_ended() {
     let two = gantry("printf s | gantry config set shop A=- B=-");
     assert!(two.status == 2 && two.err.contains("A and B would both be read from standard input"), "{two:?}");
     // Hosts and branch of an existing app.
-    let asked = |host: &str| world.curl("shop.localhost", &["--header", &format!("Host: {host}")]).out;
-    assert_eq!(world.gantry(&["app", "host", "shop", "www.example.test"]).good().out, "www.example.test\n");
-    world.wait("the host leads to the app", |_| asked("www.example.test").contains("one").then_some(()));
-    assert_eq!(world.gantry(&["app", "host", "shop", "--rm", "www.example.test"]).good().out, "");
-    world.wait("the host leads nowhere", |_| asked("www.example.test").contains("no app").then_some(()));
-    let _ = world.gantry(&["app", "branch", "shop", "live"]).good();
+    let asked = |host: &str| cluster.curl("shop.localhost", &["--header", &format!("Host: {host}")]).out;
+    assert_eq!(cluster.gantry(&["app", "host", "shop", "www.example.test"]).good().out, "www.example.test\n");
+    cluster.wait("the host leads to the app", |_| asked("www.example.test").contains("one").then_some(()));
+    assert_eq!(cluster.gantry(&["app", "host", "shop", "--rm", "www.example.test"]).good().out, "");
+    cluster.wait("the host leads nowhere", |_| asked("www.example.test").contains("no app").then_some(()));
+    let _ = cluster.gantry(&["app", "branch", "shop", "live"]).good();
     repository.commit("two");
     let refused = repository.push();
     assert!(refused.status != 0 && refused.err.contains("live"), "{refused:?}");
-    let _ = world.gantry(&["app", "branch", "shop", "main"]).good();
+    let _ = cluster.gantry(&["app", "branch", "shop", "main"]).good();
     for arguments in ["docs apps", "completions bash", "config set shop A=1 2>&1"] {
         let mut shell = Command::new("bash");
         let head = format!(
             "GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} {arguments} | head -n 1; echo ${{PIPESTATUS[0]}}",
-            world.api_port(),
-            world.token(),
+            cluster.api_port(),
+            cluster.token(),
             program("gantry").display()
         );
         shell.args(["-c", &head]);

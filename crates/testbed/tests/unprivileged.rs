@@ -50,47 +50,47 @@ fn run_command(command: &mut Command) -> String {
 
 #[test]
 fn up_runs_the_server_as_a_user_who_sees_the_servers_folders_alone() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
     for _ in 0..2 {
-        let server = world.service_pid("server").expect("it runs");
+        let server = cluster.service_pid("server").expect("it runs");
         let user = user_without_rights(server);
         assert_ne!(user, 0);
         assert_eq!((field(server, "Groups").as_str(), field(server, "NoNewPrivs").as_str()), ("", "1"));
         for folder in ["data", "run"] {
-            assert_eq!(seen_by(server, &world.path(folder)), ["server"], "{folder}");
-            assert_eq!(of_others(&world.path(folder).join("server"), user), "");
-            let about = std::fs::metadata(world.path(folder)).expect("there");
+            assert_eq!(seen_by(server, &cluster.path(folder)), ["server"], "{folder}");
+            assert_eq!(of_others(&cluster.path(folder).join("server"), user), "");
+            let about = std::fs::metadata(cluster.path(folder)).expect("there");
             assert_eq!((about.uid(), about.mode() & 0o777), (0, 0o700), "{folder}");
         }
-        assert_eq!(field(world.service_pid("agent").expect("it runs"), "Uid").split_whitespace().next(), Some("0"));
+        assert_eq!(field(cluster.service_pid("agent").expect("it runs"), "Uid").split_whitespace().next(), Some("0"));
         // So is the next server.
-        world.replace_services();
-        world.wait("it is replaced", |world| world.service_pid("server").filter(|pid| *pid != server));
-        world.wait("it serves", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+        cluster.replace_services();
+        cluster.wait("it is replaced", |cluster| cluster.service_pid("server").filter(|pid| *pid != server));
+        cluster.wait("it serves", |cluster| (cluster.gantry(&["status"]).status == 0).then_some(()));
     }
     push_site(&shop, "two");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
     // A token that was removed is made anew, and the one before is no longer valid.
-    let before = world.token();
-    std::fs::remove_file(world.path("data/admin-token")).expect("removed");
-    world.replace_services();
-    world.wait("there is a new token", |world| (world.gantry(&["token", "ls"]).status == 0).then_some(()));
-    assert!(world.token() != before && world.gantry_as(&before, &["token", "ls"]).status == 1);
+    let before = cluster.token();
+    std::fs::remove_file(cluster.path("data/admin-token")).expect("removed");
+    cluster.replace_services();
+    cluster.wait("there is a new token", |cluster| (cluster.gantry(&["token", "ls"]).status == 0).then_some(()));
+    assert!(cluster.token() != before && cluster.gantry_as(&before, &["token", "ls"]).status == 1);
 }
 
 /// A data folder of a version whose server was root: its files are in the data folder itself.
 #[test]
 fn the_files_of_a_server_of_root_are_taken_over_and_containers_run_on() {
-    let mut world = TestCluster::start_with_file();
-    world.make_failpoints();
-    let shop = site(&world, "shop", 1);
+    let mut cluster = TestCluster::start_with_file();
+    cluster.make_failpoints();
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "one");
-    let containers = world.containers();
+    let containers = cluster.containers();
     assert_eq!(containers.len(), 1);
-    world.kill_up();
-    let (data, server) = (world.path("data"), world.path("data/server"));
+    cluster.kill_up();
+    let (data, server) = (cluster.path("data"), cluster.path("data/server"));
     std::fs::remove_file(data.join("store.db")).expect("the file in place of the store");
     for token in ["admin-token", "machine-token"] {
         std::fs::remove_file(server.join(token)).expect("a copy");
@@ -104,49 +104,49 @@ fn the_files_of_a_server_of_root_are_taken_over_and_containers_run_on() {
     );
     run_command(Command::new("sh").arg("-c").arg(format!("chown 0:0 {}/store.db*", data.display())));
 
-    std::fs::write(world.path("failpoints/kill"), "server.moved\nserver.moved\nserver.given\n").expect("armed");
+    std::fs::write(cluster.path("failpoints/kill"), "server.moved\nserver.moved\nserver.given\n").expect("armed");
     for _ in 0..3 {
-        world.up_until_killed();
+        cluster.up_until_killed();
     }
-    world.up();
-    let user = user_without_rights(world.service_pid("server").expect("it runs"));
+    cluster.up();
+    let user = user_without_rights(cluster.service_pid("server").expect("it runs"));
     assert_eq!(of_others(&server, user), "");
-    assert_eq!(world.containers(), containers, "a container was started anew");
-    assert!(page(&world, "shop").starts_with("one"));
+    assert_eq!(cluster.containers(), containers, "a container was started anew");
+    assert!(page(&cluster, "shop").starts_with("one"));
     push_site(&shop, "two");
-    assert!(page(&world, "shop").starts_with("two"));
+    assert!(page(&cluster, "shop").starts_with("two"));
     let guard = std::fs::read_to_string(data.join("store.db")).expect("a file in place of the store");
     assert!(guard.contains("server/store.db"), "{guard}");
 }
 
 #[test]
 fn an_unprivileged_server_builds_deploys_and_reports() {
-    let world = TestCluster::start_apart(USER);
-    let server = world.apart()[0];
-    let repository = site(&world, "shop", 1);
+    let cluster = TestCluster::start_apart(USER);
+    let server = cluster.apart()[0];
+    let repository = site(&cluster, "shop", 1);
     repository.compile_with("id -u > /app/made; echo kept >> /cache/made; cat /cache/made");
     push_site(&repository, "one");
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&cluster, "shop").starts_with("one"));
     push_site(&repository, "two");
-    assert!(page(&world, "shop").starts_with("two"));
-    let ran = world.gantry(&["run", "shop", "--", "cat", "made"]).good().out;
+    assert!(page(&cluster, "shop").starts_with("two"));
+    let ran = cluster.gantry(&["run", "shop", "--", "cat", "made"]).good().out;
     assert_eq!(ran.trim(), "1000", "the compile step ran as the app's user");
 
     assert_eq!(user_without_rights(server), USER);
 
     // The agent tells the server what the server cannot see.
     let status: serde_json::Value =
-        serde_json::from_str(&world.gantry(&["status", "--json"]).good().out).expect("JSON");
+        serde_json::from_str(&cluster.gantry(&["status", "--json"]).good().out).expect("JSON");
     for kind in ["blobs", "store", "git", "layers", "containers", "caches"] {
         assert!(status["space"][kind].as_u64().is_some_and(|bytes| bytes > 0), "{kind}: {status}");
     }
     // Nothing of a container, a layer or a cache is in the server's folder.
-    let own: Vec<String> = std::fs::read_dir(world.path("server-data"))
+    let own: Vec<String> = std::fs::read_dir(cluster.path("server-data"))
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     for name in ["containers", "layers", "images", "caches", "times", "volumes", "init"] {
         assert!(!own.iter().any(|entry| entry == name), "{own:?}");
     }
-    let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
+    let _ = cluster.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
 }

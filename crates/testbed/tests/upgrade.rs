@@ -9,9 +9,9 @@ use serde_json::Value;
 
 #[test]
 fn a_store_of_an_earlier_version_opens_with_its_apps() {
-    let mut world = TestCluster::start_with_file();
-    let _ = world.down().good();
-    let data = world.path("data");
+    let mut cluster = TestCluster::start_with_file();
+    let _ = cluster.down().good();
+    let data = cluster.path("data");
     for entry in std::fs::read_dir(data.join("server")).expect("a folder").flatten() {
         if entry.file_name().to_string_lossy().starts_with("store.db") {
             std::fs::remove_file(entry.path()).expect("removed");
@@ -22,17 +22,17 @@ fn a_store_of_an_earlier_version_opens_with_its_apps() {
     std::fs::copy(fixture, data.join("store.db")).expect("copied");
     // The administrator's token of the fixture is lost.
     std::fs::remove_file(data.join("admin-token")).expect("removed");
-    world.up();
-    let ask = |words: &[&str]| -> Value { serde_json::from_str(&world.gantry(words).good().out).expect("JSON") };
+    cluster.up();
+    let ask = |words: &[&str]| -> Value { serde_json::from_str(&cluster.gantry(words).good().out).expect("JSON") };
     let hello = ask(&["app", "show", "hello", "--json"]);
     assert_eq!((hello["current"].as_u64(), hello["scale"]["web"].as_u64()), (Some(7), Some(2)), "{hello}");
     assert_eq!(ask(&["app", "show", "redis", "--json"])["current"].as_u64(), Some(1));
-    assert_eq!(world.gantry(&["config", "get", "hello", "COLOR"]).good().out.trim(), "green");
+    assert_eq!(cluster.gantry(&["config", "get", "hello", "COLOR"]).good().out.trim(), "green");
     let releases = ask(&["releases", "hello", "--json"]);
     assert_eq!(releases.as_array().map(Vec::len), Some(8), "{releases}");
     // The next server finds the same.
-    world.kill_service("server");
-    world.wait("it serves again", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+    cluster.kill_service("server");
+    cluster.wait("it serves again", |cluster| (cluster.gantry(&["status"]).status == 0).then_some(()));
     assert_eq!(ask(&["app", "show", "hello", "--json"])["current"].as_u64(), Some(7));
 }
 
@@ -52,29 +52,29 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serv
 "#;
 
 /// The containers by name, each with the id and the start time of its first process, in ticks since the boot.
-fn processes(world: &TestCluster) -> Vec<(String, u32, String)> {
+fn processes(cluster: &TestCluster) -> Vec<(String, u32, String)> {
     let started = |pid: u32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The name of the program, in brackets, may contain spaces. The start time is field 22, and the state field 3.
         text.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(19)).unwrap_or("gone").to_owned()
     };
-    world.containers().into_iter().map(|(name, pid)| (name, pid, started(pid))).collect()
+    cluster.containers().into_iter().map(|(name, pid)| (name, pid, started(pid))).collect()
 }
 
 /// The names of the two processes that answer the site's requests.
-fn pages(world: &TestCluster) -> BTreeSet<String> {
+fn pages(cluster: &TestCluster) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    world.wait("both copies have answered", |world| {
-        let page = world.curl("named.localhost", &["--fail"]);
+    cluster.wait("both copies have answered", |cluster| {
+        let page = cluster.curl("named.localhost", &["--fail"]);
         names.extend((page.status == 0).then_some(page.out));
         (names.len() == 2).then(|| names.clone())
     })
 }
 
 /// Waits until all copies of the site are ready, and none was restarted.
-fn wait_until_ready(world: &TestCluster) {
-    world.wait("every copy is ready", |world| {
-        let listed: Value = serde_json::from_str(&world.gantry(&["ps", "named", "--json"]).out).ok()?;
+fn wait_until_ready(cluster: &TestCluster) {
+    cluster.wait("every copy is ready", |cluster| {
+        let listed: Value = serde_json::from_str(&cluster.gantry(&["ps", "named", "--json"]).out).ok()?;
         let is_ready = |copy: &Value| copy["phase"] == "ready" && copy["goal"] == "run" && copy["restarts"] == 0;
         listed.as_array().is_some_and(|all| all.len() == 3 && all.iter().all(is_ready)).then_some(())
     });
@@ -84,41 +84,41 @@ fn wait_until_ready(world: &TestCluster) {
 #[test]
 fn apps_of_an_earlier_program_run_on_without_a_restart() {
     let Some(peer) = std::env::var_os("GANTRY_TEST_PEER") else { return };
-    let mut world = TestCluster::start_earlier(Path::new(&peer));
-    let _ = world.gantry(&["app", "create", "named"]).good();
-    let repository = world.repository("named", None);
+    let mut cluster = TestCluster::start_earlier(Path::new(&peer));
+    let _ = cluster.gantry(&["app", "create", "named"]).good();
+    let repository = cluster.repository("named", None);
     repository.write("server.py", NAMED);
     let web = "web: { command: 'python3 server.py', instances: 2, health: { path: '/up' } }";
     repository.write("container/roles.json", &format!("{{ {web}, worker: {{ command: 'sleep 100000' }} }}"));
     repository.commit("one");
     let _ = repository.push().good();
-    let _ = world.gantry(&["config", "set", "named", "COLOR=green"]).good();
-    let before = world.wait("only containers of the second release are left", |world| {
-        let found = processes(world);
+    let _ = cluster.gantry(&["config", "set", "named", "COLOR=green"]).good();
+    let before = cluster.wait("only containers of the second release are left", |cluster| {
+        let found = processes(cluster);
         (found.len() == 3 && found.iter().all(|(name, _, _)| name.starts_with("named.v2."))).then_some(found)
     });
-    let answered = pages(&world);
+    let answered = pages(&cluster);
 
-    world.upgrade();
-    wait_until_ready(&world);
-    assert_eq!(processes(&world), before);
-    assert_eq!(pages(&world), answered);
-    let shown = world.gantry(&["app", "show", "named", "--json"]).good().out;
+    cluster.upgrade();
+    wait_until_ready(&cluster);
+    assert_eq!(processes(&cluster), before);
+    assert_eq!(pages(&cluster), answered);
+    let shown = cluster.gantry(&["app", "show", "named", "--json"]).good().out;
     let shown: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!(shown["current"], 2, "{shown}");
     // The next agent and the next server leave the containers alone as well.
     for service in ["agent", "server"] {
-        let killed = world.service_pid(service);
-        world.kill_service(service);
-        world.wait("another process serves", |world| {
-            world.service_pid(service).filter(|pid| Some(*pid) != killed && world.gantry(&["status"]).status == 0)
+        let killed = cluster.service_pid(service);
+        cluster.kill_service(service);
+        cluster.wait("another process serves", |cluster| {
+            cluster.service_pid(service).filter(|pid| Some(*pid) != killed && cluster.gantry(&["status"]).status == 0)
         });
-        wait_until_ready(&world);
+        wait_until_ready(&cluster);
     }
-    assert_eq!(processes(&world), before);
-    assert_eq!(pages(&world), answered);
+    assert_eq!(processes(&cluster), before);
+    assert_eq!(pages(&cluster), answered);
     // A new release of the present program replaces the containers.
-    let _ = world.gantry(&["config", "set", "named", "COLOR=blue"]).good();
-    assert!(pages(&world).is_disjoint(&answered));
-    assert_eq!(world.gantry(&["config", "get", "named", "COLOR"]).good().out, "blue\n");
+    let _ = cluster.gantry(&["config", "set", "named", "COLOR=blue"]).good();
+    assert!(pages(&cluster).is_disjoint(&answered));
+    assert_eq!(cluster.gantry(&["config", "get", "named", "COLOR"]).good().out, "blue\n");
 }

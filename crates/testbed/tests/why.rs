@@ -134,9 +134,9 @@ const FAULTS: [(&str, &str); 17] = [
     ("forks", "reached its limit of 16 processes and threads; raise `pids` of the role; "),
 ];
 
-fn create(world: &TestCluster, app: &str, roles: &str) -> gantry_testbed::Repository {
-    let _ = world.gantry(&["app", "create", app]).good();
-    let repository = world.repository(app, None);
+fn create(cluster: &TestCluster, app: &str, roles: &str) -> gantry_testbed::Repository {
+    let _ = cluster.gantry(&["app", "create", app]).good();
+    let repository = cluster.repository(app, None);
     repository.write("server.py", SERVER);
     repository.write("worker.py", WORKER);
     repository.write("container/roles.json", roles);
@@ -144,22 +144,22 @@ fn create(world: &TestCluster, app: &str, roles: &str) -> gantry_testbed::Reposi
     repository
 }
 
-fn why(world: &TestCluster, arguments: &[&str]) -> String {
-    world.gantry(&[&["why"][..], arguments].concat()).good().out
+fn why(cluster: &TestCluster, arguments: &[&str]) -> String {
+    cluster.gantry(&[&["why"][..], arguments].concat()).good().out
 }
 
-fn first(world: &TestCluster, arguments: &[&str]) -> String {
-    why(world, arguments).lines().next().unwrap_or_default().to_owned()
+fn first(cluster: &TestCluster, arguments: &[&str]) -> String {
+    why(cluster, arguments).lines().next().unwrap_or_default().to_owned()
 }
 
 /// Waits until the first line contains `wanted`.
-fn says(world: &TestCluster, arguments: &[&str], wanted: &str) {
+fn says(cluster: &TestCluster, arguments: &[&str], wanted: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        world.wait("it is told", |world| {
+        cluster.wait("it is told", |cluster| {
             // The server may be away for a moment.
             let line =
-                world.gantry(&[&["why"][..], arguments].concat()).out.lines().next().unwrap_or_default().to_owned();
+                cluster.gantry(&[&["why"][..], arguments].concat()).out.lines().next().unwrap_or_default().to_owned();
             let found = line.contains(wanted).then_some(());
             *last.lock().expect("a line") = line;
             found
@@ -168,29 +168,29 @@ fn says(world: &TestCluster, arguments: &[&str], wanted: &str) {
     assert!(found.is_ok(), "{arguments:?}: not {wanted:?}, but {}", last.lock().expect("a line"));
 }
 
-fn ask(world: &TestCluster, app: &str, path: &str) -> String {
-    let url = format!("http://{app}.localhost:{}/{path}", world.http_port());
+fn ask(cluster: &TestCluster, app: &str, path: &str) -> String {
+    let url = format!("http://{app}.localhost:{}/{path}", cluster.http_port());
     let mut curl = std::process::Command::new("curl");
     curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", &url]);
     gantry_testbed::run(curl).out
 }
 
 /// Workers that crash, reach limits, or end too early, while the web role serves.
-fn workers(world: &TestCluster) {
+fn workers(cluster: &TestCluster) {
     let worker = |(name, _): &(&str, &str)| {
         format!("{name}: {{ command: 'python3 worker.py', memory: '48M', disk: '20M', pids: 16 }}")
     };
     let workers: Vec<String> = FAULTS.iter().map(worker).collect();
     let roles =
         format!("{{ web: {{ command: 'python3 server.py', health: {{ path: '/up' }} }}, {} }}", workers.join(", "));
-    let _ = create(world, "faults", &roles).push().good();
-    says(world, &["faults"], "done (push of ");
-    assert!(first(world, &["faults"]).contains("v1 serves"));
-    assert_eq!(ask(world, "faults", "go"), "200");
+    let _ = create(cluster, "faults", &roles).push().good();
+    says(cluster, &["faults"], "done (push of ");
+    assert!(first(cluster, &["faults"]).contains("v1 serves"));
+    assert_eq!(ask(cluster, "faults", "go"), "200");
     for (role, wanted) in FAULTS {
         let id = format!("faults.v1.{role}-1");
-        says(world, &["faults", &id], wanted);
-        let line = first(world, &["faults", &id]);
+        says(cluster, &["faults", &id], wanted);
+        let line = first(cluster, &["faults", &id]);
         assert!(!line.contains("left running") && !line.contains("1 times"), "{line}");
     }
     // The log of a copy says which limit ended the copy.
@@ -198,51 +198,53 @@ fn workers(world: &TestCluster) {
         ("memory", "gantry: memory-1 ended: it ran out of memory: its limit is 48M; raise `memory` of the role"),
         ("disk", "gantry: disk-1 ended: it wrote more than its limit of 20M to its disk; raise `disk` of the role"),
     ] {
-        let logs = world.gantry(&["logs", "faults", "--role", role]).good().out;
+        let logs = cluster.gantry(&["logs", "faults", "--role", role]).good().out;
         assert!(logs.contains(wanted), "{wanted}\n{logs}");
     }
-    let line = first(world, &["faults"]);
+    let line = first(cluster, &["faults"]);
     assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");
-    let events = world.gantry(&["events"]).good().out;
+    let events = cluster.gantry(&["events"]).good().out;
     for wanted in ["faults.v1.segv-1 was killed by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"] {
         assert!(events.contains(wanted), "{wanted}\n{events}");
     }
-    assert!(world.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));
+    assert!(cluster.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));
 }
 
 /// Gantry reports a failing check from the first failure on, and names itself as the cause of the stop.
-fn sick(world: &TestCluster) {
+fn sick(cluster: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', health: { path: '/up', attempts: 2 } } }";
-    let _ = create(world, "sick", roles).push().good();
-    assert_eq!(ask(world, "sick", "sick"), "200");
-    says(world, &["sick"], "sick.v1.web-1 serves, but 1 of 2 checks failed: GET /up: 503: database is gone");
-    assert!(world.gantry(&["ps", "sick"]).good().out.contains("1 of 2 checks failed: GET /up: 503: database is gone"));
+    let _ = create(cluster, "sick", roles).push().good();
+    assert_eq!(ask(cluster, "sick", "sick"), "200");
+    says(cluster, &["sick"], "sick.v1.web-1 serves, but 1 of 2 checks failed: GET /up: 503: database is gone");
+    assert!(
+        cluster.gantry(&["ps", "sick"]).good().out.contains("1 of 2 checks failed: GET /up: 503: database is gone")
+    );
     const STOPPED: &str =
         "sick.v1.web-1 failed its check 2 times in a row and was stopped: GET /up: 503: database is gone";
-    says(world, &["sick"], STOPPED);
-    says(world, &["sick"], "restarted 1 time");
+    says(cluster, &["sick"], STOPPED);
+    says(cluster, &["sick"], "restarted 1 time");
     says(
-        world,
+        cluster,
         &["sick", "sick.v1.web-1"],
         "sick.v1.web-1: failed its check 2 times in a row and was stopped: GET /up: 503",
     );
-    let line = first(world, &["sick"]);
+    let line = first(cluster, &["sick"]);
     assert!(!line.contains("exited") && !line.contains("FATAL") && !line.contains("1 times"), "{line}");
-    let events = world.gantry(&["events"]).good().out;
+    let events = cluster.gantry(&["events"]).good().out;
     assert!(events.contains(STOPPED), "{events}");
-    let logs = world.gantry(&["logs", "sick", "-n", "100"]).good().out;
+    let logs = cluster.gantry(&["logs", "sick", "-n", "100"]).good().out;
     for wanted in
         ["gantry: check 1 of 2 failed: GET /up: 503: database is gone", "gantry: stopped: its check failed 2 times"]
     {
         assert!(logs.contains(wanted), "{wanted}\n{logs}");
     }
     // After the restart the instance is healthy. A restarted agent still knows the start time.
-    let since = || serde_json::from_str::<serde_json::Value>(&world.gantry(&["ps", "sick", "--json"]).out).ok();
-    world.wait("it is ready", |_| (since()?[0]["phase"] == "ready").then_some(()));
+    let since = || serde_json::from_str::<serde_json::Value>(&cluster.gantry(&["ps", "sick", "--json"]).out).ok();
+    cluster.wait("it is ready", |_| (since()?[0]["phase"] == "ready").then_some(()));
     let started = since().expect("JSON")[0]["since"].clone();
-    world.kill_service("agent");
-    world.wait("another agent reports", |world| {
-        let status = world.gantry(&["status", "--json"]).out;
+    cluster.kill_service("agent");
+    cluster.wait("another agent reports", |cluster| {
+        let status = cluster.gantry(&["status", "--json"]).out;
         let status: serde_json::Value = serde_json::from_str(&status).ok()?;
         (status["machines"]["m"]["silent_millis"].as_u64()? < 5000).then_some(())
     });
@@ -250,50 +252,50 @@ fn sick(world: &TestCluster) {
 }
 
 /// Requests that fail while the checks pass.
-fn traffic(world: &TestCluster) {
+fn traffic(cluster: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', request_timeout: 1, health: { path: '/up' } } }";
-    let _ = create(world, "traffic", roles).push().good();
-    assert_eq!(ask(world, "traffic", ""), "200");
-    assert_eq!(ask(world, "traffic", "reset"), "502");
-    says(world, &["traffic"], "1 of 1 requests failed in the last ");
-    let line = first(world, &["traffic"]);
+    let _ = create(cluster, "traffic", roles).push().good();
+    assert_eq!(ask(cluster, "traffic", ""), "200");
+    assert_eq!(ask(cluster, "traffic", "reset"), "502");
+    says(cluster, &["traffic"], "1 of 1 requests failed in the last ");
+    let line = first(cluster, &["traffic"]);
     assert!(line.contains("traffic.v1.web-1 closed the connection before it responded (502)"), "{line}");
     // The most frequent failure of the last two minutes is the first line.
     for _ in 0..2 {
-        let _ = ask(world, "traffic", "cut");
+        let _ = ask(cluster, "traffic", "cut");
     }
-    says(world, &["traffic"], "requests failed in the last ");
-    says(world, &["traffic"], "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output");
+    says(cluster, &["traffic"], "requests failed in the last ");
+    says(cluster, &["traffic"], "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output");
     for _ in 0..3 {
-        assert_eq!(ask(world, "traffic", "slow"), "504");
+        assert_eq!(ask(cluster, "traffic", "slow"), "504");
     }
-    says(world, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
-    let _ = create(world, "error", roles).push().good();
-    assert_eq!(ask(world, "error", "error"), "500");
-    says(world, &["error"], "1 of 1 requests failed in the last ");
-    assert!(first(world, &["error"]).contains("the application itself returned 500"));
+    says(cluster, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
+    let _ = create(cluster, "error", roles).push().good();
+    assert_eq!(ask(cluster, "error", "error"), "500");
+    says(cluster, &["error"], "1 of 1 requests failed in the last ");
+    assert!(first(cluster, &["error"]).contains("the application itself returned 500"));
     // A role scaled to zero is the owner's choice, and the first line says so.
-    let _ = world.gantry(&["scale", "error", "web=0"]).good();
-    says(world, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
+    let _ = cluster.gantry(&["scale", "error", "web=0"]).good();
+    says(cluster, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
     // The line ends with the code of the cause, which `gantry explain` knows.
-    let line = first(world, &["error"]);
+    let line = first(cluster, &["error"]);
     assert!(line.ends_with(" [scaled_to_zero]"), "{line}");
-    let explained = world.gantry(&["explain", "scaled_to_zero"]).good().out;
+    let explained = cluster.gantry(&["explain", "scaled_to_zero"]).good().out;
     assert!(explained.contains("The role that serves requests has no copies."), "{explained}");
 }
 
 /// A release step is no service: neither during the step nor afterwards does the first line report a crash.
-fn steps(world: &TestCluster) {
+fn steps(cluster: &TestCluster) {
     let roles = "{ worker: 'sleep 100000', release: 'echo migrating; sleep 2' }";
-    let repository = create(world, "steps", roles);
+    let repository = create(cluster, "steps", roles);
     let pushed = std::thread::scope(|scope| {
         let push = scope.spawn(|| repository.push());
         let mut lines = Vec::new();
         while !push.is_finished() {
-            lines.push(first(world, &["steps"]));
+            lines.push(first(cluster, &["steps"]));
         }
         for _ in 0..20 {
-            lines.push(first(world, &["steps"]));
+            lines.push(first(cluster, &["steps"]));
         }
         for line in &lines {
             assert!(!line.contains("exited") && !line.contains("restarted"), "{line}");
@@ -306,41 +308,41 @@ fn steps(world: &TestCluster) {
         pushed.err
     );
     assert!(pushed.err.contains("v1 runs"), "{}", pushed.err);
-    says(world, &["steps"], "v1 runs; none of its roles serves HTTP");
+    says(cluster, &["steps"], "v1 runs; none of its roles serves HTTP");
 }
 
 /// The first line reports a hanging compile step with its duration and its last output.
-fn compiles(world: &TestCluster) {
-    let repository = create(world, "compiles", "{ web: 'python3 server.py' }");
+fn compiles(cluster: &TestCluster) {
+    let repository = create(cluster, "compiles", "{ web: 'python3 server.py' }");
     repository.compile_with("echo resolving; sleep 1000");
     repository.commit("hangs");
     std::thread::scope(|scope| {
         let push = scope.spawn(|| repository.push());
-        says(world, &["compiles"], "ago: resolving");
-        let line = first(world, &["compiles"]);
+        says(cluster, &["compiles"], "ago: resolving");
+        let line = first(cluster, &["compiles"]);
         assert!(line.contains("Running container/compile, for "), "{line}");
-        let _ = world.gantry(&["abort", "compiles"]).good();
+        let _ = cluster.gantry(&["abort", "compiles"]).good();
         let _ = push.join().expect("a push");
     });
-    says(world, &["compiles"], "reverted: aborted by `gantry abort`; nothing serves");
+    says(cluster, &["compiles"], "reverted: aborted by `gantry abort`; nothing serves");
 }
 
 /// A web role without a health path, whose port closes after the deploy.
-fn closes(world: &TestCluster) {
-    let _ = create(world, "closes", "{ web: 'python3 server.py' }").push().good();
-    assert_eq!(ask(world, "closes", "close"), "200");
+fn closes(cluster: &TestCluster) {
+    let _ = create(cluster, "closes", "{ web: 'python3 server.py' }").push().good();
+    assert_eq!(ask(cluster, "closes", "close"), "200");
     says(
-        world,
+        cluster,
         &["closes"],
         "closes.v1.web-1 serves, but 1 of 3 checks failed: connect to port 8080: connection refused",
     );
 }
 
 /// Deploys that fail before the application serves.
-fn starts(world: &TestCluster) {
-    let _ = world.gantry(&["app", "create", "never"]).good();
+fn starts(cluster: &TestCluster) {
+    let _ = cluster.gantry(&["app", "create", "never"]).good();
     says(
-        world,
+        cluster,
         &["never"],
         "app never: never was never deployed; run `git push`, or `gantry deploy never --image REF`",
     );
@@ -351,28 +353,28 @@ fn starts(world: &TestCluster) {
         ("windows", "#!/bin/sh\r\nsleep 100000\r\n", 0o755, "lines that end with LF, not CR LF"),
         ("done", "#!/bin/sh\ntrue\n", 0o755, "exited with 0; it must run until Gantry stops it"),
     ] {
-        let repository = create(world, app, "{ web: './serve' }");
+        let repository = create(cluster, app, "{ web: './serve' }");
         repository.write("serve", script);
-        let path = world.path(&format!("repository-{app}/serve"));
+        let path = cluster.path(&format!("repository-{app}/serve"));
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
         repository.commit("serve");
         assert_ne!(repository.push().status, 0);
-        let line = first(world, &[app]);
+        let line = first(cluster, &[app]);
         assert!(line.starts_with(&format!("deploy #1 of {app}: reverted: {app}.v1.web-1 exited with ")), "{line}");
         assert!(line.contains(wanted), "{line}");
     }
-    let repository = create(world, "baseless", "{ web: 'true' }");
+    let repository = create(cluster, "baseless", "{ web: 'true' }");
     repository.write("container/base", "nowhere\n");
     repository.commit("base");
     assert_ne!(repository.push().status, 0);
-    let line = first(world, &["baseless"]);
+    let line = first(cluster, &["baseless"]);
     assert!(line.contains("there is no base nowhere; existing bases: debian"), "{line}");
 }
 
 /// A copy that ignores the stop signal holds its volume, and later holds up the destruction of its app.
-fn holds_its_volume(world: &TestCluster) {
+fn holds_its_volume(cluster: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', volumes: { data: '/data' }, stop_timeout: 5, health: { path: '/up' } } }";
-    let repository = create(world, "volume", roles);
+    let repository = create(cluster, "volume", roles);
     repository.replace("server.py", "lambda *_: os._exit(0)", "signal.SIG_IGN");
     repository.commit("deaf");
     let _ = repository.push().good();
@@ -380,43 +382,43 @@ fn holds_its_volume(world: &TestCluster) {
     repository.commit("more");
     let mut push = repository.push_in_background();
     says(
-        world,
+        cluster,
         &["volume"],
         "web runs one copy at a time, so its old copy volume.v1.web-1 must be gone before the new one starts",
     );
-    let line = first(world, &["volume"]);
+    let line = first(cluster, &["volume"]);
     assert!(line.starts_with("deploy #2 of volume: "), "{line}");
     assert!(push.wait().expect("a push").success());
-    let mut destroy = world.gantry_into("destroy", &["app", "destroy", "volume", "--confirm", "volume"]);
-    says(world, &["volume"], "app volume: volume is being destroyed");
+    let mut destroy = cluster.gantry_into("destroy", &["app", "destroy", "volume", "--confirm", "volume"]);
+    says(cluster, &["volume"], "app volume: volume is being destroyed");
     assert!(destroy.wait().expect("an end").success());
 }
 
 /// Services of the machine that stand still, while the apps go on.
-fn machine(world: &TestCluster) {
+fn machine(cluster: &TestCluster) {
     let _ =
-        create(world, "machine", "{ web: { command: 'python3 server.py', health: { path: '/up' } } }").push().good();
-    let pid = |service| world.service_pid(service).expect("it runs");
+        create(cluster, "machine", "{ web: { command: 'python3 server.py', health: { path: '/up' } } }").push().good();
+    let pid = |service| cluster.service_pid(service).expect("it runs");
     let (router, agent) = (pid("router"), pid("agent"));
-    world.signal("STOP", router);
-    world.signal("STOP", agent);
-    says(world, &["machine"], "app machine: no router has reported for 1");
-    world.signal("CONT", router);
-    says(world, &["machine"], "app machine: machine m has been silent for 1");
-    world.kill_service("server");
-    says(world, &["machine"], "app machine: machine m has not reported");
-    world.signal("CONT", agent);
-    says(world, &["machine"], "v1 serves");
+    cluster.signal("STOP", router);
+    cluster.signal("STOP", agent);
+    says(cluster, &["machine"], "app machine: no router has reported for 1");
+    cluster.signal("CONT", router);
+    says(cluster, &["machine"], "app machine: machine m has been silent for 1");
+    cluster.kill_service("server");
+    says(cluster, &["machine"], "app machine: machine m has not reported");
+    cluster.signal("CONT", agent);
+    says(cluster, &["machine"], "v1 serves");
 }
 
 #[test]
 fn the_first_line_of_why_names_the_true_cause() {
-    let world = TestCluster::start(&[]);
-    let world = &world;
+    let cluster = TestCluster::start(&[]);
+    let cluster = &cluster;
     std::thread::scope(|scope| {
         for case in [workers, sick, traffic, steps, compiles, closes, starts, holds_its_volume] {
-            scope.spawn(move || case(world));
+            scope.spawn(move || case(cluster));
         }
     });
-    machine(world);
+    machine(cluster);
 }

@@ -56,9 +56,9 @@ server.serve_forever()
 "#;
 
 /// Creates an app with its repository.
-pub(crate) fn site(world: &TestCluster, app: &str, copies: u32) -> Repository {
-    let _ = world.gantry(&["app", "create", app]).good();
-    let repository = world.repository(app, None);
+pub(crate) fn site(cluster: &TestCluster, app: &str, copies: u32) -> Repository {
+    let _ = cluster.gantry(&["app", "create", app]).good();
+    let repository = cluster.repository(app, None);
     let roles =
         format!("{{ web: {{ command: 'python3 server.py', instances: {copies}, health: {{ path: '/up' }} }} }}");
     repository.write("container/roles.json", &roles);
@@ -74,6 +74,6 @@ pub(crate) fn push_site(repository: &Repository, version: &str) -> String {
 }
 
 /// Body of the app's response.
-pub(crate) fn page(world: &TestCluster, app: &str) -> String {
-    world.curl(&format!("{app}.localhost"), &[]).out
+pub(crate) fn page(cluster: &TestCluster, app: &str) -> String {
+    cluster.curl(&format!("{app}.localhost"), &[]).out
 }
