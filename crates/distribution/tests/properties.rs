@@ -167,25 +167,25 @@ impl DistributionModel {
 proptest! {
     #[test]
     fn every_wanted_layer_arrives(events in prop::collection::vec(event(), 1..60)) {
-        let mut world = DistributionModel::default();
+        let mut model = DistributionModel::default();
         for event in &events {
-            world.apply(event);
-            world.check();
+            model.apply(event);
+            model.check();
         }
         // Every transfer ends: then every machine has what it wants.
         for round in 0.. {
-            assert!(round < 100, "still under way: {:?}", world.distribution);
+            assert!(round < 100, "still under way: {:?}", model.distribution);
             let wants: Vec<(usize, Digest)> =
-                world.reports.iter().flat_map(|(n, report)| report.wants.keys().map(|d| (*n, d.clone()))).collect();
+                model.reports.iter().flat_map(|(n, report)| report.wants.keys().map(|d| (*n, d.clone()))).collect();
             if wants.is_empty() {
                 break;
             }
             for (number, digest) in wants {
                 let done = (0..LAYERS).find(|number| layer(*number) == digest).expect("a layer");
-                world.apply(&Event::Done(number, done));
-                world.check();
+                model.apply(&Event::Done(number, done));
+                model.check();
             }
         }
-        assert_eq!(world.distribution.under_way(), (0, 0));
+        assert_eq!(model.distribution.under_way(), (0, 0));
     }
 }

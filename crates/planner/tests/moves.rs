@@ -43,7 +43,7 @@ impl PlacementScenario {
         let roles = roles.iter().map(|(name, role)| (role_named(name), role.clone())).collect();
         let releases = [(ReleaseNumber(1), Arc::new(release_with(&app.name, 1, roles)))].into();
         let apps = [(app.name.clone(), DesiredApp { app, releases, deploys: Vec::new() })].into();
-        let mut world = Self {
+        let mut scenario = Self {
             desired: DesiredCluster { apps, ..DesiredCluster::default() },
             observed: ObservedCluster::default(),
             plan: Plan::default(),
@@ -54,9 +54,9 @@ impl PlacementScenario {
             now,
             address: 0x0a53_0001,
         };
-        machines.iter().for_each(|name| world.add(name));
-        world.rest();
-        world
+        machines.iter().for_each(|name| scenario.add(name));
+        scenario.rest();
+        scenario
     }
 
     fn add(&mut self, name: &str) {
@@ -240,239 +240,239 @@ fn database() -> (&'static str, Role) {
 
 #[test]
 fn copies_of_a_lost_machine_are_placed_elsewhere_at_once() {
-    let mut world = PlacementScenario::new(&["a", "b", "c"], &[web(3)]);
-    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 c"]);
-    world.make("b", MachineReadiness::Lost);
-    let running = world.running();
+    let mut scenario = PlacementScenario::new(&["a", "b", "c"], &[web(3)]);
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 b", "web-3 c"]);
+    scenario.make("b", MachineReadiness::Lost);
+    let running = scenario.running();
     assert!(running.contains(&"web-2.2 a".to_owned()) || running.contains(&"web-2.2 c".to_owned()), "{running:?}");
     assert_eq!(running.len(), 3, "the lost copy is not to run: {running:?}");
-    assert_eq!(world.routed(), ["web-1", "web-3"].map(str::to_owned).into(), "routes leave it at once");
-    world.rest();
-    assert_eq!(world.routed(), ["web-1", "web-2.2", "web-3"].map(str::to_owned).into());
+    assert_eq!(scenario.routed(), ["web-1", "web-3"].map(str::to_owned).into(), "routes leave it at once");
+    scenario.rest();
+    assert_eq!(scenario.routed(), ["web-1", "web-2.2", "web-3"].map(str::to_owned).into());
 }
 
 #[test]
 fn a_returning_machine_stops_its_moved_copies() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[web(2)]);
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[web(2)]);
     let address = "10.0.0.7:7001".parse().expect("an address");
-    world.desired.tunnels.set(&machine_named("b"), &[address]);
-    let lost = |world: &PlacementScenario| RoutingTable::assemble(&world.plan).lost;
-    world.make("b", MachineReadiness::Lost);
-    assert_eq!(lost(&world), [machine_named("b")].into(), "routers give up what is under way there");
-    world.rest();
+    scenario.desired.tunnels.set(&machine_named("b"), &[address]);
+    let lost = |scenario: &PlacementScenario| RoutingTable::assemble(&scenario.plan).lost;
+    scenario.make("b", MachineReadiness::Lost);
+    assert_eq!(lost(&scenario), [machine_named("b")].into(), "routers give up what is under way there");
+    scenario.rest();
     let left: Vec<&str> = vec!["web-2"];
-    let part = |world: &PlacementScenario| -> Vec<String> {
-        world.plan.machines[&machine_named("b")].instances.keys().map(AllocationId::short).collect()
+    let part = |scenario: &PlacementScenario| -> Vec<String> {
+        scenario.plan.machines[&machine_named("b")].instances.keys().map(AllocationId::short).collect()
     };
-    assert_eq!(part(&world), left, "it can only be told once it is back");
-    assert!(world.running().iter().all(|copy| copy.ends_with(" a")));
-    world.make("b", MachineReadiness::Ready);
-    assert_eq!(lost(&world), [].into());
-    world.rest();
-    assert_eq!(world.running().len(), 2);
-    let ids: Vec<String> = world.plan.assignments().map(|(_, id, _)| id.short()).collect();
+    assert_eq!(part(&scenario), left, "it can only be told once it is back");
+    assert!(scenario.running().iter().all(|copy| copy.ends_with(" a")));
+    scenario.make("b", MachineReadiness::Ready);
+    assert_eq!(lost(&scenario), [].into());
+    scenario.rest();
+    assert_eq!(scenario.running().len(), 2);
+    let ids: Vec<String> = scenario.plan.assignments().map(|(_, id, _)| id.short()).collect();
     assert!(!ids.contains(&"web-2".to_owned()), "the number is not used again: {ids:?}");
 }
 
 #[test]
 fn a_copy_with_a_volume_stays_with_its_data() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
-    assert_eq!(world.running(), ["db-1 a"]);
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[database()]);
+    assert_eq!(scenario.running(), ["db-1 a"]);
     for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Cordoned] {
-        world.make("a", readiness);
-        assert_eq!(world.running(), ["db-1 a"], "{readiness:?}");
-        let stays = matches!(world.waits().as_slice(), [Reason::DataStays { .. }]);
+        scenario.make("a", readiness);
+        assert_eq!(scenario.running(), ["db-1 a"], "{readiness:?}");
+        let stays = matches!(scenario.waits().as_slice(), [Reason::DataStays { .. }]);
         assert_eq!(stays, readiness == MachineReadiness::Draining);
     }
     // The data stays where it is even if no copy runs for a while.
-    world.make("a", MachineReadiness::Ready);
-    let scale = |world: &mut PlacementScenario, copies| {
-        world.desired.apps.get_mut(&app_named("shop")).expect("the app").app.scale.insert(role_named("db"), copies);
-        world.rest();
+    scenario.make("a", MachineReadiness::Ready);
+    let scale = |scenario: &mut PlacementScenario, copies| {
+        scenario.desired.apps.get_mut(&app_named("shop")).expect("the app").app.scale.insert(role_named("db"), copies);
+        scenario.rest();
     };
-    scale(&mut world, 0);
-    assert_eq!(world.plan.assignments().count(), 0);
-    world.make("a", MachineReadiness::Cordoned);
-    scale(&mut world, 1);
-    let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    scale(&mut scenario, 0);
+    assert_eq!(scenario.plan.assignments().count(), 0);
+    scenario.make("a", MachineReadiness::Cordoned);
+    scale(&mut scenario, 1);
+    let refused = scenario.waits().first().map(ToString::to_string).unwrap_or_default();
     assert_eq!(refused, "no machine takes shop.v1.db-1: 1: cordoned; 1: not a, which has the role's data");
-    world.make("a", MachineReadiness::Ready);
-    assert_eq!(world.running(), ["db-1.2 a"]);
+    scenario.make("a", MachineReadiness::Ready);
+    assert_eq!(scenario.running(), ["db-1.2 a"]);
 }
 
 #[test]
 fn a_single_copy_leaves_a_lost_machine_once_it_is_fenced() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
-    assert_eq!(world.running(), ["worker-1 a"]);
-    world.make("a", MachineReadiness::Lost);
-    world.rest();
-    assert_eq!(world.running(), ["worker-1 a"], "the copy may still run there");
-    world.fenced.insert("a".to_owned());
-    world.rest();
-    assert_eq!(world.running(), ["worker-1.2 b"]);
-    world.fenced.clear();
-    world.make("a", MachineReadiness::Ready);
-    let part = &world.plan.machines[&machine_named("a")];
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[single()]);
+    assert_eq!(scenario.running(), ["worker-1 a"]);
+    scenario.make("a", MachineReadiness::Lost);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1 a"], "the copy may still run there");
+    scenario.fenced.insert("a".to_owned());
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1.2 b"]);
+    scenario.fenced.clear();
+    scenario.make("a", MachineReadiness::Ready);
+    let part = &scenario.plan.machines[&machine_named("a")];
     assert!(part.instances.values().all(|old| old.goal == InstanceGoal::Stop), "{part:?}");
-    world.rest();
-    assert_eq!(world.running(), ["worker-1.2 b"]);
-    assert_eq!(world.plan.assignments().count(), 1);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1.2 b"]);
+    assert_eq!(scenario.plan.assignments().count(), 1);
 }
 
 #[test]
 fn a_single_copy_needs_an_agent_with_fencing() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
-    assert_eq!(world.running(), ["worker-1 a"]);
-    for machine in world.machines.values_mut() {
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[single()]);
+    assert_eq!(scenario.running(), ["worker-1 a"]);
+    for machine in scenario.machines.values_mut() {
         machine.protocol = 2;
     }
-    world.rest();
-    assert_eq!(world.running(), ["worker-1 a"], "a copy that runs already stays");
-    world.make("a", MachineReadiness::Lost);
-    world.fenced.insert("a".to_owned());
-    world.rest();
-    assert_eq!(world.running(), ["worker-1 a"], "it goes to no other machine");
-    let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1 a"], "a copy that runs already stays");
+    scenario.make("a", MachineReadiness::Lost);
+    scenario.fenced.insert("a".to_owned());
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1 a"], "it goes to no other machine");
+    let refused = scenario.waits().first().map(ToString::to_string).unwrap_or_default();
     assert!(refused.contains("1: agent too old for a single copy; update the machine"), "{refused}");
-    world.machines.get_mut("b").expect("a machine").protocol = 3;
-    world.rest();
-    assert_eq!(world.running(), ["worker-1.2 b"]);
+    scenario.machines.get_mut("b").expect("a machine").protocol = 3;
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1.2 b"]);
 }
 
 #[test]
 fn a_machine_that_returns_before_its_fence_keeps_its_single_copy() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
-    world.make("a", MachineReadiness::Lost);
-    world.agents_act(InstancePhase::Ready);
-    world.make("a", MachineReadiness::Ready);
-    world.rest();
-    assert_eq!(world.running(), ["worker-1 a"]);
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[single()]);
+    scenario.make("a", MachineReadiness::Lost);
+    scenario.agents_act(InstancePhase::Ready);
+    scenario.make("a", MachineReadiness::Ready);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1 a"]);
 }
 
 #[test]
 fn a_deploy_of_a_single_role_waits_for_the_fence() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
-    world.make("a", MachineReadiness::Lost);
-    world.deploys_again();
-    (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
-    assert!(world.plan.machines.get(&machine_named("b")).is_none_or(|part| part.instances.is_empty()));
-    world.fenced.insert("a".to_owned());
-    world.rest();
-    assert_eq!(world.running(), ["worker-1 b"]);
-    assert!(world.desired.apps[&app_named("shop")].deploys.is_empty());
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[single()]);
+    scenario.make("a", MachineReadiness::Lost);
+    scenario.deploys_again();
+    (0..5).for_each(|_| scenario.agents_act(InstancePhase::Ready));
+    assert!(scenario.plan.machines.get(&machine_named("b")).is_none_or(|part| part.instances.is_empty()));
+    scenario.fenced.insert("a".to_owned());
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1 b"]);
+    assert!(scenario.desired.apps[&app_named("shop")].deploys.is_empty());
 }
 
 #[test]
 fn a_drain_moves_a_single_copy_stop_first() {
-    let mut world = PlacementScenario::new(&["a"], &[single()]);
-    world.make("a", MachineReadiness::Draining);
-    assert_eq!(world.running(), ["worker-1 a"], "with nowhere to go the copy goes on");
-    assert!(matches!(world.waits().as_slice(), [Reason::CannotLeave { .. }]), "{:?}", world.waits());
-    world.add("b");
-    world.settle();
-    assert_eq!(world.running(), [""; 0], "the old copy ends first");
-    world.rest();
-    assert_eq!(world.running(), ["worker-1.2 b"]);
+    let mut scenario = PlacementScenario::new(&["a"], &[single()]);
+    scenario.make("a", MachineReadiness::Draining);
+    assert_eq!(scenario.running(), ["worker-1 a"], "with nowhere to go the copy goes on");
+    assert!(matches!(scenario.waits().as_slice(), [Reason::CannotLeave { .. }]), "{:?}", scenario.waits());
+    scenario.add("b");
+    scenario.settle();
+    assert_eq!(scenario.running(), [""; 0], "the old copy ends first");
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1.2 b"]);
 }
 
 #[test]
 fn a_global_role_has_a_copy_on_every_machine_that_fits() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[everywhere()]);
-    assert_eq!(world.running(), [""; 0], "no machine has the label");
-    let label = |world: &mut PlacementScenario, name: &str| {
-        let labels = &mut world.machines.get_mut(name).expect("a machine").labels;
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[everywhere()]);
+    assert_eq!(scenario.running(), [""; 0], "no machine has the label");
+    let label = |scenario: &mut PlacementScenario, name: &str| {
+        let labels = &mut scenario.machines.get_mut(name).expect("a machine").labels;
         labels.insert(LabelKey::parse("disk").expect("a key"), LabelValue::parse("ssd").expect("a value"));
-        world.rest();
+        scenario.rest();
     };
-    label(&mut world, "a");
-    assert_eq!(world.running(), ["web-1 a"]);
-    label(&mut world, "b");
-    world.add("c");
-    label(&mut world, "c");
-    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 c"]);
+    label(&mut scenario, "a");
+    assert_eq!(scenario.running(), ["web-1 a"]);
+    label(&mut scenario, "b");
+    scenario.add("c");
+    label(&mut scenario, "c");
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 b", "web-3 c"]);
 
     // A copy ends with its machine, and the others stay where they are.
-    world.make("b", MachineReadiness::Lost);
-    world.rest();
-    assert_eq!(world.running(), ["web-1 a", "web-3 c"]);
-    world.make("b", MachineReadiness::Ready);
-    world.rest();
-    let running = world.running();
+    scenario.make("b", MachineReadiness::Lost);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["web-1 a", "web-3 c"]);
+    scenario.make("b", MachineReadiness::Ready);
+    scenario.rest();
+    let running = scenario.running();
     assert_eq!((running.len(), machines(&running)), (3, ["a", "b", "c"].map(str::to_owned).into()), "{running:?}");
-    world.make("a", MachineReadiness::Draining);
-    world.rest();
-    assert_eq!(machines(&world.running()), ["b", "c"].map(str::to_owned).into());
-    world.make("a", MachineReadiness::Ready);
-    world.deploys_again();
-    world.rest();
-    assert_eq!(machines(&world.running()), ["a", "b", "c"].map(str::to_owned).into());
-    assert!(world.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
+    scenario.make("a", MachineReadiness::Draining);
+    scenario.rest();
+    assert_eq!(machines(&scenario.running()), ["b", "c"].map(str::to_owned).into());
+    scenario.make("a", MachineReadiness::Ready);
+    scenario.deploys_again();
+    scenario.rest();
+    assert_eq!(machines(&scenario.running()), ["a", "b", "c"].map(str::to_owned).into());
+    assert!(scenario.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
 }
 
 #[test]
 fn crowded_copies_spread_one_by_one_once_there_is_room() {
-    let mut world = PlacementScenario::new(&["a"], &[web(4)]);
-    world.add("b");
-    world.settle();
-    assert_eq!(world.running().len(), 5, "the new copy starts first: {:?}", world.running());
+    let mut scenario = PlacementScenario::new(&["a"], &[web(4)]);
+    scenario.add("b");
+    scenario.settle();
+    assert_eq!(scenario.running().len(), 5, "the new copy starts first: {:?}", scenario.running());
     let mut least = usize::MAX;
     for _ in 0..100 {
-        world.agents_act(InstancePhase::Ready);
-        assert!(world.running().len() <= 5, "one copy moves at a time: {:?}", world.running());
-        least = least.min(world.routed().len());
+        scenario.agents_act(InstancePhase::Ready);
+        assert!(scenario.running().len() <= 5, "one copy moves at a time: {:?}", scenario.running());
+        least = least.min(scenario.routed().len());
     }
     assert_eq!(least, 4, "at no time serve fewer copies");
-    assert_eq!(world.running(), ["web-1.2 b", "web-2.2 b", "web-3 a", "web-4 a"]);
-    world.add("c");
-    world.rest();
-    let counts = ["a", "b", "c"].map(|name| world.running().iter().filter(|copy| copy.ends_with(name)).count());
-    assert_eq!(counts.iter().max(), Some(&2), "{:?}", world.running());
-    let before = world.running();
-    world.rest();
-    assert_eq!(world.running(), before, "no copy moves for its own sake");
+    assert_eq!(scenario.running(), ["web-1.2 b", "web-2.2 b", "web-3 a", "web-4 a"]);
+    scenario.add("c");
+    scenario.rest();
+    let counts = ["a", "b", "c"].map(|name| scenario.running().iter().filter(|copy| copy.ends_with(name)).count());
+    assert_eq!(counts.iter().max(), Some(&2), "{:?}", scenario.running());
+    let before = scenario.running();
+    scenario.rest();
+    assert_eq!(scenario.running(), before, "no copy moves for its own sake");
 }
 
 #[test]
 fn the_policy_bounds_the_copies_that_spread_at_once() {
     for (copies, most) in [(0, 6), (1, 7), (2, 8), (9, 9)] {
-        let mut world = PlacementScenario::new(&["a"], &[web(6)]);
-        world.rebalance = Some(RebalanceBudget { copies, interval: Seconds(0) });
-        world.add("b");
-        world.settle();
-        let mut running = world.running().len();
+        let mut scenario = PlacementScenario::new(&["a"], &[web(6)]);
+        scenario.rebalance = Some(RebalanceBudget { copies, interval: Seconds(0) });
+        scenario.add("b");
+        scenario.settle();
+        let mut running = scenario.running().len();
         for _ in 0..100 {
-            world.agents_act(InstancePhase::Ready);
-            running = running.max(world.running().len());
-            assert!(world.routed().len() >= 6, "{copies}: no fewer copies serve");
+            scenario.agents_act(InstancePhase::Ready);
+            running = running.max(scenario.running().len());
+            assert!(scenario.routed().len() >= 6, "{copies}: no fewer copies serve");
         }
         assert_eq!(running, most, "{copies} at a time");
-        let on_b = world.running().iter().filter(|copy| copy.ends_with(" b")).count();
-        assert_eq!(on_b, if copies == 0 { 0 } else { 3 }, "no copy moves and comes back: {:?}", world.running());
-        assert!(!world.running().iter().any(|copy| copy.contains(".3 ")), "{:?}", world.running());
+        let on_b = scenario.running().iter().filter(|copy| copy.ends_with(" b")).count();
+        assert_eq!(on_b, if copies == 0 { 0 } else { 3 }, "no copy moves and comes back: {:?}", scenario.running());
+        assert!(!scenario.running().iter().any(|copy| copy.contains(".3 ")), "{:?}", scenario.running());
     }
 }
 
 #[test]
 fn copies_spread_once_all_have_been_ready_for_the_interval() {
-    let mut world = PlacementScenario::new(&["a"], &[web(4)]);
+    let mut scenario = PlacementScenario::new(&["a"], &[web(4)]);
     // The copies became ready at 0.
-    let interval = Seconds(u32::try_from(world.now.0 / 1000).expect("a time") + 600);
-    world.rebalance = Some(RebalanceBudget { copies: 1, interval });
-    world.add("b");
-    world.settle();
-    assert!(world.running().iter().all(|copy| copy.ends_with(" a")), "{:?}", world.running());
-    world.now = Moment(interval.millis());
-    world.settle();
-    assert_eq!(world.running().len(), 5, "{:?}", world.running());
+    let interval = Seconds(u32::try_from(scenario.now.0 / 1000).expect("a time") + 600);
+    scenario.rebalance = Some(RebalanceBudget { copies: 1, interval });
+    scenario.add("b");
+    scenario.settle();
+    assert!(scenario.running().iter().all(|copy| copy.ends_with(" a")), "{:?}", scenario.running());
+    scenario.now = Moment(interval.millis());
+    scenario.settle();
+    assert_eq!(scenario.running().len(), 5, "{:?}", scenario.running());
 }
 
 #[test]
 fn nothing_spreads_while_a_copy_of_the_role_fails() {
-    let mut world = PlacementScenario::new(&["a"], &[web(2)]);
-    world.fails("web-2", 1);
-    world.add("b");
-    world.settle();
-    assert_eq!(world.running(), ["web-1 a", "web-2 a"]);
+    let mut scenario = PlacementScenario::new(&["a"], &[web(2)]);
+    scenario.fails("web-2", 1);
+    scenario.add("b");
+    scenario.settle();
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 a"]);
 }
 
 /// The machines of copies.
@@ -482,171 +482,171 @@ fn machines(running: &[String]) -> BTreeSet<String> {
 
 #[test]
 fn copies_of_a_removed_machine_start_elsewhere() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
-    world.machines.get_mut("a").expect("a machine").readiness = MachineReadiness::Removed;
-    world.plan.machines.remove(&machine_named("a"));
-    world.observed.machines.remove(&machine_named("a"));
-    world.settle();
-    assert_eq!(world.running(), ["db-1.2 b"]);
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[database()]);
+    scenario.machines.get_mut("a").expect("a machine").readiness = MachineReadiness::Removed;
+    scenario.plan.machines.remove(&machine_named("a"));
+    scenario.observed.machines.remove(&machine_named("a"));
+    scenario.settle();
+    assert_eq!(scenario.running(), ["db-1.2 b"]);
 }
 
 #[test]
 fn a_drain_starts_each_new_copy_first_and_moves_one_at_a_time() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[web(4)]);
-    assert_eq!(world.running(), ["web-1 a", "web-2 b", "web-3 a", "web-4 b"]);
-    world.make("a", MachineReadiness::Draining);
-    assert_eq!(world.running(), ["web-1 a", "web-1.2 b", "web-2 b", "web-3 a", "web-4 b"]);
-    assert_eq!(world.routed().len(), 4, "what serves goes on");
-    world.agents_act(InstancePhase::Starting);
-    assert_eq!(world.running().len(), 5, "no second copy moves before the first is ready");
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[web(4)]);
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 b", "web-3 a", "web-4 b"]);
+    scenario.make("a", MachineReadiness::Draining);
+    assert_eq!(scenario.running(), ["web-1 a", "web-1.2 b", "web-2 b", "web-3 a", "web-4 b"]);
+    assert_eq!(scenario.routed().len(), 4, "what serves goes on");
+    scenario.agents_act(InstancePhase::Starting);
+    assert_eq!(scenario.running().len(), 5, "no second copy moves before the first is ready");
     let mut least = usize::MAX;
     for _ in 0..60 {
-        world.agents_act(InstancePhase::Ready);
-        least = least.min(world.routed().len());
+        scenario.agents_act(InstancePhase::Ready);
+        least = least.min(scenario.routed().len());
     }
-    assert_eq!(world.running(), ["web-1.2 b", "web-2 b", "web-3.2 b", "web-4 b"]);
+    assert_eq!(scenario.running(), ["web-1.2 b", "web-2 b", "web-3.2 b", "web-4 b"]);
     assert_eq!(least, 4, "at no time serve fewer copies");
-    assert!(world.plan.machines[&machine_named("a")].instances.is_empty());
+    assert!(scenario.plan.machines[&machine_named("a")].instances.is_empty());
 }
 
 #[test]
 fn a_drain_moves_a_copy_of_each_app_at_once() {
-    let mut world = PlacementScenario::new(&["a"], &[web(1)]);
-    world.add_app("blog");
-    world.add("b");
-    world.settle();
-    assert_eq!(world.running(), ["web-1 a", "web-1 a"]);
-    world.make("a", MachineReadiness::Draining);
-    assert_eq!(world.running(), ["web-1 a", "web-1 a", "web-1.2 b", "web-1.2 b"]);
-    world.rest();
-    assert_eq!(world.running(), ["web-1.2 b", "web-1.2 b"]);
+    let mut scenario = PlacementScenario::new(&["a"], &[web(1)]);
+    scenario.add_app("blog");
+    scenario.add("b");
+    scenario.settle();
+    assert_eq!(scenario.running(), ["web-1 a", "web-1 a"]);
+    scenario.make("a", MachineReadiness::Draining);
+    assert_eq!(scenario.running(), ["web-1 a", "web-1 a", "web-1.2 b", "web-1.2 b"]);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["web-1.2 b", "web-1.2 b"]);
 }
 
 #[test]
 fn a_drain_without_another_machine_reports_the_reason_and_keeps_serving() {
     let mut role = web_role(2);
     role.placement.reserve_memory = Some(Bytes::mebi(600));
-    let mut world = PlacementScenario::new(&["a", "b"], &[("web", role)]);
-    assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
-    world.make("a", MachineReadiness::Draining);
-    assert_eq!(world.running(), ["web-1 a", "web-2 b"]);
-    assert_eq!(world.routed().len(), 2);
-    let text = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[("web", role)]);
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 b"]);
+    scenario.make("a", MachineReadiness::Draining);
+    assert_eq!(scenario.running(), ["web-1 a", "web-2 b"]);
+    assert_eq!(scenario.routed().len(), 2);
+    let text = scenario.waits().first().map(ToString::to_string).unwrap_or_default();
     assert!(text.starts_with("shop.v1.web-1 stays on a, which is being drained"), "{text}");
     assert!(text.ends_with("1: draining; 1: 176 MiB short of memory"), "{text}");
-    world.add("c");
-    world.rest();
-    assert_eq!(world.running(), ["web-1.2 c", "web-2 b"]);
+    scenario.add("c");
+    scenario.rest();
+    assert_eq!(scenario.running(), ["web-1.2 c", "web-2 b"]);
 }
 
 #[test]
 fn reservations_are_never_over_committed() {
     let mut role = web_role(5);
     role.placement.reserve_memory = Some(Bytes::mebi(500));
-    let world = PlacementScenario::new(&["a", "b"], &[("web", role)]);
-    assert_eq!(world.running().len(), 4);
-    let text = world.waits().first().map(ToString::to_string).unwrap_or_default();
+    let scenario = PlacementScenario::new(&["a", "b"], &[("web", role)]);
+    assert_eq!(scenario.running().len(), 4);
+    let text = scenario.waits().first().map(ToString::to_string).unwrap_or_default();
     assert_eq!(text, "no machine takes shop.v1.web-5: 2: 476 MiB short of memory");
 }
 
 #[test]
 fn moves_a_repeatedly_failing_copy_to_another_machine() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[web(1)]);
-    world.fails("web-1", 2);
-    assert_eq!(world.running(), ["web-1 a"]);
-    world.fails("web-1", 3);
-    assert_eq!(world.running(), ["web-1.2 b"]);
-    world.agents_act(InstancePhase::Ready);
-    world.rest();
-    assert_eq!(world.running(), ["web-1.2 b"]);
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[web(1)]);
+    scenario.fails("web-1", 2);
+    assert_eq!(scenario.running(), ["web-1 a"]);
+    scenario.fails("web-1", 3);
+    assert_eq!(scenario.running(), ["web-1.2 b"]);
+    scenario.agents_act(InstancePhase::Ready);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["web-1.2 b"]);
     // A copy that fails everywhere moves more and more seldom.
-    world.fails("web-1.2", 5);
-    assert_eq!(world.running(), ["web-1.2 b"]);
-    world.fails("web-1.2", 6);
-    assert_eq!(world.running(), ["web-1.3 a"]);
+    scenario.fails("web-1.2", 5);
+    assert_eq!(scenario.running(), ["web-1.2 b"]);
+    scenario.fails("web-1.2", 6);
+    assert_eq!(scenario.running(), ["web-1.3 a"]);
 }
 
 #[test]
 fn a_single_copy_that_fails_again_and_again_has_ended_before_another_machine_tries() {
-    let mut world = PlacementScenario::new(&["a", "b"], &[single()]);
-    world.fails("worker-1", 2);
-    assert_eq!(world.running(), ["worker-1 a"]);
-    world.fails("worker-1", 3);
-    assert!(world.running().is_empty(), "its agent ends it first: {:?}", world.running());
-    assert!(matches!(world.waits().as_slice(), [Reason::StopFirst { .. }]), "{:?}", world.waits());
-    let is_reported = |world: &PlacementScenario| {
-        world.observed.machines.values().any(|report| report.instances.keys().any(|id| id.short() == "worker-1"))
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[single()]);
+    scenario.fails("worker-1", 2);
+    assert_eq!(scenario.running(), ["worker-1 a"]);
+    scenario.fails("worker-1", 3);
+    assert!(scenario.running().is_empty(), "its agent ends it first: {:?}", scenario.running());
+    assert!(matches!(scenario.waits().as_slice(), [Reason::StopFirst { .. }]), "{:?}", scenario.waits());
+    let is_reported = |scenario: &PlacementScenario| {
+        scenario.observed.machines.values().any(|report| report.instances.keys().any(|id| id.short() == "worker-1"))
     };
     for _ in 0..10 {
-        assert!(!is_reported(&world) || world.plan.assignments().count() == 1, "{:?}", world.plan);
-        world.agents_act(InstancePhase::Ready);
+        assert!(!is_reported(&scenario) || scenario.plan.assignments().count() == 1, "{:?}", scenario.plan);
+        scenario.agents_act(InstancePhase::Ready);
     }
-    assert_eq!(world.running(), ["worker-1.2 b"]);
-    assert_eq!(world.plan.assignments().count(), 1);
-    world.fails("worker-1.2", 5);
-    assert_eq!(world.running(), ["worker-1.2 b"], "a copy that fails everywhere moves more and more seldom");
-    world.fails("worker-1.2", 6);
-    world.rest();
-    assert_eq!(world.running(), ["worker-1.3 a"]);
+    assert_eq!(scenario.running(), ["worker-1.2 b"]);
+    assert_eq!(scenario.plan.assignments().count(), 1);
+    scenario.fails("worker-1.2", 5);
+    assert_eq!(scenario.running(), ["worker-1.2 b"], "a copy that fails everywhere moves more and more seldom");
+    scenario.fails("worker-1.2", 6);
+    scenario.rest();
+    assert_eq!(scenario.running(), ["worker-1.3 a"]);
     // Back on the machine that it left, where there is no other.
-    world.make("b", MachineReadiness::Cordoned);
-    world.fails("worker-1.3", 9);
-    assert_eq!(world.running(), ["worker-1.3 a"]);
-    assert!(matches!(world.waits().as_slice(), [Reason::CannotMove { .. }]), "{:?}", world.waits());
+    scenario.make("b", MachineReadiness::Cordoned);
+    scenario.fails("worker-1.3", 9);
+    assert_eq!(scenario.running(), ["worker-1.3 a"]);
+    assert!(matches!(scenario.waits().as_slice(), [Reason::CannotMove { .. }]), "{:?}", scenario.waits());
 }
 
 #[test]
 fn a_failing_copy_that_no_other_machine_takes_goes_on_with_a_reason() {
-    let mut world = PlacementScenario::new(&["a", "b", "c"], &[web(1)]);
-    world.make("b", MachineReadiness::Cordoned);
-    world.make("c", MachineReadiness::Cordoned);
-    world.fails("web-1", 2);
-    assert_eq!(world.waits(), [], "the copy is only restarted");
-    world.fails("web-1", 3);
-    assert_eq!(world.running(), ["web-1 a"]);
-    let texts: Vec<String> = world.waits().iter().map(ToString::to_string).collect();
+    let mut scenario = PlacementScenario::new(&["a", "b", "c"], &[web(1)]);
+    scenario.make("b", MachineReadiness::Cordoned);
+    scenario.make("c", MachineReadiness::Cordoned);
+    scenario.fails("web-1", 2);
+    assert_eq!(scenario.waits(), [], "the copy is only restarted");
+    scenario.fails("web-1", 3);
+    assert_eq!(scenario.running(), ["web-1 a"]);
+    let texts: Vec<String> = scenario.waits().iter().map(ToString::to_string).collect();
     let refusal = "2: cordoned; 1: failed there just now";
     assert_eq!(texts, [format!("shop.v1.web-1 fails again and again on a, and no other machine takes it: {refusal}")]);
-    world.make("c", MachineReadiness::Ready);
-    assert_eq!((world.running(), world.waits()), (vec!["web-1.2 c".to_owned()], Vec::new()));
+    scenario.make("c", MachineReadiness::Ready);
+    assert_eq!((scenario.running(), scenario.waits()), (vec!["web-1.2 c".to_owned()], Vec::new()));
 }
 
 #[test]
 fn moves_no_copy_on_a_single_machine() {
     for readiness in [MachineReadiness::Lost, MachineReadiness::Draining, MachineReadiness::Silent] {
-        let mut world = PlacementScenario::new(&["a"], &[web(3), database(), single()]);
-        let before = world.running();
-        world.fails("web-1", 30);
-        world.fails("worker-1", 30);
-        assert_eq!(world.waits(), [], "there is no other machine");
-        world.make("a", readiness);
-        assert_eq!(world.running(), before, "{readiness:?}");
+        let mut scenario = PlacementScenario::new(&["a"], &[web(3), database(), single()]);
+        let before = scenario.running();
+        scenario.fails("web-1", 30);
+        scenario.fails("worker-1", 30);
+        assert_eq!(scenario.waits(), [], "there is no other machine");
+        scenario.make("a", readiness);
+        assert_eq!(scenario.running(), before, "{readiness:?}");
     }
 }
 
 #[test]
 fn a_deploy_waits_while_the_machine_with_the_data_is_closed() {
     for readiness in [MachineReadiness::Cordoned, MachineReadiness::Draining] {
-        let mut world = PlacementScenario::new(&["a", "b"], &[database()]);
-        world.make("a", readiness);
-        world.deploys_again();
-        (0..5).for_each(|_| world.agents_act(InstancePhase::Ready));
-        assert_eq!(world.running(), ["db-1 a"], "the old copy serves on");
-        let refused = world.waits().first().map(ToString::to_string).unwrap_or_default();
+        let mut scenario = PlacementScenario::new(&["a", "b"], &[database()]);
+        scenario.make("a", readiness);
+        scenario.deploys_again();
+        (0..5).for_each(|_| scenario.agents_act(InstancePhase::Ready));
+        assert_eq!(scenario.running(), ["db-1 a"], "the old copy serves on");
+        let refused = scenario.waits().first().map(ToString::to_string).unwrap_or_default();
         let state = if readiness == MachineReadiness::Cordoned { "cordoned" } else { "draining" };
         let expected = format!("no machine takes shop.v2.db-1: 1: {state}; 1: not a, which has the role's data");
         assert_eq!(refused, expected);
-        world.make("a", MachineReadiness::Ready);
-        world.rest();
-        assert_eq!(world.running(), ["db-1 a"]);
-        assert!(world.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
+        scenario.make("a", MachineReadiness::Ready);
+        scenario.rest();
+        assert_eq!(scenario.running(), ["db-1 a"]);
+        assert!(scenario.plan.assignments().all(|(_, id, _)| id.slot.release == ReleaseNumber(2)));
     }
 }
 
 #[test]
 fn roles_that_share_a_volume_are_on_one_machine() {
     let (_, role) = database();
-    let world = PlacementScenario::new(&["a", "b", "c"], &[("db", role.clone()), ("backup", role)]);
-    let machines: BTreeSet<String> = world.plan.assignments().map(|(machine, _, _)| machine.to_string()).collect();
-    assert_eq!((world.running().len(), machines.len()), (2, 1), "{:?}", world.running());
+    let scenario = PlacementScenario::new(&["a", "b", "c"], &[("db", role.clone()), ("backup", role)]);
+    let machines: BTreeSet<String> = scenario.plan.assignments().map(|(machine, _, _)| machine.to_string()).collect();
+    assert_eq!((scenario.running().len(), machines.len()), (2, 1), "{:?}", scenario.running());
 }

@@ -176,8 +176,8 @@ fn refuses_servers(to: &PostgresAddress) {
 
 #[test]
 fn a_killed_move_continues_and_moves_everything() {
-    let world = Move::new();
-    let (file, to) = (world.file(), world.cluster.database("target"));
+    let transfer = Move::new();
+    let (file, to) = (transfer.file(), transfer.cluster.database("target"));
     // A server used the database, and left it empty.
     server(to.clone()).with_part(200).commit(Vec::new(), NOW).expect("opened");
     let before = rows_of_file(&file);
@@ -188,12 +188,12 @@ fn a_killed_move_continues_and_moves_everything() {
     refuses_servers(&to);
     let steps = killed_after(&file, &to, MoveStep::Copied);
     assert!(steps.contains(&MoveStep::Slice), "{steps:?}");
-    assert_eq!(rows_of_database(&world.cluster, "target", &file), before);
+    assert_eq!(rows_of_database(&transfer.cluster, "target", &file), before);
     assert_eq!(killed_after(&file, &to, MoveStep::Renamed), [MoveStep::Marked, MoveStep::Copied, MoveStep::Renamed]);
     // The file has its new name, and the database still has its mark. Only this database takes the queue.
     assert!(!file.exists());
     refuses_servers(&to);
-    let other = move_here(&file, &world.cluster.database("other"), |_| ()).expect_err("begun elsewhere");
+    let other = move_here(&file, &transfer.cluster.database("other"), |_| ()).expect_err("begun elsewhere");
     assert!(matches!(other, MoveError::Moved { .. }), "{other}");
     let mut steps = Vec::new();
     let moved = move_here(&file, &to, |step| steps.push(step)).expect("moved");
@@ -215,22 +215,22 @@ fn a_killed_move_continues_and_moves_everything() {
 
 #[test]
 fn a_database_with_a_queue_is_refused() {
-    let world = Move::new();
-    let to = world.cluster.database("used");
+    let transfer = Move::new();
+    let to = transfer.cluster.database("used");
     let mut store = server(to.clone());
     store.commit(vec![QueueCommand::Submit(vec![job(0)])], NOW).expect("queued");
-    let before = rows_of_file(&world.file());
-    let refused = move_here(&world.file(), &to, |_| ()).expect_err("used");
+    let before = rows_of_file(&transfer.file());
+    let refused = move_here(&transfer.file(), &to, |_| ()).expect_err("used");
     assert!(matches!(&refused, MoveError::NotEmpty { rows: 1, .. }), "{refused}");
     assert!(refused.to_string().contains("/used?"), "{refused}");
-    assert_eq!(rows_of_file(&world.file()), before);
+    assert_eq!(rows_of_file(&transfer.file()), before);
     store.commit(Vec::new(), NOW).expect("the server goes on");
 }
 
 #[test]
 fn a_move_goes_to_no_database_of_another_cloud_and_gives_the_queue_to_its_own() {
-    let world = Move::new();
-    let (file, taken, free) = (world.file(), world.cluster.database("taken"), world.cluster.database("free"));
+    let transfer = Move::new();
+    let (file, taken, free) = (transfer.file(), transfer.cluster.database("taken"), transfer.cluster.database("free"));
     server_of(CLOUD + 1, taken.clone()).commit(Vec::new(), NOW).expect("an empty queue of another cloud");
     for cloud in [Some(CLOUD), None] {
         let refused = move_queue(&file, &taken, cloud.map(ClusterId::from_random), |_| ()).expect_err("another cloud");
@@ -244,22 +244,22 @@ fn a_move_goes_to_no_database_of_another_cloud_and_gives_the_queue_to_its_own() 
 
 #[test]
 fn a_file_that_was_used_meanwhile_is_not_mixed_with_its_copy() {
-    let world = Move::new();
-    let (file, to) = (world.file(), world.cluster.database("target"));
+    let transfer = Move::new();
+    let (file, to) = (transfer.file(), transfer.cluster.database("target"));
     killed_at(&file, &to, 2);
     let mut store = SqliteQueue::open(&file).expect("a server");
     store.commit(vec![QueueCommand::Submit(vec![job(5000)])], NOW).expect("queued");
     drop(store);
     let refused = move_here(&file, &to, |_| ()).expect_err("other contents");
     assert!(matches!(refused, MoveError::OtherMove { .. }), "{refused}");
-    let other = world.cluster.database("other");
+    let other = transfer.cluster.database("other");
     assert_eq!(move_here(&file, &other, |_| ()).expect("moved").jobs, 1501);
 }
 
 #[test]
 fn a_file_that_a_server_has_open_is_not_moved() {
-    let world = Move::new();
-    let (file, to) = (world.file(), world.cluster.database("target"));
+    let transfer = Move::new();
+    let (file, to) = (transfer.file(), transfer.cluster.database("target"));
     let mut store = SqliteQueue::open(&file).expect("a server");
     let refused = move_here(&file, &to, |_| ()).expect_err("in use");
     assert!(matches!(refused, MoveError::InUse { .. }), "{refused}");
@@ -270,8 +270,8 @@ fn a_file_that_a_server_has_open_is_not_moved() {
 
 #[test]
 fn nobody_opens_a_file_that_is_being_moved() {
-    let world = Move::new();
-    let (file, to) = (world.file(), world.cluster.database("target"));
+    let transfer = Move::new();
+    let (file, to) = (transfer.file(), transfer.cluster.database("target"));
     let mut opened = None;
     let passed = |step: MoveStep| {
         if step == MoveStep::Marked {
@@ -286,8 +286,8 @@ fn nobody_opens_a_file_that_is_being_moved() {
 
 #[test]
 fn the_file_of_an_earlier_move_is_not_overwritten() {
-    let world = Move::new();
-    let (file, to) = (world.file(), world.cluster.database("target"));
+    let transfer = Move::new();
+    let (file, to) = (transfer.file(), transfer.cluster.database("target"));
     let earlier = file.with_added_extension("moved");
     std::fs::write(&earlier, "earlier").expect("written");
     let refused = move_here(&file, &to, |_| ()).expect_err("an earlier move");
@@ -297,12 +297,12 @@ fn the_file_of_an_earlier_move_is_not_overwritten() {
 
 #[test]
 fn a_missing_file_and_a_missing_database_are_named() {
-    let world = Move::new();
-    let missing = world.folder.path().join("none.db");
-    let to = world.cluster.database("target");
+    let transfer = Move::new();
+    let missing = transfer.folder.path().join("none.db");
+    let to = transfer.cluster.database("target");
     assert!(matches!(move_here(&missing, &to, |_| ()), Err(MoveError::Missing { .. })));
     assert!(!missing.exists());
     let nowhere: PostgresAddress = to.to_string().replace("/target", "/nowhere").parse().expect("an address");
-    let refused = move_here(&world.file(), &nowhere, |_| ()).expect_err("no database");
+    let refused = move_here(&transfer.file(), &nowhere, |_| ()).expect_err("no database");
     assert!(matches!(refused, MoveError::Target(_)), "{refused}");
 }

@@ -116,8 +116,8 @@ async fn next(watch: &mut Box<dyn StoreWatch>) -> ChangeBatch {
     tokio::time::timeout(DEADLINE, watch.next()).await.expect("in time").expect("a batch")
 }
 
-async fn reads_what_was_written(world: TestStore) {
-    let store = world.open().await;
+async fn reads_what_was_written(test_store: TestStore) {
+    let store = test_store.open().await;
     assert_eq!(store.get("a/x").await.expect("an answer"), None);
     let first = put(&store, "a/x", "1").await;
     let second = put(&store, "a/x", "2").await;
@@ -133,8 +133,8 @@ async fn reads_what_was_written(world: TestStore) {
     assert!(listing.revision > second);
 }
 
-async fn writes_all_or_nothing(world: TestStore) {
-    let store = world.open().await;
+async fn writes_all_or_nothing(test_store: TestStore) {
+    let store = test_store.open().await;
     let revision = put(&store, "x", "1").await;
     let both = |compare| Txn::default().when(compare).put("x", "2").put("y", "2");
     for wrong in [
@@ -156,8 +156,8 @@ async fn writes_all_or_nothing(world: TestStore) {
     assert!(matches!(&twice, Err(StoreError::Twice { key }) if key == "x"), "{twice:?}");
 }
 
-async fn writes_where_no_key_has_a_prefix(world: TestStore) {
-    let store = world.open().await;
+async fn writes_where_no_key_has_a_prefix(test_store: TestStore) {
+    let store = test_store.open().await;
     let when = |prefix: &str| Txn::default().when(TxnCondition::NoKeys(prefix.into())).put("p/mark", "1");
     let marked = committed(store.commit(when("")).await);
     for taken in ["", "p", "p/", "p/mark"] {
@@ -172,8 +172,8 @@ async fn writes_where_no_key_has_a_prefix(world: TestStore) {
     committed(store.commit(when("")).await);
 }
 
-async fn watches_without_gap_or_repeat(world: TestStore) {
-    let store = world.open().await;
+async fn watches_without_gap_or_repeat(test_store: TestStore) {
+    let store = test_store.open().await;
     let start = put(&store, "w/0", "before").await;
     let writer = Arc::clone(&store);
     let writing = tokio::spawn(async move {
@@ -203,8 +203,8 @@ async fn watches_without_gap_or_repeat(world: TestStore) {
     assert_eq!(seen, (0..300).collect::<Vec<_>>());
 }
 
-async fn sees_deletes(world: TestStore) {
-    let store = world.open().await;
+async fn sees_deletes(test_store: TestStore) {
+    let store = test_store.open().await;
     let revision = put(&store, "d/x", "1").await;
     let mut watch = store.watch("d/", revision).await.expect("a watch");
     let txn = Txn::default().delete("d/x").put("d/y", "2").delete("d/none");
@@ -215,8 +215,8 @@ async fn sees_deletes(world: TestStore) {
     assert!(batch.changes.contains(&KeyChange::Delete("d/x".into())));
 }
 
-async fn refuses_a_compacted_revision(world: TestStore) {
-    let store = world.open().await;
+async fn refuses_a_compacted_revision(test_store: TestStore) {
+    let store = test_store.open().await;
     let first = put(&store, "c", "1").await;
     let mut last = first;
     for n in 0..5 {
@@ -235,8 +235,8 @@ async fn refuses_a_compacted_revision(world: TestStore) {
     assert_eq!(next(&mut watch).await.revision, next_revision);
 }
 
-async fn drops_leased_keys(world: TestStore) {
-    let store = world.open().await;
+async fn drops_leased_keys(test_store: TestStore) {
+    let store = test_store.open().await;
     let lease = store.grant(Duration::from_secs(2)).await.expect("a lease");
     let revision = committed(store.commit(Txn::default().put_leased("l/x", "1", lease)).await);
     let mut watch = store.watch("l/", revision).await.expect("a watch");
@@ -251,15 +251,15 @@ async fn drops_leased_keys(world: TestStore) {
     assert_eq!(store.get("l/y").await.expect("an answer"), None);
 }
 
-async fn keeps_acknowledged_writes_over_a_restart(mut world: TestStore) {
-    let store = world.open().await;
+async fn keeps_acknowledged_writes_over_a_restart(mut test_store: TestStore) {
+    let store = test_store.open().await;
     let revision = put(&store, "r", "kept").await;
     let mut watch = store.watch("r", revision).await.expect("a watch");
-    if world.etcd.is_some() {
-        world.kill_and_restart();
+    if test_store.etcd.is_some() {
+        test_store.kill_and_restart();
     }
     drop(store);
-    let store = world.open().await;
+    let store = test_store.open().await;
     let entry = store.get("r").await.expect("an answer").expect("an entry");
     assert_eq!((entry.value.as_slice(), entry.modified), (b"kept".as_slice(), revision));
     let next_revision = put(&store, "r", "again").await;
@@ -274,8 +274,8 @@ async fn keeps_acknowledged_writes_over_a_restart(mut world: TestStore) {
     }
 }
 
-async fn serves_two_clients(world: TestStore) {
-    let (one, two) = (world.open().await, world.open().await);
+async fn serves_two_clients(test_store: TestStore) {
+    let (one, two) = (test_store.open().await, test_store.open().await);
     let revision = put(&one, "t", "1").await;
     let mut watch = two.watch("t", revision).await.expect("a watch");
     assert_eq!(two.get("t").await.expect("an answer").expect("an entry").value, b"1");
@@ -286,8 +286,8 @@ async fn serves_two_clients(world: TestStore) {
     assert_eq!(one.get("t").await.expect("an answer").expect("an entry").modified, third);
 }
 
-async fn serializes_contending_increments(world: TestStore) {
-    let store = world.open().await;
+async fn serializes_contending_increments(test_store: TestStore) {
+    let store = test_store.open().await;
     put(&store, "n", "0").await;
     let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(increment(Arc::clone(&store), 25))).collect();
     for task in tasks {

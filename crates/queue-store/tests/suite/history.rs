@@ -23,9 +23,9 @@ impl Dice {
 }
 
 /// Each queue's counts, from the states of all jobs.
-fn counted(world: &StorageUnderTest) -> [[u64; 5]; 3] {
+fn counted(storage: &StorageUnderTest) -> [[u64; 5]; 3] {
     let mut counts = [[0; 5]; 3];
-    for job in world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs {
+    for job in storage.reader.page(&JobFilter::default(), 10_000).expect("read").jobs {
         let place = QUEUES.iter().position(|name| *name == job.queue.to_string()).expect("a queue");
         let state = match job.job.state {
             JobState::Delayed { .. } => 0,
@@ -40,14 +40,14 @@ fn counted(world: &StorageUnderTest) -> [[u64; 5]; 3] {
 }
 
 /// Most jobs with the key, ready and leased.
-fn with_key(world: &StorageUnderTest) -> u64 {
-    let jobs = world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
+fn with_key(storage: &StorageUnderTest) -> u64 {
+    let jobs = storage.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
     jobs.iter()
         .filter(|job| job.job.settings.key.is_some() && job.job.takes_room() && job.queue.to_string() == "a/x")
         .count() as u64
 }
 
-pub(crate) fn a_random_history_keeps_the_counts(world: &mut StorageUnderTest) {
+pub(crate) fn a_random_history_keeps_the_counts(storage: &mut StorageUnderTest) {
     let mut dice = Dice(TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let mut leases: Vec<(JobId, Fence)> = Vec::new();
     let mut last = JobId(0);
@@ -62,39 +62,39 @@ pub(crate) fn a_random_history_keeps_the_counts(world: &mut StorageUnderTest) {
                     key,
                     ..JobSettings::default()
                 };
-                last = world.submit(QUEUES[dice.below(3) as usize], settings);
+                last = storage.submit(QUEUES[dice.below(3) as usize], settings);
             }
             4 | 5 => {
                 let most = dice.below(4) as usize;
-                leases.extend(world.claim("m", most).iter().map(|job| (job.id, job.fence)));
+                leases.extend(storage.claim("m", most).iter().map(|job| (job.id, job.fence)));
             }
             6 | 7 if !leases.is_empty() => {
                 let (job, fence) = leases.swap_remove(dice.below(leases.len() as u64) as usize);
                 let outcome = if dice.below(3) == 0 { AttemptOutcome::Failed } else { AttemptOutcome::Succeeded };
-                let _ = world.complete(job, fence, outcome);
+                let _ = storage.complete(job, fence, outcome);
             }
             8 if !leases.is_empty() => {
                 let (job, fence) = leases.swap_remove(dice.below(leases.len() as u64) as usize);
-                let _ = world.one(QueueCommand::Lose { job, fence });
+                let _ = storage.one(QueueCommand::Lose { job, fence });
             }
             _ => {
-                let _ = world.cancel(JobId(dice.below(last.0 + 2)));
-                world.now = Moment(world.now.0 + 700);
-                let _ = world.upkeep();
+                let _ = storage.cancel(JobId(dice.below(last.0 + 2)));
+                storage.now = Moment(storage.now.0 + 700);
+                let _ = storage.upkeep();
             }
         }
         if round % 20 == 0 {
-            let told: Vec<[u64; 5]> = QUEUES.iter().filter_map(|name| world.counts_if_there(name)).collect();
+            let told: Vec<[u64; 5]> = QUEUES.iter().filter_map(|name| storage.counts_if_there(name)).collect();
             let there: Vec<[u64; 5]> =
-                counted(world).into_iter().filter(|counts| counts.iter().sum::<u64>() > 0).collect();
+                counted(storage).into_iter().filter(|counts| counts.iter().sum::<u64>() > 0).collect();
             assert_eq!(told, there, "round {round}");
-            assert!(with_key(world) <= 2, "round {round}");
+            assert!(with_key(storage) <= 2, "round {round}");
         }
     }
     // A restart counts the file again.
-    let before = counted(world);
-    world.restart();
-    let claimed = world.claim("m", 1000);
+    let before = counted(storage);
+    storage.restart();
+    let claimed = storage.claim("m", 1000);
     let ready: u64 = before.iter().map(|counts| counts[2]).sum();
     assert!(claimed.len() as u64 <= ready, "{} of {ready}", claimed.len());
 }
@@ -131,15 +131,16 @@ fn batch(dice: &mut Dice, last: u64, leases: &[(JobId, Fence)]) -> Vec<QueueComm
     commands
 }
 
-pub(crate) fn a_batch_does_what_its_commands_do_one_by_one(world: &mut StorageUnderTest) {
-    let folder = world.folder.join(format!("{}-single", world.folder.file_name().expect("a name").to_string_lossy()));
+pub(crate) fn a_batch_does_what_its_commands_do_one_by_one(storage: &mut StorageUnderTest) {
+    let folder =
+        storage.folder.join(format!("{}-single", storage.folder.file_name().expect("a name").to_string_lossy()));
     std::fs::create_dir(&folder).expect("made");
-    let mut single = StorageUnderTest::new(&folder, world.open);
+    let mut single = StorageUnderTest::new(&folder, storage.open);
     let mut dice = Dice(TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (mut leases, mut last): (Vec<(JobId, Fence)>, u64) = (Vec::new(), 0);
     for round in 0..120 {
         let commands = batch(&mut dice, last, &leases);
-        let replies = world.all(commands.clone());
+        let replies = storage.all(commands.clone());
         for (command, reply) in commands.into_iter().zip(replies) {
             match &reply {
                 QueueReply::Submitted(Ok(ids)) => last = ids.iter().map(|id| id.0).fold(last, u64::max),
@@ -153,15 +154,15 @@ pub(crate) fn a_batch_does_what_its_commands_do_one_by_one(world: &mut StorageUn
         if dice.below(3) == 0 {
             leases.clear();
         }
-        world.now = Moment(world.now.0 + 500);
-        single.now = world.now;
-        assert_eq!(single.upkeep(), world.upkeep(), "round {round}");
+        storage.now = Moment(storage.now.0 + 500);
+        single.now = storage.now;
+        assert_eq!(single.upkeep(), storage.upkeep(), "round {round}");
     }
-    let jobs = |world: &StorageUnderTest| {
-        let page = world.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
-        let job = |job: gantry_queue_store::JobDetails| (job.id, job.job, world.reader.output(job.id).expect("read"));
+    let jobs = |storage: &StorageUnderTest| {
+        let page = storage.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
+        let job = |job: gantry_queue_store::JobDetails| (job.id, job.job, storage.reader.output(job.id).expect("read"));
         page.into_iter().map(job).collect::<Vec<_>>()
     };
     assert!(last > 100, "{last}");
-    assert_eq!(jobs(&single), jobs(world));
+    assert_eq!(jobs(&single), jobs(storage));
 }

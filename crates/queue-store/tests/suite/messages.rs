@@ -13,25 +13,25 @@ fn orders() -> MessageQueueName {
     MessageQueueName { project: AppName::parse("shop").expect("a name"), name: "orders/eu".to_owned() }
 }
 
-fn order(world: &mut StorageUnderTest, command: MessageCommand) -> MessageReply {
-    match world.one(QueueCommand::Message(orders(), command)) {
+fn order(storage: &mut StorageUnderTest, command: MessageCommand) -> MessageReply {
+    match storage.one(QueueCommand::Message(orders(), command)) {
         QueueReply::Message(reply) => reply,
         other => panic!("{other:?}"),
     }
 }
 
-fn post(world: &mut StorageUnderTest, messages: &[(&str, u64)]) -> Vec<MessageId> {
+fn post(storage: &mut StorageUnderTest, messages: &[(&str, u64)]) -> Vec<MessageId> {
     let new =
         |(body, delay): &(&str, u64)| NewMessage { body: (*body).to_owned(), delay: *delay, ..NewMessage::default() };
     let messages = messages.iter().map(new).collect();
-    match order(world, MessageCommand::Post(messages)) {
+    match order(storage, MessageCommand::Post(messages)) {
         MessageReply::Posted(ids) => ids,
         other => panic!("{other:?}"),
     }
 }
 
-fn reserve(world: &mut StorageUnderTest, most: u32) -> Vec<StoredMessage> {
-    match order(world, MessageCommand::Reserve { most, timeout: None, delete: false }) {
+fn reserve(storage: &mut StorageUnderTest, most: u32) -> Vec<StoredMessage> {
+    match order(storage, MessageCommand::Reserve { most, timeout: None, delete: false }) {
         MessageReply::Reserved(found) => found,
         other => panic!("{other:?}"),
     }
@@ -41,47 +41,47 @@ fn bodies(found: &[StoredMessage]) -> Vec<&str> {
     found.iter().map(|message| message.body.as_str()).collect()
 }
 
-pub(crate) fn messages_go_in_order_and_come_back_to_the_front(world: &mut StorageUnderTest) {
-    let unknown = order(world, MessageCommand::Clear);
+pub(crate) fn messages_go_in_order_and_come_back_to_the_front(storage: &mut StorageUnderTest) {
+    let unknown = order(storage, MessageCommand::Clear);
     assert_eq!(unknown, MessageReply::Refused(MessageFault::UnknownQueue));
-    let ids = post(world, &[("a", 0), ("b", 0), ("late", 10), ("c", 0)]);
-    let first = reserve(world, 2);
+    let ids = post(storage, &[("a", 0), ("b", 0), ("late", 10), ("c", 0)]);
+    let first = reserve(storage, 2);
     assert_eq!(bodies(&first), ["a", "b"]);
-    assert_eq!(bodies(&reserve(world, 10)), ["c"]);
+    assert_eq!(bodies(&reserve(storage, 10)), ["c"]);
     let held = ConsumerToken::Reservation(first[0].reservation.expect("reserved"));
-    let stolen = order(world, MessageCommand::Delete(vec![(ids[0], None)]));
+    let stolen = order(storage, MessageCommand::Delete(vec![(ids[0], None)]));
     assert_eq!(stolen, MessageReply::Refused(MessageFault::Refused(ids[0], MessageRefusal::Reserved)));
-    assert_eq!(order(world, MessageCommand::Delete(vec![(ids[0], Some(held))])), MessageReply::Done);
-    let back = order(world, MessageCommand::Release(ids[1], first[1].reservation.expect("reserved"), 0));
+    assert_eq!(order(storage, MessageCommand::Delete(vec![(ids[0], Some(held))])), MessageReply::Done);
+    let back = order(storage, MessageCommand::Release(ids[1], first[1].reservation.expect("reserved"), 0));
     assert!(matches!(back, MessageReply::Changed(_)));
-    world.pass(10_000);
-    assert_eq!(bodies(&reserve(world, 10)), ["b", "late"]);
+    storage.pass(10_000);
+    assert_eq!(bodies(&reserve(storage, 10)), ["b", "late"]);
     // After the timeout, all are back in their order; the second reservation of `b` was its last.
     let dead_letter = Some(DeadLetterPolicy { queue: "dead".to_owned(), most: 2 });
     let settings = MessageQueueSettings { dead_letter, ..MessageQueueSettings::default() };
-    assert_eq!(order(world, MessageCommand::SetQueue(settings)), MessageReply::Done);
-    world.pass(60_000);
-    assert_eq!(bodies(&reserve(world, 10)), ["late", "c"]);
+    assert_eq!(order(storage, MessageCommand::SetQueue(settings)), MessageReply::Done);
+    storage.pass(60_000);
+    assert_eq!(bodies(&reserve(storage, 10)), ["late", "c"]);
     let dead = MessageQueueName { name: "dead".to_owned(), ..orders() };
-    let buried = world.reader.peek_messages(&dead, 10, world.now).expect("read").expect("a queue");
+    let buried = storage.reader.peek_messages(&dead, 10, storage.now).expect("read").expect("a queue");
     assert_eq!(bodies(&buried), ["b"]);
-    let names = world.reader.message_queues(&orders().project, "", "", 10).expect("read");
+    let names = storage.reader.message_queues(&orders().project, "", "", 10).expect("read");
     assert_eq!(names, ["dead", "orders/eu"]);
-    let info = world.reader.message_queue(&orders()).expect("read").expect("a queue");
+    let info = storage.reader.message_queue(&orders()).expect("read").expect("a queue");
     assert_eq!((info.size, info.total), (2, 4));
-    assert_eq!(order(world, MessageCommand::RemoveQueue), MessageReply::Done);
-    assert_eq!(world.reader.message_queue(&orders()).expect("read"), None);
+    assert_eq!(order(storage, MessageCommand::RemoveQueue), MessageReply::Done);
+    assert_eq!(storage.reader.message_queue(&orders()).expect("read"), None);
 }
 
-pub(crate) fn messages_survive_a_restart_and_expire(world: &mut StorageUnderTest) {
-    let ids = post(world, &[("a", 0), ("b", 0)]);
-    let held = reserve(world, 1)[0].reservation;
-    world.restart();
-    assert_eq!(bodies(&reserve(world, 10)), ["b"]);
-    let found = world.reader.message(&orders(), ids[0], world.now).expect("read").expect("a message");
+pub(crate) fn messages_survive_a_restart_and_expire(storage: &mut StorageUnderTest) {
+    let ids = post(storage, &[("a", 0), ("b", 0)]);
+    let held = reserve(storage, 1)[0].reservation;
+    storage.restart();
+    assert_eq!(bodies(&reserve(storage, 10)), ["b"]);
+    let found = storage.reader.message(&orders(), ids[0], storage.now).expect("read").expect("a message");
     assert_eq!((found.reservation, found.count), (held, 1));
-    world.pass(604_800_000);
-    assert_eq!(reserve(world, 10), []);
-    let _ = world.upkeep();
-    assert_eq!(world.reader.message_queue(&orders()).expect("read").map(|info| info.size), Some(0));
+    storage.pass(604_800_000);
+    assert_eq!(reserve(storage, 10), []);
+    let _ = storage.upkeep();
+    assert_eq!(storage.reader.message_queue(&orders()).expect("read").map(|info| info.size), Some(0));
 }

@@ -20,27 +20,27 @@ fn schedule(text: &str, overlap: OverlapPolicy, origin: ScheduleOrigin) -> NewSc
     NewSchedule { name: name(text), schedule, template: b"template".to_vec(), origin, by: "me".to_owned() }
 }
 
-fn order(world: &mut StorageUnderTest, command: ScheduleCommand) -> ScheduleReply {
-    match world.one(QueueCommand::Schedule(command)) {
+fn order(storage: &mut StorageUnderTest, command: ScheduleCommand) -> ScheduleReply {
+    match storage.one(QueueCommand::Schedule(command)) {
         QueueReply::Schedule(reply) => reply,
         other => panic!("{other:?}"),
     }
 }
 
-fn create(world: &mut StorageUnderTest, new: NewSchedule) -> Result<(), ScheduleRefusal> {
-    match order(world, ScheduleCommand::Create(Box::new(new))) {
+fn create(storage: &mut StorageUnderTest, new: NewSchedule) -> Result<(), ScheduleRefusal> {
+    match order(storage, ScheduleCommand::Create(Box::new(new))) {
         ScheduleReply::Created(created) => created,
         other => panic!("{other:?}"),
     }
 }
 
-fn due(world: &StorageUnderTest) -> Vec<StoredSchedule> {
-    world.reader.due_schedules(world.now, 10).expect("read").0
+fn due(storage: &StorageUnderTest) -> Vec<StoredSchedule> {
+    storage.reader.due_schedules(storage.now, 10).expect("read").0
 }
 
 /// The command for what is due now.
-fn fire(world: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
-    let turn = schedule.progress.turn(&schedule.new.schedule, world.now);
+fn fire(storage: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
+    let turn = schedule.progress.turn(&schedule.new.schedule, storage.now);
     let job = NewJob {
         queue: queue("shop/report"),
         settings: JobSettings::default(),
@@ -52,8 +52,8 @@ fn fire(world: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
     Fire { id: schedule.id, after: schedule.progress, handled: turn.handled, runs, skipped: turn.skipped, note: None }
 }
 
-fn fired(world: &mut StorageUnderTest, fire: Fire) -> Fired {
-    match order(world, ScheduleCommand::Fire(Box::new(fire))) {
+fn fired(storage: &mut StorageUnderTest, fire: Fire) -> Fired {
+    match order(storage, ScheduleCommand::Fire(Box::new(fire))) {
         ScheduleReply::Fired(fired) => fired,
         other => panic!("{other:?}"),
     }
@@ -66,88 +66,88 @@ fn jobs(fired: Fired) -> Vec<JobId> {
     }
 }
 
-pub(crate) fn a_due_time_queues_one_job(world: &mut StorageUnderTest) {
+pub(crate) fn a_due_time_queues_one_job(storage: &mut StorageUnderTest) {
     let new = schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller);
-    create(world, new.clone()).expect("created");
-    assert_eq!(create(world, new.clone()), Err(ScheduleRefusal::Exists(name("shop/nightly"))));
-    assert_eq!(due(world), []);
-    world.pass(10_000);
-    let stored = due(world).pop().expect("due");
+    create(storage, new.clone()).expect("created");
+    assert_eq!(create(storage, new.clone()), Err(ScheduleRefusal::Exists(name("shop/nightly"))));
+    assert_eq!(due(storage), []);
+    storage.pass(10_000);
+    let stored = due(storage).pop().expect("due");
     assert_eq!(stored.new, new);
-    let command = fire(world, &stored);
-    let queued = jobs(fired(world, command.clone()));
+    let command = fire(storage, &stored);
+    let queued = jobs(fired(storage, command.clone()));
     assert_eq!(queued.len(), 1);
     // The same time again: from a server that died before it knew, or from a second server.
-    assert_eq!(fired(world, command.clone()), Fired::Stale);
-    world.restart();
-    assert_eq!(fired(world, command), Fired::Stale);
-    assert_eq!(due(world), []);
-    let stored = world.reader.schedule(&name("shop/nightly")).expect("read").expect("a schedule");
-    assert_eq!((stored.progress.runs, stored.last_job, stored.last_run), (1, Some(queued[0]), Some(world.now)));
-    let (_, next) = world.reader.due_schedules(world.now, 0).expect("read");
-    assert_eq!(next, Some(Moment(world.now.0 + 10_000)));
-    assert_eq!(world.claimed_ids(10), queued);
+    assert_eq!(fired(storage, command.clone()), Fired::Stale);
+    storage.restart();
+    assert_eq!(fired(storage, command), Fired::Stale);
+    assert_eq!(due(storage), []);
+    let stored = storage.reader.schedule(&name("shop/nightly")).expect("read").expect("a schedule");
+    assert_eq!((stored.progress.runs, stored.last_job, stored.last_run), (1, Some(queued[0]), Some(storage.now)));
+    let (_, next) = storage.reader.due_schedules(storage.now, 0).expect("read");
+    assert_eq!(next, Some(Moment(storage.now.0 + 10_000)));
+    assert_eq!(storage.claimed_ids(10), queued);
 }
 
-pub(crate) fn overlapping_runs_follow_the_policy(world: &mut StorageUnderTest) {
+pub(crate) fn overlapping_runs_follow_the_policy(storage: &mut StorageUnderTest) {
     for (text, policy) in [("shop/a", OverlapPolicy::Forbid), ("shop/b", OverlapPolicy::Replace)] {
-        create(world, schedule(text, policy, ScheduleOrigin::Caller)).expect("created");
-        world.pass(10_000);
-        let stored = due(world).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
-        let command = fire(world, &stored);
-        let first = jobs(fired(world, command))[0];
-        let claimed = world.claim("m", 10).into_iter().find(|job| job.id == first).expect("claimed");
-        world.pass(10_000);
-        let stored = due(world).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
-        let command = fire(world, &stored);
-        let Fired::Done { jobs: queued, stopping } = fired(world, command) else { panic!("fired") };
-        let after = world.reader.schedule(&name(text)).expect("read").expect("a schedule");
+        create(storage, schedule(text, policy, ScheduleOrigin::Caller)).expect("created");
+        storage.pass(10_000);
+        let stored = due(storage).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
+        let command = fire(storage, &stored);
+        let first = jobs(fired(storage, command))[0];
+        let claimed = storage.claim("m", 10).into_iter().find(|job| job.id == first).expect("claimed");
+        storage.pass(10_000);
+        let stored = due(storage).into_iter().find(|stored| stored.new.name == name(text)).expect("due");
+        let command = fire(storage, &stored);
+        let Fired::Done { jobs: queued, stopping } = fired(storage, command) else { panic!("fired") };
+        let after = storage.reader.schedule(&name(text)).expect("read").expect("a schedule");
         if policy == OverlapPolicy::Forbid {
             assert_eq!((queued.len(), stopping.len(), after.skipped), (0, 0, 1));
             assert!(after.note.is_some_and(|note| note.contains("had not ended")));
-            let _ = world.complete(first, claimed.fence, AttemptOutcome::Succeeded);
+            let _ = storage.complete(first, claimed.fence, AttemptOutcome::Succeeded);
         } else {
             assert_eq!((queued.len(), stopping.first().map(|(job, ..)| *job)), (1, Some(first)));
-            let _ = world.complete(first, claimed.fence, AttemptOutcome::Failed);
-            assert!(matches!(world.state(first), JobState::Ended { end: JobEnd::Cancelled, .. }));
+            let _ = storage.complete(first, claimed.fence, AttemptOutcome::Failed);
+            assert!(matches!(storage.state(first), JobState::Ended { end: JobEnd::Cancelled, .. }));
         }
-        assert_eq!(order(world, ScheduleCommand::Remove(name(text))), ScheduleReply::Changed(true));
+        assert_eq!(order(storage, ScheduleCommand::Remove(name(text))), ScheduleReply::Changed(true));
     }
 }
 
-pub(crate) fn a_schedule_is_paused_and_removed(world: &mut StorageUnderTest) {
-    create(world, schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
-    world.pass(10_000);
-    let stale = due(world).pop().expect("due");
+pub(crate) fn a_schedule_is_paused_and_removed(storage: &mut StorageUnderTest) {
+    create(storage, schedule("shop/nightly", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
+    storage.pass(10_000);
+    let stale = due(storage).pop().expect("due");
     let pause =
-        |world: &mut StorageUnderTest, paused| order(world, ScheduleCommand::Pause(name("shop/nightly"), paused));
-    assert_eq!(pause(world, true), ScheduleReply::Changed(true));
-    assert_eq!(due(world), []);
-    let command = fire(world, &stale);
-    assert_eq!(fired(world, command), Fired::Stale, "paused meanwhile");
-    world.pass(60_000);
-    assert_eq!(pause(world, false), ScheduleReply::Changed(true));
-    assert_eq!(due(world), [], "times of the pause are not missed");
-    world.pass(10_000);
-    assert_eq!(due(world).len(), 1);
-    assert_eq!(world.reader.schedules(Some(&queue("shop/x").project)).expect("read").len(), 1);
-    assert_eq!(world.reader.schedules(Some(&queue("blog/x").project)).expect("read"), []);
-    let remove = |world: &mut StorageUnderTest| order(world, ScheduleCommand::Remove(name("shop/nightly")));
-    assert_eq!((remove(world), remove(world)), (ScheduleReply::Changed(true), ScheduleReply::Changed(false)));
-    assert_eq!(pause(world, false), ScheduleReply::Changed(false));
+        |storage: &mut StorageUnderTest, paused| order(storage, ScheduleCommand::Pause(name("shop/nightly"), paused));
+    assert_eq!(pause(storage, true), ScheduleReply::Changed(true));
+    assert_eq!(due(storage), []);
+    let command = fire(storage, &stale);
+    assert_eq!(fired(storage, command), Fired::Stale, "paused meanwhile");
+    storage.pass(60_000);
+    assert_eq!(pause(storage, false), ScheduleReply::Changed(true));
+    assert_eq!(due(storage), [], "times of the pause are not missed");
+    storage.pass(10_000);
+    assert_eq!(due(storage).len(), 1);
+    assert_eq!(storage.reader.schedules(Some(&queue("shop/x").project)).expect("read").len(), 1);
+    assert_eq!(storage.reader.schedules(Some(&queue("blog/x").project)).expect("read"), []);
+    let remove = |storage: &mut StorageUnderTest| order(storage, ScheduleCommand::Remove(name("shop/nightly")));
+    assert_eq!((remove(storage), remove(storage)), (ScheduleReply::Changed(true), ScheduleReply::Changed(false)));
+    assert_eq!(pause(storage, false), ScheduleReply::Changed(false));
 }
 
-pub(crate) fn the_schedule_of_a_release_follows_the_release(world: &mut StorageUnderTest) {
+pub(crate) fn the_schedule_of_a_release_follows_the_release(storage: &mut StorageUnderTest) {
     let mut new = schedule("shop/report", OverlapPolicy::Allow, ScheduleOrigin::Release);
-    create(world, new.clone()).expect("created");
-    world.pass(25_000);
+    create(storage, new.clone()).expect("created");
+    storage.pass(25_000);
     new.schedule = Schedule::new(Timing::Every(60));
-    create(world, new.clone()).expect("replaced");
-    assert_eq!(due(world), [], "the new times count from now");
-    let stored = world.reader.schedule(&new.name).expect("read").expect("a schedule");
+    create(storage, new.clone()).expect("replaced");
+    assert_eq!(due(storage), [], "the new times count from now");
+    let stored = storage.reader.schedule(&new.name).expect("read").expect("a schedule");
     assert_eq!(stored.new, new);
     // A caller's schedule is not replaced.
-    create(world, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
-    let taken = create(world, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Release));
+    create(storage, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Caller)).expect("created");
+    let taken = create(storage, schedule("shop/own", OverlapPolicy::Allow, ScheduleOrigin::Release));
     assert_eq!(taken, Err(ScheduleRefusal::Exists(name("shop/own"))));
 }

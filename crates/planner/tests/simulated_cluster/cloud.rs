@@ -92,7 +92,7 @@ impl TestCluster {
         let policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
         let app = App::new(app_name(), Moment(0));
         let app = DesiredApp { app, releases: BTreeMap::new(), deploys: Vec::new() };
-        let mut world = Self {
+        let mut cluster = Self {
             desired: DesiredCluster { apps: BTreeMap::from([(app_name(), app)]), ..DesiredCluster::default() },
             observed: ObservedCluster::default(),
             plan: Plan::default(),
@@ -104,8 +104,8 @@ impl TestCluster {
             history: Vec::new(),
             gone: BTreeSet::new(),
         };
-        world.heartbeat();
-        world
+        cluster.heartbeat();
+        cluster
     }
 
     pub(crate) fn app(&mut self) -> &mut DesiredApp {
