@@ -124,17 +124,17 @@ impl Default for PartLists {
 }
 
 impl BlobStore {
-    /// Returns the parts of a blob; none if their list takes longer than `patience` to make. The first call starts a task
+    /// Returns the parts of a blob; none if their list takes longer than `timeout` to make. The first call starts a task
     /// that reads the whole blob, verifies its digest, and keeps the list for later calls.
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::WrongDigest`], [`BlobError::Backend`].
-    pub async fn parts(&self, digest: &Digest, patience: Duration) -> Result<Option<BlobParts>, Arc<BlobError>> {
+    pub async fn parts(&self, digest: &Digest, timeout: Duration) -> Result<Option<BlobParts>, Arc<BlobError>> {
         if let Some(parts) = self.kept_parts(digest).await {
             return Ok(Some(parts));
         }
         let mut making = self.making_parts(digest);
-        let made = tokio::time::timeout(patience, making.wait_for(Option::is_some)).await;
+        let made = tokio::time::timeout(timeout, making.wait_for(Option::is_some)).await;
         // A task that panicked has made no list.
         let made = made.ok().and_then(Result::ok).and_then(|made| made.clone());
         made.transpose()

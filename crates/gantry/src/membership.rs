@@ -23,7 +23,7 @@ const TUNNEL_PORT: u16 = 7001;
 const POLL: Duration = Duration::from_secs(30);
 
 /// Number of consecutive failures after which a failure is logged once.
-const FAILURES_TOLD: u32 = 2;
+const FAILURES_BEFORE_LOG: u32 = 2;
 
 /// Folder of the identity.
 pub(crate) fn folder(machine: &Machine) -> PathBuf {
@@ -112,7 +112,7 @@ impl Membership {
             let kept = if renews { self.renew().await } else { self.reload() };
             failures = if kept.is_ok() { 0 } else { failures.saturating_add(1) };
             // The server may still be starting, or be away for hours.
-            if let (Err(error), FAILURES_TOLD) = (kept, failures) {
+            if let (Err(error), FAILURES_BEFORE_LOG) = (kept, failures) {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "cannot keep this machine's certificate and servers up to date"

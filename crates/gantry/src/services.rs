@@ -36,7 +36,7 @@ pub(crate) fn is_orphan() -> bool {
 }
 
 /// Timeout for the machine token, which the server creates at its first start.
-const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keeps the machine's certificate and the list of servers up to date. Without the task, the certificate would expire
 /// weeks later.
@@ -181,7 +181,7 @@ async fn service_client(machine: &Machine, membership: Option<Membership>, renew
         return Ok(client);
     }
     let path = machine.data.join("machine-token");
-    let token = tokio::time::timeout(TOKEN_PATIENCE, read_when_there(&path))
+    let token = tokio::time::timeout(TOKEN_TIMEOUT, read_when_there(&path))
         .await
         .with_context(|| format!("there is no machine token at {}; start the server first", path.display()))
         .with_code(ErrorCode::MachineTokenMissing)?;

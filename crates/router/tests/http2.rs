@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
 use h2spec::CaseStep::{Answered, Data, Send};
-use h2spec::ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
+use h2spec::ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, GoAway, Pong, StreamError};
 use h2spec::{BODY, PROTOCOL, ProtocolCase, cases};
 use harness::frames::*;
 use harness::{NOWHERE, app, endpoint, full, router, table};
@@ -111,7 +111,9 @@ async fn say(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), String> 
             (StreamError(codes), Some(frame)) if [RST_STREAM, GOAWAY].contains(&frame.kind) => {
                 return judge(frame, codes);
             }
-            (ConnectionError(codes) | Told(codes), Some(frame)) if frame.kind == GOAWAY => return judge(frame, codes),
+            (ConnectionError(codes) | GoAway(codes), Some(frame)) if frame.kind == GOAWAY => {
+                return judge(frame, codes);
+            }
             (Answer(number), Some(frame)) => {
                 headed |= frame.kind == HEADERS && frame.stream == *number;
                 headed && frame.ends(*number)
@@ -197,7 +199,7 @@ async fn a_careless_server_fails_the_http2_cases() {
     });
     let wrong = examine(address, Duration::from_secs(1)).await;
     let is_wrong =
-        |case: &ProtocolCase| matches!(case.wanted, StreamError(_) | ConnectionError(_) | Told(_) | Bytes(_));
+        |case: &ProtocolCase| matches!(case.wanted, StreamError(_) | ConnectionError(_) | GoAway(_) | Bytes(_));
     let mut failed: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
     let mut expected: Vec<&str> = cases().iter().filter(|case| is_wrong(case)).map(|case| case.name).collect();
     failed.sort_unstable();

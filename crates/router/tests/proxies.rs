@@ -37,7 +37,7 @@ fn trusting(address: SocketAddr, cluster: &[&str], own: &[&str]) -> RoutingTable
     table
 }
 
-const SAID: [(&str, &str); 5] = [
+const FORWARDED_HEADERS: [(&str, &str); 5] = [
     ("x-forwarded-for", "203.0.113.9"),
     ("x-forwarded-proto", "https"),
     ("x-forwarded-host", "shop.example"),
@@ -50,7 +50,7 @@ const REPLACED: &str = "127.0.0.1 | http | shop.localhost |  | ";
 
 fn request() -> Request<harness::Body> {
     let mut request = get("/");
-    for (name, value) in SAID {
+    for (name, value) in FORWARDED_HEADERS {
         request.headers_mut().insert(name, value.parse().expect("a value"));
     }
     request

@@ -140,11 +140,11 @@ static const struct { const char *name; call *call; } newer[] = {
 /* One echo by a socket that needs no right: the kernel writes the identifier and the checksum. */
 static const char *echo(void) {
   struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  struct timeval patience = {.tv_sec = 5};
+  struct timeval timeout = {.tv_sec = 5};
   unsigned char asked[16] = {8 /* echo request */}, answer[64];
   int ends = socket(AF_INET, SOCK_DGRAM, 1 /* ICMP */);
   if (ends < 0) return strerrorname_np(errno);
-  setsockopt(ends, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  setsockopt(ends, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
   if (sendto(ends, asked, sizeof asked, 0, (struct sockaddr *)&here, sizeof here) < 0) return strerrorname_np(errno);
   if (recv(ends, answer, sizeof answer, 0) < 0) return strerrorname_np(errno);
   return answer[0] == 0 ? "answered" : "another message";

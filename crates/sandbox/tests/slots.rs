@@ -127,7 +127,7 @@ fn serve() -> u16 {
 /// Prints all that a container can see of its surroundings and that another container might have left there.
 /// The processor time comes first, because the rest takes long on an emulated machine. The count of all sockets is left
 /// out: the kernel releases those that made the link a moment later.
-const LOOK: &str = "exec 2>&1; (cd /sys/fs/cgroup; \
+const PRINT_SURROUNDINGS: &str = "exec 2>&1; (cd /sys/fs/cgroup; \
     [ $(cat cpuacct/cpuacct.usage 2>/dev/null || echo $(($(grep usage_usec cpu.stat | cut -d' ' -f2) * 1000))) -lt 1000000000 ] \
     && echo little time); echo routes; ip route; echo addresses; ip -o addr | grep -o 'inet .*'; \
     echo neighbours; ip neigh; ip -6 neigh; cat /proc/net/arp | tail -n +2; \
@@ -159,7 +159,7 @@ fn untidy(port: u16) -> String {
 
 /// The container before may leave what it wants: it has another slot. A launch without a slot shows what is to be seen.
 async fn nothing_left() {
-    let fresh = boxes::outcome(&networked(LOOK)).await.0;
+    let fresh = boxes::outcome(&networked(PRINT_SURROUNDINGS)).await.0;
     assert!(fresh.last().is_some_and(|line| line == "end"), "{fresh:#?}");
     for wanted in ["little memory", "little in use", "little time"] {
         assert!(fresh.iter().any(|line| line == wanted), "{fresh:#?}");
@@ -169,7 +169,7 @@ async fn nothing_left() {
         assert!(busy.iter().any(|line| line == wanted), "no {wanted:?}: {busy:#?}");
     }
     // The address is the same, and so is the name of the link.
-    let after = outcome(&networked(LOOK)).await;
+    let after = outcome(&networked(PRINT_SURROUNDINGS)).await;
     assert_eq!(after, fresh, "after: {busy:#?}");
 }
 

@@ -13,7 +13,7 @@ const RUNS_MAX: usize = 100;
 
 /// Most times that a turn looks at from the last handled one on. A schedule with more times than this since then is dense,
 /// and only the times of the last [`DENSE_MILLIS`] matter.
-const LOOKED_AT: usize = 1000;
+const TIMES_SCANNED_MAX: usize = 1000;
 const DENSE_MILLIS: u64 = 15 * 60 * 1000;
 
 /// Longest time that a request is on its way.
@@ -95,7 +95,7 @@ impl Progress {
         let mut after = self.handled;
         while let Some(next) = schedule.next_after(self.created, after).filter(|next| *next <= now) {
             due.push(next);
-            let dense = due.len() == LOOKED_AT;
+            let dense = due.len() == TIMES_SCANNED_MAX;
             after = if dense { next.max(Moment(now.0.saturating_sub(DENSE_MILLIS))) } else { next };
         }
         let all = due.len();

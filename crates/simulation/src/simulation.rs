@@ -26,7 +26,7 @@ const REST_MILLIS: u64 = 600_000;
 const STAY_MILLIS: u64 = 10_000;
 
 /// Poll interval for the state of the cluster, in milliseconds.
-const LOOK_MILLIS: u64 = 2_000;
+const POLL_MILLIS: u64 = 2_000;
 
 /// Time after the last fault until nothing is broken any more, in milliseconds.
 pub(crate) const RECOVERY_MILLIS: u64 = 25_000;
@@ -171,7 +171,7 @@ impl Simulation {
     fn come_to_rest(&mut self) -> u64 {
         let begin = self.last_fault();
         let mut rest = None;
-        for end in (begin.0..=begin.0 + REST_MILLIS + STAY_MILLIS).step_by(usize::try_from(LOOK_MILLIS).expect("small"))
+        for end in (begin.0..=begin.0 + REST_MILLIS + STAY_MILLIS).step_by(usize::try_from(POLL_MILLIS).expect("small"))
         {
             self.run_until(Moment(end));
             self.promote_held();

@@ -427,20 +427,20 @@ fn moment(time: SystemTime) -> Moment {
     Moment(u64::try_from(millis).unwrap_or_default())
 }
 
-/// Number of bytes after which the free disk space is looked at again.
-const LOOK_EVERY: u64 = 64 << 20;
+/// Number of bytes after which the free disk space is read again.
+const DISK_CHECK_BYTES: u64 = 64 << 20;
 
 /// Returns a check that fails once the disk reserve would be used up. The check takes the number of coming bytes.
 fn room(agent: &AgentContext) -> impl FnMut(u64) -> io::Result<()> + '_ {
-    let mut since = LOOK_EVERY;
+    let mut since = DISK_CHECK_BYTES;
     move |bytes| {
         since += bytes;
-        if since < LOOK_EVERY {
+        if since < DISK_CHECK_BYTES {
             return Ok(());
         }
         since = 0;
         let (free, reserve) = (gantry_linux::disk::free(&agent.settings.data), agent.policy.reserve());
-        if free.saturating_sub(reserve) >= LOOK_EVERY {
+        if free.saturating_sub(reserve) >= DISK_CHECK_BYTES {
             return Ok(());
         }
         let (free, reserve) = (Bytes(free), Bytes(reserve));

@@ -38,8 +38,8 @@ const MAKERS: usize = 3;
 /// Time without a job after which all slots end.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// Interval between two looks for slots to end.
-const LOOK: Duration = Duration::from_secs(5);
+/// Poll interval for slots to end.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// First and longest time without new slots after a failure.
 const SUSPENSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
@@ -240,7 +240,9 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
         }
         Ok::<_, Infallible>(())
     };
-    ReconcileLoop::new("prepared slots", LOOK, Backoff::constant(LOOK)).run_nudged(&agent.prepared.wanted, pass).await;
+    ReconcileLoop::new("prepared slots", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL))
+        .run_nudged(&agent.prepared.wanted, pass)
+        .await;
 }
 
 /// Ends slots, and releases their addresses.

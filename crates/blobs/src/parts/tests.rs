@@ -16,11 +16,11 @@ async fn blob() -> (tempfile::TempDir, BlobStore, Digest, Vec<u8>) {
     (folder, blobs, digest, content)
 }
 
-/// A time in which every list of these tests is made.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Timeout within which every list of these tests is made.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 async fn parts(blobs: &BlobStore, digest: &Digest) -> Result<BlobParts, Arc<BlobError>> {
-    blobs.parts(digest, PATIENCE).await.map(|parts| parts.expect("made in time"))
+    blobs.parts(digest, TIMEOUT).await.map(|parts| parts.expect("made in time"))
 }
 
 fn path(folder: &tempfile::TempDir, path: &Path) -> PathBuf {

@@ -13,7 +13,7 @@ use super::write::Writer;
 use crate::{ClaimedJob, QueueReply};
 
 /// Jobs that one claim may look at. Expired jobs end at a claim and are not returned.
-const LOOKED_AT: usize = 1000;
+const JOBS_SCANNED_MAX: usize = 1000;
 
 impl Writer<'_> {
     /// Gives jobs to a machine; [`Self::add_bodies`] adds their bodies.
@@ -26,7 +26,7 @@ impl Writer<'_> {
         let (numbers, loads) = self.loads.shares(self.database)?;
         let mut share = FairShare::new(loads, limit);
         let mut claimed = Vec::new();
-        for _ in 0..LOOKED_AT {
+        for _ in 0..JOBS_SCANNED_MAX {
             let Some(place) = share.next().filter(|_| claimed.len() < most) else { break };
             let queue = numbers[place];
             let Some(job) = self.ahead.first_ready(self.database, queue, numbers.len())?.cloned() else {

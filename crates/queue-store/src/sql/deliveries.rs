@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Hosts that one take looks at.
-const HOSTS_LOOKED_AT: usize = 200;
+const HOSTS_SCANNED_MAX: usize = 200;
 
 /// Longest note, in bytes.
 const NOTE_MAX: usize = 500;
@@ -184,7 +184,7 @@ impl Writer<'_> {
         after: String,
     ) -> Result<TakenDeliveries, Fault> {
         let mut taken = TakenDeliveries { deliveries: Vec::new(), last: after };
-        for _ in 0..HOSTS_LOOKED_AT {
+        for _ in 0..HOSTS_SCANNED_MAX {
             let left = most.saturating_sub(u32::try_from(taken.deliveries.len()).unwrap_or(u32::MAX));
             if left == 0 {
                 return Ok(taken);

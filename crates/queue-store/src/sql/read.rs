@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
-const LOOKED_AT: usize = 20_000;
+const ROWS_SCANNED_MAX: usize = 20_000;
 
 /// Rows that a page reads at a time.
 const CHUNK: usize = 1000;
@@ -301,16 +301,16 @@ fn page(database: &dyn Database, filter: &JobFilter, most: usize) -> Result<JobP
     let dead = if filter.dead { "AND state = 4 AND ended IN (1, 2, 4, 5)" } else { "" };
     let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 {dead} ORDER BY id DESC LIMIT ?2");
     let mut before = filter.before.map_or(i64::MAX, |before| whole(before.0));
-    let (mut jobs, mut looked, mut last) = (Vec::new(), 0, None);
-    while looked < LOOKED_AT {
-        let chunk = CHUNK.min(LOOKED_AT - looked);
+    let (mut jobs, mut scanned, mut last) = (Vec::new(), 0, None);
+    while scanned < ROWS_SCANNED_MAX {
+        let chunk = CHUNK.min(ROWS_SCANNED_MAX - scanned);
         let rows = database.query(&sql, bound![before, whole(chunk as u64)])?;
         let is_last = rows.len() < chunk;
         for row in rows {
             if jobs.len() == most {
                 return Ok(JobPage { jobs, next: last });
             }
-            looked += 1;
+            scanned += 1;
             let stored = StoredJob::read(row)?;
             (last, before) = (Some(stored.id), whole(stored.id.0));
             if let Some(load) = names.queues.get(&stored.queue).filter(|load| wanted(&load.name)) {

@@ -53,7 +53,7 @@ enum ConnectionEnd {
     /// The connection waits for a moment without a stream.
     Due,
     /// The connection sends or has sent GOAWAY.
-    Told,
+    GoAwaySent,
 }
 
 /// Serves the requests of a connection, until the client or the router ends the connection.
@@ -84,7 +84,7 @@ pub(super) async fn serve_connection<S>(
                 busy.as_mut().reset(tokio::time::Instant::now() + BUSY_MAX);
             }
             () = &mut busy, if end == ConnectionEnd::Due => {
-                end = ConnectionEnd::Told;
+                end = ConnectionEnd::GoAwaySent;
                 connection.graceful_shutdown();
             }
             () = &mut silence, if !is_silent => {
@@ -117,7 +117,7 @@ where
     std::future::poll_fn(|cx| {
         let polled = connection.poll_accept(cx);
         if polled.is_pending() && *end == ConnectionEnd::Due && !connection.has_streams() {
-            *end = ConnectionEnd::Told;
+            *end = ConnectionEnd::GoAwaySent;
             connection.graceful_shutdown();
             return connection.poll_accept(cx);
         }

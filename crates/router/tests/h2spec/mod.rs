@@ -37,11 +37,11 @@ pub(crate) enum ExpectedEnd {
     /// The connection ends, with one of these codes if a code is given.
     ConnectionError(&'static [u32]),
     /// The connection ends with one of these codes.
-    Told(&'static [u32]),
+    GoAway(&'static [u32]),
 }
 
 use CaseStep::{Answered, Data, Send};
-use ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
+use ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, GoAway, Pong, StreamError};
 
 pub(crate) struct ProtocolCase {
     pub(crate) name: &'static str,
@@ -305,7 +305,7 @@ fn states() -> Vec<ProtocolCase> {
             StreamError(&[PROTOCOL]),
         ),
         case("http2/5.4.1/1 an error ends the connection", &[frame(PING, 0, 3, &[0; 8])], ConnectionError(&[PROTOCOL])),
-        case("http2/5.4.1/2 and says so", &[frame(PING, 0, 3, &[0; 8])], Told(&[PROTOCOL])),
+        case("http2/5.4.1/2 and says so", &[frame(PING, 0, 3, &[0; 8])], GoAway(&[PROTOCOL])),
     ]
 }
 

@@ -28,8 +28,8 @@ use crate::{Server, ServerSettings, assembly, connections, core, http, tokens};
 /// Longest time until the server has done what a peer waits for.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Interval between two looks at the server's view.
-const LOOK: Duration = Duration::from_millis(5);
+/// Poll interval for the server's view.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A server that serves the API. It ends with the runtime of the test.
 struct RunningServer {
@@ -148,7 +148,7 @@ impl ConnectedPeer {
 
     /// Stays connected until `found` returns a value. `name` is the version of the peer.
     async fn find<T>(&mut self, name: &str, mut found: impl FnMut(&[Value]) -> Option<T>) -> T {
-        let mut looks = tokio::time::interval(LOOK);
+        let mut polls = tokio::time::interval(POLL_INTERVAL);
         let finding = async {
             loop {
                 if let Some(found) = found(&self.heard) {
@@ -159,7 +159,7 @@ impl ConnectedPeer {
                         let message = message.unwrap_or_else(|error| panic!("{name}: {error}"));
                         self.heard.push(message.unwrap_or_else(|| panic!("{name}: the server ended the connection")));
                     }
-                    _ = looks.tick() => {}
+                    _ = polls.tick() => {}
                 }
             }
         };

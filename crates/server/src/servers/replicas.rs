@@ -28,8 +28,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// Timeout of one copy: this, and a second for each MiB.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Timeout of a question whether a server has a blob.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for the response head when a server is asked for a blob, or whether it has one.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most digests of one order to remove blobs.
 const COLLECT_MAX: usize = 1000;
@@ -76,7 +76,7 @@ impl PeerBlobs {
 
     async fn has(&self, peer: &ServerRecord, digest: &Digest) -> Result<bool, TransportError> {
         let request = transport::request(&self.membership, Method::HEAD, &format!("{PATH}/{digest}"), Body::empty())?;
-        let asked = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
+        let asked = tokio::time::timeout(RESPONSE_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
         match asked.await.map_err(|_| TransportError::Slow)? {
             Ok(_) => Ok(true),
             Err(TransportError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
@@ -86,7 +86,7 @@ impl PeerBlobs {
 
     async fn open(&self, peer: &ServerRecord, digest: &Digest) -> Result<OpenBlob, TransportError> {
         let request = transport::request(&self.membership, Method::GET, &format!("{PATH}/{digest}"), Body::empty())?;
-        let opened = tokio::time::timeout(LOOK_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
+        let opened = tokio::time::timeout(RESPONSE_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
         let response = opened.await.map_err(|_| TransportError::Slow)??;
         let size = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
         let stream = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other).boxed();

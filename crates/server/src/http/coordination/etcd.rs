@@ -28,7 +28,7 @@ const SESSION_TTL: i64 = 60;
 const STREAM_BUFFER: usize = 16;
 
 /// Longest silence of a stream before the server looks whether it still leads.
-const STREAM_LOOK: Duration = Duration::from_secs(1);
+const LEADERSHIP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves `/version`.
 pub(super) async fn version(caller: Result<AppCaller, ErrorResponse>) -> Response {
@@ -274,7 +274,7 @@ async fn wait(
         tokio::select! {
             changed = changes.changed() => return changed.is_ok(),
             () = sender.closed() => return false,
-            () = tokio::time::sleep(STREAM_LOOK) => {
+            () = tokio::time::sleep(LEADERSHIP_POLL_INTERVAL) => {
                 if !caller.server.coordination.is_open() {
                     return false;
                 }

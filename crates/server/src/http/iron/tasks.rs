@@ -24,7 +24,7 @@ const PAGE: usize = 30;
 const PAGE_MAX: usize = 100;
 
 /// Most rows that a list looks at.
-const LOOKED_AT: usize = 100_000;
+const ROWS_SCANNED_MAX: usize = 100_000;
 
 #[derive(Deserialize)]
 struct Tasks {
@@ -201,12 +201,12 @@ pub(super) async fn list(call: &IronCall) -> HttpResult {
     let most = filters.per_page.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let skip = filters.page.unwrap_or_default().min(PAGE_MAX) * most;
     let queue = filters.code_name.as_deref().map(|code| call.queue(code)).transpose()?;
-    let (mut before, mut looked, mut found) = (None, 0, Vec::new());
-    while found.len() < skip + most && looked < LOOKED_AT {
+    let (mut before, mut scanned, mut found) = (None, 0, Vec::new());
+    while found.len() < skip + most && scanned < ROWS_SCANNED_MAX {
         let filter = JobFilter { project: Some(call.project.clone()), queue: queue.clone(), dead: false, before };
         let page = call.server.jobs.read(move |reader| reader.page(&filter, PAGE_MAX)).await?;
         // A page may be short, because most rows that it looked at are of other projects.
-        looked += if page.jobs.len() == PAGE_MAX { PAGE_MAX } else { LOOKED_AT / 5 };
+        scanned += if page.jobs.len() == PAGE_MAX { PAGE_MAX } else { ROWS_SCANNED_MAX / 5 };
         let jobs = page.jobs.into_iter().map(|job| job_info(&call.server.jobs, job));
         found.extend(jobs.filter(|job| filters.matches(job)));
         before = page.next;
