@@ -33,7 +33,7 @@ impl OneOff {
         command: Vec<String>,
         terminal: bool,
     ) -> Result<Self, InstanceError> {
-        let _held = agent.layers.hold()?;
+        let _pin = agent.layers.pin()?;
         let image = images::fetch(agent, &app, &spec.image).await?;
         let name = format!("run-{app}-{:08x}", rand::random::<u32>());
         let workload = TransientWorkload::begin(agent, WorkloadKind::OneOff, &name)?;

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::args::Machine;
-use crate::check::{REMEDY, missing, needed, tell};
+use crate::check::{REMEDY, missing, needed, report_damage};
 use crate::check_servers::FetchedManifests;
 use crate::coded::{WithCode, require};
 use crate::damage::{Damage, digest_of_name};
@@ -170,7 +170,10 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
             }
         }
     }
-    Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged FILE` brings it back."))
+    Ok(report_damage(
+        &damaged,
+        "Everything else is in the backup; `gantry restore --skip-damaged FILE` brings it back.",
+    ))
 }
 
 /// Brings the blobs that the records name, and that only other servers have, to this server. A blob that no server gives

@@ -56,7 +56,7 @@ async fn check_store(address: &StoreAddress) -> anyhow::Result<Exit> {
 pub(crate) const REMEDY: &str = "Move it away and bring a backup back: gantry restore FILE";
 
 /// Prints the damage and the remedy; returns the exit status.
-pub(crate) fn tell(damaged: &[Damage], then: &str) -> Exit {
+pub(crate) fn report_damage(damaged: &[Damage], then: &str) -> Exit {
     if damaged.is_empty() {
         return DONE;
     }
@@ -152,7 +152,7 @@ pub(crate) async fn check_everything(machine: &Machine, remote: &Remote, repair:
     if damaged.is_empty() {
         out!("sound: {count} blobs, {repositories} repositories, {layers} layers, {volumes} volumes, {jobs} jobs");
     }
-    Ok(tell(&damaged, "A backup from before the damage has the missing parts."))
+    Ok(report_damage(&damaged, "A backup from before the damage has the missing parts."))
 }
 
 /// Checks the queue of jobs. Returns the number of jobs, and the damage.

@@ -15,7 +15,7 @@ pub(crate) use out;
 
 /// Prints a status message for people on standard error. Write errors are ignored.
 macro_rules! status {
-    ($($text:tt)*) => { $crate::printer::tell(&format!($($text)*)) };
+    ($($text:tt)*) => { $crate::printer::print_status(&format!($($text)*)) };
 }
 pub(crate) use status;
 
@@ -46,7 +46,7 @@ fn write(text: &str) {
 }
 
 /// Prints a status message; see [`status`].
-pub(crate) fn tell(text: &str) {
+pub(crate) fn print_status(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }
 

@@ -151,7 +151,7 @@ impl Layers {
         let unpacked = move |into: &Path| -> Result<(), LayersError> {
             std::fs::create_dir(into).map_err(|source| failed("make", into, source))?;
             let unpacked = unpack(reader, into, bounds).map_err(|error| match error {
-                UnpackError::TooLarge(what) if full && what == bounds.told() => no_room,
+                UnpackError::TooLarge(what) if full && what == bounds.describe() => no_room,
                 error => error.into(),
             })?;
             for (wanted, found) in [(wanted, unpacked.digest), (diff_id, unpacked.diff_id)] {
@@ -189,7 +189,7 @@ impl Layers {
     /// [`LayersError`]: the blob is damaged, or there is no room for the second copy.
     pub fn first_difference(&self, diff_id: &Digest, blob: impl io::Read) -> Result<Option<String>, LayersError> {
         let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
-        let _pin = self.hold()?;
+        let _pin = self.pin()?;
         let path = self.path(diff_id);
         if !path.is_dir() {
             return Ok(None);
@@ -234,7 +234,7 @@ impl Layers {
     ///
     /// # Errors
     /// [`LayersError::Folder`].
-    pub fn hold(&self) -> Result<std::fs::File, LayersError> {
+    pub fn pin(&self) -> Result<std::fs::File, LayersError> {
         self.lock(FlockOperation::LockShared)
     }
 

@@ -210,7 +210,7 @@ impl Unpacker {
         };
         // The archive stores no bytes for holes, so the size with holes is checked before reading.
         if sparse.as_ref().is_some_and(|sparse| sparse.size > self.bounds.bytes.saturating_sub(self.bytes)) {
-            return Err(UnpackError::TooLarge(self.bounds.told()));
+            return Err(UnpackError::TooLarge(self.bounds.describe()));
         }
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(refuse("it leads out of its folder"));
@@ -359,7 +359,7 @@ impl Unpacker {
             }
             self.bytes += count as u64;
             if self.bytes > self.bounds.bytes {
-                return Err(UnpackError::TooLarge(self.bounds.told()));
+                return Err(UnpackError::TooLarge(self.bounds.describe()));
             }
             if holes && buffer[..count].iter().all(|byte| *byte == 0) {
                 file.seek_relative(i64::try_from(count).unwrap_or(0)).map_err(&made)?;

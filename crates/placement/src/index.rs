@@ -35,7 +35,7 @@ impl MachineLoad {
     }
 
     fn fits(&self, shape: &DemandShape) -> bool {
-        self.free().hold(shape.resources)
+        self.free().fits(shape.resources)
     }
 
     /// The shares of the capacity that would be free beside a demand.

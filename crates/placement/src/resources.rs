@@ -16,7 +16,7 @@ impl Resources {
     }
 
     /// Reports whether a demand fits into these amounts.
-    pub(crate) fn hold(self, demand: Self) -> bool {
+    pub(crate) fn fits(self, demand: Self) -> bool {
         self.memory >= demand.memory && self.cpu >= demand.cpu
     }
 

@@ -185,7 +185,7 @@ impl ContainerChild {
         let prepared = prepare(&mut self).and_then(|()| self.identify(spec));
         let Self { pid, go, mut error, .. } = self;
         // Without the byte in the pipe `go`, the child ends when the pipe closes.
-        let released = prepared.and_then(|identity| let_go(go).map(|()| identity));
+        let released = prepared.and_then(|identity| release_child(go).map(|()| identity));
         let mut said = String::new();
         error.read_to_string(&mut said).with_action(|| "read the container's error".to_owned())?;
         gantry_failpoint::failpoint!("launch.released");
@@ -212,7 +212,7 @@ impl ContainerChild {
     }
 }
 
-fn let_go(mut go: PipeWriter) -> Result<(), LinuxError> {
+fn release_child(mut go: PipeWriter) -> Result<(), LinuxError> {
     go.write_all(b"g").with_action(|| "release the container".to_owned())
 }
 

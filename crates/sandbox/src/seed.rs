@@ -96,7 +96,7 @@ impl Holder {
                 drop(socket);
                 let _ = rustix::thread::set_name(HOLDER_NAME);
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-                std::process::exit(i32::from(live(alone, slot, init, own).is_err()))
+                std::process::exit(i32::from(run_holder(alone, slot, init, own).is_err()))
             }
             ForkSide::Parent(pid) => {
                 drop((own, init));
@@ -139,7 +139,12 @@ impl Holder {
 }
 
 /// The holder's work: prepares the slot, waits for the container's specification, and forks the container.
-fn live(alone: &SingleThreaded, slot: &SlotSpec, init: Option<InitProgram>, mut seed: UnixStream) -> io::Result<()> {
+fn run_holder(
+    alone: &SingleThreaded,
+    slot: &SlotSpec,
+    init: Option<InitProgram>,
+    mut seed: UnixStream,
+) -> io::Result<()> {
     if let Err(error) = prepare(slot) {
         return write_message(&mut seed, &HolderReport::Failed(ErrorChain(&error).to_string()));
     }

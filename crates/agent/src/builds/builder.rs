@@ -42,7 +42,7 @@ impl Build<'_> {
         let archive = unless_cancelled(output, download).await?.map_err(failed(BuildPhase::Source))?;
         let (mut source, recipe) = blocking(BuildPhase::Source, move || Source::open(archive)).await?;
         gantry_failpoint::failpoint!("build.fetched");
-        let _held = self.agent.layers.hold().map_err(failed(BuildPhase::Base))?;
+        let _pin = self.agent.layers.pin().map_err(failed(BuildPhase::Base))?;
         let blobs = self.blobs.source();
         let fetch = images::fetch_from(self.agent, &blobs, &self.order.base);
         let base = unless_cancelled(output, fetch).await?.map_err(failed(BuildPhase::Base))?;

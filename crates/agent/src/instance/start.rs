@@ -56,7 +56,7 @@ impl Instance {
         self.wait_for_lease().await?;
         // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
         // them.
-        let _held = self.agent.layers.hold()?;
+        let _pin = self.agent.layers.pin()?;
         let image = self.fetch_image().await?;
         gantry_failpoint::failpoint!("instance.fetched");
         let names = ContainerNames {

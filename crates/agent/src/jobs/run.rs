@@ -126,7 +126,7 @@ async fn start(
 ) -> Result<(Container, Moment), StartError> {
     workload.workload().clear().await.map_err(InstanceError::Previous)?;
     let order = record.order.clone();
-    let _held = agent.layers.hold().map_err(InstanceError::Pin)?;
+    let _pin = agent.layers.pin().map_err(InstanceError::Pin)?;
     let image = images::fetch(agent, &order.queue.project, &order.spec.image).await.map_err(InstanceError::Fetch)?;
     let mut spec = *order.spec;
     if spec.role.command == RoleCommand::Argv(Vec::new()) {

@@ -16,7 +16,7 @@ use super::pulls;
 use crate::args::{Follow, Planned};
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
-use crate::printer::{age, json as print_json, out, status, table, tell};
+use crate::printer::{age, json as print_json, out, print_status, status, table};
 
 /// A deploy that a person asks for.
 pub(crate) struct DeployRequest {
@@ -170,7 +170,7 @@ impl Follower {
             match event? {
                 DeployProgress::Line { text } => {
                     if !again.contains(&text) {
-                        tell(&text);
+                        print_status(&text);
                     }
                     self.shown.insert(text);
                 }

@@ -32,7 +32,7 @@ struct LockClient {
 
 pub(crate) async fn run(remote: &Remote, command: Lock, json: bool) -> anyhow::Result<Exit> {
     match command {
-        Lock::Run(command) => hold(&LockClient::of(remote, command.name.clone())?, command).await,
+        Lock::Run(command) => run_under_lock(&LockClient::of(remote, command.name.clone())?, command).await,
         Lock::Show { name } => show(&LockClient::of(remote, name)?, json).await,
     }
 }
@@ -97,7 +97,7 @@ fn passes(error: &ClientError) -> bool {
 }
 
 /// Waits for the lock, runs the command, and releases the lock.
-async fn hold(lock: &LockClient, order: LockRun) -> anyhow::Result<Exit> {
+async fn run_under_lock(lock: &LockClient, order: LockRun) -> anyhow::Result<Exit> {
     let ttl = Duration::from_millis(order.ttl).max(Duration::from_secs(2));
     let deadline = order.wait.map(|wait| Instant::now() + Duration::from_millis(wait));
     let (held, since) = loop {

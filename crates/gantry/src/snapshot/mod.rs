@@ -89,7 +89,7 @@ pub(crate) async fn load(machine: &Machine, from: &Path) -> anyhow::Result<Exit>
     crate::services::make_folders(machine)?;
     let images = OfflineImages::in_folder(&machine.data)?;
     // Garbage collection waits until the images are marked.
-    let _pin = images.layers().hold()?;
+    let _pin = images.layers().pin()?;
     let mut unpacked = BTreeSet::new();
     for image in &snapshot.images {
         for (layer, diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {

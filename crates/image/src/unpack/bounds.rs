@@ -18,7 +18,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// Formats the limit on bytes, as [`UnpackError::TooLarge`] shows the limit.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("{} bytes", self.bytes)
     }
 }

@@ -9,7 +9,7 @@ use gantry_error::ErrorChain;
 use gantry_model::{Machine, MachineAvailability, MachineName, MachinePlan, MachineState, Moment};
 use gantry_records::RecordIndex;
 
-use super::peer_link::{PeerLink, Received, told};
+use super::peer_link::{PeerLink, Received, log_end};
 use super::peer_news::PeerNews;
 use super::{AdmittedPeer, Peer};
 use crate::jobs::JobsLink;
@@ -74,7 +74,7 @@ pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: Admitt
     };
     let ended = served.await;
     server.clock_offsets.forget(&machine);
-    told(&machine, ended);
+    log_end(&machine, ended);
 }
 
 /// Registers the machine of an agent that connects. Refuses a second machine with the name of a connected one.

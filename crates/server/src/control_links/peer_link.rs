@@ -186,7 +186,7 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
 }
 
 /// Logs why a connection ended. The end of a program or of a machine is no fault.
-pub(super) fn told(machine: &MachineName, served: Result<(), LinkError>) {
+pub(super) fn log_end(machine: &MachineName, served: Result<(), LinkError>) {
     match served {
         Ok(()) | Err(LinkError::Connection(_) | LinkError::Ended) => {}
         Err(error) => tracing::warn!(%machine, error = %ErrorChain(&error), "control connection closed"),

@@ -3,7 +3,7 @@
 use gantry_control::{LinkStream, RouterReport, link};
 use gantry_model::RoutingTable;
 
-use super::peer_link::{PeerLink, Received, told};
+use super::peer_link::{PeerLink, Received, log_end};
 use super::peer_news::PeerNews;
 use super::{AdmittedPeer, Peer};
 
@@ -40,5 +40,5 @@ pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: Admit
             }
         }
     };
-    told(&machine, served.await);
+    log_end(&machine, served.await);
 }
