@@ -51,7 +51,7 @@ pub(crate) enum FetchCause {
     Disk(#[from] std::io::Error),
     #[error("cannot receive a layer")]
     Part(#[from] exchange::PartError),
-    #[error("the transfer of a layer from the servers broke off")]
+    #[error("the servers ended the transfer of a layer early")]
     Broken(#[source] std::io::Error),
     #[error("the servers sent wrong bytes of layer {layer}; push the image again")]
     WrongFromServers { layer: Digest, source: exchange::PartError },

@@ -44,7 +44,7 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server returned an unexpected response.
-    #[error("the server at {url} answered with something else: {what}")]
+    #[error("the server at {url} sent an unexpected response: {what}")]
     Answer {
         /// URL of the server.
         url: String,

@@ -65,8 +65,8 @@ codes! {
         "Use a token with the named scope, or ask an administrator to do this."
     TokenMissing "token_missing" 0
         "The command line found no token to send."
-        "GANTRY_TOKEN is not set, and none of the token files exists. `gantry up` makes the administrator's token."
-        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, become root and run `gantry up`. If the data folder is not the default, set GANTRY_DATA, or write `--token-file DATA/admin-token`."
+        "GANTRY_TOKEN is not set, and no token file exists. On the server's own machine, `gantry up` makes a file for root."
+        "On the server's machine, run the command as root after `gantry up`; name another data folder with GANTRY_DATA or `--token-file DATA/admin-token`. On any other machine, ask an administrator for a token, and set GANTRY_TOKEN, or write the token into ~/.config/gantry/token."
     TokenFileUnreadable "token_file_unreadable" 0
         "The command line cannot read the token file."
         "The file of `--token-file` or GANTRY_TOKEN_FILE is missing, or your user may not read the file."
@@ -659,7 +659,7 @@ codes! {
         "Start every server with `--job-store`, and so keep the queue in PostgreSQL (`gantry docs jobs`). Or run container jobs in a cluster with a single server."
     QueueOfOtherCloud "queue_of_other_cloud" 409
         "The PostgreSQL database of the container jobs belongs to another cloud."
-        "The setting `job-store` names the database of another cloud, or of this cloud before it was made anew without its backup."
+        "The setting `job-store` names the database of another cloud, or of this cloud before it was set up again without its backup."
         "Name an empty database in `job-store`. Or give the queue to this cloud: `gantry docs jobs`, section \"The cloud of a queue\"."
     QueueFull "queue_full" 503
         "No more jobs can be queued now."
@@ -681,12 +681,12 @@ codes! {
         "Read the key again, decide again, and send the new revision."
     RevisionCompacted "revision_compacted" 410
         "The history no longer has the requested changes."
-        "The history is bounded, and begins anew with each server."
+        "The history is bounded, and is empty after each start of a server."
         "Read the keys again without `wait`, and watch from the revision of the response."
     LockHeld "lock_held" 409
         "Another holder has the lock."
-        "The lock did not become free within the wait of the request."
-        "Try again, or wait longer."
+        "The holder did not release the lock within the wait of the request."
+        "Wait longer: `gantry lock run APP/NAME --wait DURATION -- COMMAND`, or `wait` in the request. `gantry lock show APP/NAME` shows who holds the lock."
     LockLost "lock_lost" 409
         "The lock of this token is no longer held."
         "The lock was released, or the time to live ended without a renewal."

@@ -32,7 +32,7 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
                 Some(code) => status!("gantry: {error:#} [{code}]"),
                 None => status!("gantry: {error:#}"),
             }
-            if let Some(hint) = hint(&error) {
+            if let Some(hint) = error.downcast_ref().and_then(hint) {
                 status!("{hint}");
             }
             if is_refused_token(&error) {
@@ -43,13 +43,17 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
     }
 }
 
-fn hint(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref::<ClientError>()? {
+/// The remedy of a failed call.
+pub(crate) fn hint(error: &ClientError) -> Option<String> {
+    match error {
         ClientError::Problem(problem) => problem.hint.clone(),
         ClientError::Unreachable { .. } => {
             Some("is `gantry up` running? another server is named with --url or GANTRY_URL".to_owned())
         }
-        ClientError::Answer { .. } => None,
+        ClientError::Answer { .. } => Some(
+            "does --url or GANTRY_URL name a Gantry server? if so, give the server and this command the same version"
+                .to_owned(),
+        ),
     }
 }
 

@@ -40,17 +40,18 @@ pub(crate) struct Offer {
 impl Offer {
     /// Sends the sockets. The returned descriptor becomes the service's standard input.
     pub(crate) fn new<'a>(sockets: impl Iterator<Item = &'a TcpListener>) -> anyhow::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
+        let (ours, theirs) = UnixStream::pair().context("cannot create the socket to the service")?;
         let descriptors: Vec<BorrowedFd<'_>> = sockets.map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         require!(
             descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(&descriptors)),
             ServiceNotStarted,
-            "too many sockets to hand over"
+            "cannot pass {} listening sockets to the service; at most {SOCKETS_MAX} fit",
+            descriptors.len()
         );
         sendmsg(&ours, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)
-            .context("cannot hand a socket over")?;
+            .context("cannot pass the listening sockets to the service")?;
         Ok((Self { ours }, theirs.into()))
     }
 
@@ -75,12 +76,15 @@ impl Handover {
         if std::env::var_os(ON_STDIN).is_none() {
             return Ok(Self { stream: None, sockets: Vec::new().into_iter() });
         }
-        let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("cannot take the listening sockets")?;
+        let stdin = std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot receive the listening sockets of `gantry up`")?;
         let stream = UnixStream::from(stdin);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         recvmsg(&stream, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)
-            .context("cannot take the listening sockets")?;
+            .context("cannot receive the listening sockets of `gantry up`")?;
         let rights = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(rights) => Some(rights),
             _ => None,

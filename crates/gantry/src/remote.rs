@@ -103,12 +103,16 @@ fn source(remote: &Remote) -> Option<Source> {
         return Some(Source::File(path.clone()));
     }
     let own = own_file("token");
-    let data = std::env::var_os("GANTRY_DATA").map(PathBuf::from).or_else(|| remote.data.clone());
-    let data = data.unwrap_or_else(|| PathBuf::from(DATA));
-    let of_machine = is_here(&remote.url).then(|| data.join("admin-token"));
+    let of_machine = is_here(&remote.url).then(|| admin_token(remote));
     let is_missing =
         |path: &PathBuf| std::fs::metadata(path).is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound));
     own.into_iter().chain(of_machine).find(|path| !is_missing(path)).map(Source::File)
+}
+
+/// The file of the administrator's token that `gantry up` makes.
+fn admin_token(remote: &Remote) -> PathBuf {
+    let data = std::env::var_os("GANTRY_DATA").map(PathBuf::from).or_else(|| remote.data.clone());
+    data.unwrap_or_else(|| PathBuf::from(DATA)).join("admin-token")
 }
 
 fn token(remote: &Remote) -> anyhow::Result<String> {
@@ -120,13 +124,29 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
             read.with_code(ErrorCode::TokenFileUnreadable)?
         }
         None => {
-            let message = "no token: set GANTRY_TOKEN, or write a token of `gantry token create NAME --deploy APP` into \
-                           ~/.config/gantry/token; on the server's machine, as root, `gantry up` makes one: with a data \
-                           folder of its own, name --token-file DATA/admin-token";
-            return Err(coded(ErrorCode::TokenMissing, message));
+            return Err(coded(ErrorCode::TokenMissing, missing_token(remote)));
         }
     };
     Ok(token.trim().to_owned())
+}
+
+/// Describes a missing token. On the server's own machine, `gantry up` makes the administrator's token; elsewhere, an
+/// administrator has to make a token.
+fn missing_token(remote: &Remote) -> String {
+    let url = &remote.url;
+    if is_here(url) {
+        let file = admin_token(remote);
+        let file = file.display();
+        format!(
+            "there is no token for the server on this machine: {file} does not exist; run `gantry up` as root, which makes \
+             the file; if `gantry up` has another data folder, name its file with --token-file DATA/admin-token"
+        )
+    } else {
+        format!(
+            "there is no token for the server {url}; ask an administrator for a token of `gantry token create NAME --deploy \
+             APP`, and set GANTRY_TOKEN to the token, or write it into ~/.config/gantry/token"
+        )
+    }
 }
 
 /// Names the source of a token that the server refused, and the server.
@@ -158,17 +178,24 @@ fn is_here(url: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn remote(url: &str) -> Remote {
+        Remote { url: url.to_owned(), token_file: None, config: None, data: None, json: false }
+    }
+
+    #[test]
+    fn a_missing_token_has_the_remedy_of_the_machine() {
+        let here = missing_token(&remote("http://127.0.0.1:4680"));
+        assert!(here.contains("admin-token") && here.contains("`gantry up`"), "{here}");
+        let elsewhere = missing_token(&remote("https://m1:7000"));
+        assert!(elsewhere.contains("https://m1:7000") && elsewhere.contains("GANTRY_TOKEN"), "{elsewhere}");
+        assert!(!elsewhere.contains("gantry up"), "{elsewhere}");
+    }
+
     #[test]
     fn a_refused_token_is_reported_with_its_file_and_the_server() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("admin-token");
-        let remote = Remote {
-            url: "http://127.0.0.1:4680".to_owned(),
-            token_file: Some(file.clone()),
-            config: None,
-            data: None,
-            json: false,
-        };
+        let remote = Remote { token_file: Some(file.clone()), ..remote("http://127.0.0.1:4680") };
         let said = refused_token(&remote);
         assert!(said.contains(&file.display().to_string()) && said.contains("http://127.0.0.1:4680"), "{said}");
     }

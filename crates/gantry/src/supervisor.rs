@@ -209,10 +209,10 @@ impl Service {
                 let why = match (fresh.try_wait(), outcome) {
                     (Ok(Some(status)), _) => format!("it ended: {status}"),
                     (_, Ok(Err(error))) => error.to_string(),
-                    _ => format!("no word of it in {} s", SERVING.as_secs()),
+                    _ => format!("it did not report readiness in {} s", SERVING.as_secs()),
                 };
                 let _ = fresh.kill().await;
-                fail!(ServiceNotStarted, "the new one does not serve ({why}); the old one stays");
+                fail!(ServiceNotStarted, "the new router does not serve ({why}); the old router goes on");
             }
         }
         if let Some(old) = self.child.replace(fresh) {

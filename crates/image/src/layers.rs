@@ -24,7 +24,9 @@ pub enum LayersError {
     #[error(transparent)]
     Unpack(#[from] UnpackError),
     /// The layer's digest differs from the requested digest.
-    #[error("layer {wanted} came as {found}; it was damaged on its way, or its source is wrong")]
+    #[error(
+        "layer {wanted} arrived with the digest {found}: the transfer damaged it, or the source has a wrong layer; try again"
+    )]
     WrongDigest {
         /// Digest of the requested layer.
         wanted: Digest,

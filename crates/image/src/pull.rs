@@ -85,7 +85,7 @@ pub enum PullError {
         hint: &'static str,
     },
     /// The registry's response is invalid.
-    #[error("the registry's answer is refused: {0}")]
+    #[error("the registry sent an invalid response: {0}")]
     Answer(String),
     /// The reference leads to this cloud's own registry.
     #[error("{0} is in this cloud's own registry")]
@@ -364,9 +364,12 @@ impl<'a> Registry<'a> {
             return Err(self.refused(&response, "the registry's token service: "));
         }
         let text = self.read(response, TOKEN_MAX).await?;
-        let answer: TokenAnswer =
-            serde_json::from_slice(&text).map_err(|error| PullError::Answer(format!("its token: {error}")))?;
-        answer.token.or(answer.access_token).ok_or_else(|| PullError::Answer("it has no token".to_owned()))
+        let answer: TokenAnswer = serde_json::from_slice(&text)
+            .map_err(|error| PullError::Answer(format!("the token of its token service: {error}")))?;
+        answer
+            .token
+            .or(answer.access_token)
+            .ok_or_else(|| PullError::Answer("its token service sent no token".to_owned()))
     }
 
     async fn read(&self, response: Response, limit: usize) -> Result<Bytes, PullError> {
@@ -375,7 +378,7 @@ impl<'a> Registry<'a> {
         while let Some(piece) = pieces.next().await {
             text.extend_from_slice(&piece.map_err(|error| self.unreachable(&error))?);
             if text.len() > limit {
-                return Err(PullError::Answer(format!("it is longer than {limit} bytes")));
+                return Err(PullError::Answer(format!("a document is longer than {limit} bytes")));
             }
         }
         Ok(text.freeze())
@@ -419,7 +422,9 @@ impl<'a> Transfer<'a> {
         self.passed = match (response.status(), begins) {
             (StatusCode::PARTIAL_CONTENT, Some(begins)) if begins == self.at => 0,
             (StatusCode::PARTIAL_CONTENT, _) => {
-                return Err(PullError::Answer(format!("blob {digest}: another part came than was asked for")));
+                return Err(PullError::Answer(format!(
+                    "blob {digest}: the registry sent another range than Gantry requested"
+                )));
             }
             _ => self.at,
         };

@@ -41,12 +41,13 @@ struct Records {
 }
 
 fn invalid_sparse(why: &str) -> io::Error {
-    io::Error::other(format!("a sparse file that cannot be read: {why}"))
+    io::Error::other(format!("cannot read the sparse file: {why}; make the archive with tar, without --sparse"))
 }
 
 fn number(bytes: &[u8]) -> io::Result<u64> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.starts_with('+'));
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid_sparse("its map has something else than numbers"))
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| invalid_sparse("its map of pieces has a value that is not a number"))
 }
 
 impl Records {
@@ -63,7 +64,7 @@ impl Records {
                 let parts = value.split(|byte| *byte == b',').filter(|part| !part.is_empty());
                 self.numbers = parts.map(number).collect::<io::Result<_>>()?;
             }
-            other => return Err(invalid_sparse(&format!("its header GNU.sparse.{other} is not known here"))),
+            other => return Err(invalid_sparse(&format!("Gantry does not know its header GNU.sparse.{other}"))),
         }
         self.any = true;
         Ok(())
@@ -91,7 +92,7 @@ impl Sparse {
             if let Some(key) = key.strip_prefix("GNU.sparse.") {
                 records.take(key, record.value_bytes())?;
             } else if key == "SCHILY.realsize" {
-                return Err(invalid_sparse("star's dialect is not known here"));
+                return Err(invalid_sparse("Gantry does not know the dialect of star"));
             }
         }
         if !records.any {
@@ -106,10 +107,13 @@ impl Sparse {
                 stored = stored.checked_sub(taken).ok_or_else(|| invalid_sparse("its map is longer than its data"))?;
             }
             (Some(major), minor) => {
-                return Err(invalid_sparse(&format!("version {major}.{} is not known here", minor.unwrap_or(0))));
+                return Err(invalid_sparse(&format!(
+                    "Gantry does not know version {major}.{} of the format",
+                    minor.unwrap_or(0)
+                )));
             }
         }
-        let size = records.size.ok_or_else(|| invalid_sparse("it does not say its size"))?;
+        let size = records.size.ok_or_else(|| invalid_sparse("its size is missing"))?;
         let map = checked(&records.numbers, records.pieces, size, stored)?;
         Ok(Some(Self { name: records.name, size, map: Some(map) }))
     }

@@ -162,7 +162,7 @@ fn machine_for(server: &Server, order: &SessionKind, avoided: &[MachineName]) ->
 }
 
 fn cancelled() -> BuildError {
-    BuildError::new(BuildPhase::Compile, "it was called off")
+    BuildError::new(BuildPhase::Compile, "the build was cancelled")
 }
 
 /// Passes the events of a session on to the output until the verdict. Ends the session when the build is cancelled.

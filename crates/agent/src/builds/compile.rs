@@ -99,7 +99,7 @@ pub(super) async fn run(
     let mut begun = begin(step, workload).await;
     if let Err(error) = &begun {
         // A transient failure, such as a killed worker, must not fail a build. Try once more.
-        output.note(&format!("it could not be run: {}; once more", ErrorChain(error)));
+        output.note(&format!("cannot start container/compile: {}; Gantry tries again", ErrorChain(error)));
         workload.workload().clear().await.map_err(failed)?;
         begun = begin(step, workload).await;
     }
@@ -108,7 +108,8 @@ pub(super) async fn run(
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
-    BuildError::new(BuildPhase::Compile, format!("it could not be run: {}", ErrorChain(&error)))
+    let message = format!("cannot run container/compile: {}; deploy again", ErrorChain(&error));
+    BuildError::new(BuildPhase::Compile, message)
 }
 
 async fn begin(step: &CompileStep, workload: &TransientWorkload) -> Result<(Container, ContainerSpec), InstanceError> {
@@ -146,7 +147,9 @@ async fn finish(
     let read = move || diff(&upper, &MOUNTED, users, newest, &scratch);
     let layer = tokio::task::spawn_blocking(read).await.map_err(failed)?;
     gantry_failpoint::failpoint!("compile.read");
-    layer.map_err(|error| BuildError::new(BuildPhase::Compile, format!("its changes cannot be read: {error}")))
+    layer.map_err(|error| {
+        BuildError::new(BuildPhase::Compile, format!("cannot read the changes of container/compile: {error}"))
+    })
 }
 
 fn parts(step: &CompileStep) -> ContainerParts {

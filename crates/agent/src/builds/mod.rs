@@ -182,7 +182,7 @@ async fn unless_cancelled<T>(output: &Output, work: impl Future<Output = T>) -> 
 }
 
 fn cancelled() -> BuildError {
-    BuildError::new(BuildPhase::Compile, "it was called off")
+    BuildError::new(BuildPhase::Compile, "the build was cancelled")
 }
 
 #[cfg(test)]

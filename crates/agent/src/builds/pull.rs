@@ -30,7 +30,7 @@ pub(super) async fn pull(blobs: &OrderBlobs, order: &PullOrder, output: &Output)
 
 /// The last event of an order whose session ended.
 pub(super) fn cancelled(order: &PullOrder) -> BuildEvent {
-    let problem = Problem::new(ErrorCode::PullFailed, format!("the pull of {} was called off", order.reference));
+    let problem = Problem::new(ErrorCode::PullFailed, format!("the pull of {} was cancelled", order.reference));
     BuildEvent::Refused { problem }
 }
 

@@ -27,16 +27,16 @@ const IN_PARTS: &str = "parts-";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PartError {
     /// The source sent more bytes than the layer has.
-    #[error("more bytes came than the layer has")]
+    #[error("the source sent more bytes than the layer has")]
     TooLong,
     /// The source ended before the layer was complete.
-    #[error("{received} of {size} bytes came")]
+    #[error("the source sent {received} of {size} bytes")]
     Short { received: u64, size: u64 },
     /// The bytes are not those of the part.
-    #[error("part {part} of the layer came as {found}")]
+    #[error("part {part} of the layer has the wrong digest {found}")]
     WrongPart { part: usize, found: Digest },
     /// The bytes are not those of the layer.
-    #[error("the layer came as {found}")]
+    #[error("the layer has the wrong digest {found}")]
     WrongDigest { found: Digest },
     /// This machine cannot write the layer.
     #[error("cannot write the layer to disk")]

@@ -65,7 +65,7 @@ pub(super) enum PeerError {
     Silent(Duration),
     #[error("the machine answered {status}: {reason}")]
     Refused { status: StatusCode, reason: String },
-    #[error("the connection broke off")]
+    #[error("the connection to the machine ended early")]
     Broken(#[source] hyper::Error),
     #[error("the machine is slow: {bytes} bytes in {} s", PACE_INTERVAL.as_secs())]
     Slow { bytes: u64 },

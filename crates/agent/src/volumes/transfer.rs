@@ -97,7 +97,7 @@ pub(super) fn export(
     let archived = gantry_image::export(&top, OutgoingArchive { frames: frames.clone() }, how.zstd);
     let archived = archived.map_err(|error| failed("export", key, &error))?;
     if archived.changed > 0 {
-        warn(format!("warning: {} files changed while they were read", archived.changed));
+        warn(format!("warning: {} files changed during the export, so their content may be mixed", archived.changed));
     }
     Ok(())
 }
@@ -130,7 +130,7 @@ pub(super) fn import(
 
 pub(super) fn not_empty((app, name): &Key) -> Problem {
     Problem::new(ErrorCode::VolumeNotEmpty, format!("volume {name} of {app} is not empty"))
-        .hint("`--replace` puts the archive in the place of its content")
+        .hint("`--replace` replaces the content of the volume with the archive")
 }
 
 fn unpack(agent: &AgentContext, key: &Key, limit: Bytes, archive: impl Read, into: &Path) -> Result<Unpacked, Problem> {
@@ -144,7 +144,7 @@ fn unpack(agent: &AgentContext, key: &Key, limit: Bytes, archive: impl Read, int
             UnpackError::TooLarge(_) if room < limit.0 => Problem::new(ErrorCode::DiskFull, what)
                 .hint(format!("the disk has room for {}; `gantry status` lists what uses the space", Bytes(room))),
             UnpackError::TooLarge(_) => Problem::new(ErrorCode::VolumeArchiveTooLarge, what)
-                .hint(format!("the limit is {limit}, the disk limit of the role; `--limit SIZE` sets another")),
+                .hint(format!("the limit is {limit}, the disk limit of the role; `--limit SIZE` sets another limit")),
             UnpackError::Stream(_) | UnpackError::Entry { .. } | UnpackError::Cut => {
                 Problem::new(ErrorCode::VolumeArchiveInvalid, what)
             }

@@ -80,7 +80,7 @@ endpoints! {
     /// The key that signs the callbacks of an app's jobs; made at first need
     ShowCallbackKey { app: AppName }: GET "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
         [AppNotFound, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
-    /// Make that key anew; the one before signs as well for a day
+    /// Replace that key; the old key also signs for one more day
     RotateCallbackKey { app: AppName }: POST "/v1/apps/{app}/callback-key", Deploy, NoBody => Json<CallbackKey>,
         [AppNotFound, QueueFull, JobsNeedOneServer, QueueOfOtherCloud];
     /// All queues

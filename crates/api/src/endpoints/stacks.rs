@@ -8,7 +8,7 @@ use crate::types::{ImageProgress, StackInfo};
 endpoints! {
     /// All stacks, made or not
     List: GET "/v1/stacks", Read, NoBody => Json<Vec<StackInfo>>, [];
-    /// Make a stack, or make it anew with the packages of today
+    /// Build a stack, or rebuild it with the newest packages
     Create { name: BaseName }: POST "/v1/stacks/{name}", Admin, NoBody => Lines<ImageProgress>,
         [StackNotFound, StackNameTaken, TooManyImageRequests];
 }

@@ -248,7 +248,7 @@ pub struct StartDeploy {
     /// True if the deploy stops before promotion.
     #[serde(default)]
     pub hold: bool,
-    /// Identifier of the plan that the deploy must follow. The deploy is refused if it would do something else now.
+    /// Identifier of the plan that the deploy must follow. The deploy is refused if it would differ from the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
 }

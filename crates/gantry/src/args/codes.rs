@@ -12,7 +12,7 @@ use super::values::code_name;
 pub(crate) enum Stack {
     /// List stacks, made or not
     Ls,
-    /// Make a stack, or make it anew with the packages of today
+    /// Build a stack, or rebuild it with the newest packages
     Create {
         /// Stack; `gantry stack ls` lists them
         #[arg(value_name = "STACK")]

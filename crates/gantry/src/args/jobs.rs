@@ -55,7 +55,7 @@ pub(crate) enum Job {
     Key {
         /// App
         app: AppName,
-        /// Make the key anew; for a day, the key before signs as well
+        /// Replace the key; the old key also signs for one more day
         #[arg(long)]
         rotate: bool,
     },

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::args::{Lock, LockName, LockRun, Remote};
 use crate::coded::coded;
-use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
+use crate::exit::{DONE, Exit, FAILED, TIMED_OUT, hint};
 use crate::printer::{json as print_json, out, status};
 use crate::remote;
 
@@ -108,6 +108,9 @@ async fn run_under_lock(lock: &LockClient, order: LockRun) -> anyhow::Result<Exi
             Err(error) if is_taken(&error) || passes(&error) => {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     status!("gantry: {error}");
+                    if let Some(hint) = hint(&error) {
+                        status!("{hint}");
+                    }
                     return Ok(TIMED_OUT);
                 }
                 if !is_taken(&error) || since.elapsed() < RETRY {

@@ -36,7 +36,11 @@ pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> an
 }
 
 fn unexpected(event: &ImageProgress) -> anyhow::Error {
-    coded(ErrorCode::UnexpectedResponse, format!("the server's answer makes no sense: {event:?}"))
+    let message = format!(
+        "the server sent an unexpected event about the image: {event:?}; give the server and this command the same \
+         version"
+    );
+    coded(ErrorCode::UnexpectedResponse, message)
 }
 
 /// Shows progress lines; returns the final event.
@@ -48,6 +52,7 @@ async fn watch(mut events: LineStream<ImageProgress>) -> anyhow::Result<ImagePro
             last => return Ok(last),
         }
     }
-    let message = "the connection ended; whether it was made is not known";
+    let message = "the connection to the server ended before the image was complete; repeat the command, which \
+                   continues with the parts that the server has";
     Err(coded(ErrorCode::ConnectionLost, message))
 }

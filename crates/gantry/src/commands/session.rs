@@ -156,7 +156,8 @@ async fn relay_to(
                 _ => {}
             }
         }
-        let message = "the connection ended; how the command ended is not known";
+        let message = "the connection to the server ended before the exit code of the command was known; check what the \
+                       command did before you repeat it";
         Err(coded(ErrorCode::ConnectionLost, message))
     };
     let outcome = tokio::select! {

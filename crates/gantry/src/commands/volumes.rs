@@ -119,7 +119,7 @@ async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Optio
     require!(
         !to_terminal,
         InvalidArguments,
-        "an archive is nothing for a terminal; write it into a file with -o FILE, or into a pipe"
+        "cannot write an archive to a terminal; write it into a file with -o FILE, or into a pipe"
     );
     let mut file = output.map(NewFile::create).transpose()?;
     let at = volumes::Export { app: app.clone(), name: name.clone() };
@@ -183,7 +183,11 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
 }
 
 fn unexpected(answer: Option<&VolumeAnswer>) -> anyhow::Error {
-    coded(ErrorCode::UnexpectedResponse, format!("the server answered with something else: {answer:?}"))
+    let message = format!(
+        "the machine of the volume sent an unexpected answer: {answer:?}; give this command, the server and the agents \
+         the same version"
+    );
+    coded(ErrorCode::UnexpectedResponse, message)
 }
 
 /// Sends `input`, writes the output to `out`, and returns the answer of the agent.
@@ -236,7 +240,9 @@ async fn converse(
                 _ => {}
             }
         }
-        Err(coded(ErrorCode::ConnectionLost, "the connection ended; try again"))
+        let message = "the connection to the server ended before the result was known; look at the volume with \
+                       `gantry volume ls` before you repeat the command";
+        Err(coded(ErrorCode::ConnectionLost, message))
     };
     let answer = tokio::select! {
         failed = sending => failed,

@@ -103,7 +103,7 @@ async fn wait_until_ready(client: &Client, name: &MachineName, has_systemd: bool
             let log = if has_systemd { "journalctl -u gantry" } else { "tail /var/log/gantry.log" };
             fail!(
                 MachineNotReady,
-                "machine {name} has joined and is {state} after {} s; `{log}` on the machine says why",
+                "machine {name} has joined, but is not ready after {} s (state: {state}); run `{log}` on the machine to see why",
                 READY.as_secs()
             );
         }

@@ -44,8 +44,9 @@ async fn start(Call { server, caller, at, body, headers, .. }: Call<endpoints::S
     if let Some(id) = body.plan
         && deploy_plans::plan(&server, &app, Some(&cause)).await?.id != id
     {
-        let message = format!("plan {id} of {app} is stale: the deploy would do something else now");
-        return Err(Problem::new(ErrorCode::PlanStale, message).hint("make a new plan with `--plan`").into());
+        let message = format!("plan {id} of {app} is stale: the app, its image or the machines changed after the plan");
+        let remedy = "make a new plan with `--plan`, and apply the new plan";
+        return Err(Problem::new(ErrorCode::PlanStale, message).hint(remedy).into());
     }
     let deploy = caller.mutate(&server, move |actor| actor.start_deploy(&app, cause, body.hold)).await?;
     Ok(AcceptedDeploy { deploy })

@@ -30,13 +30,20 @@ const ASKED_AT_ONCE: usize = 32;
 pub(super) async fn ask(server: &Server, machine: &MachineName, request: VolumeRequest) -> HttpResult<VolumeAnswer> {
     let opened = server.sessions.open(machine, SessionKind::Volumes { request }).await;
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
-    let broken = |why: &str| Problem::new(ErrorCode::AgentFailed, format!("the agent on {machine} broke off: {why}"));
+    let broken = |why: &str| {
+        let message = format!("the agent on {machine} did not finish the work on the volume: {why}");
+        Problem::new(ErrorCode::AgentFailed, message)
+            .hint(format!("`gantry machine show {machine}` shows the state of the machine"))
+    };
     let mut text = Vec::new();
     loop {
         let frame = tokio::time::timeout(SILENCE, Frame::read(&mut agent)).await;
-        match frame.map_err(|_| broken("it is silent"))?.map_err(|error| broken(&error.to_string()))? {
+        let silent = |_| broken(&format!("it sent nothing for {} s", SILENCE.as_secs()));
+        match frame.map_err(silent)?.map_err(|error| broken(&error.to_string()))? {
             Some(Frame::Answer(piece)) if text.len() < ANSWER_MAX => text.extend_from_slice(&piece),
-            Some(Frame::Answer(_)) => return Err(broken("its answer is too long").into()),
+            Some(Frame::Answer(_)) => {
+                return Err(broken(&format!("the answer is longer than {ANSWER_MAX} bytes")).into());
+            }
             Some(Frame::Exit(_)) => break,
             Some(Frame::Failed(why)) => return Err(broken(&why).into()),
             Some(_) => {}
@@ -50,10 +57,8 @@ pub(super) async fn ask(server: &Server, machine: &MachineName, request: VolumeR
 }
 
 pub(super) fn unexpected(machine: &MachineName) -> Problem {
-    Problem::new(
-        ErrorCode::AgentFailed,
-        format!("the agent on {machine} answered with something else; do both run the same version?"),
-    )
+    let message = format!("the agent on {machine} sent an unexpected answer about a volume");
+    Problem::new(ErrorCode::AgentFailed, message).hint("give the server and the agent the same version of gantry")
 }
 
 /// The volumes of all machines, and the machines that could not be asked.

@@ -12,6 +12,7 @@ use gantry_api::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock};
 use gantry_api::{ErrorCode, Problem};
 use gantry_coordination::{Command, Reply, Revision};
 use gantry_model::AppName;
+use gantry_model::output::within_a_line;
 
 use super::super::HttpResult;
 use super::super::call::{Call, Routes};
@@ -126,9 +127,7 @@ impl<'a> Lock<'a> {
             HeldPlace::Held(entry) => self.held(entry.created, entry.lease).await,
             HeldPlace::Taken => {
                 let info = self.info().await?;
-                let whose = info.holder.map(|holder| format!(" with the token {}", holder.token)).unwrap_or_default();
-                let message = format!("another holder{whose} has the lock {:?}", self.name);
-                Err(Problem::new(ErrorCode::LockHeld, message).into())
+                Err(held_by_other(&self.name, info.holder.as_ref()).into())
             }
         }
     }
@@ -154,6 +153,17 @@ impl<'a> Lock<'a> {
         self.run(Command::Leave { name: self.name.clone().into_bytes(), token }).await?;
         Ok(())
     }
+}
+
+/// The refusal of a lock that another has. Names the holder, unless the lock became free meanwhile.
+fn held_by_other(name: &str, holder: Option<&LockHolder>) -> Problem {
+    let holder = holder.map(|LockHolder { token, value }| match within_a_line(value) {
+        value if value.is_empty() => format!(" with the token {token}"),
+        value => format!(" ({value}, with the token {token})"),
+    });
+    let message = format!("another holder{} has the lock {name:?}", holder.unwrap_or_default());
+    Problem::new(ErrorCode::LockHeld, message)
+        .hint(format!("wait longer for the lock; `gantry lock show APP/{name}` shows who holds the lock"))
 }
 
 async fn own_show<E>(Call { caller, at, query, .. }: AppCall<E>) -> HttpResult<LockInfo>
@@ -209,4 +219,23 @@ async fn renew(Call { server, at, body, .. }: Call<endpoints::Renew>) -> HttpRes
 
 async fn release(Call { server, at, query, .. }: Call<endpoints::Release>) -> HttpResult<()> {
     Lock::of_app(&server, &at.app, at.name)?.release(query.token).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_names_its_holder_and_the_remedy() {
+        let holder = |value: &str| LockHolder { token: 7, value: value.to_owned() };
+        for (holder, message) in [
+            (Some(holder("web-1\u{1b}[2J\n")), "another holder (web-1[2J, with the token 7) has the lock \"job\""),
+            (Some(holder("")), "another holder with the token 7 has the lock \"job\""),
+            (None, "another holder has the lock \"job\""),
+        ] {
+            let problem = held_by_other("job", holder.as_ref());
+            assert_eq!((problem.message.as_str(), problem.status), (message, 409));
+            assert!(problem.hint.is_some_and(|hint| hint.contains("`gantry lock show APP/job`")));
+        }
+    }
 }
