@@ -1,6 +1,7 @@
 //! Commands on apps: create, destroy, host names, branch.
 
 use gantry_model::{App, AppName, AuditAction, BaseName, HostName};
+use gantry_records::{RecordChange, StoreRecord, destroyed_key};
 
 use crate::rename::free_name;
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
@@ -31,7 +32,7 @@ pub struct HostChange {
 }
 
 impl Actor<'_> {
-    /// Creates an app.
+    /// Creates an app. The release numbers of an app that had the name before are not used again.
     ///
     /// # Errors
     /// When the name or a host name is taken, an app of the name is being destroyed, the base is missing, or the branch is invalid.
@@ -51,7 +52,12 @@ impl Actor<'_> {
         if let Some(branch) = new.branch {
             app.branch = checked_branch(branch)?;
         }
-        self.changed(app, AuditAction::AppCreated { app: new.name })
+        app.earlier_releases = self.records.earlier_releases(&new.name);
+        app.last_release = app.earlier_releases;
+        let event = self.event(Some(&new.name), AuditAction::AppCreated { app: new.name.clone() });
+        let mut changes = vec![event, StoreRecord::App(app).into()];
+        changes.extend(self.taken_name(&new.name));
+        Ok((changes, ()))
     }
 
     /// Starts to destroy an app. The app's records are removed once none of its copies runs.
@@ -108,6 +114,11 @@ impl Actor<'_> {
         add_hosts(&mut app, change.add.clone(), self.records.policy.max_hosts())?;
         let hosts = app.hosts.clone();
         self.changed(app, AuditAction::AppHostsChanged { app: name.clone(), hosts })
+    }
+
+    /// Returns the removal of the record of the app that had the name before: the new app has its last number.
+    pub(crate) fn taken_name(&self, name: &AppName) -> Option<RecordChange> {
+        self.records.destroyed.contains_key(name).then(|| RecordChange::Remove(destroyed_key(name)))
     }
 
     /// Returns a folder for the volumes of a new app, or `None` if the folder of its own name is free: a renamed app

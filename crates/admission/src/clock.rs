@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{AppName, AuditAction, Deploy, DeployNumber, MachineName, MachinePlan, Moment};
-use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
+use gantry_records::{DestroyedApp, EventRecord, RecordChange, RecordIndex, StoreRecord};
 
 use crate::events::GANTRY;
 
@@ -20,6 +20,7 @@ pub struct JumpedRecords {
     by: i64,
     deploys: BTreeMap<(AppName, DeployNumber), Deploy>,
     machines: BTreeMap<MachineName, MachinePlan>,
+    destroyed: BTreeMap<AppName, DestroyedApp>,
     event: EventRecord,
 }
 
@@ -54,6 +55,11 @@ impl JumpedRecords {
             }
             (machine.clone(), moved)
         });
+        let destroyed = records.destroyed.iter().map(|(name, destroyed)| {
+            let target = earlier.and_then(|earlier| earlier.destroyed.get(name));
+            let is_moved = target.is_some_and(|target| target.at == destroyed.at);
+            (name.clone(), DestroyedApp { at: destroyed.at.moved(rest(is_moved)), ..destroyed.clone() })
+        });
         let action = AuditAction::ClockJumped { jump: jump.to_string(), by: Some(jump.by) };
         let is_told =
             |earlier: &&Self| records.events.get(&earlier.event.number).is_some_and(|event| **event == earlier.event);
@@ -61,7 +67,8 @@ impl JumpedRecords {
             Some(earlier) => earlier.event.clone(),
             None => EventRecord::new(records.next_event(), now, GANTRY, None, action),
         };
-        Self { by: jump.by, deploys: deploys.collect(), machines: machines.collect(), event }
+        let (deploys, machines, destroyed) = (deploys.collect(), machines.collect(), destroyed.collect());
+        Self { by: jump.by, deploys, machines, destroyed, event }
     }
 
     /// Returns the changes that `records` does not have yet.
@@ -75,9 +82,11 @@ impl JumpedRecords {
             known.is_none_or(|known| **known != **part)
         });
         let machines = machines.map(|(name, part)| StoreRecord::Machine(name.clone(), part.clone().into()).into());
+        let destroyed = self.destroyed.iter().filter(|(name, moved)| records.destroyed.get(*name) != Some(*moved));
+        let destroyed = destroyed.map(|(_, moved)| StoreRecord::Destroyed(moved.clone()).into());
         let is_told = records.events.contains_key(&self.event.number);
         let event = (!is_told).then(|| StoreRecord::Event(self.event.clone()).into());
-        deploys.chain(machines).chain(event).collect()
+        deploys.chain(machines).chain(destroyed).chain(event).collect()
     }
 }
 

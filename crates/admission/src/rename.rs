@@ -52,6 +52,8 @@ impl Actor<'_> {
         let part = Rename::From { name: from.clone() };
         let mut new = App { name: to.clone(), current: None, rename: Some(part), ..old.clone() };
         new.volumes_of = Some(old.volume_folder().clone());
+        new.earlier_releases = records.earlier_releases(to);
+        new.last_release = old.last_release.max(new.earlier_releases);
         // The planner adds the hosts of the old app once the successor serves.
         new.hosts = Vec::new();
         old.rename = Some(Rename::To { name: to.clone() });
@@ -67,6 +69,7 @@ impl Actor<'_> {
             number = Some(deploy);
         }
         changes.extend([StoreRecord::App(new).into(), StoreRecord::App(old).into()]);
+        changes.extend(self.taken_name(to));
         Ok((changes, number))
     }
 }

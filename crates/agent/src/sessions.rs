@@ -368,7 +368,7 @@ fn gather_lines(
     let folder = agent.settings.data.join("logs").join(app.as_str());
     let ids = std::fs::read_dir(&folder).into_iter().flatten().flatten().filter_map(|entry| {
         let id = AllocationId::parse(entry.file_name().to_str()?)?;
-        query.role.as_ref().is_none_or(|role| *role == id.slot.role).then_some(id)
+        query.includes(&id).then_some(id)
     });
     let mut lines: Vec<(Moment, LogLine)> = Vec::new();
     for id in ids {

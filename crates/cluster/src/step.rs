@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_admission::events_of_deploys;
-use gantry_model::{AppName, Deploy, Moment, Scope};
+use gantry_model::{App, AppName, Deploy, Moment, Scope};
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanReport, PlanScope, PlannerInput, PlannerPolicy, plan,
@@ -15,8 +15,8 @@ use crate::machines::ClusterMachines;
 use crate::state::ClusterView;
 use crate::transactions::ChangeGroup;
 use gantry_records::{
-    RecordChange, RecordIndex, StoreRecord, build_key, code_key, deploy_key, manifest_key, numbers_key, packs_key,
-    release_key, routes_key, tag_key, token_key,
+    DestroyedApp, RecordChange, RecordIndex, StoreRecord, build_key, code_key, deploy_key, manifest_key, numbers_key,
+    packs_key, release_key, routes_key, tag_key, token_key,
 };
 
 /// One planned step.
@@ -60,7 +60,8 @@ pub(crate) fn plan_step(
     }
     // A transaction may write each key only once, so the records of a removed app are not changed before.
     let stays = |app: &AppName| !gone.contains(app);
-    for app in apps.into_iter().filter(|app| stays(&app.name)) {
+    let (changed, ended): (Vec<App>, Vec<App>) = apps.into_iter().partition(|app| stays(&app.name));
+    for app in changed {
         of_apps.entry(app.name.clone()).or_default().push(StoreRecord::App(app).into());
     }
     for deploy in deploys.into_iter().filter(|deploy| stays(&deploy.app)) {
@@ -80,7 +81,10 @@ pub(crate) fn plan_step(
     }
     groups.push(general);
     groups.extend(of_apps.into_values());
-    groups.extend(gone.iter().map(|app| removal(records, app)));
+    for app in &gone {
+        let last = ended.iter().find(|ended| ended.name == *app).or_else(|| records.apps.get(app).map(AsRef::as_ref));
+        groups.push(last.and_then(|app| last_numbers(app, now)).into_iter().chain(removal(records, app)).collect());
+    }
     groups.retain(|group| !group.is_empty());
     Some(PlannedStep { groups, apps: scope.apps, report })
 }
@@ -123,9 +127,15 @@ fn app_of(change: &RecordChange) -> Option<AppName> {
     }
 }
 
+/// Returns the record of an app's last numbers; none if no release of the name was ever made.
+fn last_numbers(app: &App, at: Moment) -> Option<RecordChange> {
+    let destroyed = DestroyedApp { app: app.name.clone(), at, last_release: app.last_release };
+    (app.last_release > 0).then(|| StoreRecord::Destroyed(destroyed).into())
+}
+
 /// Returns the removal of every record of an app. The app's own record comes last, so that an interrupted removal
 /// starts again.
-fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
+fn removal(records: &RecordIndex, app: &AppName) -> Vec<RecordChange> {
     let releases = records.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
     let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
     let tokens = records.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));

@@ -504,3 +504,17 @@ fn silence_of_all_machines_moves_no_copy() {
     assert_eq!(cluster.routed(), ["a", "b", "c"]);
     assert_eq!(cluster.running(), ["a", "b", "c"]);
 }
+
+#[test]
+fn a_destroyed_app_leaves_its_last_release_number() {
+    let mut cluster = three_machines();
+    let shop = (*cluster.state.view().records.apps[&app_name("shop")]).clone();
+    cluster.state.put(StoreRecord::App(App { destroying: true, ..shop }));
+    cluster.state.put(StoreRecord::App(App { destroying: true, ..App::new(app_name("blog"), Moment(START)) }));
+    cluster.pass(120_000);
+    let records = cluster.state.view().records;
+    assert!(records.apps.is_empty(), "{:?}", records.apps.keys());
+    let [destroyed] = &records.destroyed.values().collect::<Vec<_>>()[..] else { panic!("{:?}", records.destroyed) };
+    assert_eq!((&destroyed.app, destroyed.last_release), (&app_name("shop"), 1), "no release of blog was made");
+    assert!(Moment(START) < destroyed.at && destroyed.at <= Moment(cluster.now), "{destroyed:?}");
+}

@@ -86,6 +86,18 @@ pub struct LogQuery {
     /// True to follow new lines.
     #[serde(default)]
     pub follow: bool,
+    /// Only lines of later releases: lines up to this release are those of an earlier app of the name. Agents of earlier
+    /// versions do not know the field, and the server leaves the lines out.
+    #[serde(default)]
+    pub after: u64,
+}
+
+impl LogQuery {
+    /// Reports whether the lines of an allocation are wanted.
+    #[must_use]
+    pub fn includes(&self, id: &AllocationId) -> bool {
+        id.slot.release.0 > self.after && self.role.as_ref().is_none_or(|role| *role == id.slot.role)
+    }
 }
 
 /// A request to an agent: open a session.
@@ -137,6 +149,24 @@ mod tests {
         assert_eq!((id.as_str(), query.app, query.follow), ("a", AppName::parse("shop").ok(), false));
         let rich = json!({"id": "a", "zone": "b", "what": {"kind": "space", "unit": "blocks"}});
         assert!(matches!(SessionRequest::read(rich).expect("read").kind, SessionKind::Space));
+    }
+
+    #[test]
+    fn a_log_query_includes_a_role_and_the_releases_after_a_number() {
+        let query = |role: Option<&str>, after| {
+            let role = role.map(|role| RoleName::parse(role).expect("a role"));
+            LogQuery { role, after, ..LogQuery::default() }
+        };
+        let id = AllocationId::parse("shop.v3.web-1").expect("an id");
+        for (query, included) in [
+            (query(None, 0), true),
+            (query(None, 2), true),
+            (query(None, 3), false),
+            (query(Some("web"), 2), true),
+            (query(Some("worker"), 2), false),
+        ] {
+            assert_eq!(query.includes(&id), included, "{query:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub struct Slot {
     pub index: u32,
 }
 
-/// One placement of a slot on one machine. Numbers of a slot rise and are never used twice as long as the app exists.
+/// One placement of a slot on one machine. Numbers of a slot rise and are never used twice. The
+/// next app with the name of a destroyed one has higher release numbers.
 /// The first placement has the name of its slot, `storefront.v12.web-1`; the second is `storefront.v12.web-1.2`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

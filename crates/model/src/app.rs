@@ -34,6 +34,10 @@ pub struct App {
     pub current: Option<ReleaseNumber>,
     /// The highest release number in use: assigned, or seen on a machine.
     pub last_release: u64,
+    /// The highest release number of the earlier apps of this name. Allocations and logs of these releases are not the
+    /// app's own.
+    #[serde(default, skip_serializing_if = "crate::observed::is_zero")]
+    pub earlier_releases: u64,
     /// The highest assigned deploy number.
     pub last_deploy: u64,
     /// The app is being destroyed: all its instances stop, then its record is deleted.
@@ -109,6 +113,7 @@ impl App {
             traffic: TrafficPolicy::default(),
             current: None,
             last_release: 0,
+            earlier_releases: 0,
             last_deploy: 0,
             destroying: false,
             rename: None,

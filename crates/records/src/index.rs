@@ -10,8 +10,8 @@ use gantry_model::{
 
 use crate::record::{parse, read};
 use crate::{
-    AuthorityRecord, BaseRecord, BuildRecord, CodeRecord, EVENT_KEYS, EventRecord, GitPacks, JoinTokenRecord,
-    MemberRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
+    AuthorityRecord, BaseRecord, BuildRecord, CodeRecord, DestroyedApp, EVENT_KEYS, EventRecord, GitPacks,
+    JoinTokenRecord, MemberRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
 };
 
 /// All records. Cloning is cheap, because clones share the large records.
@@ -19,6 +19,8 @@ use crate::{
 pub struct RecordIndex {
     /// Apps by name.
     pub apps: BTreeMap<AppName, Arc<App>>,
+    /// The last numbers of destroyed apps, by name.
+    pub destroyed: BTreeMap<AppName, DestroyedApp>,
     /// Configurations by digest.
     pub configs: BTreeMap<Digest, ReleaseConfig>,
     /// Releases by app and number.
@@ -105,6 +107,7 @@ impl RecordIndex {
     fn put(&mut self, record: StoreRecord) {
         match record {
             StoreRecord::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
+            StoreRecord::Destroyed(app) => drop(self.destroyed.insert(app.app.clone(), app)),
             StoreRecord::Config(config) => drop(self.configs.insert(config.digest().clone(), config)),
             StoreRecord::Release(release) => {
                 self.releases.entry(release.app.clone()).or_default().insert(release.number, Arc::new(release));
@@ -160,6 +163,11 @@ impl RecordIndex {
             ["apps", name] => {
                 if let Some(name) = app(name) {
                     self.apps.remove(&name);
+                }
+            }
+            ["destroyed-apps", name] => {
+                if let Some(name) = app(name) {
+                    self.destroyed.remove(&name);
                 }
             }
             ["releases", name, number] => {
@@ -245,6 +253,12 @@ impl RecordIndex {
             }
             _ => {}
         }
+    }
+
+    /// Returns the highest release number of the earlier apps of a name; 0 if there was none.
+    #[must_use]
+    pub fn earlier_releases(&self, name: &AppName) -> u64 {
+        self.destroyed.get(name).map_or(0, |destroyed| destroyed.last_release)
     }
 
     /// Returns an app's unfinished deploys, oldest first.
@@ -379,6 +393,19 @@ mod tests {
         let (key, value) = RecordChange::from(StoreRecord::Event(own.clone())).entry().expect("an entry");
         assert_eq!(key, "events/00007");
         assert_eq!(read(&String::from_utf8(value.expect("a value")).expect("text")), own);
+    }
+
+    #[test]
+    fn the_numbers_of_a_destroyed_app_are_read_and_removed() {
+        let shop = AppName::parse("shop").expect("a name");
+        let destroyed = DestroyedApp { app: shop.clone(), at: Moment(7), last_release: 12 };
+        let (key, value) = RecordChange::from(StoreRecord::Destroyed(destroyed)).entry().expect("an entry");
+        assert_eq!(key, "destroyed-apps/shop");
+        let mut records = RecordIndex::load([(key.as_str(), &value.expect("a value")[..])]).expect("records");
+        assert_eq!(records.earlier_releases(&shop), 12);
+        records.apply(RecordChange::Remove(key));
+        assert_eq!(records.earlier_releases(&shop), 0, "a name without a record");
+        assert_eq!(records, RecordIndex::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | key | record |
 //! |---|---|
 //! | `apps/<app>` | [`App`] |
+//! | `destroyed-apps/<app>` | [`DestroyedApp`] |
 //! | `configs/<digest>` | [`ReleaseConfig`] |
 //! | `releases/<app>/<number>` | [`Release`] |
 //! | `deploys/<app>/<number>` | [`Deploy`] |
@@ -32,6 +33,7 @@
 //! The keys under `coordination/` are no records of this crate: they belong to the apps.
 
 mod code;
+mod destroyed_app;
 mod git_packs;
 mod index;
 mod migrations;
@@ -41,6 +43,7 @@ mod stored;
 mod trust;
 
 pub use code::{CodeRecord, CodeRevision, RevisionNumber, code_key};
+pub use destroyed_app::{DestroyedApp, destroyed_key};
 pub use git_packs::{GitPack, GitPacks};
 pub use index::RecordIndex;
 pub use record::{

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::stored::{self, Configs};
 use crate::trust::{AUTHORITY_KEY, AuthorityRecord, JoinTokenRecord, MemberRecord, join_token_key, member_key};
-use crate::{CodeRecord, EARLIER_EVENT_KEYS, EVENT_KEYS, GitPacks, code_key};
+use crate::{CodeRecord, DestroyedApp, EARLIER_EVENT_KEYS, EVENT_KEYS, GitPacks, code_key, destroyed_key};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,8 @@ pub struct PushedManifest {
 pub enum StoreRecord {
     /// An app.
     App(App),
+    /// The last numbers of a destroyed app.
+    Destroyed(DestroyedApp),
     /// A release.
     Release(Release),
     /// A configuration that releases and specs name by its digest.
@@ -224,6 +226,7 @@ impl StoreRecord {
     pub fn key(&self) -> String {
         match self {
             Self::App(app) => format!("apps/{}", app.name),
+            Self::Destroyed(destroyed) => destroyed_key(&destroyed.app),
             Self::Config(config) => config_key(config.digest()),
             Self::Release(release) => release_key(&release.app, release.number),
             Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
@@ -251,6 +254,7 @@ impl StoreRecord {
     fn value(&self) -> Result<Vec<u8>, serde_json::Error> {
         match self {
             Self::App(record) => serde_json::to_vec(record),
+            Self::Destroyed(record) => serde_json::to_vec(record),
             Self::Release(record) => stored::release(record),
             Self::Config(config) => serde_json::to_vec(config),
             Self::Deploy(record) => serde_json::to_vec(record),
@@ -395,6 +399,7 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
     let parts: Vec<&str> = key.split('/').collect();
     Ok(Some(match parts.as_slice() {
         ["apps", _] => StoreRecord::App(read(key, value)?),
+        ["destroyed-apps", _] => StoreRecord::Destroyed(read(key, value)?),
         ["releases", _, _] => StoreRecord::Release(stored::read_release(key, value, configs)?),
         ["deploys", _, _] => StoreRecord::Deploy(read(key, value)?),
         ["builds", _, _] => StoreRecord::Build(read(key, value)?),

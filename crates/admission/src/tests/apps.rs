@@ -1,3 +1,5 @@
+use gantry_records::DestroyedApp;
+
 use super::*;
 use crate::{HostChange, NewApp, find_app};
 
@@ -47,6 +49,23 @@ fn refuses_invalid_apps() {
         assert_eq!(create(&mut records, new), Err(wanted));
         assert_eq!(records, before, "a refused command changes nothing");
     }
+}
+
+#[test]
+fn the_release_numbers_of_a_destroyed_app_are_not_used_again() {
+    let mut records = with_app();
+    let destroyed = DestroyedApp { app: app_name("blog"), at: Moment(0), last_release: 7 };
+    put(&mut records, StoreRecord::Destroyed(destroyed));
+    let numbers = |records: &RecordIndex, name: &str| {
+        let app = &records.apps[&app_name(name)];
+        (app.last_release, app.earlier_releases)
+    };
+    assert_eq!(create(&mut records, new_app("plain")), Ok(()));
+    assert_eq!(numbers(&records, "plain"), (0, 0));
+    assert!(records.destroyed.contains_key(&app_name("blog")), "another name");
+    assert_eq!(create(&mut records, new_app("blog")), Ok(()));
+    assert_eq!(numbers(&records, "blog"), (7, 7));
+    assert!(records.destroyed.is_empty(), "the app has the number");
 }
 
 #[test]

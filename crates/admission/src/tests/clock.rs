@@ -2,7 +2,7 @@
 
 use gantry_model::clock::{ClockJump, ClockReading, SteadyClock, TOLERANCE};
 use gantry_model::{AuditAction, DeployNumber, DeployState, Generation, InstanceGoal, Kind, Moment};
-use gantry_records::{RecordIndex, StoreRecord};
+use gantry_records::{DestroyedApp, RecordIndex, StoreRecord};
 
 use super::events::assigned;
 use super::*;
@@ -73,6 +73,23 @@ fn an_interrupted_write_of_moved_timestamps_moves_each_once() {
             assert_eq!(stamps(&jumped, open), [AT.moved(by); 3], "{written} written, then a jump of {by}");
             assert_eq!(jumped.events.len(), records.events.len() + 1);
         }
+    }
+}
+
+#[test]
+fn a_clock_jump_moves_the_time_of_a_destroyed_app_once() {
+    let (mut records, _) = with_stamps();
+    let blog = app_name("blog");
+    records.apply(StoreRecord::Destroyed(DestroyedApp { app: blog.clone(), at: AT, last_release: 1 }).into());
+    let jump = ClockJump { at: AT.moved(3_600_000), by: 3_600_000, suspended: 0 };
+    let all = JumpedRecords::new(&records, jump, jump.at, None);
+    let changes = all.changes(&records);
+    for written in 0..=changes.len() {
+        let mut jumped = records.clone();
+        changes.iter().take(written).cloned().for_each(|change| jumped.apply(change));
+        let rest = JumpedRecords::new(&jumped, jump, jump.at, Some(&all)).changes(&jumped);
+        rest.into_iter().for_each(|change| jumped.apply(change));
+        assert_eq!(jumped.destroyed[&blog].at, jump.at, "{written} written");
     }
 }
 

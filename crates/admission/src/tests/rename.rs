@@ -1,4 +1,5 @@
 use gantry_model::app::Rename;
+use gantry_records::DestroyedApp;
 
 use super::*;
 use crate::{HostChange, NewApp, decided_renames, finish_rename, undo_rename};
@@ -69,6 +70,24 @@ fn a_former_name_is_free_without_its_address_and_volumes() {
     run(&mut records, |actor| actor.change_hosts(&store(), &change)).expect("changed");
     assert_eq!(create(&mut records), Ok(()));
     assert_eq!(records.apps[&shop()].volume_folder(), &app_name("shop-2"));
+}
+
+#[test]
+fn a_rename_to_the_name_of_a_destroyed_app_uses_higher_release_numbers() {
+    for (destroyed, last_release) in [(1, 2), (9, 9)] {
+        let mut records = released(&[push_of("a"), push_of("b")]);
+        edit_app(&mut records, |app| app.earlier_releases = 1);
+        let record = DestroyedApp { app: store(), at: Moment(0), last_release: destroyed };
+        put(&mut records, StoreRecord::Destroyed(record));
+        begin(&mut records).expect("begun");
+        let app = &records.apps[&store()];
+        assert_eq!((app.last_release, app.earlier_releases), (last_release, destroyed));
+        assert!(records.destroyed.is_empty());
+    }
+    let mut records = released(&[push_of("a")]);
+    edit_app(&mut records, |app| app.earlier_releases = 1);
+    begin(&mut records).expect("begun");
+    assert_eq!(records.apps[&store()].earlier_releases, 0, "no app had the new name");
 }
 
 #[test]

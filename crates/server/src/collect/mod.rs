@@ -2,6 +2,7 @@
 //! removes caches, repositories and build logs whose app or deploy is gone.
 
 mod blobs;
+mod destroyed_apps;
 mod folders;
 mod job_pins;
 mod releases;
@@ -56,7 +57,13 @@ async fn round(server: &Arc<Server>) {
     let pins = JobPins::read(server).await;
     if let Some(JobPins { releases, .. }) = &pins {
         let pinned = releases.clone();
-        let surplus = server.core.mutate(move |records, _| Ok((releases::surplus(records, &pinned), ()))).await;
+        let surplus = server
+            .core
+            .mutate(move |records, now| {
+                let expired = destroyed_apps::expired(records, now);
+                Ok((releases::surplus(records, &pinned).into_iter().chain(expired).collect(), ()))
+            })
+            .await;
         surplus.unwrap_or_else(|error| wrong("records", &error));
     }
     server.uploads.prune();

@@ -175,6 +175,7 @@ pub(super) async fn follow(sources: Vec<LogSource>, sender: &mpsc::Sender<LogIte
 #[cfg(test)]
 mod tests {
     use gantry_api::frame::Frame;
+    use gantry_control::sessions::LogQuery;
     use gantry_model::AllocationId;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
@@ -182,7 +183,7 @@ mod tests {
 
     fn source(name: &str) -> (LogSource, DuplexStream) {
         let (near, far) = tokio::io::duplex(1 << 20);
-        (LogSource::of(MachineName::parse(name).expect("a name"), near), far)
+        (LogSource::of(MachineName::parse(name).expect("a name"), LogQuery::default(), near), far)
     }
 
     async fn say(session: &mut DuplexStream, lines: &[(u64, &str)]) {

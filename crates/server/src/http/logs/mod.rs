@@ -33,12 +33,12 @@ const ASKED_AT_ONCE: usize = 64;
 
 pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<LogItem>> {
     let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
-    let (since, machines) = {
+    let (after, since, machines) = {
         let view = server.core.view();
-        find_app(&view.records, &at.app)?;
-        (since.map(|since| view.jumps.earliest_stamp(view.now, since)), asked_machines(&view))
+        let after = find_app(&view.records, &at.app)?.earlier_releases;
+        (after, since.map(|since| view.jumps.earliest_stamp(view.now, since)), asked_machines(&view))
     };
-    let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow };
+    let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow, after };
     let (sources, unreachable) = open_sources(&server, machines, &query).await?;
     let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
     server.tasks.spawn(STREAM, async move {

@@ -47,19 +47,20 @@ impl LogSource {
         machine: MachineName,
         query: LogQuery,
     ) -> Result<Self, UnreachableMachine> {
-        match server.sessions.open_within(OPEN_TIMEOUT, &machine, SessionKind::Logs(query)).await {
-            Ok(session) => Ok(Self::of(machine, TokioIo::new(session))),
+        let kind = SessionKind::Logs(query.clone());
+        match server.sessions.open_within(OPEN_TIMEOUT, &machine, kind).await {
+            Ok(session) => Ok(Self::of(machine, query, TokioIo::new(session))),
             Err(error) => Err(UnreachableMachine { machine, reason: error.to_string() }),
         }
     }
 
     /// Reads the lines of a session.
-    pub(super) fn of(machine: MachineName, session: impl AsyncRead + Unpin + Send + 'static) -> Self {
+    pub(super) fn of(machine: MachineName, query: LogQuery, session: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let (sender, items) = mpsc::channel(QUEUE_CAPACITY);
         #[expect(clippy::disallowed_methods, reason = "a client that reads the items sees how the task ended")]
         tokio::spawn(async move {
             tokio::select! {
-                () = read(session, &sender) => {}
+                () = read(session, &query, &sender) => {}
                 () = sender.closed() => {}
             }
         });
@@ -78,8 +79,8 @@ impl LogSource {
     }
 }
 
-/// Reads frames until the session ends.
-async fn read(mut session: impl AsyncRead + Unpin, sender: &mpsc::Sender<SourceItem>) {
+/// Reads frames until the session ends. An agent of an earlier version may send lines that the query leaves out.
+async fn read(mut session: impl AsyncRead + Unpin, query: &LogQuery, sender: &mpsc::Sender<SourceItem>) {
     let mut line = Vec::new();
     loop {
         let text = match Frame::read(&mut session).await {
@@ -101,9 +102,10 @@ async fn read(mut session: impl AsyncRead + Unpin, sender: &mpsc::Sender<SourceI
         if !line.ends_with(b"\n") && line.len() < LINE_MAX {
             continue;
         }
-        let parsed = serde_json::from_slice(&line);
+        let parsed = serde_json::from_slice::<LogLine>(&line);
         line.clear();
         if let Ok(parsed) = parsed
+            && query.includes(&parsed.instance)
             && sender.send(SourceItem::Line(parsed)).await.is_err()
         {
             return;
