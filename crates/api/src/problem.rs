@@ -20,12 +20,15 @@ pub struct Problem {
     /// The remedy, if there is a known remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Seconds after which the same request may succeed; also in the header `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
     /// Creates a problem. The code determines the HTTP status.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status: code.status(), code: code.into(), message: message.into(), hint: None }
+        Self { status: code.status(), code: code.into(), message: message.into(), hint: None, retry_after: None }
     }
 
     /// Creates a problem of Gantry itself or of its machine.
@@ -37,6 +40,13 @@ impl Problem {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the seconds after which the same request may succeed.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 }

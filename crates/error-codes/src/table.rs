@@ -776,7 +776,7 @@ codes! {
     JoinRateLimited "join_rate_limited" 429
         "Too many machines ask to join at the same time."
         "The server answers a few requests to join in each second, as a protection against guessed tokens."
-        "Try again in a few seconds. The command retries by itself."
+        "Try again with the same token: `gantry join SERVER:PORT --token TOKEN` repeats the request by itself for a minute. Other clients wait for the seconds in the header `Retry-After`."
     NoFreeSubnet "no_free_subnet" 409
         "The cluster's network has no free part for another machine."
         "Each machine gets a separate network for containers."

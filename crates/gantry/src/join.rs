@@ -7,6 +7,7 @@
 //! that was removed, or lost its certificate, joins again with a new token, and keeps its id and its data.
 
 use std::error::Error;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use gantry_control::endpoints;
 use gantry_control::join::{JoinCall, JoinReply};
 use gantry_error_codes::ErrorCode;
 use gantry_failpoint::failpoint;
-use gantry_model::{JoinRole, MachineName};
+use gantry_model::{JoinRole, MachineId, MachineName};
 use gantry_trust::{Identity, JoinToken, PeerFailure, PeerName, peer_failure, pinned_config};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -34,6 +35,11 @@ use crate::{server_tokens, up};
 /// after the port of the API: the first server of a cluster writes the authority in between.
 const OPENING: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Time in which a server that many machines ask at the same time admits this machine, and longest pause between two
+/// attempts.
+const ADMISSION: Duration = Duration::from_secs(60);
+const ADMISSION_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Output of `gantry join --json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,7 +80,9 @@ pub(crate) async fn run(arguments: &Join, json: bool) -> anyhow::Result<Exit> {
     let config = pinned_config(token.ca(), Some(&key))?;
     let servers = Servers::new(vec![server.clone()], config, PeerName::Server.server_name());
     let client = Client::over_tls(servers, None);
-    let joined = once_open(async || client.submit(&endpoints::Join {}, &call).await).await;
+    let spread = admission_spread(&call.id);
+    let joined =
+        once_admitted(spread, async || once_open(async || client.submit(&endpoints::Join {}, &call).await).await).await;
     let JoinReply { chain, ca, subnet, advertise, servers, store } = joined.map_err(|error| explain(error, server))?;
     failpoint!("join.joined");
     Identity::store_certificate(&folder, &chain, &ca)?;
@@ -106,6 +114,50 @@ async fn once_open<T>(mut call: impl AsyncFnMut() -> Result<T, ClientError>) -> 
             outcome => return outcome,
         }
     }
+}
+
+/// Repeats a call while the server refuses it because too many machines join at the same time. `spread` is added to each
+/// pause.
+async fn once_admitted<T>(
+    spread: Duration,
+    mut call: impl AsyncFnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let deadline = Instant::now() + ADMISSION;
+    let mut refusals = 0;
+    loop {
+        let error = match call().await {
+            Ok(admitted) => return Ok(admitted),
+            Err(error) => error,
+        };
+        let Some(pause) = admission_pause(&error, refusals).map(|pause| pause + spread) else { return Err(error) };
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        if refusals == 0 {
+            status!("Too many machines join at the same time; trying again for up to {} s", ADMISSION.as_secs());
+        }
+        refusals += 1;
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Pause after the server refused an attempt because too many machines join; `None` for any other error. The server names
+/// the first pause, and each further pause is twice as long.
+fn admission_pause(error: &ClientError, refusals: u32) -> Option<Duration> {
+    let ClientError::Problem(problem) = error else { return None };
+    if problem.code != ErrorCode::JoinRateLimited.into() {
+        return None;
+    }
+    let first = problem.retry_after.unwrap_or(1).clamp(1, ADMISSION_PAUSE_MAX.as_secs());
+    let pause = Duration::from_secs(first).saturating_mul(2_u32.saturating_pow(refusals));
+    Some(pause.min(ADMISSION_PAUSE_MAX))
+}
+
+/// Part of each pause, different on each machine: machines that were refused together do not ask together again.
+fn admission_spread(id: &MachineId) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    Duration::from_millis(hasher.finish() % 1000)
 }
 
 /// Reports whether the kernel of the server's machine refused the connection.
@@ -176,6 +228,43 @@ mod tests {
         let said: String = once_open(async || client.post("/join", &()).await).await.expect("an answer");
         assert_eq!(said, "here");
         server.await.expect("ended");
+    }
+
+    fn refusal(code: ErrorCode) -> ClientError {
+        gantry_api::Problem::new(code, "no").retry_after(2).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_again_until_the_server_admits_the_machine() {
+        let begun = Instant::now();
+        let mut attempts = 0;
+        let admitted = once_admitted(Duration::from_millis(500), async || {
+            attempts += 1;
+            if attempts < 4 { Err(refusal(ErrorCode::JoinRateLimited)) } else { Ok(attempts) }
+        });
+        assert_eq!(admitted.await.expect("admitted"), 4);
+        // 2, 4 and 8 s, and the spread.
+        assert_eq!(begun.elapsed().as_millis() / 100, 155);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_on_a_server_that_admits_no_machine() {
+        let begun = Instant::now();
+        let refused = once_admitted(Duration::ZERO, async || Err::<(), _>(refusal(ErrorCode::JoinRateLimited)));
+        let error = refused.await.expect_err("refused");
+        assert!(admission_pause(&error, 0).is_some(), "{error}");
+        assert!(begun.elapsed() <= ADMISSION && begun.elapsed() > ADMISSION / 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_no_call_that_the_server_refuses_for_another_cause() {
+        let mut attempts = 0;
+        let refused = once_admitted(Duration::ZERO, async || {
+            attempts += 1;
+            Err::<(), _>(refusal(ErrorCode::JoinTokenUsed))
+        });
+        refused.await.expect_err("refused");
+        assert_eq!(attempts, 1);
     }
 
     #[tokio::test]

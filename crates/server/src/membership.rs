@@ -32,6 +32,9 @@ const RENEWAL_POLL: Duration = Duration::from_secs(3600);
 const JOINS_PER_SECOND: f64 = 5.0;
 const JOINS_BURST: f64 = 50.0;
 
+/// Seconds until a refused request to join may be repeated: the budget grows by [`JOINS_PER_SECOND`] meanwhile.
+pub(crate) const JOIN_RETRY_AFTER: u64 = 1;
+
 /// The first records of a cluster, as `gantry server init` writes them.
 #[derive(Serialize, Deserialize)]
 pub struct FoundingFile {
@@ -111,21 +114,30 @@ struct JoinBudget {
     at: Instant,
 }
 
+impl JoinBudget {
+    fn new(now: Instant) -> Self {
+        Self { left: JOINS_BURST, at: now }
+    }
+
+    /// Takes one request. Returns false if the budget is used up.
+    fn take(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * JOINS_PER_SECOND).min(JOINS_BURST);
+        self.at = now;
+        let may = self.left >= 1.0;
+        self.left -= if may { 1.0 } else { 0.0 };
+        may
+    }
+}
+
 impl Membership {
     fn new(record: &AuthorityRecord, settings: &ServerSettings) -> Result<Self, ServerError> {
-        let joins = Mutex::new(JoinBudget { left: JOINS_BURST, at: Instant::now() });
+        let joins = Mutex::new(JoinBudget::new(Instant::now()));
         Ok(Self { trust: Arc::new(ServerTrust::of(record, settings)?), joins })
     }
 
-    /// Takes one request to join from the budget. Returns false if too many came.
+    /// Takes one request to join from the budget. Returns false if the budget is used up.
     pub(crate) fn may_answer(&self) -> bool {
-        let mut joins = self.joins.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        joins.left = (joins.left + now.duration_since(joins.at).as_secs_f64() * JOINS_PER_SECOND).min(JOINS_BURST);
-        joins.at = now;
-        let may = joins.left >= 1.0;
-        joins.left -= if may { 1.0 } else { 0.0 };
-        may
+        self.joins.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 }
 
@@ -179,4 +191,20 @@ pub(crate) async fn serve(
 pub(crate) fn servers(records: &RecordIndex) -> Vec<String> {
     let servers = records.members.values().filter(|member| member.role == JoinRole::Server);
     servers.filter_map(|member| member.server.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_request_to_join_is_answered_after_the_promised_seconds() {
+        let begin = Instant::now();
+        let mut budget = JoinBudget::new(begin);
+        let taken = (0..100).filter(|_| budget.take(begin)).count();
+        assert_eq!(taken, 50, "the burst");
+        assert!(!budget.take(begin));
+        let later = begin + Duration::from_secs(JOIN_RETRY_AFTER);
+        assert_eq!((0..100).filter(|_| budget.take(later)).count(), 5);
+    }
 }

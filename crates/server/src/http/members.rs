@@ -21,7 +21,7 @@ use super::call::{Call, EndpointCaller, Routes};
 use super::{ErrorResponse, HttpResult};
 use crate::Server;
 use crate::core;
-use crate::membership::{Membership, servers};
+use crate::membership::{JOIN_RETRY_AFTER, Membership, servers};
 use crate::settings::host_port;
 
 /// Adds the endpoint of join tokens.
@@ -79,12 +79,18 @@ impl EndpointCaller for KeyCaller {
     }
 }
 
+/// The refusal while too many machines ask to join.
+fn join_rate_limited() -> Problem {
+    Problem::new(ErrorCode::JoinRateLimited, "too many machines ask to join at the same time")
+        .hint(format!("try again after {JOIN_RETRY_AFTER} s, with the same token"))
+        .retry_after(JOIN_RETRY_AFTER)
+}
+
 /// Lets a machine join.
 async fn join(Call { server, caller: KeyCaller(key), body: call, .. }: Call<Join, KeyCaller>) -> HttpResult<JoinReply> {
     let membership = membership(&server)?;
     if !membership.may_answer() {
-        let message = "too many machines ask to join at the same time";
-        return Err(Problem::new(ErrorCode::JoinRateLimited, message).into());
+        return Err(join_rate_limited().into());
     }
     let token: JoinToken = call.token.parse().map_err(|_| Refusal::JoinTokenUnknown)?;
     let advertise = call.advertise.unwrap_or_else(|| call.machine.to_string());

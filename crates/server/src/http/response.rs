@@ -43,6 +43,9 @@ impl IntoResponse for ErrorResponse {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let text = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+        if let Some(seconds) = self.0.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         response.extensions_mut().insert(self.0);
         if status == StatusCode::UNAUTHORIZED {
             let ask = http::HeaderValue::from_static("Basic realm=\"gantry\"");
@@ -75,4 +78,19 @@ pub(super) async fn with_code(response: Response) -> Response {
     let mut coded = ErrorResponse(Problem::new(code, code.description().meaning)).into_response();
     coded.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     coded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_that_passes_says_when_to_try_again() {
+        let problem = Problem::new(ErrorCode::JoinRateLimited, "too many").retry_after(3);
+        let response = ErrorResponse(problem).into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+        let response = ErrorResponse(Problem::new(ErrorCode::AppNotFound, "no app")).into_response();
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+    }
 }
