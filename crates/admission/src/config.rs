@@ -124,12 +124,19 @@ pub enum RequestedValue {
 }
 
 /// Configuration that an app requested in `app.json` and did not have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RequestedConfig {
     /// All values by name.
     pub values: BTreeMap<String, String>,
     /// Names of the values that stand in `app.json`, as opposed to new secrets.
     pub brought: BTreeSet<String>,
+}
+
+/// Names the values without their contents, which may be secret.
+impl std::fmt::Debug for RequestedConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
 }
 
 /// Reason why the configuration that an app requests cannot be provided.

@@ -68,8 +68,8 @@ pub enum DeliveryCommand {
     SigningKey {
         /// The project.
         project: AppName,
-        /// A random key, in case that a new one is needed.
-        fresh: String,
+        /// A random key without a previous one, in case that a new key is needed.
+        fresh: SigningKey,
         /// True to make the key anew. The one before stays valid for a while.
         rotate: bool,
     },
@@ -172,5 +172,22 @@ pub struct SigningKey {
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SigningKey").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_leaves_out_the_signing_key() {
+        let fresh = SigningKey { current: "new-key".to_owned(), previous: Some(("old-key".to_owned(), Moment(0))) };
+        let project = AppName::parse("shop").expect("a name");
+        let reply = format!("{:?}", DeliveryReply::Key(Some(fresh.clone())));
+        let command = format!("{:?}", DeliveryCommand::SigningKey { project, fresh, rotate: true });
+        assert!(command.contains("shop"), "{command}");
+        for text in [command, reply] {
+            assert!(!text.contains("new-key") && !text.contains("old-key"), "{text}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 pub type Revision = i64;
 
 /// A key with its value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoreEntry {
     /// Name of the key: parts separated by `/`.
     pub key: String,
@@ -14,6 +14,18 @@ pub struct StoreEntry {
     pub created: Revision,
     /// Revision that last wrote the key.
     pub modified: Revision,
+}
+
+/// Shows the size of the value. Values contain keys and configuration.
+impl std::fmt::Debug for StoreEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreEntry")
+            .field("key", &self.key)
+            .field("value_bytes", &self.value.len())
+            .field("created", &self.created)
+            .field("modified", &self.modified)
+            .finish()
+    }
 }
 
 /// The entries with a common prefix at one revision.

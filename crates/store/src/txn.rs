@@ -19,12 +19,22 @@ pub enum TxnCondition {
 }
 
 /// One write of a transaction. A transaction writes a key at most once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum TxnWrite {
     /// Sets a key. A key with a lease is removed when the lease ends.
     Put(String, Vec<u8>, Option<LeaseId>),
     /// Removes a key; a missing key is not an error.
     Delete(String),
+}
+
+/// Shows the size of the value. Values contain keys and configuration.
+impl std::fmt::Debug for TxnWrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Put(key, value, lease) => f.debug_tuple("Put").field(key).field(&value.len()).field(lease).finish(),
+            Self::Delete(key) => f.debug_tuple("Delete").field(key).finish(),
+        }
+    }
 }
 
 impl TxnWrite {
@@ -94,4 +104,19 @@ pub enum TxnOutcome {
     Committed(Revision),
     /// A condition of the transaction does not hold; the store wrote nothing.
     Conflict,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::StoreEntry;
+
+    #[test]
+    fn debug_leaves_out_values() {
+        let txn = format!("{:?}", Txn::default().put("config/shop", *b"AAAA").delete("config/old"));
+        let entry = StoreEntry { key: "config/shop".to_owned(), value: b"AAAA".to_vec(), created: 1, modified: 2 };
+        for text in [txn, format!("{entry:?}")] {
+            assert!(text.contains("config/shop") && !text.contains("65") && !text.contains("AAAA"), "{text}");
+        }
+    }
 }

@@ -171,3 +171,12 @@ fn refuses_missing_required_configuration() {
     app.config.remove("K0");
     assert_eq!(requested_config(&app, &required, String::new), Ok(crate::RequestedConfig::default()));
 }
+
+#[test]
+fn debug_leaves_out_requested_secrets() {
+    let requests = [("SECRET_KEY".to_owned(), RequestedValue::Secret)].into();
+    let app = with_app().apps[&shop()].clone();
+    let requested = requested_config(&app, &requests, || "made-secret".to_owned()).expect("a secret");
+    assert_eq!(requested.values["SECRET_KEY"], "made-secret");
+    assert_eq!(format!("{requested:?}"), r#"{"SECRET_KEY"}"#);
+}

@@ -60,12 +60,19 @@ pub struct TokenInfo {
 }
 
 /// A new token. Only this response ever contains the secret.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct NewToken {
     /// The token.
     pub info: TokenInfo,
     /// The secret, for use as the password or bearer token.
     pub secret: String,
+}
+
+/// Leaves out the secret.
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 /// Body of `POST /v1/tokens`.
@@ -110,7 +117,7 @@ pub struct CreateJoinToken {
 }
 
 /// A new join token. Only this response ever contains the token.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct NewJoinToken {
     /// The token's text.
     pub token: String,
@@ -120,4 +127,31 @@ pub struct NewJoinToken {
     pub expires: Moment,
     /// Addresses of the servers, each `host:port`.
     pub servers: Vec<String>,
+}
+
+/// Leaves out the token.
+impl std::fmt::Debug for NewJoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJoinToken")
+            .field("ca_hash", &self.ca_hash)
+            .field("expires", &self.expires)
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_leaves_out_the_secrets_of_tokens() {
+        let info = TokenInfo { name: "ci".to_owned(), scope: TokenScope::Read, created: Moment(0), expires: None };
+        let token = format!("{:?}", NewToken { info, secret: "token-secret".to_owned() });
+        assert!(token.contains("ci") && !token.contains("token-secret"), "{token}");
+        let servers = vec!["m1:7000".to_owned()];
+        let (token, ca_hash) = ("token-secret".to_owned(), "ca".to_owned());
+        let token = format!("{:?}", NewJoinToken { token, ca_hash, expires: Moment(0), servers });
+        assert!(token.contains("m1:7000") && !token.contains("token-secret"), "{token}");
+    }
 }

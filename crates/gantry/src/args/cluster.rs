@@ -53,7 +53,7 @@ pub(crate) enum ServerCommand {
 }
 
 /// Arguments of `gantry join`.
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 pub(crate) struct Join {
     /// A server of the cluster, such as m1:7000
     #[arg(value_parser = server_address, value_name = "HOST:PORT")]
@@ -66,6 +66,17 @@ pub(crate) struct Join {
     pub(crate) labels: Vec<(LabelKey, LabelValue)>,
     #[command(flatten)]
     pub(crate) machine: Machine,
+}
+
+/// Leaves out the token.
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join")
+            .field("server", &self.server)
+            .field("labels", &self.labels)
+            .field("machine", &self.machine)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -249,4 +260,18 @@ pub(crate) enum Token {
     Ls,
     /// Revoke a token
     Revoke { name: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::args::Args;
+
+    #[test]
+    fn debug_leaves_out_the_join_token() {
+        let words = ["gantry", "join", "m1:7000", "--token", "join-secret"];
+        let shown = format!("{:?}", Args::try_parse_from(words).expect("arguments"));
+        assert!(shown.contains("m1:7000") && !shown.contains("join-secret"), "{shown}");
+    }
 }

@@ -415,15 +415,15 @@ impl Writer<'_> {
         ))
     }
 
-    fn signing_key(&self, project: &AppName, fresh: String, rotate: bool) -> Result<Option<SigningKey>, Fault> {
+    fn signing_key(&self, project: &AppName, fresh: SigningKey, rotate: bool) -> Result<Option<SigningKey>, Fault> {
         let known = signing_key(self.database, project)?;
         let key = match known {
             Some(known) if !rotate => return Ok(Some(known)),
-            Some(known) => SigningKey { current: fresh, previous: Some((known.current, self.now)) },
+            Some(known) => SigningKey { current: fresh.current, previous: Some((known.current, self.now)) },
             None if self.database.number("SELECT count(*) FROM signing_keys", &[])? >= SIGNING_KEYS_MAX => {
                 return Ok(None);
             }
-            None => SigningKey { current: fresh, previous: None },
+            None => fresh,
         };
         let sql = "INSERT INTO signing_keys (project, current, previous, rotated) VALUES (?1, ?2, ?3, ?4) \
                    ON CONFLICT (project) DO UPDATE SET current = excluded.current, previous = excluded.previous, \

@@ -496,7 +496,8 @@ pub(crate) fn a_callback_follows_every_end_of_a_job(storage: &mut StorageUnderTe
 pub(crate) fn a_signing_key_is_made_once_and_rotated(storage: &mut StorageUnderTest) {
     let key = |storage: &mut StorageUnderTest, fresh: &str, rotate| {
         let project = AppName::parse("shop").expect("a name");
-        match delivery(storage, DeliveryCommand::SigningKey { project, fresh: fresh.to_owned(), rotate }) {
+        let fresh = SigningKey { current: fresh.to_owned(), previous: None };
+        match delivery(storage, DeliveryCommand::SigningKey { project, fresh, rotate }) {
             DeliveryReply::Key(Some(key)) => key,
             other => panic!("{other:?}"),
         }

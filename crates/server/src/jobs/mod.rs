@@ -253,7 +253,7 @@ impl JobService {
     /// The key that signs the callbacks of a project, made at first need; none if too many projects have one. `rotate`
     /// makes the key anew.
     pub(crate) async fn signing_key(&self, project: AppName, rotate: bool) -> Result<Option<SigningKey>, JobsError> {
-        let fresh = hex::encode(rand::random::<[u8; 32]>());
+        let fresh = SigningKey { current: hex::encode(rand::random::<[u8; 32]>()), previous: None };
         match self.delivery(DeliveryCommand::SigningKey { project, fresh, rotate }).await? {
             DeliveryReply::Key(key) => Ok(key),
             _ => Err(JobsError::Stopping),

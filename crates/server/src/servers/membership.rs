@@ -49,11 +49,18 @@ impl ServerRecord {
 }
 
 /// The records of all servers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Members {
     live: BTreeMap<String, ServerRecord>,
     known: BTreeMap<String, ServerRecord>,
     secret: Option<String>,
+}
+
+/// Leaves out the secret.
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Members").field("live", &self.live).field("known", &self.known).finish_non_exhaustive()
+    }
 }
 
 impl Members {
@@ -194,6 +201,14 @@ pub(super) mod tests {
         let address = PeerAddress { address: format!("{name}:1"), tls: false };
         let own = ServerRecord { version: VERSION, name: name.to_owned(), address };
         Membership { own, connector: OnceLock::new(), members: watch::Sender::default() }
+    }
+
+    #[test]
+    fn debug_leaves_out_the_secret_of_the_servers() {
+        let known = [("one".to_owned(), membership("one").own)].into();
+        let members =
+            format!("{:?}", Members { known, secret: Some("cluster-secret".to_owned()), live: BTreeMap::new() });
+        assert!(members.contains("one") && !members.contains("cluster-secret"), "{members}");
     }
 
     #[tokio::test]
