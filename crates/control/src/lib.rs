@@ -13,6 +13,8 @@
 //! - [`version`]: how both sides agree on a version.
 //! - [`version_one`]: translation for peers of an earlier version.
 //! - [`update`]: replication of a part by differences from a revision; pure.
+//! - [`shared_routes`]: the routes of all apps as a server sends them to many routers. [`encoded_updates`]: updates for
+//!   many receivers, each encoded once.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
 //! - [`endpoints`]: the endpoints of the server for agents, routers and joining machines.
@@ -29,6 +31,7 @@
 //! that the peer names.
 
 pub mod builds;
+pub mod encoded_updates;
 pub mod endpoints;
 pub mod jobs;
 pub mod join;
@@ -39,13 +42,17 @@ pub mod message;
 pub mod part;
 pub mod policy;
 pub mod sessions;
+pub mod shared_routes;
 pub mod update;
 pub mod version;
 pub mod version_one;
 
+pub use encoded_updates::EncodedUpdates;
+pub use lines::EncodedLine;
 pub use link::{Connection, LinkError, LinkStream};
 pub use message::{Hello, MachineFacts, PeerMessage, ServerMessage, Welcome};
 pub use part::{MachineReport, RouterReport};
 pub use policy::PeerPolicy;
-pub use update::{Receipt, Replicated, ReportSender, Update, UpdateReceiver, UpdateSender};
+pub use shared_routes::SharedRoutes;
+pub use update::{PartStep, Receipt, Replicated, ReportSender, SentPart, Update, UpdateReceiver, UpdateSender};
 pub use version::{ProtocolRange, ProtocolVersion, VersionMismatch};

@@ -38,15 +38,37 @@ pub(crate) fn channel() -> (LineSender, LineBody) {
     (LineSender(sender), StreamBody::new(lines).boxed_unsync())
 }
 
+/// A message as a line. Clones share the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedLine(Bytes);
+
+impl EncodedLine {
+    /// Encodes a message.
+    ///
+    /// # Errors
+    /// [`LinkError::Message`] if the message has no form in JSON.
+    pub fn of(message: &impl Serialize) -> Result<Self, LinkError> {
+        let mut line = serde_json::to_vec(message).map_err(LinkError::Message)?;
+        line.push(b'\n');
+        Ok(Self(line.into()))
+    }
+}
+
 impl LineSender {
     /// Sends a message.
     ///
     /// # Errors
     /// [`LinkError`] if the connection has ended, or if the peer does not read.
     pub async fn send(&self, message: &(impl Serialize + Sync)) -> Result<(), LinkError> {
-        let mut line = serde_json::to_vec(message).map_err(LinkError::Message)?;
-        line.push(b'\n');
-        match tokio::time::timeout(SEND_TIMEOUT, self.0.send(line.into())).await {
+        self.send_line(EncodedLine::of(message)?).await
+    }
+
+    /// Sends a message that is already encoded.
+    ///
+    /// # Errors
+    /// [`LinkError`] if the connection has ended, or if the peer does not read.
+    pub async fn send_line(&self, line: EncodedLine) -> Result<(), LinkError> {
+        match tokio::time::timeout(SEND_TIMEOUT, self.0.send(line.0)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(LinkError::Ended),
             Err(_) => Err(LinkError::Slow),

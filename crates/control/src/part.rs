@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::update::{Items, Replicated, UnreadItem, Update};
+use crate::update::{Items, Replicated, SentPart, UnreadItem, Update};
 
 /// Report of an agent about its machine.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -203,12 +203,12 @@ impl From<WireStatus> for ObservedInstance {
 }
 
 /// Serializes an item. The parts hold only values that have a form in JSON.
-fn to_value(item: &impl Serialize) -> Value {
+pub(crate) fn to_value(item: &impl Serialize) -> Value {
     serde_json::to_value(item).unwrap_or(Value::Null)
 }
 
 /// Adds the difference of two maps, as items with the keys `section/KEY`.
-fn difference<K: Ord + Display, V: PartialEq>(
+pub(crate) fn difference<K: Ord + Display, V: PartialEq>(
     update: &mut Update,
     section: &str,
     old: &BTreeMap<K, V>,
@@ -227,7 +227,7 @@ fn difference<K: Ord + Display, V: PartialEq>(
 }
 
 /// Adds a single item if it differs.
-fn single<T: PartialEq + Serialize>(update: &mut Update, key: &str, old: &T, new: &T) {
+pub(crate) fn single<T: PartialEq + Serialize>(update: &mut Update, key: &str, old: &T, new: &T) {
     if old != new {
         update.set.insert(key.to_owned(), to_value(new));
     }
@@ -278,7 +278,7 @@ fn with_values(spec: &Value, update: &Update) -> Value {
     spec
 }
 
-impl Replicated for MachinePlan {
+impl SentPart for MachinePlan {
     fn difference(&self, old: &Self, update: &mut Update) {
         difference(update, "allocation", &old.instances, &self.instances, |new, before, items| {
             let changed = before.is_none_or(|before| before.spec != new.spec);
@@ -291,7 +291,9 @@ impl Replicated for MachinePlan {
             to_value(&WireAllocation { spec, goal: new.goal.into() })
         });
     }
+}
 
+impl Replicated for MachinePlan {
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem> {
         self.generation = Generation(update.revision);
         let mut specs: BTreeMap<String, Arc<InstanceSpec>> = BTreeMap::new();
@@ -333,7 +335,7 @@ impl Replicated for MachinePlan {
     }
 }
 
-impl Replicated for RoutingTable {
+impl SentPart for RoutingTable {
     fn difference(&self, old: &Self, update: &mut Update) {
         difference(update, "route", &old.routes, &self.routes, |new, _, _| to_value(new));
         difference(update, "closed", &old.closed, &self.closed, |new, _, _| to_value(new));
@@ -342,7 +344,9 @@ impl Replicated for RoutingTable {
         single(update, "lost", &old.lost, &self.lost);
         single(update, "trusted_proxies", &old.trusted_proxies, &self.trusted_proxies);
     }
+}
 
+impl Replicated for RoutingTable {
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem> {
         self.generation = Generation(update.revision);
         let apply = |part: &mut Self, section: &str, name: &str, value: &Value| {
@@ -389,14 +393,16 @@ impl Replicated for RoutingTable {
     }
 }
 
-impl Replicated for MachineReport {
+impl SentPart for MachineReport {
     fn difference(&self, old: &Self, update: &mut Update) {
         let status = |new: &ObservedInstance, _: Option<&_>, _: &mut Items| to_value(&WireStatus::from(new));
         difference(update, "instance", &old.instances, &self.instances, status);
         single(update, "plan", &old.generation, &self.generation);
         single(update, "network", &old.network, &self.network);
     }
+}
 
+impl Replicated for MachineReport {
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem> {
         let apply = |part: &mut Self, section: &str, name: &str, value: &Value| {
             match section {
@@ -424,14 +430,16 @@ impl Replicated for MachineReport {
     }
 }
 
-impl Replicated for RouterReport {
+impl SentPart for RouterReport {
     fn difference(&self, old: &Self, update: &mut Update) {
         difference(update, "active", &old.active, &self.active, |count, _, _| json!(count));
         difference(update, "counts", &old.counts, &self.counts, |counts, _, _| to_value(counts));
         difference(update, "failures", &old.failures, &self.failures, |runs, _, _| to_value(runs));
         single(update, "table", &old.generation, &self.generation);
     }
+}
 
+impl Replicated for RouterReport {
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem> {
         let apply = |part: &mut Self, section: &str, name: &str, value: &Value| {
             let value = value.clone();

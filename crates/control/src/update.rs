@@ -5,6 +5,7 @@
 //! to an older revision.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,11 +38,14 @@ pub struct UnreadItem {
     pub reason: String,
 }
 
-/// A part that is replicated item by item.
-pub trait Replicated: Clone + Default {
+/// A part that is sent item by item.
+pub trait SentPart: Default {
     /// Adds to `update` the items that differ from `old`, and the keys of the items that `old` has and this part lacks.
     fn difference(&self, old: &Self, update: &mut Update);
+}
 
+/// A part that is replicated item by item.
+pub trait Replicated: SentPart + Clone {
     /// Applies the items of an update. Items with an unknown kind of key are passed over. Returns the items that could
     /// not be read; they stay as they were.
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem>;
@@ -50,37 +54,71 @@ pub trait Replicated: Clone + Default {
     fn keep(&mut self, before: &Self, key: &str);
 }
 
-/// Sends a part to one receiver.
+/// Sends a part to one receiver. All senders of a part share the part.
 #[derive(Debug)]
 pub struct UpdateSender<T> {
     /// Revision that the receiver has.
     known: Option<u64>,
     /// The part at that revision, if this sender sent it.
-    sent: Option<T>,
+    sent: Option<Arc<T>>,
 }
 
-impl<T: Replicated> UpdateSender<T> {
+/// The step of a part from the revision that a receiver has to a newer revision.
+#[derive(Debug)]
+pub struct PartStep<T> {
+    base: Option<(u64, Arc<T>)>,
+    revision: u64,
+    part: Arc<T>,
+}
+
+impl<T: SentPart> PartStep<T> {
+    /// The revisions before and after the step; none before a complete part.
+    #[must_use]
+    pub fn revisions(&self) -> (Option<u64>, u64) {
+        (self.base.as_ref().map(|(revision, _)| *revision), self.revision)
+    }
+
+    /// The update that carries out the step.
+    #[must_use]
+    pub fn update(&self) -> Update {
+        let (base, revision) = self.revisions();
+        let mut update = Update { base, revision, ..Update::default() };
+        match &self.base {
+            Some((_, before)) => self.part.difference(before, &mut update),
+            None => self.part.difference(&T::default(), &mut update),
+        }
+        update
+    }
+}
+
+impl<T: SentPart> UpdateSender<T> {
     /// Creates a sender for a receiver that has the part at `known`.
     #[must_use]
     pub fn new(known: Option<u64>) -> Self {
         Self { known, sent: None }
     }
 
-    /// Returns the update that brings the receiver to `part` at `revision`; none if the receiver has this revision or a
+    /// Returns the step that brings the receiver to `part` at `revision`; none if the receiver has this revision or a
     /// newer one.
-    pub fn next(&mut self, revision: u64, part: &T) -> Option<Update> {
+    pub fn advance(&mut self, revision: u64, part: &Arc<T>) -> Option<PartStep<T>> {
         if self.known.is_some_and(|known| known >= revision) {
             // The receiver's part is this one: the next difference is made from it.
             if self.known == Some(revision) && self.sent.is_none() {
-                self.sent = Some(part.clone());
+                self.sent = Some(Arc::clone(part));
             }
             return None;
         }
-        let base = self.sent.as_ref().and(self.known);
-        let mut update = Update { base, revision, ..Update::default() };
-        part.difference(self.sent.as_ref().unwrap_or(&T::default()), &mut update);
-        (self.known, self.sent) = (Some(revision), Some(part.clone()));
-        Some(update)
+        let base = self.known.zip(self.sent.take());
+        (self.known, self.sent) = (Some(revision), Some(Arc::clone(part)));
+        Some(PartStep { base, revision, part: Arc::clone(part) })
+    }
+
+    /// As [`UpdateSender::advance`], of a part that no other sender has. Returns the update.
+    pub fn next(&mut self, revision: u64, part: &T) -> Option<Update>
+    where
+        T: Clone,
+    {
+        self.advance(revision, &Arc::new(part.clone())).map(|step| step.update())
     }
 
     /// Forgets what the receiver has: the next update is complete.
@@ -93,30 +131,27 @@ impl<T: Replicated> UpdateSender<T> {
 #[derive(Debug)]
 pub struct ReportSender<R> {
     count: u64,
-    last: Option<R>,
     updates: UpdateSender<R>,
 }
 
 impl<R> Default for ReportSender<R> {
     fn default() -> Self {
-        Self { count: 0, last: None, updates: UpdateSender { known: None, sent: None } }
+        Self { count: 0, updates: UpdateSender { known: None, sent: None } }
     }
 }
 
 impl<R: Replicated + PartialEq> ReportSender<R> {
     /// Returns the update to `report`; none if nothing changed.
     pub fn next(&mut self, report: &R) -> Option<Update> {
-        if self.last.as_ref() == Some(report) {
+        if self.updates.sent.as_deref() == Some(report) {
             return None;
         }
-        self.last = Some(report.clone());
         self.count += 1;
         self.updates.next(self.count, report)
     }
 
     /// Forgets what the receiver has: the next update is complete.
     pub fn resend(&mut self) {
-        self.last = None;
         self.updates.resend();
     }
 }

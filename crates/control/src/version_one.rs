@@ -21,17 +21,23 @@ const STRIDE: u32 = 1_000_000;
 /// Kinds of keys that name an allocation.
 const KEYS: [&str; 3] = ["allocation", "instance", "active"];
 
+/// Reports whether the updates of a connection with this version are translated.
+#[must_use]
+pub fn is_translated(version: ProtocolVersion) -> bool {
+    version == ProtocolVersion(1)
+}
+
 /// Translates an update before it goes out on a connection with the agreed `version`. The peers of a server of version 1
 /// are on the machine `here`.
 pub fn translate_sent(version: ProtocolVersion, update: &mut Update, here: &MachineName) {
-    if version == ProtocolVersion(1) {
+    if is_translated(version) {
         downgrade(update, here);
     }
 }
 
 /// Translates an update that came in on a connection with the agreed `version`.
 pub fn translate_received(version: ProtocolVersion, update: &mut Update, here: &MachineName) {
-    if version == ProtocolVersion(1) {
+    if is_translated(version) {
         upgrade(update, here);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - `agent`, `router`: serve one connection until it ends.
 //! - `peer_link`: the state of a connection, for both. `peer_news`: what wakes a connection.
-//! - [`ControlLinks`]: the newest connection of each peer.
+//! - [`ControlLinks`]: the newest connection of each peer, and the messages that many peers get.
 
 mod agent;
 mod peer_link;
@@ -12,6 +12,7 @@ mod router;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_control::EncodedUpdates;
 use gantry_model::MachineName;
 use tokio_util::sync::CancellationToken;
 
@@ -52,10 +53,15 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// The newest connection of each peer. A new connection ends the connection before, which may be dead: sessions would
-/// go to a peer that never opens them.
+/// The connections of all peers.
 #[derive(Default)]
-pub(crate) struct ControlLinks(Mutex<HashMap<Peer, CancellationToken>>);
+pub(crate) struct ControlLinks {
+    /// The newest connection of each peer. A new connection ends the connection before, which may be dead: sessions would
+    /// go to a peer that never opens them.
+    newest: Mutex<HashMap<Peer, CancellationToken>>,
+    /// The updates of the routes.
+    route_updates: EncodedUpdates,
+}
 
 impl ControlLinks {
     /// Enters a connection, and returns what ends it.
@@ -74,7 +80,7 @@ impl ControlLinks {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Peer, CancellationToken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use gantry_admission::{JumpedRecords, newest_stamp};
 use gantry_cluster::{ChangedParts, CoreEvent, CoreState, DirtySet};
 use gantry_control::{
-    MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, Update, UpdateReceiver,
-    UpdateSender,
+    MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, SharedRoutes, Update,
+    UpdateReceiver, UpdateSender,
 };
 use gantry_model::clock::{ClockJumps, ClockReading, SteadyClock};
-use gantry_model::{MachinePlan, Moment, RoutingTable};
+use gantry_model::{MachinePlan, Moment};
 use gantry_records::RecordChange;
 
 use crate::events::{Event, Life, LinkId, Peer};
@@ -65,7 +65,7 @@ pub(crate) struct Leader {
     /// The outcome of a write is unknown: the records must be read again before the next decision.
     pub(crate) is_stale: bool,
     pub(crate) peers: BTreeMap<LinkId, PeerLink>,
-    table: Arc<RoutingTable>,
+    routes: Arc<SharedRoutes>,
     ticks: u64,
     /// Messages arrived that no plan accounts for yet.
     is_unsettled: bool,
@@ -74,7 +74,7 @@ pub(crate) struct Leader {
 /// A server's end of a connection.
 pub(crate) enum PeerLink {
     Agent { machine: usize, parts: UpdateSender<MachinePlan>, reports: UpdateReceiver<MachineReport> },
-    Router { index: usize, number: u64, tables: UpdateSender<RoutingTable>, reports: UpdateReceiver<RouterReport> },
+    Router { index: usize, number: u64, tables: UpdateSender<SharedRoutes>, reports: UpdateReceiver<RouterReport> },
 }
 
 impl Leader {
@@ -86,24 +86,24 @@ impl Leader {
         effects.trail
     }
 
-    /// The routing table of the present plan.
-    fn table(&mut self) -> Arc<RoutingTable> {
+    /// The routes of the present plan.
+    fn routes(&mut self) -> Arc<SharedRoutes> {
         let plan = self.core.view().records.plan.clone();
-        if self.table.generation != plan.routing.revision {
-            self.table = Arc::new(RoutingTable::assemble(&plan));
+        if self.routes.revision() != plan.routing.revision {
+            self.routes = Arc::new(SharedRoutes::of(&plan));
         }
-        Arc::clone(&self.table)
+        Arc::clone(&self.routes)
     }
 
     /// The update that brings a peer to its present part, if the peer needs one.
     fn update_for(&mut self, link: LinkId) -> Option<Update> {
-        let (table, view) = (self.table(), self.core.view());
+        let (routes, view) = (self.routes(), self.core.view());
         match self.peers.get_mut(&link)? {
             PeerLink::Agent { machine, parts, .. } => {
                 let part = view.records.plan.machines.get(&machine_name(*machine))?;
-                parts.next(part.generation.0, part)
+                parts.advance(part.generation.0, part).map(|step| step.update())
             }
-            PeerLink::Router { tables, .. } => tables.next(table.generation.0, &table),
+            PeerLink::Router { tables, .. } => tables.advance(routes.revision().0, &routes).map(|step| step.update()),
         }
     }
 }
@@ -328,7 +328,7 @@ impl Simulation {
             changed: ChangedParts::default(),
             is_stale: false,
             peers: BTreeMap::new(),
-            table: Arc::default(),
+            routes: Arc::default(),
             ticks: 0,
             is_unsettled: false,
         };

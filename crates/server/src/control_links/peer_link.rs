@@ -8,8 +8,8 @@ use gantry_control::layers::LayersReport;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Hello, LinkError, LinkStream, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, Replicated, ServerMessage, Update,
-    UpdateReceiver, UpdateSender, Welcome, version_one,
+    EncodedLine, Hello, LinkError, LinkStream, PartStep, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, Replicated,
+    SentPart, ServerMessage, SharedRoutes, Update, UpdateReceiver, UpdateSender, Welcome, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::observed::SILENCE_MILLIS;
@@ -40,7 +40,7 @@ pub(super) enum Received<R> {
 }
 
 /// State of one connection: `P` is the part that the peer gets, `R` the report that the peer sends.
-pub(super) struct PeerLink<'a, P: Replicated, R: Replicated> {
+pub(super) struct PeerLink<'a, P: SentPart, R: Replicated> {
     links: &'a ControlLinks,
     peer: Peer,
     pub(super) version: ProtocolVersion,
@@ -54,13 +54,13 @@ pub(super) struct PeerLink<'a, P: Replicated, R: Replicated> {
     pub(super) left: bool,
 }
 
-impl<P: Replicated, R: Replicated> Drop for PeerLink<'_, P, R> {
+impl<P: SentPart, R: Replicated> Drop for PeerLink<'_, P, R> {
     fn drop(&mut self) {
         self.links.leave(&self.peer, &self.superseded);
     }
 }
 
-impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
+impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
     /// Agrees on a version with the peer, and welcomes or refuses the peer.
     pub(super) async fn welcome(
         server: &'a Arc<Server>,
@@ -117,14 +117,17 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
     }
 
     /// Sends the part if the peer does not have it.
-    pub(super) async fn give(&mut self, revision: Generation, part: &P) -> Result<(), LinkError> {
-        match self.parts.next(revision.0, part) {
-            Some(mut update) => {
-                version_one::translate_sent(self.version, &mut update, self.peer.machine());
-                self.stream.sender.send(&ServerMessage::Update(update)).await
-            }
-            None => Ok(()),
-        }
+    pub(super) async fn give(&mut self, revision: Generation, part: &Arc<P>) -> Result<(), LinkError> {
+        let Some(step) = self.parts.advance(revision.0, part) else { return Ok(()) };
+        let line = self.own_line(&step)?;
+        self.stream.sender.send_line(line).await
+    }
+
+    /// The message that carries out a step, for this peer alone.
+    fn own_line(&self, step: &PartStep<P>) -> Result<EncodedLine, LinkError> {
+        let mut update = step.update();
+        version_one::translate_sent(self.version, &mut update, self.peer.machine());
+        EncodedLine::of(&ServerMessage::Update(update))
     }
 
     /// Receives the next message that the caller must act upon. A dropped call loses no message.
@@ -182,6 +185,18 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
                 Ok(false)
             }
         }
+    }
+}
+
+impl<R: Replicated> PeerLink<'_, SharedRoutes, R> {
+    /// Sends the routes if the router does not have them. The routers that are at the same revision get one message.
+    pub(super) async fn give_routes(&mut self, routes: &Arc<SharedRoutes>) -> Result<(), LinkError> {
+        let Some(step) = self.parts.advance(routes.revision().0, routes) else { return Ok(()) };
+        let line = match version_one::is_translated(self.version) {
+            true => self.own_line(&step)?,
+            false => self.links.route_updates.line(&step)?,
+        };
+        self.stream.sender.send_line(line).await
     }
 }
 

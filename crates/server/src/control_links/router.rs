@@ -1,7 +1,6 @@
 //! Connections of routers.
 
-use gantry_control::{LinkStream, RouterReport, link};
-use gantry_model::RoutingTable;
+use gantry_control::{LinkStream, RouterReport, SharedRoutes, link};
 
 use super::peer_link::{PeerLink, Received, log_end};
 use super::peer_news::PeerNews;
@@ -13,13 +12,13 @@ pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: Admit
         let hello = link::greet(&mut stream).await?;
         let number = hello.number;
         let peer = Peer::Router(machine.clone(), number);
-        let mut router = PeerLink::<RoutingTable, RouterReport>::welcome(&server, peer, hello, stream).await?;
+        let mut router = PeerLink::<SharedRoutes, RouterReport>::welcome(&server, peer, hello, stream).await?;
         let mut news = PeerNews::new(&server, server.core.watch_routes());
         loop {
             news.see();
             router.revalidate(&server, &caller).await?;
-            let table = server.core.routing_table(&server.core.view());
-            router.give(table.generation, &table).await?;
+            let routes = server.core.routes(&server.core.view());
+            router.give_routes(&routes).await?;
             tokio::select! {
                 received = router.receive() => match received? {
                     Received::Report(report) => {

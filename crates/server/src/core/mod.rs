@@ -10,7 +10,7 @@
 //! - `load`: migrates and parses the records of the store.
 //! - `task`: the loop, and the guarded write.
 //! - `notify`: wakes only those whose part changed.
-//! - `routing_table`: assembles the routers' table from the routes of all apps, once per revision.
+//! - `routes_cache`: brings the routes of all apps together for the routers, once per revision.
 //!
 //! Handlers read a [`CoreView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
 //! refreshes the time of the report, and neither plans nor wakes anything.
@@ -19,7 +19,7 @@
 mod bench;
 mod load;
 mod notify;
-mod routing_table;
+mod routes_cache;
 mod task;
 
 use std::ops::Deref;
@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use gantry_admission::Admitted;
 use gantry_cluster::PublishedView;
-use gantry_control::{MachineReport, RouterReport};
-use gantry_model::{ClusterId, Generation, MachineName, Moment, RoutingTable};
+use gantry_control::{MachineReport, RouterReport, SharedRoutes};
+use gantry_model::{ClusterId, Generation, MachineName, Moment};
 use gantry_store::{Store, StoreFault};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -39,7 +39,7 @@ use crate::settings::ServerSettings;
 use crate::{ChangeError, ServerError};
 use gantry_records::RecordIndex;
 use notify::Notifier;
-use routing_table::RoutingTableCache;
+use routes_cache::RoutesCache;
 use task::{CoreMessage, CoreTask, Mutation};
 
 pub use gantry_cluster::ClusterView;
@@ -68,7 +68,7 @@ pub(crate) struct CoreHandle {
     messages: mpsc::Sender<CoreMessage>,
     published: PublishedView,
     notifier: Arc<Notifier>,
-    table: Arc<RoutingTableCache>,
+    routes: Arc<RoutesCache>,
     store: Arc<dyn Store>,
     leadership: Leadership,
 }
@@ -89,9 +89,9 @@ impl CoreHandle {
         self.notifier.routes()
     }
 
-    /// Returns the routing table with the routes of a view.
-    pub(crate) fn routing_table(&self, view: &ClusterView) -> Arc<RoutingTable> {
-        self.table.of(&view.records.plan)
+    /// Returns the routes of a view as routers get them.
+    pub(crate) fn routes(&self, view: &ClusterView) -> Arc<SharedRoutes> {
+        self.routes.of(&view.records.plan)
     }
 
     /// Subscribes to changes of apps and deploys.
@@ -172,8 +172,8 @@ pub(crate) async fn start(
     let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await?;
     task.adopt_policy(&settings.policy).await?;
     task.adopt_identity(ClusterId::from_random(rand::random())).await?;
-    let (published, notifier, table) = (task.published(), task.notifier(), Arc::default());
-    let handle = CoreHandle { messages, published, notifier, table, store, leadership };
+    let (published, notifier, routes) = (task.published(), task.notifier(), Arc::default());
+    let handle = CoreHandle { messages, published, notifier, routes, store, leadership };
     #[expect(clippy::disallowed_methods, reason = "the term awaits the handle")]
     let task = tokio::spawn(task.run(inbox));
     Ok((handle, task))
@@ -200,9 +200,9 @@ mod tests {
     /// A handle to a core that reads no messages.
     async fn handle(leadership: &Leadership, store: &Arc<dyn Store>) -> CoreHandle {
         let task = CoreTask::load(Arc::clone(store), leadership.clone()).await.expect("no records");
-        let (published, notifier, table) = (task.published(), task.notifier(), Arc::default());
+        let (published, notifier, routes) = (task.published(), task.notifier(), Arc::default());
         let (messages, _) = mpsc::channel(1);
-        CoreHandle { messages, published, notifier, table, store: Arc::clone(store), leadership: leadership.clone() }
+        CoreHandle { messages, published, notifier, routes, store: Arc::clone(store), leadership: leadership.clone() }
     }
 
     /// Waits until the server may grant leases, or may not.
