@@ -109,7 +109,7 @@ pub struct SnapshotInfo {
 }
 
 /// Body of `POST /v1/apps/{app}/volumes/{name}/export`.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
     /// True if the archive is compressed with zstd.
@@ -130,7 +130,7 @@ pub struct ImportVolume {
 }
 
 /// Body of `POST /v1/apps/{app}/volumes/{name}/snapshots`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// Name of the snapshot; by default made from the time.
@@ -139,7 +139,7 @@ pub struct CreateSnapshot {
 }
 
 /// Work on volumes that the server requests from an agent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum VolumeRequest {
     /// All volumes of an app, or of all apps.
@@ -159,7 +159,7 @@ pub enum VolumeRequest {
 }
 
 /// Work on one volume.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum VolumeAction {
     /// Describe the volume.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::builds::{BaseOrder, BuildOrder, CacheOrder, PullOrder};
 
 /// Kind of a session that the server asks an agent to open.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum SessionKind {
     /// A process in a running instance.
@@ -67,7 +67,7 @@ pub enum SessionKind {
 }
 
 /// Filter of log lines.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {
     /// The app.
     pub app: Option<AppName>,
@@ -101,7 +101,7 @@ impl LogQuery {
 }
 
 /// A request to an agent: open a session.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionRequest {
     /// Id of the session.
     pub id: String,
