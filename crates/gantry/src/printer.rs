@@ -52,13 +52,44 @@ pub(crate) fn print_status(text: &str) {
 
 /// Replaces the characters that control a terminal: applications produced much of this text.
 fn plain(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(steers) { Cow::Owned(text.replace(steers, "\u{fffd}")) } else { Cow::Borrowed(text) }
+    let is_replaced = |c: char| steers(c) && c != '\n' && c != '\t';
+    if text.contains(is_replaced) { Cow::Owned(text.replace(is_replaced, "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// Reports whether a character controls a terminal, or the order in which the terminal shows other characters.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Makes a text of others fit for a part of one line. A line end in the text could pass for a line of Gantry.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            c if steers(c) => line.push('\u{fffd}'),
+            c => line.push(c),
+        }
+    }
+    Cow::Owned(line)
+}
+
+/// Prints named values, each on a line.
+pub(crate) fn fields(width: usize, fields: impl IntoIterator<Item = (&'static str, String)>) {
+    for (name, value) in fields {
+        out!("{name:<width$} {}", one_line(&value));
+    }
 }
 
 /// Prints a table; an empty table consists of its heading.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let heading = heading.iter().map(|cell| cell.to_uppercase()).collect();
+    let rows = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell).into_owned()).collect::<Vec<String>>());
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..).map_while(width).collect();
@@ -121,6 +152,20 @@ pub(crate) fn span(millis: u64) -> String {
     }
 }
 
+/// Formats a duration exactly: `45 s`, `1 h`, `1 h 30 min`, `2 days`.
+pub(crate) fn duration(seconds: u64) -> String {
+    let days = seconds / 86_400;
+    let units = [
+        (days, if days == 1 { "day" } else { "days" }),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let parts = units.into_iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count} {unit}"));
+    let text = parts.collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "0 s".to_owned() } else { text }
+}
+
 /// Formats a moment in this machine's time zone.
 pub(crate) fn clock(moment: Moment) -> String {
     let millis = i64::try_from(moment.0).unwrap_or(i64::MAX);
@@ -138,6 +183,30 @@ pub(crate) fn or_dash(text: Option<impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_each_unit_that_counts() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (45, "45 s"),
+            (90, "1 min 30 s"),
+            (3600, "1 h"),
+            (5400, "1 h 30 min"),
+            (86_400, "1 day"),
+            (2 * 86_400 + 61, "2 days 1 min 1 s"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn text_of_others_stays_on_one_line_and_steers_no_terminal() {
+        let hostile = "base/a\n\tsha256:00  base/b\r\u{1b}[2J\u{9b}31m\u{202e}c\u{2028}";
+        let line = one_line(hostile);
+        assert_eq!(line, "base/a\\n\\tsha256:00  base/b\\r\u{fffd}[2J\u{fffd}31m\u{fffd}c\u{fffd}");
+        assert_eq!(one_line("base/python é"), "base/python é");
+        assert_eq!(plain("a\n\u{202e}b\u{7}"), "a\n\u{fffd}b\u{fffd}");
+    }
 
     #[test]
     fn json_says_every_value_and_steers_no_terminal() {

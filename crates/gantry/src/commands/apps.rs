@@ -14,7 +14,7 @@ use super::deploys;
 use crate::args::{App, Follow};
 use crate::coded::{fail, require};
 use crate::exit::{DONE, Exit, TIMED_OUT};
-use crate::printer::{age, json as print_json, or_dash, out, status, table};
+use crate::printer::{age, fields, json as print_json, one_line, or_dash, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -180,9 +180,7 @@ fn show(app: &AppInfo) {
         ("requests", requests(app)),
         ("created", format!("{} ago", age(app.created))),
     ];
-    for (name, value) in rows {
-        out!("{name:<9} {value}");
-    }
+    fields(9, rows);
 }
 
 /// The app's traffic policy, and counts of the requests that were delayed or refused.
@@ -306,7 +304,7 @@ pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit>
         status!("There are no apps; `gantry app create NAME` creates one");
     }
     for answer in &answers {
-        out!("{}", first_line(answer));
+        out!("{}", one_line(&first_line(answer)));
     }
     Ok(DONE)
 }
@@ -322,9 +320,9 @@ pub(crate) async fn why(
         print_json(&answer)?;
         return Ok(DONE);
     }
-    out!("{}", first_line(&answer));
+    out!("{}", one_line(&first_line(&answer)));
     for line in &answer.evidence {
-        out!("  {line}");
+        out!("  {}", one_line(line));
     }
     Ok(DONE)
 }

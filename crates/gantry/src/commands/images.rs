@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::session;
 use crate::args::Image;
 use crate::exit::{DONE, Exit};
-use crate::printer::{json as print_json, out, table};
+use crate::printer::{json as print_json, one_line, out, table};
 
 /// A report with the files that a command opened.
 #[derive(Serialize)]
@@ -73,7 +73,7 @@ fn show(report: &ImageReport) {
     if !advice.is_empty() {
         out!("");
         out!("To shrink the image:");
-        advice.iter().for_each(|line| out!("- {line}"));
+        advice.iter().for_each(|line| out!("- {}", one_line(line)));
     }
 }
 

@@ -17,7 +17,7 @@ use gantry_queue::{CodeName, InvalidQueueName, JobId, JobSettings, QueueName, Re
 use crate::args::{CODES_APP, Job, JobRun, JobSpec, Queue};
 use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
-use crate::printer::{age, json as print_json, or_dash, out, span, status, table};
+use crate::printer::{age, duration, fields, json as print_json, or_dash, out, span, status, table};
 
 /// Shortest and longest pause between two looks at a followed job.
 const POLL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
@@ -301,7 +301,7 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
         ("state", format!("{}{}", job.status, note(job))),
         ("submitted", format!("{} ago, by {}", age(job.submitted), job.by)),
         ("priority", u8::from(job.settings.priority).to_string()),
-        ("timeout", format!("{} s", job.settings.timeout)),
+        ("timeout", duration(job.settings.timeout.into())),
         ("failed attempts", format!("{} of {}", job.failures, job.settings.retries.most + 1)),
     ];
     rows.extend(job.machine.as_ref().map(|machine| ("machine", machine.to_string())));
@@ -318,9 +318,7 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
     }
     rows.extend(job.settings.callback.as_ref().map(|url| ("callback", url.to_string())));
     rows.extend(job.callback.as_ref().map(|callback| ("", callback_state(callback))));
-    for (name, value) in rows {
-        out!("{name:<16} {value}");
-    }
+    fields(16, rows);
     Ok(DONE)
 }
 

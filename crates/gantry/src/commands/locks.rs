@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gantry_api::endpoints::locks::{self as endpoints, TokenQuery};
-use gantry_api::locks::{AcquireLock, HeldLock, LockInfo, RenewLock, WAIT_MAX};
+use gantry_api::locks::{AcquireLock, HeldLock, LockHolder, LockInfo, RenewLock, WAIT_MAX};
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::args::{Lock, LockName, LockRun, Remote};
 use crate::coded::coded;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT, hint};
-use crate::printer::{json as print_json, out, status};
+use crate::printer::{json as print_json, one_line, out, status};
 use crate::remote;
 
 /// Pause before the next attempt while the server cannot be reached.
@@ -76,7 +76,9 @@ async fn show(lock: &LockClient, json: bool) -> anyhow::Result<Exit> {
         return Ok(DONE);
     }
     match info.holder {
-        Some(holder) => out!("held by {} with the token {}; {} waiting", holder.value, holder.token, info.waiting),
+        Some(LockHolder { token, value }) => {
+            out!("held by {} with the token {token}; {} waiting", one_line(&value), info.waiting);
+        }
         None => out!("free"),
     }
     Ok(DONE)

@@ -9,7 +9,7 @@ use gantry_model::MachineName;
 use crate::args::MachineCommand;
 use crate::exit::{DONE, Exit};
 use crate::machine_add;
-use crate::printer::{age, clock, json as print_json, out, status, table};
+use crate::printer::{age, clock, fields, json as print_json, out, status, table};
 
 pub(crate) async fn run(client: &Client, command: MachineCommand, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -126,7 +126,7 @@ fn row(machine: &MachineInfo) -> Vec<String> {
 
 fn show(machine: &MachineInfo) {
     let version = format!("{} (control protocol {})", machine.program, machine.protocol);
-    let fields = [
+    let always = [
         ("machine", machine.name.to_string()),
         ("id", machine.id.to_string()),
         ("state", state(machine)),
@@ -137,26 +137,19 @@ fn show(machine: &MachineInfo) {
         ("registered", format!("{} ago", age(machine.registered))),
         ("seen", seen(machine)),
     ];
-    for (name, value) in fields {
-        out!("{name:<11} {value}");
-    }
+    fields(11, always);
     let deadline = machine.deadline.map(|deadline| format!("all copies are to have left by {}", clock(deadline)));
     let addresses = machine.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let reserved = (machine.reserved_memory.0 > 0).then(|| format!("{} of memory", machine.reserved_memory));
-    for (name, value) in [
+    let optional = [
         ("reason", machine.reason.clone()),
         ("deadline", deadline),
         ("labels", Some(labels(machine)).filter(|labels| !labels.is_empty())),
         ("addresses", Some(addresses).filter(|addresses| !addresses.is_empty())),
         ("reserved", reserved),
-    ] {
-        if let Some(value) = value {
-            out!("{name:<11} {value}");
-        }
-    }
-    for StayInfo { text, .. } in &machine.stays {
-        out!("{:<11} {text}", "stays");
-    }
+    ];
+    fields(11, optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    fields(11, machine.stays.iter().map(|StayInfo { text, .. }| ("stays", text.clone())));
 }
 
 fn cpu(machine: &MachineInfo) -> String {

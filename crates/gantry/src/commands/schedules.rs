@@ -12,7 +12,7 @@ use crate::args;
 use crate::args::ScheduleCreate;
 use crate::coded::coded;
 use crate::exit::{DONE, Exit};
-use crate::printer::{json as print_json, or_dash, out, status, table};
+use crate::printer::{duration, fields, json as print_json, or_dash, status, table};
 use gantry_api::ErrorCode;
 
 pub(crate) async fn run(client: &Client, command: args::Schedule, json: bool) -> anyhow::Result<Exit> {
@@ -64,7 +64,7 @@ fn request(new: ScheduleCreate) -> anyhow::Result<CreateSchedule> {
 fn times(schedule: &Schedule) -> String {
     match &schedule.timing {
         Timing::Cron { cron, zone } => format!("{cron} {zone}"),
-        Timing::Every(seconds) => format!("every {seconds} s"),
+        Timing::Every(seconds) => format!("every {}", duration(*seconds)),
         Timing::Once => "once".to_owned(),
     }
 }
@@ -125,8 +125,6 @@ fn show(schedule: &ScheduleInfo, json: bool) -> anyhow::Result<Exit> {
         rows.push(("next", "never: the schedule is over".to_owned()));
     }
     rows.extend(schedule.next.iter().map(|next| ("next", zone.wall_time(*next))));
-    for (name, value) in rows {
-        out!("{name:<16} {value}");
-    }
+    fields(16, rows);
     Ok(DONE)
 }

@@ -32,7 +32,7 @@ use crate::args::Machine;
 use crate::coded::WithCode;
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::{out, status};
+use crate::printer::{one_line, out, status};
 
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -120,10 +120,14 @@ async fn stream(
     Ok(ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(size), 256 << 10).boxed())
 }
 
+/// An image for people. Its names may come from a file of others.
+fn image_line(digest: &Digest, names: &[String]) -> String {
+    format!("{digest}  {}", one_line(&names.join(", "))).trim_end().to_owned()
+}
+
 fn report(snapshot: &CheckedSnapshot, unpacked: usize) {
     for image in &snapshot.images {
-        let names = if image.names.is_empty() { String::new() } else { format!("  {}", image.names.join(", ")) };
-        out!("{}{names}", image.digest);
+        out!("{}", image_line(&image.digest, &image.names));
     }
     let size = Bytes(snapshot.size());
     status!("{} images, {size}; {unpacked} layers unpacked, the others were there", snapshot.images.len());

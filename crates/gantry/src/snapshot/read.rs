@@ -10,6 +10,8 @@ use gantry_blobs::DigestHasher;
 use gantry_image::{Config, Manifest};
 use gantry_model::Digest;
 
+use crate::archive::escaped;
+
 use super::{
     BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END, FORMAT, HEADING, HEADING_MAX, IMAGES_MAX, SnapshotBlob, SnapshotHeading,
 };
@@ -91,7 +93,7 @@ impl SnapshotReader {
             return Ok(());
         }
         let Some(SnapshotBlob { digest, size }) = heading.blobs.get(self.places.len()).cloned() else {
-            bail!("it has a blob that its list lacks: {}", path.display());
+            bail!("it has a blob that its list lacks: {}", escaped(path));
         };
         let named = path.strip_prefix(BLOBS).ok().and_then(|name| Digest::from_hex(name.to_str()?).ok());
         ensure!(named.as_ref() == Some(&digest) && size == place.size, "blob {digest} is not at its place");

@@ -16,6 +16,7 @@ use gantry_model::{Bytes, Digest};
 
 use super::{
     BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END, FORMAT, HEADING, IMAGES_MAX, SnapshotBlob, SnapshotHeading, SnapshotImage,
+    image_line,
 };
 use crate::args::Machine;
 use crate::coded::{fail, require};
@@ -42,7 +43,7 @@ pub(crate) async fn save(client: &Client, machine: &Machine, to: &Path) -> anyho
     gantry_failpoint::failpoint!("snapshot.written");
     new.finish(&file)?;
     for image in &heading.images {
-        out!("{}  {}", image.digest, image.names.join(", "));
+        out!("{}", image_line(&image.digest, &image.names));
     }
     let size = Bytes(heading.blobs.iter().map(|blob| blob.size).sum());
     status!("{} images, {size}, in {}", heading.images.len(), to.display());
