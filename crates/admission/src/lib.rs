@@ -52,7 +52,7 @@ pub use policy::{PolicyChange, adopt_policy};
 pub use push::{AncestorQuestion, PushBase, check_history};
 pub use refusal::{FullList, Refusal};
 pub use rename::{DecidedRename, decided_renames, finish_rename, undo_rename};
-pub use tokens::{NewToken, first_token};
+pub use tokens::{NewToken, ServerToken, server_token};
 pub use traffic::TrafficChange;
 pub use volumes::check_image_settings;
 

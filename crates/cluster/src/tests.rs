@@ -202,7 +202,7 @@ fn a_committed_change_notifies_machines_with_a_changed_part() {
     assert_eq!(deploy.dirty.apps, [app_name("shop")].into());
     let action = AuditAction::TokenRevoked { token: "x".to_owned() };
     let event = EventRecord::new(1, Moment(0), "x", None, action);
-    let token = TokenRecord { name: "x".into(), scope: Scope::Admin, created: Moment(0), expires: None };
+    let token = TokenRecord { name: "x".into(), scope: Scope::Admin, created: Moment(0), expires: None, server: None };
     for other in [StoreRecord::Event(event), StoreRecord::Token { hash: "x".into(), token }] {
         let effects = state.put(other);
         assert!(effects.dirty.is_empty() && effects.changed == Default::default());

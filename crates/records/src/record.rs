@@ -58,6 +58,10 @@ pub struct TokenRecord {
     /// Time of expiry; `None` for a token without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,
+    /// Machine of the server that has the secret in a file. None for a token that a person made, and for a token of an
+    /// earlier version until its server starts again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<MachineName>,
 }
 
 /// An event of the audit trail.

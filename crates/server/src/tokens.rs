@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_admission::first_token;
+use gantry_admission::{ServerToken, server_token};
 use gantry_blobs::DigestHasher;
 use gantry_ledger::Replacement;
 use gantry_model::{MachineName, Moment, Scope};
@@ -62,19 +62,15 @@ pub(crate) fn first_tokens(settings: &ServerSettings) -> Result<Vec<FirstToken>,
     first.into_iter().map(read).collect()
 }
 
-/// Records a server's first tokens. With `several` servers, an administrator's token of one server does not replace that
-/// of another.
+/// Records a server's first tokens. With `several` servers, a token of one server does not replace that of another.
 pub(crate) async fn admit(core: &core::CoreHandle, tokens: Vec<FirstToken>, several: bool) -> Result<(), ServerError> {
     for FirstToken { name, scope, hash, is_new, machine } in tokens {
         let known = core.view().records.tokens.get(&hash).map(|token| token.scope.clone());
         if let Some(Scope::Machine { machine }) = known.filter(|known| *known != scope) {
             return Err(ServerError::OtherMachine(machine.to_string()));
         }
-        let admitted = move |records: &RecordIndex, now: Moment| {
-            let is_taken = records.tokens.values().any(|token| token.name == name);
-            let name = if several && scope == Scope::Admin && is_taken { format!("{name} {machine}") } else { name };
-            Ok((first_token(records, now, hash, name, scope, is_new), ()))
-        };
+        let own = ServerToken { name, scope, hash, is_new, machine };
+        let admitted = move |records: &RecordIndex, now: Moment| Ok((server_token(records, now, own, several), ()));
         core.mutate(admitted).await?;
     }
     Ok(())

@@ -103,6 +103,31 @@ impl Cloud {
     }
 }
 
+#[test]
+fn a_lost_administrator_s_token_is_valid_on_no_server() {
+    let cloud = Cloud::start_on(Etcd::start());
+    let is_valid = |token: &str, port: u16| {
+        let url = format!("http://127.0.0.1:{port}");
+        let listed = cloud.cluster.gantry_with(&[("GANTRY_URL", &url), ("GANTRY_TOKEN", token)], &["token", "ls"]);
+        assert!(listed.status == 0 || listed.err.contains("[E_TOKEN_UNKNOWN]"), "{listed:?}");
+        listed.status == 0
+    };
+    // A server offers its secret in another file until the leader has recorded it.
+    let of_spare = cloud.spares[0].path("data/admin-token");
+    let of_spare = cloud.cluster.wait("the spare server is introduced", |_| std::fs::read_to_string(&of_spare).ok());
+    let (lost, others) = (cloud.cluster.token(), of_spare.trim());
+    for port in cloud.ports() {
+        assert!(is_valid(&lost, port) && is_valid(others, port), "{port}");
+    }
+    std::fs::remove_file(cloud.cluster.path("data/admin-token")).expect("removed");
+    cloud.cluster.replace_services();
+    cloud.cluster.wait("there is a new token", |cluster| (cluster.gantry(&["token", "ls"]).status == 0).then_some(()));
+    assert_ne!(cloud.cluster.token(), lost);
+    for port in cloud.ports() {
+        assert!(is_valid(&cloud.cluster.token(), port) && !is_valid(&lost, port) && is_valid(others, port), "{port}");
+    }
+}
+
 /// Changes through all servers in turn, without pause.
 struct Changes {
     stop: Arc<AtomicBool>,

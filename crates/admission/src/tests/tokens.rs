@@ -1,7 +1,8 @@
-use gantry_model::Scope;
+use gantry_model::{MachineName, Scope};
+use gantry_records::TokenRecord;
 
 use super::*;
-use crate::{NewToken, first_token};
+use crate::{NewToken, ServerToken, server_token};
 
 fn new_token(name: &str) -> NewToken {
     NewToken { name: name.to_owned(), scope: Scope::Read, lifetime: None, hash: format!("hash of {name}") }
@@ -46,12 +47,26 @@ fn refuses_invalid_tokens() {
     }
 }
 
+/// The administrator's token of a server, whose secret has a hash.
+fn admin_of(machine: &str, hash: &str, is_new: bool) -> ServerToken {
+    let machine = MachineName::parse(machine).expect("a name");
+    ServerToken { name: "admin".to_owned(), scope: Scope::Admin, hash: hash.to_owned(), is_new, machine }
+}
+
+fn admit(records: &mut RecordIndex, token: ServerToken, several: bool) {
+    server_token(records, NOW, token, several).into_iter().for_each(|change| records.apply(change));
+}
+
+/// The hash and the name of each token.
+fn named(records: &RecordIndex) -> Vec<(&str, &str)> {
+    records.tokens.iter().map(|(hash, token)| (hash.as_str(), token.name.as_str())).collect()
+}
+
 #[test]
 fn a_new_first_secret_replaces_the_lost_one() {
     let mut records = RecordIndex::default();
-    let first = |records: &RecordIndex, hash: &str, is_new| {
-        first_token(records, NOW, hash.to_owned(), "admin".to_owned(), Scope::Admin, is_new)
-    };
+    let first =
+        |records: &RecordIndex, hash: &str, is_new| server_token(records, NOW, admin_of("m1", hash, is_new), false);
     let changes = first(&records, "leaked", true);
     changes.into_iter().for_each(|change| records.apply(change));
     assert!(first(&records, "leaked", false).is_empty(), "the token is there");
@@ -59,7 +74,58 @@ fn a_new_first_secret_replaces_the_lost_one() {
     let changes = first(&records, "new", true);
     changes.into_iter().for_each(|change| records.apply(change));
     assert_eq!(records.tokens.keys().collect::<Vec<_>>(), ["new"]);
+    admit(&mut records, admin_of("renamed", "newer", true), false);
+    assert_eq!(named(&records), [("newer", "admin")], "a server alone has one token, whatever its machine's name");
     run(&mut records, |actor| actor.revoke_token("admin")).expect("revoked");
     assert!(records.tokens.is_empty());
     assert_eq!(first(&records, "old", false).len(), 1, "no administrator is left");
+}
+
+#[test]
+fn a_new_secret_of_one_of_several_servers_replaces_its_own_lost_one() {
+    let mut records = RecordIndex::default();
+    admit(&mut records, admin_of("m1", "a1", true), false);
+    admit(&mut records, admin_of("m2", "b1", true), true);
+    assert_eq!(named(&records), [("a1", "admin"), ("b1", "admin m2")]);
+    admit(&mut records, admin_of("m1", "a2", true), true);
+    assert_eq!(named(&records), [("a2", "admin"), ("b1", "admin m2")], "the lost token of the first server");
+    admit(&mut records, admin_of("m2", "b2", true), true);
+    assert_eq!(named(&records), [("a2", "admin"), ("b2", "admin m2")], "the lost token of another server");
+    for (machine, hash) in [("m1", "a2"), ("m2", "b2"), ("m1", "a1"), ("m2", "b1")] {
+        assert!(server_token(&records, NOW, admin_of(machine, hash, false), true).is_empty(), "{hash}");
+    }
+    run(&mut records, |actor| actor.revoke_token("admin")).expect("revoked");
+    admit(&mut records, admin_of("m2", "b3", true), true);
+    assert_eq!(named(&records), [("b3", "admin")], "the plain name is free");
+}
+
+#[test]
+fn the_tokens_of_an_earlier_version_get_their_servers() {
+    let mut before = RecordIndex::default();
+    for (hash, name) in [("a1", "admin"), ("b1", "admin m2")] {
+        let token = TokenRecord { name: name.into(), scope: Scope::Admin, created: NOW, expires: None, server: None };
+        put(&mut before, StoreRecord::Token { hash: hash.to_owned(), token });
+    }
+    // A server that joins revokes nothing, and a server with a token of its own name leaves the plain one.
+    for (machine, hash, left) in [
+        ("m3", "c1", vec![("a1", "admin"), ("b1", "admin m2"), ("c1", "admin m3")]),
+        ("m2", "b2", vec![("a1", "admin"), ("b2", "admin m2")]),
+    ] {
+        let mut records = before.clone();
+        admit(&mut records, admin_of(machine, hash, true), true);
+        assert_eq!(named(&records), left);
+    }
+    // The first server claims its token at its next start.
+    let mut records = before.clone();
+    admit(&mut records, admin_of("m1", "a1", false), true);
+    assert_eq!(records.tokens["a1"].server, MachineName::parse("m1").ok());
+    admit(&mut records, admin_of("m1", "a2", true), true);
+    assert_eq!(named(&records), [("a2", "admin"), ("b1", "admin m2")]);
+    // Its secret is lost before that.
+    let mut records = before;
+    let machine = MachineName::parse("m1").expect("a name");
+    let (name, scope, hash) = ("machine m1".to_owned(), Scope::Machine { machine: machine.clone() }, "m".to_owned());
+    admit(&mut records, ServerToken { name, scope, hash, is_new: true, machine }, true);
+    admit(&mut records, admin_of("m1", "a2", true), true);
+    assert_eq!(named(&records), [("a2", "admin"), ("b1", "admin m2"), ("m", "machine m1")]);
 }

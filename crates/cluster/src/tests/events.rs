@@ -220,7 +220,7 @@ fn a_commit_of_a_machine_affects_the_apps_there_and_those_that_wait_for_room() {
 fn a_commit_of_general_records_affects_everything_or_nothing() {
     let members = || ChangedParts { members: true, ..no_parts() };
     let policy = ChangedParts { policy: true, ..no_parts() };
-    let token = TokenRecord { name: "x".into(), scope: Scope::Admin, created: Moment(0), expires: None };
+    let token = TokenRecord { name: "x".into(), scope: Scope::Admin, created: Moment(0), expires: None, server: None };
     let revoked = AuditAction::TokenRevoked { token: "x".to_owned() };
     let event = EventRecord::new(1, Moment(0), "x", None, revoked);
     let tag = StoreRecord::Tag { repository: "blog".into(), tag: "v1".into(), digest: digest() };

@@ -157,7 +157,7 @@ async fn revoke_token(Call { server, caller, at, .. }: Call<tokens::Revoke>) -> 
 }
 
 fn token_info(token: TokenRecord) -> TokenInfo {
-    let TokenRecord { name, scope, created, expires } = token;
+    let TokenRecord { name, scope, created, expires, server: _ } = token;
     TokenInfo { name, scope: scope.into(), created, expires }
 }
 
