@@ -19,6 +19,22 @@
 //! | [`exit_text`] | ends of processes and reached limits in words |
 //! | [`reason`] | why an operation was done, failed, or waits |
 //!
+//! # Forms that several boundaries share
+//!
+//! | types | control protocol | records of the store | files of a machine |
+//! |---|---|---|---|
+//! | [`InstanceSpec`] with [`Role`] and [`ReleaseConfig`] | plans, jobs, one-offs | plans; releases have the roles | plan, instances, jobs |
+//! | [`Route`], [`ClosedRoute`], [`AppNames`], [`TrafficPolicy`], [`RequestTimeouts`] | routes | routes | routing table |
+//! | [`ExitStatus`], [`FailedProbe`] | reports | deploys, in their [`Reason`] | instances (the exit) |
+//! | [`MachineCapacity`], [`TunnelAddress`], [`MachineSubnet`], [`Architecture`] | greetings | machines | – |
+//!
+//! Such a type has one form for places with different needs. A message is read at once, by a program that is at most one
+//! version of the protocol apart: the recorded messages in `control/tests/transcripts` fix its form. A record and a file
+//! are read years later, by every later program, and by the program before after an update that was taken back. A new
+//! field therefore has a default and is left out while unset; a field or a value with another name needs a migration in
+//! `records`, and a new version of the protocol. `MachinePlan` and the reports are shared in memory alone: `control::part`
+//! has their form in messages.
+//!
 //! This crate reads no clock, no file and no socket. Begin with [`plan`]: the other modules lead to the plan.
 
 mod allocation;

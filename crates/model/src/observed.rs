@@ -268,6 +268,8 @@ pub struct LimitHit {
 pub const LIMIT_SHOWN_MILLIS: u64 = 600_000;
 
 /// End of a process.
+///
+/// Messages, the records of deploys and the file of an instance have this form; see the crate's page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// The exit status, if the process exited by itself.
@@ -323,6 +325,8 @@ impl ExitStatus {
 }
 
 /// A failed check.
+///
+/// Messages and the records of deploys have this form; see the crate's page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedProbe {
     /// The tested target: `GET http://10.83.0.5:8080/up`, or `connect to 10.83.0.5:8080`.

@@ -13,6 +13,8 @@ use crate::{
 };
 
 /// Complete specification of an instance: everything that the machine needs to run it.
+///
+/// Messages, records and files of a machine have this form; see the crate's page.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "crate::serialized_spec::SerializedSpec")]
 pub struct InstanceSpec {
@@ -310,6 +312,8 @@ pub enum ClosedReason {
 }
 
 /// Route for the requests of a host name.
+///
+/// Messages, records and a router's file have this form; see the crate's page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The app.

@@ -23,6 +23,8 @@ pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 pub const FENCE_PROTOCOL: u32 = 3;
 
 /// A role as a release runs it.
+///
+/// Messages, records and files of a machine have this form; see the crate's page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
     /// Life cycle of the role's copies.
