@@ -8,7 +8,7 @@ use gantry_records::{BuildRecord, RecordChange, RecordIndex, StoreRecord};
 use crate::{RequestedConfig, find_app};
 
 /// Contents of a new release.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BuiltRelease {
     /// The image.
     pub image: Digest,
@@ -25,6 +25,22 @@ pub struct BuiltRelease {
     pub base: Option<BaseName>,
     /// The build's record.
     pub build: Option<BuildRecord>,
+}
+
+/// Names the configuration without its values, which may be secret.
+impl std::fmt::Debug for BuiltRelease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { image, commit, roles, config, defaults, base, build } = self;
+        f.debug_struct("BuiltRelease")
+            .field("image", image)
+            .field("commit", commit)
+            .field("roles", roles)
+            .field("config", &config.as_ref().map(BTreeMap::keys))
+            .field("defaults", defaults)
+            .field("base", base)
+            .field("build", build)
+            .finish()
+    }
 }
 
 /// Returns the current record of a deploy, if the deploy still waits for its release. A deploy with another creation

@@ -21,7 +21,7 @@ pub struct SubmitJobs {
 }
 
 /// A job to queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
     /// Workload of the job.
@@ -44,6 +44,22 @@ pub struct SubmitJob {
     /// Priority, delay, timeout, retries, and more.
     #[serde(default)]
     pub settings: JobSettings,
+}
+
+/// Names the environment without its values, which may be secret.
+impl std::fmt::Debug for SubmitJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { source, command, env, memory, network, payload, settings } = self;
+        f.debug_struct("SubmitJob")
+            .field("source", source)
+            .field("command", command)
+            .field("env", &env.keys())
+            .field("memory", memory)
+            .field("network", network)
+            .field("payload", payload)
+            .field("settings", settings)
+            .finish()
+    }
 }
 
 /// Workload of a job.
@@ -380,4 +396,17 @@ pub struct ChangeQueue {
 pub struct PurgedQueue {
     /// Number of cancelled jobs.
     pub cancelled: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_leaves_out_the_values_of_variables() {
+        let text = r#"{"source": {"image": {"reference": "shop:1"}}, "env": {"PASSWORD": "job-secret"}}"#;
+        let job: SubmitJob = serde_json::from_str(text).expect("a job");
+        let shown = format!("{job:?}");
+        assert!(shown.contains("PASSWORD") && !shown.contains("job-secret"), "{shown}");
+    }
 }

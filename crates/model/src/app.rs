@@ -10,7 +10,7 @@ use crate::{AppName, BaseName, HostName, MachineName, Moment, ReleaseNumber, Rol
 pub const DEFAULT_BRANCH: &str = "main";
 
 /// An app: one codebase with roles.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct App {
     /// The app's name.
     pub name: AppName,
@@ -53,6 +53,48 @@ pub struct App {
     pub data: BTreeMap<String, MachineName>,
     /// When the app was created.
     pub created: Moment,
+}
+
+/// Names the configuration without its values, which may be secret.
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            name,
+            base,
+            branch,
+            hosts,
+            config,
+            scale,
+            image,
+            traffic,
+            current,
+            last_release,
+            last_deploy,
+            destroying,
+            rename,
+            volumes_of,
+            data,
+            created,
+        } = self;
+        f.debug_struct("App")
+            .field("name", name)
+            .field("base", base)
+            .field("branch", branch)
+            .field("hosts", hosts)
+            .field("config", &config.keys())
+            .field("scale", scale)
+            .field("image", image)
+            .field("traffic", traffic)
+            .field("current", current)
+            .field("last_release", last_release)
+            .field("last_deploy", last_deploy)
+            .field("destroying", destroying)
+            .field("rename", rename)
+            .field("volumes_of", volumes_of)
+            .field("data", data)
+            .field("created", created)
+            .finish()
+    }
 }
 
 /// The part of an app in a rename. The app that has the name serves until its successor serves.
@@ -141,6 +183,14 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_leaves_out_configuration_values() {
+        let mut app = App::new(AppName::parse("shop").expect("a name"), Moment(0));
+        app.config.insert("PASSWORD".to_owned(), "app-secret".to_owned());
+        let shown = format!("{app:?}");
+        assert!(shown.contains("PASSWORD") && !shown.contains("app-secret"), "{shown}");
+    }
 
     #[test]
     fn applies_additions_changes_and_removals_of_image_settings() {

@@ -120,7 +120,7 @@ pub struct TakenDelivery {
 }
 
 /// Content of a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum DeliveryWork {
     /// A message of a push queue.
     Push {
@@ -139,6 +139,24 @@ pub enum DeliveryWork {
     },
     /// The result of a job.
     Callback(JobId),
+}
+
+/// Names the headers of a request without their values, which may be secret.
+impl std::fmt::Debug for DeliveryWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Push { queue, message, subscriber, url, headers, body } => f
+                .debug_struct("Push")
+                .field("queue", queue)
+                .field("message", message)
+                .field("subscriber", subscriber)
+                .field("url", url)
+                .field("headers", &headers.keys())
+                .field("body", body)
+                .finish(),
+            Self::Callback(job) => f.debug_tuple("Callback").field(job).finish(),
+        }
+    }
 }
 
 /// A delivery with all its recorded fields.
@@ -188,6 +206,23 @@ mod tests {
         assert!(command.contains("shop"), "{command}");
         for text in [command, reply] {
             assert!(!text.contains("new-key") && !text.contains("old-key"), "{text}");
+        }
+    }
+    #[test]
+    fn debug_leaves_out_the_secrets_of_a_push() {
+        let headers = PushHeaders::from([("authorization".to_owned(), "header-secret".to_owned())]);
+        let message = NewMessage { headers: headers.clone(), ..NewMessage::default() };
+        let work = DeliveryWork::Push {
+            queue: MessageQueueName { project: AppName::parse("shop").expect("a name"), name: "orders".to_owned() },
+            message: MessageId(1),
+            subscriber: "mail".to_owned(),
+            url: "https://receiver.example/hook?token=url-secret".parse().expect("a URL"),
+            headers,
+            body: String::new(),
+        };
+        for text in [format!("{message:?}"), format!("{work:?}")] {
+            assert!(text.contains("authorization"), "{text}");
+            assert!(!text.contains("header-secret") && !text.contains("url-secret"), "{text}");
         }
     }
 }

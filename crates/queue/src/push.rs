@@ -76,7 +76,7 @@ impl MessageQueueKind {
 pub type PushHeaders = BTreeMap<String, String>;
 
 /// A receiver of messages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscriber {
     /// Name of the subscriber, unique in the queue.
     pub name: String,
@@ -85,6 +85,17 @@ pub struct Subscriber {
     /// Headers of the requests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: PushHeaders,
+}
+
+/// Names the headers without their values, which may be secret.
+impl std::fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber")
+            .field("name", &self.name)
+            .field("url", &self.url)
+            .field("headers", &self.headers.keys())
+            .finish()
+    }
 }
 
 impl Subscriber {

@@ -8,9 +8,16 @@ use serde::{Deserialize, Serialize};
 const URL_MAX: usize = 2000;
 
 /// An `http` or `https` URL with a host, and without a user name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ReceiverUrl(String);
+
+/// Leaves out the query, which may contain a secret.
+impl fmt::Debug for ReceiverUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReceiverUrl").field(&self.masked().0).finish()
+    }
+}
 
 /// Reason why a text is no URL of a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -28,7 +28,7 @@ use tokio::io::AsyncReadExt;
 use crate::container::Container;
 use crate::hiring::{Worker, WorkerKill, descriptors};
 use crate::sandbox_error::SandboxError;
-use crate::spec::ProcessUser;
+use crate::spec::{ProcessUser, variable_names};
 use crate::worker::WorkerTask;
 use crate::{passing, posture};
 
@@ -39,7 +39,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTCOME_MAX: usize = 64 << 10;
 
 /// A process to run in a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// The container's control group.
     pub cgroup: String,
@@ -55,6 +55,22 @@ pub struct ExecSpec {
     pub groups: Vec<u32>,
     /// True if the process gets a terminal, of the container's own devpts.
     pub terminal: bool,
+}
+
+/// Names the environment without its values, which may be secret.
+impl std::fmt::Debug for ExecSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cgroup, args, env, cwd, user, groups, terminal } = self;
+        f.debug_struct("ExecSpec")
+            .field("cgroup", cgroup)
+            .field("args", args)
+            .field("env", &variable_names(env))
+            .field("cwd", cwd)
+            .field("user", user)
+            .field("groups", groups)
+            .field("terminal", terminal)
+            .finish()
+    }
 }
 
 /// The task of a worker that runs a process.
@@ -320,6 +336,21 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    #[test]
+    fn debug_leaves_out_the_values_of_variables() {
+        let spec = ExecSpec {
+            cgroup: "gantry/shop".into(),
+            args: vec!["sh".into()],
+            env: vec![("PASSWORD".into(), "container-secret".into())],
+            cwd: "/".into(),
+            user: ProcessUser { uid: 0, gid: 0 },
+            groups: Vec::new(),
+            terminal: false,
+        };
+        let shown = format!("{spec:?}");
+        assert!(shown.contains("PASSWORD") && !shown.contains("container-secret"), "{shown}");
+    }
 
     #[test]
     fn a_container_is_complete_once_it_has_filters_of_its_own() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A container to create. Unless a field says otherwise, each path is a host path that Gantry made, and no other user
 /// may write there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Folder on the host for the state that outlives a caller: `container.json`. The folder exists.
     pub state: PathBuf,
@@ -54,6 +54,57 @@ pub struct ContainerSpec {
     pub durable_exit: bool,
     /// Path of the static init on the host.
     pub init: PathBuf,
+}
+
+/// Names the environment without its values, which may be secret.
+impl std::fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            state,
+            cgroup,
+            root,
+            hostname,
+            args,
+            env,
+            cwd,
+            user,
+            groups,
+            users,
+            limits,
+            network,
+            binds,
+            log,
+            exit,
+            fenced,
+            durable_exit,
+            init,
+        } = self;
+        f.debug_struct("ContainerSpec")
+            .field("state", state)
+            .field("cgroup", cgroup)
+            .field("root", root)
+            .field("hostname", hostname)
+            .field("args", args)
+            .field("env", &variable_names(env))
+            .field("cwd", cwd)
+            .field("user", user)
+            .field("groups", groups)
+            .field("users", users)
+            .field("limits", limits)
+            .field("network", network)
+            .field("binds", binds)
+            .field("log", log)
+            .field("exit", exit)
+            .field("fenced", fenced)
+            .field("durable_exit", durable_exit)
+            .field("init", init)
+            .finish()
+    }
+}
+
+/// Returns the names of the variables of an environment.
+pub(crate) fn variable_names(env: &[(String, String)]) -> Vec<&str> {
+    env.iter().map(|(name, _)| name.as_str()).collect()
 }
 
 /// The root file system: an overlay of image layers and a writable folder.

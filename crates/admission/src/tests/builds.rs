@@ -119,3 +119,10 @@ fn the_outcome_of_a_build_of_an_ended_deploy_changes_nothing() {
     edit_app(&mut destroyed, |app| app.destroying = true);
     assert_eq!(release_built(&destroyed, NOW, &deploy, built()).len(), 0);
 }
+
+#[test]
+fn debug_leaves_out_configuration_values() {
+    let config = BTreeMap::from([("PASSWORD".to_owned(), "release-secret".to_owned())]);
+    let shown = format!("{:?}", BuiltRelease { config: Some(config), ..built() });
+    assert!(shown.contains("PASSWORD") && !shown.contains("release-secret"), "{shown}");
+}

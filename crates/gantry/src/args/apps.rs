@@ -4,7 +4,7 @@ use clap::Subcommand;
 use gantry_model::{AppName, BaseName, HostName, Subnet};
 
 use super::Follow;
-use super::values::parse_pair;
+use super::values::{Variable, variable};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Maintenance {
@@ -96,8 +96,8 @@ pub(crate) enum Config {
     Set {
         app: AppName,
         /// Names with their new values
-        #[arg(required = true, value_parser = parse_pair, value_name = "NAME=VALUE")]
-        pairs: Vec<(String, String)>,
+        #[arg(required = true, value_parser = variable, value_name = "NAME=VALUE")]
+        variables: Vec<Variable>,
         #[command(flatten)]
         follow: Follow,
     },

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use gantry_model::{AppName, Bytes};
 use gantry_queue::{ConcurrencyKey, JobId, Priority, QueueName, ReceiverUrl};
 
-use super::values::{age, code_name, concurrency_key, number, parse_pair};
+use super::values::{Variable, age, code_name, concurrency_key, number, variable};
 use crate::commands::jobs::QueueFilter;
 
 #[derive(Debug, Subcommand)]
@@ -112,8 +112,8 @@ pub(crate) struct JobSpec {
     #[arg(long, value_name = "URL")]
     pub(crate) callback: Option<ReceiverUrl>,
     /// Variable of the job's environment; may be given several times
-    #[arg(short = 'e', long, value_parser = parse_pair, value_name = "NAME=VALUE")]
-    pub(crate) env: Vec<(String, String)>,
+    #[arg(short = 'e', long, value_parser = variable, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Variable>,
     /// Memory limit; by default that of the role, or 512M
     #[arg(long, value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) memory: Option<Bytes>,

@@ -29,7 +29,7 @@ pub(crate) use self::jobs::{Job, JobRun, JobSpec, Queue};
 pub(crate) use self::locks::{Lock, LockName, LockRun};
 pub(crate) use self::machine::{FirstPolicy, Machine};
 pub(crate) use self::schedules::{Schedule, ScheduleCreate};
-pub(crate) use self::values::CODES_APP;
+pub(crate) use self::values::{CODES_APP, Variable};
 use self::values::{age, image_port, number, parse_count, run_volume, volume};
 pub(crate) use self::volumes::{Snapshot, Volume};
 use crate::restore_volumes::VolumeChoice;

@@ -103,9 +103,23 @@ fn with_codes_app(text: &str) -> Cow<'_, str> {
     if text.contains('/') { Cow::Borrowed(text) } else { Cow::Owned(format!("{CODES_APP}/{text}")) }
 }
 
-pub(super) fn parse_pair(text: &str) -> Result<(String, String), InvalidValue> {
+/// A variable with its value. The value may be secret, and Debug leaves it out.
+#[derive(Clone)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+impl std::fmt::Debug for Variable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Variable").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Parses `NAME=VALUE`.
+pub(super) fn variable(text: &str) -> Result<Variable, InvalidValue> {
     let (name, value) = text.split_once('=').ok_or_else(|| InvalidValue::Pair(text.to_owned()))?;
-    Ok((name.to_owned(), value.to_owned()))
+    Ok(Variable { name: name.to_owned(), value: value.to_owned() })
 }
 
 /// Parses a time with its offset from UTC.
@@ -282,6 +296,16 @@ mod tests {
 
     use super::*;
     use crate::args::{Args, Command};
+
+    #[test]
+    fn debug_leaves_out_the_values_of_variables() {
+        for words in
+            [["config", "set", "shop", "PASSWORD=cli-secret"], ["job", "run", "shop/report", "-ePASSWORD=cli-secret"]]
+        {
+            let shown = format!("{:?}", Args::try_parse_from([&["gantry"], &words[..]].concat()).expect("arguments"));
+            assert!(shown.contains("PASSWORD") && !shown.contains("cli-secret"), "{shown}");
+        }
+    }
 
     #[test]
     fn a_label_is_set_or_removed() {

@@ -10,25 +10,27 @@ use gantry_model::AppName;
 use gantry_model::execve::{is_shell_name, is_variable_name};
 
 use super::deploys;
-use crate::args::{Config, Follow};
+use crate::args::{Config, Follow, Variable};
 use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::printer::{json as print_json, out, status};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
-        Config::Set { app, pairs, follow } => {
-            let mut from_input = pairs.iter().filter(|(_, value)| value == "-").map(|(name, _)| name);
+        Config::Set { app, variables, follow } => {
+            let mut from_input =
+                variables.iter().filter(|variable| variable.value == "-").map(|variable| &variable.name);
             if let (Some(first), Some(second)) = (from_input.next(), from_input.next()) {
                 fail!(
                     InvalidArguments,
                     "{first} and {second} would both be read from standard input; set {second} in a command of its own"
                 );
             }
-            for (name, _) in pairs.iter().filter(|(name, _)| is_variable_name(name) && !is_shell_name(name)) {
+            let names = variables.iter().map(|variable| &variable.name);
+            for name in names.filter(|name| is_variable_name(name) && !is_shell_name(name)) {
                 status!("warning: programs find {name}, but a shell passes over it");
             }
-            let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(read_value(value)?))));
+            let changes = variables.into_iter().map(|Variable { name, value }| Ok((name, Some(read_value(value)?))));
             change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
         }
         Config::Unset { app, names, follow } => {

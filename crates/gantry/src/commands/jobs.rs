@@ -87,7 +87,7 @@ pub(super) fn submit_job(job: JobSpec) -> anyhow::Result<SubmitJob> {
     Ok(SubmitJob {
         source,
         command: job.command,
-        env: job.env.into_iter().collect(),
+        env: job.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
         memory: job.memory,
         network: !job.no_network,
         payload,

@@ -194,3 +194,12 @@ fn a_report_of_an_error_contains_the_message() {
     assert_eq!(report["source_msg_id"], "7");
     assert_eq!(report["body"], "x");
 }
+
+#[test]
+fn debug_leaves_out_the_secrets_of_a_subscriber() {
+    let mut subscriber = subscriber("mail");
+    subscriber.headers.insert("authorization".to_owned(), "header-secret".to_owned());
+    let shown = format!("{subscriber:?}");
+    assert!(shown.contains("mail.example") && shown.contains("authorization"), "{shown}");
+    assert!(!shown.contains("key=7") && !shown.contains("header-secret"), "{shown}");
+}

@@ -8,7 +8,7 @@ use gantry_queue::JobSettings;
 use serde::{Deserialize, Serialize};
 
 /// The job of a schedule. A role and a tag are resolved at each due time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredTemplate {
     source: TemplateSource,
     #[serde(default)]
@@ -21,6 +21,22 @@ pub(crate) struct StoredTemplate {
     #[serde(default)]
     payload: String,
     settings: JobSettings,
+}
+
+/// Names the environment without its values, which may be secret.
+impl std::fmt::Debug for StoredTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { source, command, env, memory, network, payload, settings } = self;
+        f.debug_struct("StoredTemplate")
+            .field("source", source)
+            .field("command", command)
+            .field("env", &env.keys())
+            .field("memory", memory)
+            .field("network", network)
+            .field("payload", payload)
+            .field("settings", settings)
+            .finish()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

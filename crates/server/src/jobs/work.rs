@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::ClusterView;
 
 /// The work of a job, as the queue stores it. A role is stored by its release, which does not change any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredWork {
     pub(crate) source: WorkSource,
     /// The image, which garbage collection keeps for the job.
@@ -22,6 +22,21 @@ pub(crate) struct StoredWork {
     #[serde(default)]
     pub(crate) memory: Option<Bytes>,
     pub(crate) network: bool,
+}
+
+/// Names the environment without its values, which may be secret.
+impl std::fmt::Debug for StoredWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { source, image, command, env, memory, network } = self;
+        f.debug_struct("StoredWork")
+            .field("source", source)
+            .field("image", image)
+            .field("command", command)
+            .field("env", &env.keys())
+            .field("memory", memory)
+            .field("network", network)
+            .finish()
+    }
 }
 
 /// Source of the settings.
