@@ -13,6 +13,8 @@ pub(crate) struct Activity {
     busy: BTreeSet<AppName>,
     /// Retired instances: out of the routes, and finishing their requests.
     retiring: BTreeMap<MachineName, BTreeSet<AllocationId>>,
+    /// The number of machines with each retired instance. Reports of routers ask for many instances.
+    retired: BTreeMap<AllocationId, usize>,
 }
 
 impl Activity {
@@ -39,16 +41,26 @@ impl Activity {
         let retires = |goal| matches!(goal, InstanceGoal::Retire { .. });
         let ids: BTreeSet<AllocationId> =
             part.instances.iter().filter(|(_, a)| retires(a.goal)).map(|(id, _)| id.clone()).collect();
-        if ids.is_empty() {
-            self.retiring.remove(machine);
-        } else {
+        let before = self.retiring.remove(machine).unwrap_or_default();
+        for id in before.difference(&ids) {
+            if let Some(machines) = self.retired.get_mut(id) {
+                *machines -= 1;
+                if *machines == 0 {
+                    self.retired.remove(id);
+                }
+            }
+        }
+        for id in ids.difference(&before) {
+            *self.retired.entry(id.clone()).or_default() += 1;
+        }
+        if !ids.is_empty() {
             self.retiring.insert(machine.clone(), ids);
         }
     }
 
     /// Returns whether the requests of an instance decide when the instance may stop.
     pub(crate) fn is_retiring(&self, id: &AllocationId) -> bool {
-        self.retiring.values().any(|ids| ids.contains(id))
+        self.retired.contains_key(id)
     }
 
     /// Returns the apps for which the passing of time matters.
@@ -137,6 +149,20 @@ mod tests {
                 assert_eq!(activity.is_retiring(&instance_id(id)), retires, "{id}");
             }
         }
+    }
+
+    #[test]
+    fn an_instance_on_two_machines_retires_until_it_does_on_neither() {
+        let id = instance_id("shop.v1.web-1");
+        let mut activity = Activity::default();
+        let mut seen = Vec::new();
+        for (machine, goal) in [("m", true), ("n", true), ("m", false), ("n", false)] {
+            let assigned: &[(&str, InstanceGoal)] = if goal { &[("shop.v1.web-1", retire())] } else { &[] };
+            activity.follow_machine(&machine_name(machine), &part(assigned));
+            seen.push(activity.is_retiring(&id));
+        }
+        assert_eq!(seen, [true, true, true, false]);
+        assert_eq!(activity, Activity::default());
     }
 
     #[test]

@@ -96,8 +96,12 @@ pub enum CoreEvent {
     },
     /// An agent sent its report.
     Machine(MachineName, MachineReport),
+    /// An agent whose last report is this one confirmed the report.
+    MachineAlive(MachineName, Arc<MachineReport>),
     /// A router sent its report.
     Router(MachineName, RouterReport),
+    /// A router whose last report is this one confirmed the report.
+    RouterAlive(RouterId, Arc<RouterReport>),
     /// The wall clock jumped; `awake` is the monotonic time of the detection.
     ClockJumped {
         /// The jump.
@@ -195,7 +199,9 @@ impl CoreState {
                 EventEffects::default()
             }
             CoreEvent::Machine(machine, report) => machine_reported(&mut state, machine, report),
+            CoreEvent::MachineAlive(machine, report) => machine_alive(&mut state, machine, &report),
             CoreEvent::Router(machine, report) => router_reported(&mut state, machine, report),
+            CoreEvent::RouterAlive(router, report) => router_alive(&mut state, router, &report),
             CoreEvent::ClockJumped { jump, awake } => {
                 Arc::make_mut(&mut state.view.observed).move_stamps(jump.by);
                 state.machines.move_stamps(jump.by);
@@ -221,6 +227,7 @@ fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport)
 /// Judges the machines, and marks what depends on time alone.
 fn tick(state: &mut StateParts<'_>) -> EventEffects {
     let StateParts { view, activity, global, index, machines } = state;
+    forget_routers(view);
     let mut dirty = DirtySet { apps: activity.apps(), ..DirtySet::default() };
     let (records, now) = (&view.records, view.now);
     let runs = |machine: &MachineName| {
@@ -388,23 +395,47 @@ fn registered_by(change: &RecordChange) -> Option<MachineName> {
     }
 }
 
-fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: MachineReport) -> EventEffects {
-    let StateParts { view, activity, global, index, machines } = state;
-    let MachineReport { generation, instances, network } = report;
+/// Takes over that a machine's agent lives.
+fn machine_heard(state: &mut StateParts<'_>, machine: &MachineName) -> EventEffects {
+    let StateParts { view, global, index, machines, .. } = state;
     let mut effects = EventEffects::default();
     let dirty = &mut effects.dirty;
-    let known = machines.liveness.state(&machine);
-    if machines.liveness.heard(&machine) {
-        if machines.follow(&machine, &view.records, index) {
+    let known = machines.liveness.state(machine);
+    if machines.liveness.heard(machine) {
+        if machines.follow(machine, &view.records, index) {
             dirty.machines.insert(machine.clone());
         }
         Arc::make_mut(&mut view.states).insert(machine.clone(), MachineState::Ready);
         dirty.apps.extend(apps_for_open_machine(global, &view.report));
         if known == Some(MachineState::Lost) {
             // The machine can get its part again, so the rest of the moved copies retires.
-            dirty.apps.extend(apps_on(&view.records.plan, &machine).cloned());
+            dirty.apps.extend(apps_on(&view.records.plan, machine).cloned());
         }
     }
+    if known == Some(MachineState::Lost) {
+        effects.trail = events_of_machines(&view.records, view.now, [(machine, MachineState::Ready)]);
+    }
+    effects
+}
+
+/// Takes over a heartbeat. Its cost does not depend on the report.
+fn machine_alive(state: &mut StateParts<'_>, machine: MachineName, report: &MachineReport) -> EventEffects {
+    let seen = state.view.now;
+    if !state.view.observed.machines.contains_key(&machine) {
+        return machine_reported(state, machine, report.clone());
+    }
+    let effects = machine_heard(state, &machine);
+    if let Some(observed) = Arc::make_mut(&mut state.view.observed).machines.get_mut(&machine) {
+        Arc::make_mut(observed).seen = seen;
+    }
+    effects
+}
+
+fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: MachineReport) -> EventEffects {
+    let mut effects = machine_heard(state, &machine);
+    let StateParts { view, activity, index, .. } = state;
+    let MachineReport { generation, instances, network } = report;
+    let dirty = &mut effects.dirty;
     let part = view.records.plan.machines.get(&machine);
     let before = view.observed.machines.get(&machine);
     // An instance of the accepted part that the report lacks is absent from now on.
@@ -422,16 +453,15 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
         }
         Some(before) => {
             let changes = before.changes(&instances);
-            effects.trail = gantry_admission::events_of_report(&view.records, &machine, &changes, view.now);
+            let mut trail = gantry_admission::events_of_report(&view.records, &machine, &changes, view.now);
+            trail.append(&mut effects.trail);
+            effects.trail = trail;
             dirty.apps.extend(changes.into_iter().map(|(id, _, _)| id.slot.app.clone()));
             if before.generation != generation {
                 dirty.machines.insert(machine.clone());
                 dirty.apps.extend(absent());
             }
         }
-    }
-    if known == Some(MachineState::Lost) {
-        effects.trail.extend(events_of_machines(&view.records, view.now, [(&machine, MachineState::Ready)]));
     }
     let ids = before.into_iter().flat_map(|before| before.instances.keys());
     index.reported(&machine, ids, instances.keys());
@@ -459,9 +489,34 @@ fn router_reported(state: &mut StateParts<'_>, machine: MachineName, report: Rou
     }
     dirty.revisions = !gone && generation > view.records.plan.routing.revision;
     let observed = Arc::make_mut(&mut view.observed);
-    observed.routers.retain(|other, router| *other != id && seen.since(router.seen) < FORGOTTEN_MILLIS);
-    if !gone {
-        observed.routers.insert(id, ObservedRouter { generation, active, counts, failures, seen });
+    match gone {
+        true => drop(observed.routers.remove(&id)),
+        false => drop(observed.routers.insert(id, ObservedRouter { generation, active, counts, failures, seen })),
     }
     EventEffects { dirty, ..EventEffects::default() }
+}
+
+/// Takes over a heartbeat. Its cost depends neither on the report nor on the other routers.
+fn router_alive(state: &mut StateParts<'_>, id: RouterId, report: &RouterReport) -> EventEffects {
+    let (seen, last) = (state.view.now, state.view.records.plan.routing.revision);
+    let is_live = |router: &ObservedRouter| seen.since(router.seen) <= SILENCE_MILLIS;
+    if !state.view.observed.routers.get(&id).is_some_and(is_live) {
+        let RouterId { machine, number } = id;
+        return router_reported(state, machine, RouterReport { number, gone: false, ..report.clone() });
+    }
+    let mut dirty = DirtySet::default();
+    if let Some(router) = Arc::make_mut(&mut state.view.observed).routers.get_mut(&id) {
+        router.seen = seen;
+        dirty.revisions = router.generation > last;
+    }
+    EventEffects { dirty, ..EventEffects::default() }
+}
+
+/// Forgets routers that have been silent for long.
+fn forget_routers(view: &mut ClusterView) {
+    let now = view.now;
+    let is_forgotten = |router: &ObservedRouter| now.since(router.seen) >= FORGOTTEN_MILLIS;
+    if view.observed.routers.values().any(is_forgotten) {
+        Arc::make_mut(&mut view.observed).routers.retain(|_, router| !is_forgotten(router));
+    }
 }

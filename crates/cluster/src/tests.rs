@@ -154,6 +154,59 @@ fn a_heartbeat_without_news_plans_nothing_and_wakes_no_peer() {
     assert!(state.plan(&second.dirty, Moment(START + 3_000)).is_none());
 }
 
+/// The address of a machine's report in memory. A copy would have another address.
+fn place(state: &CoreState) -> *const gantry_model::ObservedMachine {
+    Arc::as_ptr(&state.view().observed.machines[&machine_name("m")])
+}
+
+#[test]
+fn a_confirmed_report_is_neither_copied_nor_compared() {
+    let mut state = state();
+    let alive = |report| CoreEvent::MachineAlive(machine_name("m"), Arc::new(report));
+    let first = state.apply(alive(report(&["shop.v1.web-1"])), Moment(START + 1));
+    assert_eq!(first.dirty, DirtySet::everything(), "a machine that is not known yet");
+    let place_before = place(&state);
+    // The server does not look at the report: it would find that the copy is gone.
+    let second = state.apply(alive(report(&[])), Moment(START + 1_000));
+    assert!(second.dirty.is_empty() && second.changed == Default::default() && second.trail.is_empty());
+    let observed = Arc::clone(&state.view().observed.machines[&machine_name("m")]);
+    assert_eq!((observed.instances.len(), observed.seen), (1, Moment(START + 1_000)));
+    drop(observed);
+    assert_eq!(place(&state), place_before);
+}
+
+#[test]
+fn a_confirmed_report_of_a_router_counts_as_a_report_after_a_silence() {
+    let mut state = state();
+    let id = gantry_model::RouterId { machine: machine_name("m"), number: 1 };
+    let alive = |generation| {
+        CoreEvent::RouterAlive(id.clone(), Arc::new(RouterReport { number: 0, ..router(generation, &[]) }))
+    };
+    let shop = DirtySet { apps: [app_name("shop")].into(), ..DirtySet::default() };
+    assert_eq!(state.apply(alive(2), Moment(START)).dirty, shop, "a new router");
+    assert!(state.apply(alive(1), Moment(START + 1_000)).dirty.is_empty(), "the report is not looked at");
+    let generation = |state: &CoreState| state.view().observed.routers[&id].generation;
+    assert_eq!(generation(&state), Generation(2));
+    assert_eq!(state.apply(alive(1), Moment(START + 30_000)).dirty, shop, "back from silence");
+    assert_eq!(generation(&state), Generation(1));
+    assert!(state.apply(alive(3), Moment(START + 100_000)).dirty.revisions, "of lost records");
+    assert!(
+        state.apply(alive(3), Moment(START + 100_001)).dirty.revisions,
+        "as long as no plan has raised the revision"
+    );
+}
+
+#[test]
+fn a_silent_router_is_forgotten_with_time_and_not_at_the_reports_of_others() {
+    let mut state = state();
+    state.router(router(2, &[]), START);
+    state.apply(CoreEvent::Router(machine_name("n"), router(2, &[])), Moment(START + 60_000));
+    let known = |state: &CoreState| state.view().observed.routers.keys().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(known(&state).len(), 2, "a report looks at no other router");
+    state.apply(CoreEvent::Tick, Moment(START + 60_001));
+    assert_eq!(known(&state), ["n/1"]);
+}
+
 #[test]
 fn a_status_change_marks_its_app_and_its_machine() {
     let mut state = state();

@@ -170,14 +170,14 @@ pub enum Receipt {
 /// Receives a part.
 #[derive(Debug)]
 pub struct UpdateReceiver<T> {
-    known: Option<(u64, T)>,
+    known: Option<(u64, Arc<T>)>,
 }
 
 impl<T: Replicated> UpdateReceiver<T> {
     /// Creates a receiver that has the part at a revision, or no part.
     #[must_use]
     pub fn new(known: Option<(u64, T)>) -> Self {
-        Self { known }
+        Self { known: known.map(|(revision, part)| (revision, Arc::new(part))) }
     }
 
     /// Revision of the part.
@@ -189,6 +189,12 @@ impl<T: Replicated> UpdateReceiver<T> {
     /// The part.
     #[must_use]
     pub fn part(&self) -> Option<&T> {
+        self.shared().map(AsRef::as_ref)
+    }
+
+    /// The part, to be shared. The next update changes a copy while others have the part.
+    #[must_use]
+    pub fn shared(&self) -> Option<&Arc<T>> {
         self.known.as_ref().map(|(_, part)| part)
     }
 
@@ -197,22 +203,23 @@ impl<T: Replicated> UpdateReceiver<T> {
         if self.revision().is_some_and(|known| update.revision <= known) {
             return Receipt::Old;
         }
-        let mut next = match (&update.base, &self.known) {
+        let unread = match (&update.base, &mut self.known) {
             (None, known) => {
                 // Items that cannot be read keep their former state even in a complete part.
                 let mut next = T::default();
                 let unread = next.apply(update);
-                if let Some((_, before)) = known {
+                if let Some((_, before)) = &*known {
                     unread.iter().for_each(|item| next.keep(before, &item.key));
                 }
-                self.known = Some((update.revision, next));
-                return Receipt::Applied(unread);
+                *known = Some((update.revision, Arc::new(next)));
+                unread
             }
-            (Some(base), Some((revision, part))) if base == revision => part.clone(),
+            (Some(base), Some((revision, part))) if *base == *revision => {
+                *revision = update.revision;
+                Arc::make_mut(part).apply(update)
+            }
             (Some(_), _) => return Receipt::Gap,
         };
-        let unread = next.apply(update);
-        self.known = Some((update.revision, next));
         Receipt::Applied(unread)
     }
 }

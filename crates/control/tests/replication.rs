@@ -238,6 +238,21 @@ fn a_receiver_asks_for_the_complete_part_after_a_gap_and_never_goes_back() {
 }
 
 #[test]
+fn an_update_changes_the_part_in_place_unless_others_have_it() {
+    let (mut receiver, mut sender) = (UpdateReceiver::new(None), UpdateSender::new(None));
+    let mut receive = |receiver: &mut UpdateReceiver<MachinePlan>, revision: u64| {
+        let update = sender.next(revision, &plan(&of([(0, 0)]), revision)).expect("a newer revision");
+        assert_eq!(receiver.receive(&update), Receipt::Applied(Vec::new()));
+        Arc::as_ptr(receiver.shared().expect("a part"))
+    };
+    let first = receive(&mut receiver, 1);
+    assert_eq!(receive(&mut receiver, 2), first, "no copy");
+    let shared = Arc::clone(receiver.shared().expect("a part"));
+    assert_ne!(receive(&mut receiver, 3), first);
+    assert_eq!((shared.generation, receiver.part().map(|part| part.generation)), (Generation(2), Some(Generation(3))));
+}
+
+#[test]
 fn a_sender_leaves_a_newer_receiver_alone() {
     let mut sender = UpdateSender::new(Some(9));
     assert_eq!(sender.next(8, &plan(&of([(0, 0)]), 8)), None);

@@ -11,7 +11,7 @@ use gantry_control::{
     UpdateReceiver, UpdateSender,
 };
 use gantry_model::clock::{ClockJumps, ClockReading, SteadyClock};
-use gantry_model::{MachinePlan, Moment};
+use gantry_model::{MachinePlan, Moment, RouterId};
 use gantry_records::RecordChange;
 
 use crate::events::{Event, Life, LinkId, Peer};
@@ -146,16 +146,27 @@ impl PeerLink {
             (Receipt::Old, _) => Received::Nothing,
             (Receipt::Applied(unread), Self::Agent { machine, reports, .. }) => {
                 assert_eq!(unread, []);
-                let report = reports.part().cloned();
-                report.map_or(Received::Nothing, |report| {
-                    Received::Event(CoreEvent::Machine(machine_name(*machine), report))
-                })
+                let machine = machine_name(*machine);
+                match (update, reports.shared()) {
+                    (Some(_), Some(report)) => Received::Event(CoreEvent::Machine(machine, (**report).clone())),
+                    (None, Some(report)) => Received::Event(CoreEvent::MachineAlive(machine, Arc::clone(report))),
+                    (_, None) => Received::Nothing,
+                }
             }
             (Receipt::Applied(unread), Self::Router { index, number, reports, .. }) => {
                 assert_eq!(unread, []);
-                let machine = machine_name(Peer::Router(*index).machine());
-                let report = reports.part().map(|report| RouterReport { number: *number, ..report.clone() });
-                report.map_or(Received::Nothing, |report| Received::Event(CoreEvent::Router(machine, report)))
+                let (machine, number) = (machine_name(Peer::Router(*index).machine()), *number);
+                match (update, reports.shared()) {
+                    (Some(_), Some(report)) => {
+                        let report = RouterReport { number, ..(**report).clone() };
+                        Received::Event(CoreEvent::Router(machine, report))
+                    }
+                    (None, Some(report)) => {
+                        let router = RouterId { machine, number };
+                        Received::Event(CoreEvent::RouterAlive(router, Arc::clone(report)))
+                    }
+                    (_, None) => Received::Nothing,
+                }
             }
         }
     }

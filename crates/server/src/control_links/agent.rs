@@ -46,6 +46,10 @@ pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: Admitt
                         layers.iter().for_each(LayersLink::seen);
                         server.core.machine(machine.clone(), report).await;
                     }
+                    Received::Alive(report) => {
+                        layers.iter().for_each(LayersLink::seen);
+                        server.core.machine_alive(machine.clone(), report).await;
+                    }
                     Received::Lease(time, report) => {
                         server.core.lease(machine.clone(), report).await;
                         asked = Some(time);

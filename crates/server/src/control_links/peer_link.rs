@@ -23,10 +23,12 @@ use crate::http::auth::Caller;
 
 /// Outcome of receiving from a peer.
 pub(super) enum Received<R> {
-    /// The report, changed or confirmed.
+    /// The report, changed.
     Report(R),
+    /// The report, confirmed.
+    Alive(Arc<R>),
     /// The report, confirmed by a peer that asks for a lease; with the time of the request.
-    Lease(u64, R),
+    Lease(u64, Arc<R>),
     /// The report about the peer's jobs.
     Jobs(JobsReport),
     /// The layers that the peer's machine has and wants.
@@ -148,9 +150,12 @@ impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
                 PeerMessage::Jobs(report) => return Ok(Received::Jobs(report)),
                 PeerMessage::Layers(report) => return Ok(Received::Layers(report)),
                 PeerMessage::Clock { now } => return Ok(Received::Clock(now)),
-                PeerMessage::Alive => {}
-                PeerMessage::Lease { asked } => match self.reports.part() {
-                    Some(report) => return Ok(Received::Lease(asked, report.clone())),
+                PeerMessage::Alive => match self.reports.shared() {
+                    Some(report) => return Ok(Received::Alive(Arc::clone(report))),
+                    None => continue,
+                },
+                PeerMessage::Lease { asked } => match self.reports.shared() {
+                    Some(report) => return Ok(Received::Lease(asked, Arc::clone(report))),
                     None => continue,
                 },
                 PeerMessage::Leaving => self.left = true,

@@ -1,6 +1,7 @@
 //! Connections of routers.
 
 use gantry_control::{LinkStream, RouterReport, SharedRoutes, link};
+use gantry_model::RouterId;
 
 use super::peer_link::{PeerLink, Received, log_end};
 use super::peer_news::PeerNews;
@@ -27,6 +28,10 @@ pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: Admit
                         if gone {
                             return Ok(());
                         }
+                    }
+                    Received::Alive(report) => {
+                        let router = RouterId { machine: machine.clone(), number };
+                        server.core.router_alive(router, report).await;
                     }
                     Received::Lease(..)
                     | Received::Jobs(_)

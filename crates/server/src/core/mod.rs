@@ -28,7 +28,7 @@ use std::sync::Arc;
 use gantry_admission::Admitted;
 use gantry_cluster::PublishedView;
 use gantry_control::{MachineReport, RouterReport, SharedRoutes};
-use gantry_model::{ClusterId, Generation, MachineName, Moment};
+use gantry_model::{ClusterId, Generation, MachineName, Moment, RouterId};
 use gantry_store::{Store, StoreFault};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -143,9 +143,14 @@ impl CoreHandle {
         let _ = self.messages.send(CoreMessage::Machine(machine, report)).await;
     }
 
-    /// Passes the report of an agent that asks for a lease to the core, and returns once the report counts. The plan that
-    /// the machine gets from then on is at least as new.
-    pub(crate) async fn lease(&self, machine: MachineName, report: MachineReport) {
+    /// Passes on that an agent confirms its last report.
+    pub(crate) async fn machine_alive(&self, machine: MachineName, report: Arc<MachineReport>) {
+        let _ = self.messages.send(CoreMessage::MachineAlive(machine, report)).await;
+    }
+
+    /// Passes on that an agent confirms its last report and asks for a lease, and returns once the report counts. The plan
+    /// that the machine gets from then on is at least as new.
+    pub(crate) async fn lease(&self, machine: MachineName, report: Arc<MachineReport>) {
         let (reply, replied) = oneshot::channel();
         let _ = self.messages.send(CoreMessage::Lease(machine, report, reply)).await;
         let _ = replied.await;
@@ -159,6 +164,11 @@ impl CoreHandle {
     /// Passes the report of a router to the core.
     pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
         let _ = self.messages.send(CoreMessage::Router(machine, report)).await;
+    }
+
+    /// Passes on that a router confirms its last report.
+    pub(crate) async fn router_alive(&self, router: RouterId, report: Arc<RouterReport>) {
+        let _ = self.messages.send(CoreMessage::RouterAlive(router, report)).await;
     }
 }
 

@@ -13,7 +13,7 @@ use gantry_cluster::{
 };
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
-use gantry_model::{ClusterId, ClusterPolicy, DeployState, MachineName, Moment};
+use gantry_model::{ClusterId, ClusterPolicy, DeployState, MachineName, Moment, RouterId};
 use gantry_store::{Revision, Store, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,9 +41,11 @@ pub(super) type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<Re
 pub(super) enum CoreMessage {
     Mutate(Mutation, oneshot::Sender<Result<(), ChangeError>>),
     Machine(MachineName, MachineReport),
-    /// A report of an agent that asks for a lease. The answer means that the report counts.
-    Lease(MachineName, MachineReport, oneshot::Sender<()>),
+    MachineAlive(MachineName, Arc<MachineReport>),
+    /// An agent confirms its last report and asks for a lease. The answer means that the report counts.
+    Lease(MachineName, Arc<MachineReport>, oneshot::Sender<()>),
     Router(MachineName, RouterReport),
+    RouterAlive(RouterId, Arc<RouterReport>),
 }
 
 /// The core's task with everything that it owns.
@@ -175,12 +177,14 @@ impl CoreTask {
                 return Ok(());
             }
             CoreMessage::Machine(machine, report) => self.apply(CoreEvent::Machine(machine, report)),
+            CoreMessage::MachineAlive(machine, report) => self.apply(CoreEvent::MachineAlive(machine, report)),
             CoreMessage::Lease(machine, report, reply) => {
-                let trail = self.apply(CoreEvent::Machine(machine, report));
+                let trail = self.apply(CoreEvent::MachineAlive(machine, report));
                 let _ = reply.send(());
                 trail
             }
             CoreMessage::Router(machine, report) => self.apply(CoreEvent::Router(machine, report)),
+            CoreMessage::RouterAlive(router, report) => self.apply(CoreEvent::RouterAlive(router, report)),
         };
         self.record(trail).await
     }
