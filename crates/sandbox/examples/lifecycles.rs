@@ -2,16 +2,16 @@
 //! Each container has a network, limits, its own users and a seccomp filter. It runs `/bin/true`, its exit is recorded,
 //! and it is removed completely.
 //!
-//! `lifecycles COUNT AT_ONCE BRIDGE slots|fresh` prints the lifecycles per second, the time of each phase, and the
-//! resources held before and after. With `slots`, a container starts in a prepared slot if one is ready, as jobs do; the
-//! slots are prepared meanwhile. With debug assertions and a folder in `GANTRY_FAILPOINTS`, the program records there when each
-//! failpoint was passed.
+//! `lifecycles COUNT AT_ONCE BRIDGE slots|fresh` prints the lifecycles per second, the time of each phase, the time from the
+//! request until a container is removed, and the resources held before and after. With `slots`, a container starts in a
+//! prepared slot if one is ready, as jobs do; the slots are prepared meanwhile. With debug assertions and a folder in
+//! `GANTRY_FAILPOINTS`, the program records there when each failpoint was passed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gantry_sandbox::{
     ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, PreparedSlot, ProcessUser, RootFilesystem,
@@ -121,6 +121,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     let (layer, init) = (layer(folder.path()), install_init(folder.path()).expect("init"));
     let next = Arc::new(AtomicUsize::new(0));
     let spent: Arc<[AtomicU64; 4]> = Arc::default();
+    let lives: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let before = held(&bridge);
     let (networks, fresh) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     // Slots are prepared within the measured time, all of them.
@@ -134,7 +135,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     let workers: Vec<_> = (0..at_once)
         .map(|_| {
             let (folder, layer, init, bridge) = (Arc::clone(&folder), layer.clone(), init.clone(), bridge.clone());
-            let (next, spent) = (Arc::clone(&next), Arc::clone(&spent));
+            let (next, spent, lives) = (Arc::clone(&next), Arc::clone(&spent), Arc::clone(&lives));
             let (networks, ready, fresh) = (Arc::clone(&networks), Arc::clone(&ready), Arc::clone(&fresh));
             tokio::spawn(async move {
                 loop {
@@ -147,7 +148,8 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
                         Some((slot, network)) => (Some(slot), network),
                         None => (None, network(&bridge, networks.fetch_add(1, Ordering::Relaxed))),
                     };
-                    let mut last = Instant::now();
+                    let asked = Instant::now();
+                    let mut last = asked;
                     let mut lap = |step: usize| {
                         let micros = u64::try_from(last.elapsed().as_micros()).unwrap_or_default();
                         spent[step].fetch_add(micros, Ordering::Relaxed);
@@ -174,6 +176,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
                     gantry_linux::tree::remove(&folder.path().join(n.to_string())).expect("removed");
                     lap(3);
                     mark("life.removed");
+                    lives.lock().expect("no panic").push(asked.elapsed());
                 }
             })
         })
@@ -192,6 +195,10 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
         let each = micros.load(Ordering::Relaxed) as f64 / 1000.0 / f64::from(count);
         println!("         {each:6.2} ms {name}");
     }
+    let mut lives = lives.lock().expect("no panic").clone();
+    lives.sort_unstable();
+    let millis = |part: usize| lives.get(lives.len() * part / 100).map_or(0.0, |life| life.as_secs_f64() * 1000.0);
+    println!("         removed: p50 {:.2} ms, p99 {:.2} ms", millis(50), millis(99));
     println!("         {} of them without a slot", fresh.load(Ordering::Relaxed));
     println!("         before: {before}");
     println!("         after:  {}", held(&bridge));
