@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_testbed::load::PLAIN;
-use gantry_testbed::{Fleet, Repository};
+use gantry_testbed::load::{PLAIN, Report};
+use gantry_testbed::{Fleet, FleetLoad, Repository};
 use serde_json::Value;
 
 /// Settings of a role that serves the site.
@@ -61,14 +61,27 @@ pub(crate) fn wait_for_copies_apart_from(fleet: &Fleet, app: &str, count: usize,
 /// Runs a case while clients ask for an app through the routers of some machines. Every request must have a good
 /// response: the requests may be repeated, so a living copy can serve each of them.
 pub(crate) fn under_load(fleet: &mut Fleet, app: &str, routers: &[&str], case: impl FnOnce(&mut Fleet)) {
-    let loads: Vec<_> = routers.iter().map(|router| (*router, fleet.load(router, app, &PLAIN))).collect();
-    case(fleet);
-    for (router, load) in loads {
-        let sent = load.sent();
-        fleet.wait(&format!("{router} goes on serving"), |_| (load.sent() > sent + 20).then_some(()));
-        let report = load.end();
+    for (router, report) in load_during(fleet, app, routers, case) {
         assert_eq!(report.failed, 0, "{router}: {report:?}");
     }
+}
+
+/// Runs a case while clients ask for an app through the routers of some machines. Each router must go on serving. Returns
+/// the report of each router's clients.
+pub(crate) fn load_during<'a>(
+    fleet: &mut Fleet,
+    app: &str,
+    routers: &[&'a str],
+    case: impl FnOnce(&mut Fleet),
+) -> Vec<(&'a str, Report)> {
+    let loads: Vec<_> = routers.iter().map(|router| (*router, fleet.load(router, app, &PLAIN))).collect();
+    case(fleet);
+    let end = |(router, load): (&'a str, FleetLoad)| {
+        let sent = load.sent();
+        fleet.wait(&format!("{router} goes on serving"), |_| (load.sent() > sent + 20).then_some(()));
+        (router, load.end())
+    };
+    loads.into_iter().map(end).collect()
 }
 
 /// Waits until every machine is ready, and has exactly the containers that the server reports.
