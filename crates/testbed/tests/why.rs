@@ -27,6 +27,7 @@ class Site(http.server.BaseHTTPRequestHandler):
             os.close(self.connection.detach())
             return
         if word == "error":
+            print("no such table: users", file=sys.stderr, flush=True)
             return self.answer(500, b"broken\n")
         if word == "cut":
             self.send_response(200)
@@ -274,6 +275,8 @@ fn traffic(cluster: &TestCluster) {
     assert_eq!(ask(cluster, "error", "error"), "500");
     says(cluster, &["error"], "1 of 1 requests failed in the last ");
     assert!(first(cluster, &["error"]).contains("the application itself returned 500"));
+    let evidence = why(cluster, &["error"]);
+    assert!(evidence.contains("  the last error output of error.v1.web-1:\n  no such table: users\n"), "{evidence}");
     // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = cluster.gantry(&["scale", "error", "web=0"]).good();
     says(cluster, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");

@@ -9,10 +9,12 @@ use gantry_api::types::{
     TrafficInfo,
 };
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{App, AppName, Bytes as Size, DeployState, InstancePhase, MachineState, RequestCounts};
+use gantry_model::{
+    AllocationId, App, AppName, Bytes as Size, DeployState, InstancePhase, MachineState, RequestCounts,
+};
 
-use super::HttpResult;
 use super::call::{Call, Routes};
+use super::{HttpResult, logs};
 use crate::core::ClusterView;
 use crate::warnings::warnings;
 use crate::{Server, repositories, why};
@@ -260,18 +262,37 @@ fn with_warnings(server: &Server, view: &ClusterView, mut explanation: Explanati
 
 async fn why(Call { server, at, query, .. }: Call<endpoints::Why>) -> HttpResult<Explanation> {
     let app = at.app;
-    let view = server.core.view();
-    let destroying = view.records.apps.get(&app).is_some_and(|app| app.destroying);
-    if !destroying {
-        find_app(&view.records, &app)?;
+    let (mut explanation, output) = {
+        let view = server.core.view();
+        let explanation = explain(&server, &view, &app, query.instance)?;
+        let output = why::needed_output(&view, &app, &explanation);
+        (explanation, output)
+    };
+    if let Some(output) = output {
+        let lines = logs::newest_lines(&server, output.machine.clone(), output.of_log()).await;
+        explanation.evidence.extend(output.evidence(&lines));
     }
-    let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk_space(&server) };
-    match query.instance {
-        None => Ok(with_warnings(&server, &view, why::app(&facts, &app))),
-        Some(id) if id.slot.app == app => match why::instance(&facts, &id) {
-            Some(explanation) => Ok(with_warnings(&server, &view, explanation)),
+    Ok(explanation)
+}
+
+/// Explains an app, or one of its instances.
+fn explain(
+    server: &Server,
+    view: &ClusterView,
+    app: &AppName,
+    instance: Option<AllocationId>,
+) -> HttpResult<Explanation> {
+    let destroying = view.records.apps.get(app).is_some_and(|app| app.destroying);
+    if !destroying {
+        find_app(&view.records, app)?;
+    }
+    let facts = why::WhyInput { view, build: server.builds.state(app), disk: disk_space(server) };
+    match instance {
+        None => Ok(with_warnings(server, view, why::app(&facts, app))),
+        Some(id) if id.slot.app == *app => match why::instance(&facts, &id) {
+            Some(explanation) => Ok(with_warnings(server, view, explanation)),
             None => Err(Problem::new(ErrorCode::InstanceNotFound, format!("there is no instance {id}"))
-                .hint("`gantry ps` lists them")
+                .hint(format!("`gantry ps {app}` lists the instances"))
                 .into()),
         },
         Some(id) => Err(Problem::new(ErrorCode::InvalidName, format!("{id} is not of {app}")).into()),

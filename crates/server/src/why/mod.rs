@@ -14,6 +14,7 @@ mod deploy;
 mod instance;
 mod machine;
 mod network;
+mod output;
 mod owner;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use gantry_records::EventRecord;
 use crate::core::ClusterView;
 
 pub(crate) use instance::{instance, instance_note};
+pub(crate) use output::needed_output;
 
 /// Facts that an explanation is derived from.
 pub(crate) struct WhyInput<'a> {

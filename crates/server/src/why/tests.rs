@@ -5,6 +5,7 @@ mod scenario;
 
 use std::sync::Arc;
 
+use gantry_api::types::LogLine;
 use gantry_model::{
     DeployState, ExitStatus, FailureRun, InstancePhase, LimitHit, MachineRefusal, Moment, ObservedInstance, OutputLine,
     PlacementRefusal, RefusingMachines, ReleaseNumber, RequestFailure, RoleLimit, Seconds, StopReason,
@@ -544,4 +545,42 @@ fn json_errors_have_code_object_and_remedy() {
     let held = scenario.explained();
     assert_eq!((held.code, held.object), (CauseCode::HeldForPromotion, object(ObjectKind::Deploy, "2")));
     assert!(held.remedy.is_some_and(|remedy| remedy.contains("`gantry promote shop`")), "{}", held.headline);
+}
+
+#[test]
+fn error_responses_need_the_output_of_their_instance() {
+    let mut scenario = AppScenario::new();
+    let needed = |scenario: &AppScenario| needed_output(&scenario.view(), &shop(), &scenario.explained());
+    assert_eq!(needed(&scenario), None, "nothing fails");
+    scenario.fails(RequestFailure::ServerError, run(20, Some("web-1"), 500));
+    let output = needed(&scenario).expect("output is needed");
+    assert_eq!(output.machine, MachineName::parse("m").expect("a name"));
+    let query = output.of_log();
+    assert!(query.includes(&id("web-1")) && !query.includes(&id("worker-1")) && !query.follow);
+
+    let line =
+        |short, at, error, text: &str| LogLine { at: Moment(at), instance: id(short), error, text: text.to_owned() };
+    // The failures began 180 s ago.
+    let mut lines = vec![
+        line("web-1", NOW - 900_000, true, "an old warning"),
+        line("web-1", NOW - 100_000, false, "GET /up 200"),
+        line("web-2", NOW - 90_000, true, "another copy"),
+    ];
+    assert_eq!(output.evidence(&lines), ["the last output of shop.v1.web-1:", "an old warning", "GET /up 200"]);
+    let errors =
+        (0..9).map(|number| line("web-1", NOW - 80_000 + number, true, &format!("  no table {number}\u{1b}[0m")));
+    lines.extend(errors);
+    lines.push(line("web-1", NOW - 70_000, false, "GET /up 200"));
+    let shown = output.evidence(&lines);
+    assert_eq!((shown.len(), shown[0].as_str()), (6, "the last error output of shop.v1.web-1:"));
+    assert_eq!((shown[1].as_str(), shown[5].as_str()), ("no table 4[0m", "no table 8[0m"));
+    assert_eq!(output.evidence(&[]), Vec::<String>::new());
+
+    // Without the instance in the plan, no machine has the output.
+    scenario.seen.remove(&id("web-1"));
+    assert_eq!(needed(&scenario), None);
+    // A cause that the reports explain needs no output.
+    let mut scenario = AppScenario::new();
+    scenario.fails(RequestFailure::Broken, run(5, Some("web-1"), 502));
+    assert_eq!(needed(&scenario), None);
 }

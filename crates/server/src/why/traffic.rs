@@ -51,7 +51,7 @@ fn describe_run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Opt
 
 /// Merges the current runs of one kind of failure over all routers. Ignores runs that are over, and runs of a release
 /// that no longer serves.
-fn run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
+pub(super) fn run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
     let current = view.records.apps.get(name)?.current;
     let since = deploy::last_deploy(view, name).map_or(Moment(0), |deploy| deploy.entered);
     let of_now = |run: &&FailureRun| match &run.instance {

@@ -9,16 +9,18 @@ mod merge;
 mod source;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use gantry_admission::find_app;
 use gantry_api::endpoints::sessions as endpoints;
-use gantry_api::types::{LogItem, UnreachableMachine};
+use gantry_api::types::{LogItem, LogLine, UnreachableMachine};
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::sessions::LogQuery;
+use gantry_model::MachineName;
 use tokio::sync::mpsc;
 
-use self::source::LogSource;
+use self::source::{LogSource, SourceItem};
 use super::HttpResult;
 use super::call::Call;
 use crate::Server;
@@ -30,6 +32,23 @@ const QUEUE_CAPACITY: usize = 256;
 
 /// Most machines that are asked at once. Further machines are asked as others answer.
 const ASKED_AT_ONCE: usize = 64;
+
+/// Longest wait for the newest lines of a machine.
+const NEWEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads the newest lines of one machine, oldest first. A machine that cannot be asked gives none, and a slow machine those
+/// that it sent in time.
+pub(super) async fn newest_lines(server: &Arc<Server>, machine: MachineName, query: LogQuery) -> Vec<LogLine> {
+    let mut lines = Vec::new();
+    let reading = async {
+        let Ok(mut source) = LogSource::open(server, machine, query).await else { return };
+        while let Some(SourceItem::Line(line)) = source.next().await {
+            lines.push(line);
+        }
+    };
+    let _ = tokio::time::timeout(NEWEST_TIMEOUT, reading).await;
+    lines
+}
 
 pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<LogItem>> {
     let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
