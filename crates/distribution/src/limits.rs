@@ -31,5 +31,8 @@ pub(crate) const SLOW_TIMES: u32 = 8;
 /// Silence after which a machine counts as gone: it is no source, and its transfers have ended.
 pub const SILENCE: Duration = Duration::from_secs(5);
 
+/// Time without a failure after which half of a machine's failures as a source still count.
+pub(crate) const FAULTS_HALVED: Duration = Duration::from_secs(600);
+
 /// Most layers in a report that count, of each kind.
 pub const LAYERS_MAX: usize = 1000;

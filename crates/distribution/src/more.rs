@@ -4,6 +4,7 @@
 //! the fewest sources, and go back as soon as a waiting machine needs its first source.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use gantry_model::{Digest, MachineName};
 
@@ -67,6 +68,7 @@ pub(crate) fn settle(
     spreads: &mut BTreeMap<Digest, Spread>,
     members: &BTreeMap<MachineName, Member>,
     uploads: &BTreeMap<MachineName, usize>,
+    now: Duration,
 ) -> BTreeSet<MachineName> {
     let mut uploads = Uploads(uploads.clone());
     let mut changed = BTreeSet::new();
@@ -75,7 +77,7 @@ pub(crate) fn settle(
         spread.more = still_valid(digest, spread, before, members, &mut uploads);
     }
     for ((digest, spread), before) in spreads.iter_mut().zip(before) {
-        give(digest, spread, members, &mut uploads);
+        give(digest, spread, members, &mut uploads, now);
         let receivers: BTreeSet<&MachineName> = before.keys().chain(spread.more.keys()).collect();
         let differs = |receiver: &&&MachineName| before.get(**receiver) != spread.more.get(**receiver);
         changed.extend(receivers.iter().filter(differs).map(|receiver| (*receiver).clone()));
@@ -108,11 +110,17 @@ fn still_valid(
 }
 
 /// Gives the spare uploads of a layer's holders to its receivers, one to each in turn.
-fn give(digest: &Digest, spread: &mut Spread, members: &BTreeMap<MachineName, Member>, uploads: &mut Uploads) {
+fn give(
+    digest: &Digest,
+    spread: &mut Spread,
+    members: &BTreeMap<MachineName, Member>,
+    uploads: &mut Uploads,
+    now: Duration,
+) {
     if spread.transfers.is_empty() {
         return;
     }
-    let faults = |machine: &MachineName| members.get(machine).map(|member| member.faults).unwrap_or_default();
+    let faults = |machine: &MachineName| members.get(machine).map(|member| member.faults.at(now)).unwrap_or_default();
     let rank = |machine: &MachineName, uploads: &Uploads| (faults(machine), uploads.of(machine), machine.clone());
     let counted = &*uploads;
     let mut free: BTreeSet<(u64, usize, MachineName)> =

@@ -19,11 +19,14 @@ pub struct Distribution {
     uploads: BTreeMap<MachineName, usize>,
     /// The last ticket of a queue.
     ticket: u64,
+    /// The time of the last change.
+    now: Duration,
 }
 
 impl Distribution {
     /// Takes over a machine's report.
     pub fn report(&mut self, machine: &MachineName, report: LayerReport, now: Duration) -> BTreeSet<MachineName> {
+        self.now = self.now.max(now);
         let report = report.bounded();
         let member = self.members.entry(machine.clone()).or_default();
         member.seen = now;
@@ -41,7 +44,7 @@ impl Distribution {
         for (digest, want) in &report.wants {
             let known = before.wants.get(digest);
             for failed in want.failed.iter().filter(|failed| !known.is_some_and(|want| want.failed.contains(*failed))) {
-                self.members.entry(failed.clone()).and_modify(|member| member.faults += 1);
+                self.members.entry(failed.clone()).and_modify(|member| member.faults.add(now));
             }
             self.want(machine, digest, want);
         }
@@ -68,6 +71,7 @@ impl Distribution {
 
     /// Counts machines as gone that have been silent for [`SILENCE`].
     pub fn expire(&mut self, now: Duration) -> BTreeSet<MachineName> {
+        self.now = self.now.max(now);
         let is_late = |member: &Member| !member.is_silent && now.saturating_sub(member.seen) > SILENCE;
         let late: Vec<MachineName> =
             self.members.iter().filter(|(_, member)| is_late(member)).map(|(name, _)| name.clone()).collect();
@@ -182,7 +186,7 @@ impl Distribution {
         for digest in waiting {
             self.settle_layer(&digest, &mut granted);
         }
-        granted.extend(more::settle(&mut self.spreads, &self.members, &self.uploads));
+        granted.extend(more::settle(&mut self.spreads, &self.members, &self.uploads, self.now));
         granted
     }
 
@@ -238,7 +242,8 @@ impl Distribution {
 
     /// Rank of a source: machines that failed others come last, and the load is shared.
     fn rank(&self, machine: &MachineName) -> (u64, usize, u64) {
-        let (faults, sent) = self.members.get(machine).map(|member| (member.faults, member.sent)).unwrap_or_default();
+        let counts = |member: &Member| (member.faults.at(self.now), member.sent);
+        let (faults, sent) = self.members.get(machine).map(counts).unwrap_or_default();
         (faults, self.uploads_of(machine), sent)
     }
 }

@@ -135,6 +135,19 @@ fn a_lost_receiver_frees_its_slot() {
 }
 
 #[test]
+fn a_machine_that_failed_is_a_source_like_others_after_a_while() {
+    for (later, expected) in [(1, "m2"), (599, "m2"), (600, "m1")] {
+        let mut distribution = Distribution::default();
+        for number in [1, 2] {
+            distribution.report(&machine(number), has(&[1]), at(0));
+        }
+        distribution.report(&machine(3), failed(&[1]), at(0));
+        distribution.report(&machine(4), wants(&[1]), at(later));
+        assert_eq!(source(&distribution, 4), expected, "after {later} s");
+    }
+}
+
+#[test]
 fn a_silent_machine_is_no_source_until_it_speaks() {
     let mut distribution = Distribution::default();
     distribution.report(&machine(1), has(&[1]), at(0));
