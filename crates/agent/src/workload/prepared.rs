@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use super::container_network;
 use crate::network::AddressPool;
+use crate::trash::REMOVAL_RETRY;
 use crate::{AgentContext, AgentSettings};
 
 /// Most slots that wait for a job.
@@ -49,8 +51,25 @@ pub(crate) struct PreparedSlots {
     stock: Mutex<Stock<JobSlot>>,
     wanted: Nudge,
     numbers: AtomicU64,
-    /// Control groups of slots that ended.
-    left: Arc<Mutex<Vec<String>>>,
+    left: Arc<LeftGroups>,
+}
+
+/// Control groups of slots that ended, until they are removed.
+#[derive(Default)]
+struct LeftGroups {
+    groups: Mutex<Vec<String>>,
+    added: Nudge,
+}
+
+impl LeftGroups {
+    fn add(&self, group: String) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(group);
+        self.added.nudge();
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A slot that waits for its job.
@@ -60,30 +79,39 @@ pub(crate) struct JobSlot {
     group: GroupRemoval,
 }
 
-/// The duty to remove the control groups of a slot. Dropping this value leaves the removal to the loop.
+/// The duty to remove the control groups of a slot. Dropping this value leaves the removal to a loop, which tries again
+/// until the groups are gone.
 struct GroupRemoval {
     group: Option<String>,
-    left: Arc<Mutex<Vec<String>>>,
+    left: Arc<LeftGroups>,
 }
 
 impl GroupRemoval {
-    /// Ends the processes in the groups, and removes the groups. Groups that stay are left to the loop.
-    async fn remove(mut self) {
-        let Some(group) = &self.group else { return };
-        match kill_rest(group).await {
-            Ok(()) => self.group = None,
-            Err(error) => warn_of_group(group, &error),
-        }
+    /// Ends the processes in the groups, and removes the groups.
+    async fn remove(self) -> Result<(), SandboxError> {
+        let removed = match &self.group {
+            Some(group) => kill_rest(group).await,
+            None => Ok(()),
+        };
+        self.finish(removed)
     }
-}
 
-fn warn_of_group(group: &str, error: &SandboxError) {
-    tracing::warn!(group, error = %ErrorChain(error), "cannot remove the control group of a slot");
+    /// Takes note of an attempt to remove the groups. Groups that stay are left to the loop.
+    fn finish<E: Error>(mut self, removed: Result<(), E>) -> Result<(), E> {
+        match &removed {
+            Ok(()) => self.group = None,
+            Err(error) => {
+                let (group, error) = (self.group.as_deref(), ErrorChain(error));
+                tracing::warn!(group, %error, "cannot remove the control group of a slot; retrying");
+            }
+        }
+        removed
+    }
 }
 
 impl Drop for GroupRemoval {
     fn drop(&mut self) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.group.take());
+        self.group.take().into_iter().for_each(|group| self.left.add(group));
     }
 }
 
@@ -101,7 +129,7 @@ impl JobSlot {
         match &launched {
             // The groups have the container's name now.
             Ok(_) => group.group = None,
-            Err(_) => group.remove().await,
+            Err(_) => drop(group.remove().await),
         }
         launched
     }
@@ -157,8 +185,15 @@ impl PreparedSlots {
         GroupRemoval { group: Some(group.to_owned()), left: Arc::clone(&self.left) }
     }
 
-    fn take_left(&self) -> Vec<String> {
-        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Removes the groups of slots that ended. A group that cannot be removed stays for the next pass, and keeps none of
+    /// the others.
+    async fn remove_left(&self) -> Result<(), SandboxError> {
+        let mut result = Ok(());
+        for group in self.left.take() {
+            let removed = self.removal_of(&group).remove().await;
+            result = result.and(removed);
+        }
+        result
     }
 }
 
@@ -233,16 +268,16 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
         let makers: [_; MAKERS] = std::array::from_fn(|_| fill(agent));
         let [first, second, third] = makers;
         tokio::join!(first, second, third);
-        for group in agent.prepared.take_left() {
-            if let Err(error) = kill_rest(&group).await {
-                warn_of_group(&group, &error);
-            }
-        }
         Ok::<_, Infallible>(())
     };
-    ReconcileLoop::new("prepared slots", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL))
-        .run_nudged(&agent.prepared.wanted, pass)
-        .await;
+    // A group that the kernel does not release keeps no job from its slot.
+    let removal = async || agent.prepared.remove_left().await;
+    let slots = ReconcileLoop::new("prepared slots", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL));
+    let groups = ReconcileLoop::new("groups of slots", POLL_INTERVAL, Backoff::constant(REMOVAL_RETRY));
+    tokio::join!(
+        slots.run_nudged(&agent.prepared.wanted, pass),
+        groups.run_nudged(&agent.prepared.left.added, removal)
+    );
 }
 
 /// Ends slots, and releases their addresses.
@@ -303,6 +338,8 @@ pub(crate) async fn sweep(settings: &AgentSettings) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     fn filled(most: usize, now: Instant) -> Stock<u32> {
@@ -376,8 +413,23 @@ mod tests {
         let mut used = slots.removal_of("gantry/slot-1-1");
         used.group = None;
         drop(used);
-        slots.removal_of("gantry-none/slot-1-2").remove().await;
-        assert_eq!(slots.take_left(), ["gantry/slot-1-0"]);
-        assert_eq!(slots.take_left(), [""; 0]);
+        slots.removal_of("gantry-none/slot-1-2").remove().await.expect("no such group");
+        assert_eq!(slots.left.take(), ["gantry/slot-1-0"]);
+        assert_eq!(slots.left.take(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn keeps_a_group_that_cannot_be_removed_for_the_next_pass() {
+        let slots = PreparedSlots::new(2);
+        let busy = || Err(io::Error::other("busy"));
+        slots.removal_of("gantry/slot-1-0").finish(busy()).expect_err("busy");
+        let left = slots.left.take();
+        assert_eq!(left, ["gantry/slot-1-0"]);
+        slots.left.added.nudged().await;
+        slots.removal_of(&left[0]).finish(busy()).expect_err("still busy");
+        assert_eq!(slots.left.take(), left);
+        drop(slots.removal_of("gantry-none/slot-1-1"));
+        slots.remove_left().await.expect("removed");
+        assert_eq!(slots.left.take(), [""; 0]);
     }
 }
