@@ -3,12 +3,13 @@
 use std::fmt;
 use std::process::{Command, Output, Stdio};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use gantry_error_codes::ErrorCode;
 use gantry_linux::confinement::UserIds;
 
-use crate::coded::{WithCode, fail};
+use crate::coded::{WithCode, coded, fail};
 
 /// Maximum length of a user's name, as in useradd(8).
 const NAME_MAX: usize = 32;
@@ -45,16 +46,38 @@ impl FromStr for UserName {
     }
 }
 
+/// Exit codes of useradd(8) with which another attempt may succeed: another program may have the lock of the files of
+/// users (1) or of groups (10), or may have made the user just now (9).
+const BUSY: [i32; 3] = [1, 9, 10];
+
+/// Pause before another attempt, while another program changes the users.
+const BUSY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Result of an attempt to make the user.
+enum MakeResult {
+    /// The user is made.
+    Made,
+    /// Another attempt may succeed. useradd gives this reason.
+    Busy(String),
+}
+
 /// Returns the ids of the user, and makes a system user of this name if there is none.
 pub(crate) fn find_or_make(name: &UserName) -> anyhow::Result<UserIds> {
+    let mut last = MakeResult::Made;
     for _ in 0..ATTEMPTS {
         match find(name)? {
             Some(UserIds { uid: 0, .. }) => {
                 fail!(ServerUserUnusable, "the user {name} is root; name another one with --server-user");
             }
             Some(ids) => return Ok(ids),
-            None => make(name)?,
+            None => last = make(name)?,
         }
+        if let MakeResult::Busy(_) = last {
+            std::thread::sleep(BUSY_PAUSE);
+        }
+    }
+    if let MakeResult::Busy(why) = last {
+        return Err(cannot_make(name, &why));
     }
     fail!(
         ServerUserUnusable,
@@ -70,25 +93,23 @@ fn find(name: &UserName) -> anyhow::Result<Option<UserIds>> {
     Ok(number("-u")?.zip(number("-g")?).map(|(uid, gid)| UserIds { uid, gid }))
 }
 
-fn make(name: &UserName) -> anyhow::Result<()> {
+fn make(name: &UserName) -> anyhow::Result<MakeResult> {
     let options =
         "--system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --comment Gantry";
     let words: Vec<&str> = options.split(' ').chain([name.0.as_str()]).collect();
     let output = run("useradd", &words)?;
-    if output.status.success() || find(name)?.is_some() {
-        return Ok(());
+    if output.status.success() {
+        return Ok(MakeResult::Made);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    // Another process has the lock of the users' files, or made the user just now.
-    if said.contains("lock") {
-        std::thread::sleep(std::time::Duration::from_millis(250));
-        return Ok(());
-    }
     let why = said.lines().next().unwrap_or("useradd failed").trim().to_owned();
-    fail!(
-        ServerUserUnusable,
-        "cannot make the system user {name} for the server: {why}; name a user with --server-user"
-    )
+    let is_busy = output.status.code().is_some_and(|code| BUSY.contains(&code));
+    if is_busy { Ok(MakeResult::Busy(why)) } else { Err(cannot_make(name, &why)) }
+}
+
+fn cannot_make(name: &UserName, why: &str) -> anyhow::Error {
+    let message = format!("cannot make the system user {name} for the server: {why}; name a user with --server-user");
+    coded(ErrorCode::ServerUserUnusable, message)
 }
 
 fn run(program: &str, words: &[&str]) -> anyhow::Result<Output> {
@@ -118,5 +139,12 @@ mod tests {
         assert!(refused.contains("is root") && refused.contains("--server-user"), "{refused}");
         assert_eq!(find(&UserName("daemon".to_owned())).expect("asked"), Some(UserIds { uid: 1, gid: 1 }));
         assert_eq!(find(&UserName("no-such-user".to_owned())).expect("asked"), None);
+    }
+
+    #[test]
+    fn a_user_that_is_there_already_is_worth_another_look() {
+        let refused = run("useradd", &["root"]).expect("asked").status.code();
+        assert!(refused.is_some_and(|code| BUSY.contains(&code)), "{refused:?}");
+        assert!(!BUSY.contains(&run("useradd", &["--no-such-option"]).expect("asked").status.code().expect("a code")));
     }
 }

@@ -4,6 +4,8 @@
 //! broken watch after the last revision seen, and answers a compaction with a new listing. [`StoreError`] tells the
 //! caller which of the two to do.
 
+mod etcd_error;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use etcd_client::{
     PutOptions, TlsOptions, TxnOp, WatchOptions, WatchStream,
 };
 
+use self::etcd_error::{EtcdError, has_no_space_alarm};
 use crate::{
     ChangeBatch, EtcdTls, KeyChange, LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreFault, StoreWatch,
     Txn, TxnCondition, TxnOutcome, TxnWrite,
@@ -135,7 +138,9 @@ impl EtcdStore {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) if is_over_quota(&error) => Err(StoreError::Quota { address: self.address.clone() }),
+            Ok(Err(error)) if EtcdError::of(&error) == Some(EtcdError::OverQuota) => {
+                Err(StoreError::Quota { address: self.address.clone() })
+            }
             Ok(Err(error)) => Err(unavailable(&self.address, error)),
             Err(elapsed) => Err(unavailable(&self.address, elapsed)),
         }
@@ -151,7 +156,7 @@ impl EtcdStore {
             return Some(StoreFault::Away { member });
         };
         let size = u64::try_from(status.db_size()).unwrap_or_default();
-        if status.errors().iter().any(|error| error.contains("NOSPACE")) {
+        if has_no_space_alarm(status.errors()) {
             return Some(StoreFault::Full { member, size });
         }
         if status.leader() == 0 {
@@ -190,29 +195,19 @@ fn client_error(error: &StoreError) -> Option<&ClientError> {
     }
 }
 
-/// Recognizes gRPC's `NOT_FOUND`, etcd's response for a lease that is gone.
-fn is_not_found(error: &StoreError) -> bool {
-    matches!(client_error(error), Some(ClientError::GRpcStatus(status)) if status.code() as i32 == 5)
-        || matches!(client_error(error), Some(ClientError::LeaseKeepAliveError(_)))
-}
-
-/// Recognizes a compacted revision by its message, because gRPC's `OUT_OF_RANGE` also stands for other errors.
-fn is_compacted(error: &StoreError) -> bool {
-    let status = client_error(error);
-    matches!(status, Some(ClientError::GRpcStatus(status)) if status.message().contains("has been compacted"))
+/// Returns the kind of an error of etcd or of its client; none if no decision depends on the error.
+fn kind(error: &StoreError) -> Option<EtcdError> {
+    client_error(error).and_then(EtcdError::of)
 }
 
 /// Recognizes an answer of etcd: the same question to another member gets the same one.
 fn is_answer(error: &StoreError) -> bool {
-    is_not_found(error) || is_compacted(error)
+    matches!(kind(error), Some(EtcdError::LeaseGone | EtcdError::Compacted))
 }
 
-/// Recognizes a call that no member has taken: the connection was not made, or etcd had no leader. gRPC has one code for
-/// these and for calls whose outcome is unknown, so the message decides whether to try again.
+/// Recognizes a call that no member has taken. The outcome of other failed calls is unknown.
 fn was_not_taken(error: &StoreError) -> bool {
-    let texts = ["tcp connect error", "etcdserver: no leader"];
-    matches!(client_error(error), Some(ClientError::GRpcStatus(status))
-        if texts.iter().any(|text| status.message().contains(text)))
+    matches!(kind(error), Some(EtcdError::NotConnected | EtcdError::NoLeader))
 }
 
 #[async_trait]
@@ -296,7 +291,7 @@ impl Store for EtcdStore {
         // Opening the stream is one round trip that renews the lease; the stream is then dropped.
         let kept = on_member!(self, Repetition::Any, SHORT_TIMEOUT, |client| client.lease_client().keep_alive(lease.0));
         match kept {
-            Err(error) if is_not_found(&error) => Err(StoreError::LeaseGone(lease.0)),
+            Err(error) if kind(&error) == Some(EtcdError::LeaseGone) => Err(StoreError::LeaseGone(lease.0)),
             kept => kept.map(drop),
         }
     }
@@ -304,7 +299,7 @@ impl Store for EtcdStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let revoked = on_member!(self, Repetition::Any, TIMEOUT, |client| client.lease_client().revoke(lease.0));
         match revoked {
-            Err(error) if is_not_found(&error) => Ok(()),
+            Err(error) if kind(&error) == Some(EtcdError::LeaseGone) => Ok(()),
             revoked => revoked.map(drop),
         }
     }
@@ -318,16 +313,10 @@ impl Store for EtcdStore {
         let compacted = on_member!(self, Repetition::Any, TIMEOUT, |client| client.kv_client().compact(revision, None));
         match compacted {
             // Another client already compacted further, so the history before `revision` is gone as requested.
-            Err(error) if is_compacted(&error) => Ok(()),
+            Err(error) if kind(&error) == Some(EtcdError::Compacted) => Ok(()),
             compacted => compacted.map(drop),
         }
     }
-}
-
-/// Recognizes etcd's refusal of a write over its quota by the message: gRPC's `RESOURCE_EXHAUSTED` also stands for a message
-/// that is too large.
-fn is_over_quota(error: &ClientError) -> bool {
-    matches!(error, ClientError::GRpcStatus(status) if status.message().contains("database space exceeded"))
 }
 
 struct EtcdWatch {

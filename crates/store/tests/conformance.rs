@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_store::{
-    ChangeBatch, KeyChange, Store, StoreAddress, StoreError, StoreWatch, Txn, TxnCondition, TxnOutcome, open,
+    ChangeBatch, KeyChange, Store, StoreAddress, StoreError, StoreFault, StoreWatch, Txn, TxnCondition, TxnOutcome,
+    open,
 };
 use tempfile::TempDir;
 
@@ -26,9 +27,14 @@ impl TestStore {
     }
 
     fn etcd() -> Self {
+        Self::etcd_with(&[])
+    }
+
+    /// Starts etcd with more arguments.
+    fn etcd_with(extra: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (client, peer) = (free_port(), free_port());
-        let child = start_etcd(&folder, client, peer);
+        let child = start_etcd(&folder, client, peer, extra);
         let address = format!("etcd://127.0.0.1:{client}/test").parse().expect("an address");
         Self { address, folder, etcd: Some((client, peer, child)) }
     }
@@ -49,7 +55,7 @@ impl TestStore {
         if let Some((client, peer, child)) = &mut self.etcd {
             child.kill().expect("kill etcd");
             child.wait().expect("etcd's end");
-            *child = start_etcd(&self.folder, *client, *peer);
+            *child = start_etcd(&self.folder, *client, *peer, &[]);
         }
     }
 }
@@ -67,7 +73,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-fn start_etcd(folder: &TempDir, client: u16, peer: u16) -> Child {
+fn start_etcd(folder: &TempDir, client: u16, peer: u16, extra: &[&str]) -> Child {
     let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
     Command::new("etcd")
         .args(["--name", "t", "--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -75,6 +81,7 @@ fn start_etcd(folder: &TempDir, client: u16, peer: u16) -> Child {
         .args(["--initial-cluster", &format!("t={peer}")])
         .arg("--data-dir")
         .arg(folder.path().join("etcd"))
+        .args(extra)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -100,6 +107,26 @@ for_each_store!(
     serves_two_clients,
     serializes_contending_increments,
 );
+
+/// The quota of an etcd that a few writes fill.
+const QUOTA: &str = "4000000";
+
+#[tokio::test]
+async fn etcd_refuses_writes_over_its_quota_and_says_so() {
+    let test_store = TestStore::etcd_with(&["--quota-backend-bytes", QUOTA]);
+    let store = test_store.open().await;
+    let value = "x".repeat(500_000);
+    let mut refused = None;
+    for number in 0..50 {
+        if let Err(error) = store.commit(Txn::default().put(format!("k{number}"), value.clone())).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(StoreError::Quota { .. })), "{refused:?}");
+    assert!(matches!(store.faults().await[..], [StoreFault::Full { .. }]), "{:?}", store.faults().await);
+    assert!(store.get("k0").await.expect("an answer").is_some(), "reads work");
+}
 
 async fn put(store: &Arc<dyn Store>, key: &str, value: &str) -> i64 {
     committed(store.commit(Txn::default().put(key, value)).await)
