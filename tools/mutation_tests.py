@@ -387,7 +387,7 @@ MUTATIONS = [
      "|app: &AppName| !gone.contains(app)", "|_: &AppName| true",
      "-p gantry-testbed --test crashes a_build_of_a_destroyed"),
     ("the first of many failures counts", "crates/router/src/routes/circuit.rs",
-     "trouble.opened.is_some_and(|opened| asked < opened)", "false", "-p gantry-router --lib opens_after"),
+     "trouble.opened.is_some_and(|opened| sent < opened)", "false", "-p gantry-router --lib opens_after"),
     ("written bytes counted", "crates/agent/src/disk.rs", "            check_usage(&agent).await;", "            let _ = check_usage;",
      "-p gantry-testbed --test broken", "--- fills-the-disk"),
     ("websockets receive a close frame", "crates/router/src/exchange/upgrade_tunnel.rs", "to.write_all(&GOING_AWAY).await?;",

@@ -49,7 +49,7 @@ pub fn request(bytes: &[u8]) {
     if headers::host_of(&request).is_none() || request.method() == Method::CONNECT {
         return;
     }
-    let protocol = upgrade::asked(request.headers());
+    let protocol = upgrade::requested_protocol(request.headers());
     let id = headers::request_id(request.headers());
     let (mut parts, ()) = request.into_parts();
     let trusted = bytes.len().is_multiple_of(2);

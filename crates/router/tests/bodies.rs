@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::RoutingTable;
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, app, ask, endpoint, full, get, router, table, text};
+use harness::{NOWHERE, app, fetch, endpoint, full, get, router, table, text};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -90,7 +90,7 @@ async fn buffers_a_slow_upload_before_choosing_an_instance() {
         for piece in pieces {
             slow.write_all(piece.as_bytes()).await.expect("sent");
             // Meanwhile the single process serves every other client.
-            let answer = tokio::time::timeout(Duration::from_secs(20), ask(running.address, get("/"))).await;
+            let answer = tokio::time::timeout(Duration::from_secs(20), fetch(running.address, get("/"))).await;
             assert_eq!(answer.expect("nobody waits for the slow one").status(), StatusCode::OK);
         }
         slow.write_all(end.as_bytes()).await.expect("sent");
@@ -142,7 +142,7 @@ async fn passes_bodies_of_any_size_unchanged() {
                     full(sent.clone())
                 };
                 let request = Request::post("/").header("host", "shop.localhost").body(body).expect("a request");
-                let answer = ask(running.address, request).await;
+                let answer = fetch(running.address, request).await;
                 let length = answer.headers()["x-length"].to_str().expect("text").to_owned();
                 // A body that was not buffered completely stays chunked.
                 let wanted = if chunked && size as u64 > buffer { "none".to_owned() } else { size.to_string() };
@@ -172,7 +172,7 @@ async fn retries_a_buffered_request_elsewhere_only_if_harmless() {
     let running = router(collecting(64 << 10, endpoints), NOWHERE, None).await;
     let send = async |method: &str| {
         let request = Request::builder().method(method).uri("/").header("host", "shop.localhost");
-        ask(running.address, request.body(full("hello")).expect("a request")).await
+        fetch(running.address, request.body(full("hello")).expect("a request")).await
     };
     // A safe request goes to the other instance, together with its body.
     while !asked.lock().expect("seen").iter().any(|asked| asked.starts_with("GET")) {
@@ -426,7 +426,7 @@ async fn refuses_a_response_with_more_than_1000_fields() {
         assert_eq!(answer.headers()["x-asked"], asks.to_string());
         assert_eq!(answer.headers().get_all("set-cookie").iter().count(), count);
     }
-    let answer = ask(running.address, get("/1500")).await;
+    let answer = fetch(running.address, get("/1500")).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let told = text(answer).await;
     assert!(told.contains("more than 1000 header fields"), "{told}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
 use harness::frames::*;
-use harness::{NOWHERE, app, ask, endpoint, full, get, resident, router, table};
+use harness::{NOWHERE, app, fetch, endpoint, full, get, resident, router, table};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -176,14 +176,14 @@ async fn ends_floods_without_harm_to_other_clients() {
     })
     .await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
-    assert_eq!(harness::text(ask(running.address, get("/")).await).await, "ok");
+    assert_eq!(harness::text(fetch(running.address, get("/")).await).await, "ok");
     let mut wrong = Vec::new();
     for flood in floods() {
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         let before = resident();
         let outcome = tokio::time::timeout(Duration::from_secs(60), send(&flood, &mut stream)).await;
         let answer = tokio::time::timeout(Duration::from_secs(5), async {
-            harness::text(ask(running.address, get("/")).await).await
+            harness::text(fetch(running.address, get("/")).await).await
         });
         let (answer, grown) = (answer.await, resident().saturating_sub(before));
         println!("{}: {outcome:?}, {} KiB more in memory", flood.name, grown >> 10);

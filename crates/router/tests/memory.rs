@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, app, ask, beside_max, endpoint, full, get, resident, router, table, text, usual_p99};
+use harness::{NOWHERE, app, fetch, beside_max, endpoint, full, get, resident, router, table, text, usual_p99};
 
 /// Maximum memory of a slow upload, in bytes: 120 MB for 5,000 uploads, beside the 15 MB of an idle router. The memory
 /// is the same in every build profile.
@@ -74,7 +74,7 @@ async fn keeps_5000_slow_uploads_within_120_mb_and_delays_no_other_client() {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), taken).await.expect("each connection is taken");
-        assert_eq!(text(ask(running.address, get("/")).await).await, "ok", "{round}");
+        assert_eq!(text(fetch(running.address, get("/")).await).await, "ok", "{round}");
     }
     let each = resident().saturating_sub(before) / count as u64;
     println!("{count} slow uploads: {each} bytes of memory each");

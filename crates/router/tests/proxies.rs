@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{AppName, ClosedReason, ClosedRoute, HostName, RoutingTable, TrustedProxies};
-use harness::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
+use harness::{NOWHERE, TableServer, app, fetch, endpoint, full, get, router, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,7 +64,7 @@ async fn one_socket_serves_clients_of_both_ip_versions() {
     let running = harness::router_at(socket, table(1, vec![endpoint(1, app, AppProtocol::Http1)])).await;
     for client in ["127.0.0.1", "::1"] {
         let address = SocketAddr::new(client.parse().expect("an address"), port);
-        let shown = text(ask(address, get("/")).await).await;
+        let shown = text(fetch(address, get("/")).await).await;
         assert!(shown.starts_with(&format!("{client} | http | ")), "{shown}");
     }
     drop(running);
@@ -80,7 +80,7 @@ async fn believes_forwarding_headers_of_trusted_proxies_only() {
         (&[], &["127.0.0.1"], BELIEVED),
     ] {
         let running = router(trusting(app, cluster, own), NOWHERE, None).await;
-        assert_eq!(text(ask(running.address, request()).await).await, expected, "{cluster:?} {own:?}");
+        assert_eq!(text(fetch(running.address, request()).await).await, expected, "{cluster:?} {own:?}");
         let log = running.folder.path().join("access.log");
         let peer = if expected == BELIEVED { "203.0.113.9" } else { "127.0.0.1" };
         let begun = Instant::now();
@@ -138,7 +138,7 @@ async fn writes_ipv4_clients_of_ipv6_sockets_as_ipv4() {
         let port = listener.local_addr().expect("an address").port();
         let running = harness::router_at(listener, trusting(app, &[], &[])).await;
         let address = SocketAddr::new(client.parse().expect("an address"), port);
-        let answer = text(ask(address, get("/")).await).await;
+        let answer = text(fetch(address, get("/")).await).await;
         assert!(answer.starts_with(expected), "{answer}");
         drop(running);
     }
@@ -160,14 +160,14 @@ async fn refuses_requests_to_a_closed_app_at_once() {
         closed.closed.insert(HostName::parse("shop.localhost").expect("a host"), shop);
         closed.routes.clear();
         server.changes(closed).await;
-        let answer = ask(running.address, get("/")).await;
+        let answer = fetch(running.address, get("/")).await;
         assert_eq!(answer.status(), status);
         assert_eq!(text(answer).await, message);
     }
     // A waiting request gets its response as soon as the app is closed.
     let mut waits = table(5, Vec::new());
     server.changes(waits.clone()).await;
-    let waiting = tokio::spawn(ask(running.address, get("/")));
+    let waiting = tokio::spawn(fetch(running.address, get("/")));
     server.hears(|report| report["counts"]["shop"]["waiting"] == 1).await;
     let route = waits.routes.pop_first().expect("a route");
     waits.closed.insert(route.0, ClosedRoute { app: route.1.app, reason: ClosedReason::ScaledToZero });
@@ -175,5 +175,5 @@ async fn refuses_requests_to_a_closed_app_at_once() {
     server.changes(waits).await;
     assert_eq!(text(waiting.await.expect("an answer")).await, "503 shop is scaled to 0\n");
     server.changes(RoutingTable { generation: gantry_model::Generation(7), ..open }).await;
-    assert_eq!(text(ask(running.address, get("/")).await).await, "live");
+    assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, RoutingTable};
-use harness::{Body, NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
+use harness::{Body, NOWHERE, TableServer, app, fetch, endpoint, full, get, router, table, text};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -35,7 +35,7 @@ async fn forwards_the_origin_of_a_request() {
     request.headers_mut().insert("x-request-id", "it".parse().expect("a value"));
     request.headers_mut().insert("connection", "x-hop".parse().expect("a value"));
     request.headers_mut().insert("x-hop", "1".parse().expect("a value"));
-    let answer = text(ask(running.address, request).await).await;
+    let answer = text(fetch(running.address, request).await).await;
     assert_eq!(answer, "/a?b=c shop.localhost 127.0.0.1 http shop.localhost it - -");
 }
 
@@ -44,11 +44,11 @@ async fn names_the_cause_for_unknown_hosts_and_missing_instances() {
     let running = router(table(1, Vec::new()), NOWHERE, None).await;
     let mut unknown = get("/");
     unknown.headers_mut().insert("host", "ghost.localhost".parse().expect("a value"));
-    let answer = ask(running.address, unknown).await;
+    let answer = fetch(running.address, unknown).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert!(text(answer).await.contains("no app is served at ghost.localhost"));
     let begun = std::time::Instant::now();
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(
         (answer.status(), &answer.headers()["retry-after"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().expect("a value"))
@@ -66,7 +66,7 @@ async fn retries_an_unsent_request_on_another_instance() {
         let mut post = get("/");
         *post.method_mut() = http::Method::POST;
         *post.body_mut() = full("a body that was not sent yet");
-        assert_eq!(text(ask(running.address, post).await).await, "live");
+        assert_eq!(text(fetch(running.address, post).await).await, "live");
     }
 }
 
@@ -82,7 +82,7 @@ async fn skips_an_unreachable_instance() {
     for _ in 0..8 {
         asked.push(tokio::spawn(async move {
             for _ in 0..100 {
-                assert_eq!(text(ask(running.address, get("/")).await).await, "live");
+                assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
             }
         }));
     }
@@ -94,7 +94,7 @@ async fn skips_an_unreachable_instance() {
     let accepted = tokio::spawn(async move { listener.accept().await.map(drop) });
     let asking = async {
         loop {
-            let _ = text(ask(running.address, get("/")).await).await;
+            let _ = text(fetch(running.address, get("/")).await).await;
         }
     };
     tokio::select! {
@@ -128,7 +128,7 @@ async fn streams_a_response_without_buffering() {
     })
     .await;
     let running = router(table(1, vec![endpoint(1, events, AppProtocol::Http1)]), NOWHERE, None).await;
-    let mut body = ask(running.address, get("/")).await.into_body();
+    let mut body = fetch(running.address, get("/")).await.into_body();
     let mut piece = async || body.frame().await.expect("a frame").expect("data").into_data().expect("data");
     assert_eq!(piece().await, "data: one\n\n");
     next.send(()).await.expect("told");
@@ -145,7 +145,7 @@ async fn passes_large_bodies_both_ways() {
     let running = router(table(1, vec![endpoint(1, echo, AppProtocol::Http1)]), NOWHERE, None).await;
     let sent = Bytes::from(vec![7; 40 << 20]);
     let request = Request::post("/").header("host", "shop.localhost").body(full(sent.clone())).expect("a request");
-    let answer = ask(running.address, request).await.into_body().collect().await.expect("a body").to_bytes();
+    let answer = fetch(running.address, request).await.into_body().collect().await.expect("a body").to_bytes();
     assert!(answer == sent);
 }
 
@@ -172,7 +172,7 @@ async fn join(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
     let mut request = get("/chat");
     request.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
     request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
-    let answer = ask(address, request).await;
+    let answer = fetch(address, request).await;
     assert_eq!(
         (answer.status(), &answer.headers()["upgrade"]),
         (StatusCode::SWITCHING_PROTOCOLS, &"websocket".parse().expect("a value"))
@@ -311,7 +311,7 @@ async fn speaks_http2_on_both_sides() {
             assert_eq!(answer.version(), Version::HTTP_2);
             assert_eq!(text(answer).await, wanted);
         }
-        assert_eq!(text(ask(running.address, get("/")).await).await, wanted);
+        assert_eq!(text(fetch(running.address, get("/")).await).await, wanted);
     }
 }
 
@@ -331,7 +331,7 @@ async fn serves_https_with_the_given_certificate() {
     let https = Some((secure, certificate.clone(), key));
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, https).await;
     // The router is ready once it responds at all.
-    ask(running.address, get("/")).await;
+    fetch(running.address, get("/")).await;
     let output = tokio::process::Command::new("curl")
         .args(["-sS", "--max-time", "10", "--write-out", " %{http_version}", "--cacert"])
         .arg(&certificate)
@@ -350,9 +350,9 @@ async fn serves_a_waiting_request_after_a_newer_table() {
     let address = server.start().await;
     let running = router(table(5, Vec::new()), &address, None).await;
     server.tell(table(4, vec![endpoint(1, live, AppProtocol::Http1)]));
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "an older table was taken");
-    let waiting = tokio::spawn(ask(running.address, get("/")));
+    let waiting = tokio::spawn(fetch(running.address, get("/")));
     server.tell(table(6, vec![endpoint(1, live, AppProtocol::Http1)]));
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
     server.hears(|report| report["generation"] == 6).await;
@@ -375,7 +375,7 @@ async fn finishes_requests_under_way_at_shutdown() {
     })
     .await;
     let mut running = router(table(1, vec![endpoint(1, slow, AppProtocol::Http1)]), NOWHERE, None).await;
-    let asking = tokio::spawn(ask(running.address, get("/")));
+    let asking = tokio::spawn(fetch(running.address, get("/")));
     // The router has the request once the application has.
     reached.notified().await;
     running.stop.take().expect("it runs").send(()).expect("asked");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{RequestTimeouts, RoutingTable, Seconds, TrafficPolicy};
-use harness::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, router_that_waits, table, text};
+use harness::{NOWHERE, TableServer, app, fetch, endpoint, full, get, router, router_that_waits, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -36,16 +36,16 @@ async fn queues_requests_of_a_paused_app() {
     let server = TableServer::default();
     let paused = with(1, live, |traffic, _| traffic.paused = true);
     let running = router(paused, &server.start().await, None).await;
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(text(answer).await.contains("paused"));
-    let waiting = tokio::spawn(ask(running.address, get("/")));
+    let waiting = tokio::spawn(fetch(running.address, get("/")));
     server.hears(|report| report["counts"]["shop"]["waiting"] == 1).await;
     server.changes(with(2, live, |_, _| ())).await;
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
     server.hears(|report| report["counts"]["shop"]["held"] == 1 && report["counts"]["shop"]["refused"] == 1).await;
     server.changes(with(3, live, |traffic, _| traffic.maintenance = Some("back at noon".to_owned()))).await;
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(
         (answer.status(), answer.headers()["retry-after"].as_bytes()),
         (StatusCode::SERVICE_UNAVAILABLE, &b"60"[..])
@@ -62,9 +62,9 @@ async fn queues_at_most_1000_requests_for_an_app() {
     let server = TableServer::default();
     let paused = with(1, live, |traffic, _| traffic.paused = true);
     let running = router_that_waits(Duration::from_secs(60), paused, &server.start().await, None).await;
-    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
+    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| tokio::spawn(fetch(running.address, get("/")))).collect();
     server.hears(|report| report["counts"]["shop"]["waiting"] == WAITING_MAX).await;
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     server.hears(|report| report["counts"]["shop"]["refused"] == 1).await;
     server.changes(with(2, live, |_, _| ())).await;
@@ -104,13 +104,13 @@ async fn opens_the_circuit_of_an_instance_with_broken_responses() {
     let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
     for _ in 0..300 {
-        assert_eq!(text(ask(running.address, get("/")).await).await, "live");
+        assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
     }
     // Without a circuit breaker the instance would get every second request.
     let asked = asked.load(Ordering::Relaxed);
     assert!((5..=30).contains(&asked), "it was asked {asked} times");
     well.store(true, Ordering::Relaxed);
-    let back = async { while text(ask(running.address, get("/")).await).await != "well" {} };
+    let back = async { while text(fetch(running.address, get("/")).await).await != "well" {} };
     tokio::time::timeout(Duration::from_secs(30), back).await.expect("it is asked again");
 }
 
@@ -129,11 +129,11 @@ async fn refuses_requests_over_a_limit_with_429() {
     .await;
     let server = TableServer::default();
     let running = router(with(1, slow, |traffic, _| traffic.concurrent = Some(2)), &server.start().await, None).await;
-    let asked: Vec<_> = (0..2).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
+    let asked: Vec<_> = (0..2).map(|_| tokio::spawn(fetch(running.address, get("/")))).collect();
     while reached.load(Ordering::Relaxed) < 2 {
         tokio::task::yield_now().await;
     }
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(
         (answer.status(), answer.headers()["retry-after"].as_bytes()),
         (StatusCode::TOO_MANY_REQUESTS, &b"1"[..])
@@ -147,7 +147,7 @@ async fn refuses_requests_over_a_limit_with_429() {
     server.changes(with(2, live, |traffic, _| traffic.rate = Some(3))).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
-        statuses.push(ask(running.address, get("/")).await.status().as_u16());
+        statuses.push(fetch(running.address, get("/")).await.status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     server.hears(|report| report["counts"]["shop"]["limited"] == 3).await;
@@ -167,7 +167,7 @@ async fn reports_failed_requests_by_cause_and_count() {
     let server = TableServer::default();
     let running = router(with(1, failing, |_, _| {}), &server.start().await, None).await;
     for (path, wanted) in [("/", 200), ("/bad", 503), ("/", 200), ("/bad", 503)] {
-        assert_eq!(ask(running.address, get(path)).await.status(), wanted);
+        assert_eq!(fetch(running.address, get(path)).await.status(), wanted);
     }
     let run = |report: &serde_json::Value, kind: &str, name: &str| report["failures"]["shop"][kind][name].clone();
     server.hears(|report| run(report, "server_error", "count") == 2 && run(report, "server_error", "of") == 3).await;
@@ -179,7 +179,7 @@ async fn reports_failed_requests_by_cause_and_count() {
     server.changes(with(2, closes, |_, _| {})).await;
     let mut post = get("/");
     *post.method_mut() = http::Method::POST;
-    assert_eq!(ask(running.address, post).await.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(fetch(running.address, post).await.status(), StatusCode::BAD_GATEWAY);
     server.hears(|report| run(report, "broken", "count") == 1 && run(report, "broken", "instance").is_string()).await;
 }
 
@@ -196,7 +196,7 @@ async fn responds_504_after_the_response_timeout() {
     .await;
     let running = router(with(1, mute, |_, timeouts| timeouts.response = Seconds(1)), NOWHERE, None).await;
     let begun = Instant::now();
-    let answer = ask(running.address, get("/")).await;
+    let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert!(text(answer).await.contains("no response within 1 s"));
@@ -266,7 +266,7 @@ async fn websocket(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
     let mut request = get("/chat");
     request.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
     request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
-    let answer = ask(address, request).await;
+    let answer = fetch(address, request).await;
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"))
 }
@@ -309,7 +309,7 @@ async fn counts_an_open_websocket_as_concurrent_request() {
     let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
     let running = router(with(1, address, |traffic, _| traffic.concurrent = Some(1)), NOWHERE, None).await;
     let mut stream = websocket(running.address).await;
-    let status = async || ask(running.address, get("/")).await.status();
+    let status = async || fetch(running.address, get("/")).await.status();
     assert_eq!(status().await, StatusCode::TOO_MANY_REQUESTS);
     frame.notify_one();
     stream.read_exact(&mut [0; 7]).await.expect("a frame");
@@ -375,7 +375,7 @@ async fn passes_other_protocols_except_those_that_carry_requests() {
         let mut request = get("/");
         request.headers_mut().insert("connection", "Upgrade, HTTP2-Settings".parse().expect("a value"));
         request.headers_mut().insert("upgrade", protocol.parse().expect("a value"));
-        let answer = ask(running.address, request).await;
+        let answer = fetch(running.address, request).await;
         assert_eq!(answer.status(), StatusCode::OK, "{protocol}");
         assert_eq!(text(answer).await, "no upgrade arrived", "{protocol}");
     }

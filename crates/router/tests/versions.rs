@@ -9,7 +9,7 @@ use gantry_control::{ServerMessage, Update, UpdateSender};
 use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, HostName, RoutingTable, Seconds};
-use harness::{app, ask, endpoint, full, get, router, table};
+use harness::{app, fetch, endpoint, full, get, router, table};
 use http::Response;
 use serde_json::{Value, json};
 
@@ -147,7 +147,7 @@ async fn follow_server(OtherServer { name, change, expected }: OtherServer<Expec
     assert_eq!(connections, 1, "{name}: the connection stays");
     let kept = std::fs::read(running.folder.path().join("table.json")).expect("a table");
     assert_eq!(serde_json::from_slice::<RoutingTable>(&kept).expect("a table"), last, "{name}");
-    assert_eq!(harness::text(ask(running.address, get("/")).await).await, "served", "{name}");
+    assert_eq!(harness::text(fetch(running.address, get("/")).await).await, "served", "{name}");
 }
 
 #[tokio::test]
@@ -178,5 +178,5 @@ async fn keeps_a_route_whose_update_it_cannot_read() {
     let kept = std::fs::read(running.folder.path().join("table.json")).expect("a table");
     let kept: RoutingTable = serde_json::from_slice(&kept).expect("a table");
     assert_eq!(kept, RoutingTable { generation: Generation(REVISIONS[1]), ..known });
-    assert_eq!(harness::text(ask(running.address, get("/")).await).await, "served");
+    assert_eq!(harness::text(fetch(running.address, get("/")).await).await, "served");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, TableServer, ask, endpoint, get, router, table, text};
+use harness::{NOWHERE, TableServer, fetch, endpoint, get, router, table, text};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -58,7 +58,7 @@ async fn reads_responses_with_any_framing() {
         let (address, _) = says(answer, closes).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
-            let response = ask(running.address, get("/")).await;
+            let response = fetch(running.address, get("/")).await;
             assert_eq!(response.status(), StatusCode::OK, "{}", answer.escape_ascii());
             assert_eq!(text(response).await, "hello", "{}", answer.escape_ascii());
         }
@@ -80,7 +80,7 @@ async fn reuses_only_connections_left_in_order() {
         let (address, counted) = says(answer, false).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
-            assert_eq!(text(ask(running.address, get("/")).await).await, "ok", "{}", answer.escape_ascii());
+            assert_eq!(text(fetch(running.address, get("/")).await).await, "ok", "{}", answer.escape_ascii());
         }
         // The router's threads serve clients in turn, and each thread keeps its own connections.
         let threads = u32::try_from(std::thread::available_parallelism().expect("known").get()).expect("small");
@@ -116,7 +116,7 @@ async fn refuses_cut_and_malformed_responses() {
     ] {
         let (address, _) = says(answer, true).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
-        let response = ask(running.address, get("/")).await;
+        let response = fetch(running.address, get("/")).await;
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
         let text = text(response).await;
         assert!(text.contains(told), "{text}");
@@ -197,7 +197,7 @@ async fn retries_a_request_by_the_current_table() {
     let there = server.start().await;
     let before = vec![endpoint(1, leaving, AppProtocol::Http1)];
     let running = router(table(1, before), &there, None).await;
-    let asked = tokio::spawn(async move { text(ask(running.address, get("/")).await).await });
+    let asked = tokio::spawn(async move { text(fetch(running.address, get("/")).await).await });
     let (mut taken, _) = listener.accept().await.expect("it is asked");
     assert!(taken.read(&mut [0; 100]).await.expect("read") > 0);
     // Another instance replaces the first, which then closes without a response. The request goes to the new instance.

@@ -13,7 +13,7 @@ use super::zone::reply;
 const UPSTREAM: Duration = Duration::from_secs(3);
 
 /// Returns the answer of the machine's own name servers.
-pub(super) async fn ask(bytes: &[u8], tcp: bool, own: Ipv4Addr) -> Option<Vec<u8>> {
+pub(super) async fn query(bytes: &[u8], tcp: bool, own: Ipv4Addr) -> Option<Vec<u8>> {
     match ask_upstreams(bytes, tcp, own).await {
         Some(answer) => Some(answer),
         None => reply(&Message::from_vec(bytes).ok()?, ResponseCode::ServFail).to_vec().ok(),
@@ -30,15 +30,16 @@ fn upstreams(own: Ipv4Addr) -> Vec<SocketAddr> {
 
 async fn ask_upstreams(question: &[u8], tcp: bool, own: Ipv4Addr) -> Option<Vec<u8>> {
     for server in upstreams(own) {
-        let asking = async { if tcp { ask_tcp(question, server).await } else { ask_udp(question, server).await } };
-        if let Ok(Ok(answer)) = tokio::time::timeout(UPSTREAM, asking).await {
+        let answering =
+            async { if tcp { query_tcp(question, server).await } else { query_udp(question, server).await } };
+        if let Ok(Ok(answer)) = tokio::time::timeout(UPSTREAM, answering).await {
             return Some(answer);
         }
     }
     None
 }
 
-async fn ask_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
+async fn query_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
@@ -55,7 +56,7 @@ async fn ask_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>
     }
 }
 
-async fn ask_tcp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
+async fn query_tcp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_u16(u16::try_from(question.len()).unwrap_or(u16::MAX)).await?;
     stream.write_all(question).await?;

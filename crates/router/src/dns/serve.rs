@@ -99,7 +99,7 @@ async fn serve_udp(resolver: &Arc<DnsResolver>, socket: Arc<UdpSocket>, slots: &
                 let (own, socket, question) = (resolver.own, Arc::clone(&socket), bytes.to_vec());
                 #[expect(clippy::disallowed_methods, reason = "a resolver without an answer asks again")]
                 tokio::spawn(async move {
-                    if let Some(answer) = forward::ask(&question, false, own).await {
+                    if let Some(answer) = forward::query(&question, false, own).await {
                         let _ = socket.send_to(&answer, peer).await;
                     }
                     drop(slot);
@@ -135,7 +135,7 @@ async fn serve_connection(resolver: &DnsResolver, mut stream: TcpStream) -> std:
         let answer = match resolver.answer(&question, usize::from(u16::MAX)) {
             LocalAnswer::Answer(answer) => Some(answer),
             LocalAnswer::Invalid => None,
-            LocalAnswer::Foreign => forward::ask(&question, true, resolver.own).await,
+            LocalAnswer::Foreign => forward::query(&question, true, resolver.own).await,
         };
         if let Some(answer) = answer {
             stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;

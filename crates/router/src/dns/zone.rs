@@ -116,12 +116,12 @@ fn service_of(name: &str) -> Option<(RoleName, AppName)> {
 }
 
 /// Adds the port of each copy of a role, and the addresses of the copies. A copy has the name `10-0-0-2.role.app`.
-fn add_services(reply: &mut Message, asked: &Name, data: ZoneData<'_>, app: &AppName, role: &RoleName) {
+fn add_services(reply: &mut Message, owner: &Name, data: ZoneData<'_>, app: &AppName, role: &RoleName) {
     let Some(port) = data.table.names.get(app).and_then(|names| names.ports.get(role)) else { return };
     for address in instances(data, &format!("{role}.{app}")).unwrap_or_default() {
         let Ok(copy) = Name::from_str(&format!("{}.{role}.{app}.{ZONE}", copy_label(address))) else { continue };
         let service = SRV::new(0, 0, *port, copy.clone());
-        reply.add_answer(Record::from_rdata(asked.clone(), TTL, RData::SRV(service)));
+        reply.add_answer(Record::from_rdata(owner.clone(), TTL, RData::SRV(service)));
         reply.add_additional(Record::from_rdata(copy, TTL, RData::A(A(address))));
     }
 }
@@ -211,7 +211,7 @@ mod tests {
         RoutingTable { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..RoutingTable::default() }
     }
 
-    fn ask(name: &str, kind: RecordType) -> Message {
+    fn resolved(name: &str, kind: RecordType) -> Message {
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
         answer(&question, &VirtualAddresses::default())
@@ -245,17 +245,17 @@ mod tests {
 
     #[test]
     fn resolves_apps_and_roles() {
-        assert_eq!(ask("shop.gantry.internal.", RecordType::A).answers.len(), 1);
-        assert_eq!(ask("_all.shop.gantry.internal.", RecordType::A).answers.len(), 2);
-        assert_eq!(ask("_ALL.web.shop.gantry.internal.", RecordType::A).answers.len(), 2);
-        assert_eq!(ask("worker.SHOP.gantry.internal.", RecordType::A).answers.len(), 1);
-        assert_eq!(ask("redis.gantry.internal.", RecordType::A).answers.len(), 1);
-        let none = ask("shop.gantry.internal.", RecordType::AAAA);
+        assert_eq!(resolved("shop.gantry.internal.", RecordType::A).answers.len(), 1);
+        assert_eq!(resolved("_all.shop.gantry.internal.", RecordType::A).answers.len(), 2);
+        assert_eq!(resolved("_ALL.web.shop.gantry.internal.", RecordType::A).answers.len(), 2);
+        assert_eq!(resolved("worker.SHOP.gantry.internal.", RecordType::A).answers.len(), 1);
+        assert_eq!(resolved("redis.gantry.internal.", RecordType::A).answers.len(), 1);
+        let none = resolved("shop.gantry.internal.", RecordType::AAAA);
         assert_eq!(
             (none.metadata.response_code, none.answers.len(), none.authorities.len()),
             (ResponseCode::NoError, 0, 1)
         );
-        let idle = ask("cron.shop.gantry.internal.", RecordType::A);
+        let idle = resolved("cron.shop.gantry.internal.", RecordType::A);
         assert_eq!((idle.metadata.response_code, idle.answers.len()), (ResponseCode::NoError, 0));
         for unknown in [
             "ghost.gantry.internal.",
@@ -264,19 +264,19 @@ mod tests {
             "a.b.shop.gantry.internal.",
             "gantry.internal.",
         ] {
-            assert_eq!(ask(unknown, RecordType::A).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+            assert_eq!(resolved(unknown, RecordType::A).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
         }
     }
 
     #[test]
     fn services_name_the_port_and_the_address_of_each_copy() {
-        let reply = ask("_WEB._tcp.shop.gantry.internal.", RecordType::SRV);
+        let reply = resolved("_WEB._tcp.shop.gantry.internal.", RecordType::SRV);
         let services: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
         let expected = [2, 3].map(|copy| format!("0 0 8080 10-0-0-{copy}.web.shop.gantry.internal."));
         assert_eq!(services, expected);
         // Each copy's name leads to the address beside the answer.
         for beside in &reply.additionals {
-            let found = ask(&beside.name.to_string(), RecordType::A);
+            let found = resolved(&beside.name.to_string(), RecordType::A);
             assert_eq!(found.answers.iter().map(|record| &record.data).collect::<Vec<_>>(), [&beside.data]);
         }
         assert_eq!(reply.additionals.len(), 2);
@@ -288,7 +288,7 @@ mod tests {
             ("_web._tcp.shop.gantry.internal.", RecordType::A),
             ("web.shop.gantry.internal.", RecordType::SRV),
         ] {
-            let empty = ask(known, kind);
+            let empty = resolved(known, kind);
             let found = (empty.metadata.response_code, empty.answers.len(), empty.authorities.len());
             assert_eq!(found, (ResponseCode::NoError, 0, 1), "{known}");
         }
@@ -298,7 +298,7 @@ mod tests {
             "_tcp.shop.gantry.internal.",
             "10-0-0-4.web.shop.gantry.internal.",
         ] {
-            assert_eq!(ask(unknown, RecordType::SRV).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+            assert_eq!(resolved(unknown, RecordType::SRV).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn spreads_answers_over_all_copies() {
-        let first = |_| ask("shop.gantry.internal.", RecordType::A).answers[0].data.to_string();
+        let first = |_| resolved("shop.gantry.internal.", RecordType::A).answers[0].data.to_string();
         let answers: Vec<String> = (0..200).map(first).collect();
         for copy in ["10.0.0.2", "10.0.0.3"] {
             let share = answers.iter().filter(|answer| *answer == copy).count();

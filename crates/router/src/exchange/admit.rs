@@ -46,7 +46,8 @@ impl HttpExchange {
         let (responder, switch) = stream.map(|stream| (stream.responder, stream.switch)).unzip();
         let takes_interims = request.version() >= Version::HTTP_11;
         let over_http2 = upgrade::take_extended_connect(&mut request);
-        let protocol = if over_http2 { Some(upgrade::WEBSOCKET) } else { upgrade::asked(request.headers()) };
+        let protocol =
+            if over_http2 { Some(upgrade::WEBSOCKET) } else { upgrade::requested_protocol(request.headers()) };
         let client = protocol.is_some().then(|| match switch.flatten() {
             Some(switch) => ClientUpgrade::Http2(switch),
             None => ClientUpgrade::Http1(hyper::upgrade::on(&mut request)),

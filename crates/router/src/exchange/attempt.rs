@@ -46,7 +46,7 @@ impl HttpExchange {
                     }
                 },
             };
-            match self.ask(target, sender, body, now).await {
+            match self.send_request(target, sender, body, now).await {
                 Err(AttemptFailure::Unsent(unsent)) if is_kept => body = unsent,
                 outcome => return outcome,
             }
@@ -55,7 +55,7 @@ impl HttpExchange {
 
     /// Sends a request and waits for the head of its response. The response timeout of the role starts at the last byte
     /// of the request. The client has the same time for each piece of the request.
-    async fn ask(
+    async fn send_request(
         &self,
         target: &RouteTarget,
         sender: InstanceConnection,
@@ -67,11 +67,11 @@ impl HttpExchange {
             RequestBody::Client(client) => Some(Arc::clone(&client.upload)),
             RequestBody::Buffered(_) | RequestBody::Tunnelled(_) | RequestBody::None => None,
         };
-        let mut asking = pin!(sender.ask(&self.request, body, self.interims()));
+        let mut sending = pin!(sender.send_request(&self.request, body, self.interims()));
         let mut deadline = now + timeout;
         let mut timer = self.peer.timers.take(deadline);
         let outcome = loop {
-            match timer::within(&mut timer, asking.as_mut()).await {
+            match timer::within(&mut timer, sending.as_mut()).await {
                 Some(Ok(response)) => break Ok(response),
                 Some(Err(SendFailure::Unsent(body))) => break Err(AttemptFailure::Unsent(body)),
                 Some(Err(SendFailure::Refused(body))) => break Err(AttemptFailure::Refused(body)),

@@ -68,8 +68,8 @@ pub(super) struct ChosenTarget {
 pub(super) struct HalfOpenProbe(Arc<RouteTarget>, Instant);
 
 impl HalfOpenProbe {
-    fn of(target: &Arc<RouteTarget>, asked: Instant) -> Option<Self> {
-        target.circuit.is_troubled().then(|| Self(Arc::clone(target), asked))
+    fn of(target: &Arc<RouteTarget>, sent: Instant) -> Option<Self> {
+        target.circuit.is_troubled().then(|| Self(Arc::clone(target), sent))
     }
 }
 

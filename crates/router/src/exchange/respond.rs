@@ -73,15 +73,19 @@ impl HttpExchange {
         let client = self.client.take().ok_or("the instance changed the protocol without a request to do so")?;
         let (head, body) = response.into_parts();
         let instance = body.into_switched()?;
-        let asked = self.request.headers.get(UPGRADE);
-        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| upgrade::alike(said, asked))) {
+        let requested = self.request.headers.get(UPGRADE);
+        if !head
+            .headers
+            .get(UPGRADE)
+            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::alike(answered, requested)))
+        {
             return Err("the instance changed to another protocol than requested");
         }
         // A client of HTTP/2 does not check the key.
         if self.over_http2 && !head.headers.contains_key(WEBSOCKET_ACCEPT) {
             return Err("the instance changed to a websocket without Sec-WebSocket-Accept");
         }
-        let is_websocket = asked.is_some_and(upgrade::is_websocket);
+        let is_websocket = requested.is_some_and(upgrade::is_websocket);
         Ok(ProtocolSwitch {
             head,
             client,

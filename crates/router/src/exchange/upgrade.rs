@@ -62,7 +62,7 @@ fn websocket_key() -> HeaderValue {
 
 /// Returns the protocol that a request asks for. The request must name exactly one protocol, and none that carries
 /// requests.
-pub(crate) fn asked(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn requested_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let wants = values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
@@ -104,7 +104,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(UPGRADE, upgrade.parse().expect("a value"));
             headers.insert(CONNECTION, connection.parse().expect("a value"));
-            asked(&headers).is_some()
+            requested_protocol(&headers).is_some()
         };
         for protocol in ["websocket", "WebSocket", "echo", "tcp", "SPDY/3.1", "x-y+z.1"] {
             assert!(of(protocol, "keep-alive, Upgrade"), "{protocol}");

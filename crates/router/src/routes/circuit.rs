@@ -90,12 +90,12 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records that the request sent at `asked` ended without an outcome. If this request was the half-open probe,
+    /// Records that the request sent at `sent` ended without an outcome. If this request was the half-open probe,
     /// another probe may start.
-    pub(crate) fn abandoned(&self, asked: Instant) {
+    pub(crate) fn abandoned(&self, sent: Instant) {
         let mut trouble = self.trouble();
-        if trouble.trying.take_if(|trying| *trying == asked).is_some() {
-            trouble.until = Some(asked);
+        if trouble.trying.take_if(|trying| *trying == sent).is_some() {
+            trouble.until = Some(sent);
         }
     }
 
@@ -105,11 +105,11 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records the failure of the request sent at `asked`. Of many requests that were under way at once, only the first
+    /// Records the failure of the request sent at `sent`. Of many requests that were under way at once, only the first
     /// failure counts.
-    pub(crate) fn failed(&self, how: InstanceFailure, asked: Instant, now: Instant) {
+    pub(crate) fn failed(&self, how: InstanceFailure, sent: Instant, now: Instant) {
         let mut trouble = self.trouble();
-        if trouble.opened.is_some_and(|opened| asked < opened) {
+        if trouble.opened.is_some_and(|opened| sent < opened) {
             return;
         }
         let count = match how {

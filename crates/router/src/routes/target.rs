@@ -133,11 +133,11 @@ impl RouteTarget {
         }
     }
 
-    /// Records the failure of the request sent at `asked`. The failure of another machine's router is not the
+    /// Records the failure of the request sent at `sent`. The failure of another machine's router is not the
     /// instance's.
-    pub(crate) fn failed(&self, how: InstanceFailure, asked: Instant) {
+    pub(crate) fn failed(&self, how: InstanceFailure, sent: Instant) {
         if self.is_up() {
-            self.circuit.failed(how, asked, Instant::now());
+            self.circuit.failed(how, sent, Instant::now());
         }
     }
 

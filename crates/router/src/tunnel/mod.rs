@@ -7,7 +7,7 @@
 //! ```
 //! - [`wire`]: the fields that the routers add to a request and a response.
 //! - [`peer`]: another machine's router: connections, and ejection when the router does not answer.
-//! - [`ask`]: one request to an allocation of the other machine.
+//! - [`remote_request`]: one request to an allocation of the other machine.
 //!
 //! This module is the half that connects, below `upstream` and `routes`. `tunnel_listener` is the half that serves, beside
 //! `listener`; both halves use `wire`.
@@ -26,6 +26,6 @@
 /// Name of the protocol in TLS (ALPN).
 pub(crate) const ALPN: &[u8] = b"h2";
 
-pub(crate) mod ask;
 pub(crate) mod peer;
+pub(crate) mod remote_request;
 pub(crate) mod wire;

@@ -154,7 +154,7 @@ async fn attempt(
             Some(connection) => connection,
             None => target.connect().await.map_err(|error| (TunnelRefusal::Unreachable, error.to_string()))?,
         };
-        match connection.ask(request, body, Some(entry)).await {
+        match connection.send_request(request, body, Some(entry)).await {
             Ok(response) => return Ok(response),
             Err(SendFailure::Unsent(unsent)) if is_kept => body = unsent,
             Err(SendFailure::Unsent(_) | SendFailure::Refused(_)) => {
@@ -179,12 +179,16 @@ async fn respond_with(
         let (Some(from_entry), Ok(instance)) = (switch, body.into_switched()) else {
             return entry.refuse(TunnelRefusal::Broken, "the instance changed the protocol without a request to do so");
         };
-        let asked = request.headers.get(UPGRADE);
-        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| upgrade::alike(said, asked))) {
+        let requested = request.headers.get(UPGRADE);
+        if !head
+            .headers
+            .get(UPGRADE)
+            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::alike(answered, requested)))
+        {
             return entry.refuse(TunnelRefusal::Broken, "the instance changed to another protocol than requested");
         }
         let Ok(to_entry) = entry.0.lock().send_response(wire::response(head), false) else { return };
-        let is_websocket = asked.is_some_and(upgrade::is_websocket);
+        let is_websocket = requested.is_some_and(upgrade::is_websocket);
         let tunnel = UpgradeTunnel { is_websocket, leaving: target.leaving() };
         let client = (Http2Reader::new(BodyReceiver::new(from_entry), None), Http2Writer(to_entry));
         return tunnel.carry(client, instance, &mut 0).await;

@@ -95,7 +95,7 @@ impl InstanceConnection {
     }
 
     /// Sends a request, and waits for the head of its response.
-    pub(crate) async fn ask(
+    pub(crate) async fn send_request(
         self,
         request: &Parts,
         body: RequestBody,
@@ -103,11 +103,11 @@ impl InstanceConnection {
     ) -> Result<Response<InstanceBody>, SendFailure> {
         let SharedConnection { mut sender, user, .. } = match self {
             InstanceConnection::Http1(wire) => {
-                return Ok(wire.ask(request, body, interims).await?.map(InstanceBody::Http1));
+                return Ok(wire.send_request(request, body, interims).await?.map(InstanceBody::Http1));
             }
             InstanceConnection::Http2(shared) => shared,
             InstanceConnection::Tunnel(connection, allocation) => {
-                let response = connection.ask(request, &allocation, body, interims).await?;
+                let response = connection.send_request(request, &allocation, body, interims).await?;
                 return Ok(response.map(|body| InstanceBody::Tunnel(Box::new(body))));
             }
         };

@@ -8,7 +8,7 @@ use hyper::body::{Body, Incoming, SizeHint};
 
 use crate::http2::body::SharedUse;
 use crate::message::{BodyError, PolledFrame};
-use crate::tunnel::ask::TunnelBody;
+use crate::tunnel::remote_request::TunnelBody;
 use crate::upstream::http1::Http1Body;
 use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 

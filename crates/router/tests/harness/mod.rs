@@ -185,7 +185,7 @@ pub(crate) fn get(path: &str) -> Request<Body> {
     Request::get(path).header("host", "shop.localhost").body(full("")).expect("a request")
 }
 
-pub(crate) async fn ask(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
+pub(crate) async fn fetch(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");

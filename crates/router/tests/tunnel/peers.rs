@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
 
 use crate::harness::cluster::{Cluster, authority, credentials, endpoint, machine};
-use crate::harness::{Member, NOWHERE, RunningRouter, TableServer, ask, full, get, router_of, text};
+use crate::harness::{Member, NOWHERE, RunningRouter, TableServer, fetch, full, get, router_of, text};
 use crate::names;
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn passes_over_a_machine_whose_router_is_gone_until_it_answers() {
         while seen.len() < 2 {
             assert!(begun.elapsed() < Duration::from_secs(30), "only {seen:?}");
             // Two at once: of two idle instances, the one on the same machine is chosen.
-            let (one, other) = tokio::join!(ask(entry.address, get("/")), ask(entry.address, get("/")));
+            let (one, other) = tokio::join!(fetch(entry.address, get("/")), fetch(entry.address, get("/")));
             for answer in [one, other] {
                 assert_eq!(answer.status(), StatusCode::OK);
                 seen.insert(text(answer).await);
@@ -35,14 +35,14 @@ async fn passes_over_a_machine_whose_router_is_gone_until_it_answers() {
     peer.ended.await.expect("ended");
     // The socket of the tunnel is open still: a connection is accepted and never answered.
     let begun = Instant::now();
-    let asked: Vec<_> = (0..50).map(|_| tokio::spawn(ask(entry.address, get("/")))).collect();
+    let asked: Vec<_> = (0..50).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
     for asked in asked {
         assert_eq!(text(asked.await.expect("asked")).await, "near");
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let begun = Instant::now();
     for _ in 0..50 {
-        assert_eq!(text(ask(entry.address, get("/")).await).await, "near");
+        assert_eq!(text(fetch(entry.address, get("/")).await).await, "near");
     }
     assert!(
         begun.elapsed() < Duration::from_secs(2),
@@ -60,7 +60,7 @@ async fn accepts_the_right_certificates_alone() {
     // The reply of requests that reach no router of `far`, two at once so that the near instance is busy.
     let only_near = async |entry: &RunningRouter, why: &str| {
         for _ in 0..10 {
-            let (one, other) = tokio::join!(ask(entry.address, get("/")), ask(entry.address, get("/")));
+            let (one, other) = tokio::join!(fetch(entry.address, get("/")), fetch(entry.address, get("/")));
             assert_eq!((text(one).await.as_str(), text(other).await.as_str()), ("near", "near"), "{why}");
         }
     };
@@ -122,7 +122,7 @@ async fn gives_up_a_lost_machine_before_the_pings_do() {
         let table = cluster.table(1, vec![endpoint("far", 1, near)]);
         let entry = router_of(cluster.member("m"), table, &server.start().await).await;
         let request = Request::builder().method(method.clone()).uri("/").header("host", "shop.localhost");
-        let asked = tokio::spawn(ask(entry.address, request.body(full("")).expect("built")));
+        let asked = tokio::spawn(fetch(entry.address, request.body(full("")).expect("built")));
         silent.await.expect("silent");
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_millis(1600)).await;
@@ -148,10 +148,10 @@ async fn the_last_request_of_a_closing_connection_does_not_wait_for_a_silent_mac
     let silent = falls_silent(&cluster, true).await;
     let near = names("near").await;
     let entry = cluster.router("m", cluster.table(1, vec![endpoint("far", 1, near)])).await;
-    let asked = tokio::spawn(ask(entry.address, get("/")));
+    let asked = tokio::spawn(fetch(entry.address, get("/")));
     silent.await.expect("silent");
     // The connection takes no more requests, so the next one makes a new connection, which is not answered.
-    let next = tokio::spawn(ask(entry.address, get("/")));
+    let next = tokio::spawn(fetch(entry.address, get("/")));
     let answer = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("given up").expect("asked");
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(next.await.expect("asked").status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -179,7 +179,7 @@ async fn a_router_that_answers_late_gets_requests_again() {
     table.tunnels.set(&machine("far"), &[address.to_string().parse().expect("an address")]);
     let entry = cluster.router("m", table).await;
     let begun = Instant::now();
-    while ask(entry.address, get("/")).await.status() != StatusCode::OK {
+    while fetch(entry.address, get("/")).await.status() != StatusCode::OK {
         assert!(begun.elapsed() < Duration::from_secs(30), "the router of far is never reached");
     }
 }

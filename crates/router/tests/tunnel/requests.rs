@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::cluster::{Cluster, endpoint};
-use crate::harness::{Body, RunningRouter, TableServer, app, ask, full, get, router_of, text};
+use crate::harness::{Body, RunningRouter, TableServer, app, fetch, full, get, router_of, text};
 
 async fn http2(address: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
     let stream = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
@@ -61,7 +61,7 @@ async fn forwards_requests_as_to_an_instance_of_its_own() {
     for (name, value) in forged {
         request.headers_mut().insert(name, value.parse().expect("a value"));
     }
-    let answer = ask(entry.address, request).await;
+    let answer = fetch(entry.address, request).await;
     assert_eq!((answer.status(), answer.headers().contains_key("gantry-tunnel-refused")), (StatusCode::OK, false));
     let body = answer.into_body().collect().await.expect("a body");
     assert_eq!(body.trailers().expect("trailers")["x-checksum"], "7");
@@ -113,7 +113,7 @@ async fn streams_large_bodies_both_ways() {
     let pieces = (0..SIZE / piece.len()).map(move |_| Ok(Frame::data(piece.clone())));
     let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
     let request = Request::post("/").header("host", "shop.localhost").body(body).expect("built");
-    let answer = ask(entry.address, request).await;
+    let answer = fetch(entry.address, request).await;
     assert_eq!((answer.status(), answer.headers()["x-read"].to_str().ok()), (StatusCode::OK, Some("104857600")));
     let mut body = answer.into_body();
     let mut read = 0;
@@ -144,14 +144,14 @@ async fn a_client_that_does_not_read_blocks_only_its_own_instance() {
     .await;
     let cluster = Cluster::new();
     let [entry, _far] = cluster.with_one(address).await;
-    let answer = ask(entry.address, get("/")).await;
+    let answer = fetch(entry.address, get("/")).await;
     let mut last = usize::MAX;
     while last != sent.load(Ordering::Relaxed) {
         last = sent.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert!(last < 40 << 20, "{last} bytes without a reader");
-    assert_eq!(text(ask(entry.address, get("/small")).await).await, "small");
+    assert_eq!(text(fetch(entry.address, get("/small")).await).await, "small");
     assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes().len(), 1600 * (64 << 10));
 }
 
@@ -169,7 +169,7 @@ async fn serves_a_thousand_requests_at_once() {
     .await;
     let cluster = Cluster::new();
     let [entry, _far] = cluster.with_one(address).await;
-    let asked: Vec<_> = (0..1000).map(|_| tokio::spawn(ask(entry.address, get("/")))).collect();
+    let asked: Vec<_> = (0..1000).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
     for asked in asked {
         assert_eq!(text(asked.await.expect("asked")).await, "all here");
     }
@@ -224,7 +224,7 @@ async fn carries_websockets_and_other_protocols() {
     let mut request = get("/no");
     request.headers_mut().insert("connection", "upgrade".parse().expect("a value"));
     request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
-    let answer = ask(entry.address, request).await;
+    let answer = fetch(entry.address, request).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(text(answer).await, "not you");
     // Over HTTP/2.
@@ -265,7 +265,7 @@ async fn refuses_an_allocation_that_is_gone_and_loses_no_request() {
         for _ in 0..10 {
             let request = || {
                 let request = Request::post("/").header("host", "shop.localhost").body(full(vec![1; size]));
-                ask(entry.address, request.expect("built"))
+                fetch(entry.address, request.expect("built"))
             };
             let (one, other) = tokio::join!(request(), request());
             let expected = format!("near {size}");
@@ -292,11 +292,11 @@ async fn the_machine_of_an_allocation_counts_and_drains_its_requests() {
     let server = TableServer::default();
     let far = router_of(cluster.member("far"), table.clone(), &server.start().await).await;
     let entry = cluster.router("m", table).await;
-    let asked = tokio::spawn(ask(entry.address, get("/")));
+    let asked = tokio::spawn(fetch(entry.address, get("/")));
     server.hears(|report| report["active"]["shop.v1.web-1"] == 1).await;
     // A router that has not yet seen the new table still reaches the allocation, which is drained.
     server.changes(cluster.table(2, Vec::new())).await;
-    let late = tokio::spawn(ask(entry.address, get("/late")));
+    let late = tokio::spawn(fetch(entry.address, get("/late")));
     server.hears(|report| report["active"]["shop.v1.web-1"] == 2).await;
     release.notify_one();
     release.notify_one();
@@ -311,6 +311,6 @@ async fn the_machine_of_an_allocation_counts_and_drains_its_requests() {
     server.hears(|report| report["active"].get("shop.v1.web-1").is_none()).await;
     // The address belongs to another allocation now, so the first one is gone.
     server.changes(cluster.table(3, vec![endpoint("far", 2, slow)])).await;
-    assert_eq!(ask(entry.address, get("/")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(fetch(entry.address, get("/")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     drop(far);
 }

@@ -80,8 +80,8 @@ pub(crate) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes the head of a response from the read buffer, once the head is complete. `asked` is the method of the request.
-pub(crate) fn read(received: &mut BytesMut, asked: &Method) -> Result<Option<ResponseHead>, BadHead> {
+/// Takes the head of a response from the read buffer, once the head is complete.
+pub(crate) fn read(received: &mut BytesMut, request_method: &Method) -> Result<Option<ResponseHead>, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut answer = httparse::Response::new(&mut []);
     let parsed =
@@ -113,19 +113,19 @@ pub(crate) fn read(received: &mut BytesMut, asked: &Method) -> Result<Option<Res
         let value = if value.is_empty() { Bytes::new() } else { head.slice(value) };
         headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| BadHead::Field)?);
     }
-    let (length, framed) = length(&mut headers, status, asked)?;
+    let (length, framed) = length(&mut headers, status, request_method)?;
     let keeps = framed && length != BodyLength::UntilClosed && keeps(&headers, recent);
     Ok(Some(ResponseHead { status, headers, length, keeps }))
 }
 
 /// Returns the length of the body, and whether the length was given in a single way.
-fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result<(BodyLength, bool), BadHead> {
+fn length(headers: &mut HeaderMap, status: StatusCode, request_method: &Method) -> Result<(BodyLength, bool), BadHead> {
     let said = said_length(headers)?;
     let coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|coding| {
         let last = coding.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default();
         last.trim().eq_ignore_ascii_case("chunked")
     });
-    if *asked == Method::HEAD
+    if *request_method == Method::HEAD
         || status.is_informational()
         || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
     {

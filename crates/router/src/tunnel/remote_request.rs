@@ -38,7 +38,7 @@ enum NoHead {
 
 impl PeerConnection {
     /// Sends a request to an allocation, and waits for the head of its response.
-    pub(crate) async fn ask(
+    pub(crate) async fn send_request(
         mut self,
         request: &Parts,
         allocation: &HeaderValue,

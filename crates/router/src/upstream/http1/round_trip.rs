@@ -24,7 +24,7 @@ use crate::request::send_failure::SendFailure;
 impl Http1Connection {
     /// Sends a request, and waits for the head of its response. An instance may respond before it has the whole
     /// request, so the upload may still be under way afterwards.
-    pub(crate) async fn ask(
+    pub(crate) async fn send_request(
         self,
         request: &Parts,
         body: RequestBody,
@@ -125,12 +125,12 @@ enum NoHead {
 fn poll_head(
     from: &mut OwnedReadHalf,
     received: &mut BytesMut,
-    asked: &Method,
+    request_method: &Method,
     cx: &mut Context<'_>,
 ) -> Poll<Result<ResponseHead, NoHead>> {
     loop {
         if !received.is_empty() {
-            match head::read(received, asked) {
+            match head::read(received, request_method) {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
