@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::RoutingTable;
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, app, fetch, endpoint, full, get, router, table, text};
+use harness::{NOWHERE, app, endpoint, fetch, full, get, router, table, text};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -33,13 +33,13 @@ fn post(fields: &str) -> Vec<u8> {
 
 /// Reads from a connection until the received text ends with `end`.
 async fn until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
-    let mut said = Vec::new();
-    while !said.ends_with(end.as_bytes()) {
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut said)).await;
-        let read = read.unwrap_or_else(|_| panic!("silence after {}", said.escape_ascii())).expect("read");
-        assert!(read > 0, "it ended after {}", said.escape_ascii());
+    let mut response = Vec::new();
+    while !response.ends_with(end.as_bytes()) {
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut response)).await;
+        let read = read.unwrap_or_else(|_| panic!("silence after {}", response.escape_ascii())).expect("read");
+        assert!(read > 0, "it ended after {}", response.escape_ascii());
     }
-    String::from_utf8(said).expect("text")
+    String::from_utf8(response).expect("text")
 }
 
 /// An instance that serves one connection at a time, like a server with a single process. Its response has the received
@@ -53,8 +53,8 @@ async fn one_process() -> SocketAddr {
             let (mut head, mut length, mut chunked) = (String::new(), 0, false);
             while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).await.is_ok_and(|read| read > 0) {
                 let line = head.lines().last().unwrap_or_default().to_ascii_lowercase();
-                if let Some(said) = line.strip_prefix("content-length: ") {
-                    length = said.parse().expect("a length");
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.parse().expect("a length");
                 }
                 chunked |= line == "transfer-encoding: chunked";
             }
@@ -68,9 +68,11 @@ async fn one_process() -> SocketAddr {
                 while !line.ends_with("\r\n\r\n") && stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {}
                 body = line.into_bytes();
             }
-            let said = format!("{head}{}", String::from_utf8_lossy(&body));
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{said}", said.len());
+            let received_text = format!("{head}{}", String::from_utf8_lossy(&body));
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{received_text}",
+                received_text.len()
+            );
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
@@ -94,8 +96,8 @@ async fn buffers_a_slow_upload_before_choosing_an_instance() {
             assert_eq!(answer.expect("nobody waits for the slow one").status(), StatusCode::OK);
         }
         slow.write_all(end.as_bytes()).await.expect("sent");
-        let said = until(&mut slow, "helloworld").await;
-        assert!(said.contains("content-length: 10\r\n") && !said.contains("chunked"), "{fields}: {said}");
+        let response = until(&mut slow, "helloworld").await;
+        assert!(response.contains("content-length: 10\r\n") && !response.contains("chunked"), "{fields}: {response}");
     }
 }
 
@@ -108,8 +110,8 @@ async fn sends_a_buffered_chunked_request_with_a_length() {
     {
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         stream.write_all(&[&post("transfer-encoding: chunked")[..], body.as_bytes()].concat()).await.expect("sent");
-        let said = until(&mut stream, wanted).await;
-        assert!(said.starts_with("HTTP/1.1 200") && !said.contains("transfer-encoding"), "{said}");
+        let response = until(&mut stream, wanted).await;
+        assert!(response.starts_with("HTTP/1.1 200") && !response.contains("transfer-encoding"), "{response}");
     }
 }
 
@@ -158,8 +160,8 @@ async fn passes_bodies_of_any_size_unchanged() {
 async fn retries_a_buffered_request_elsewhere_only_if_harmless() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let broken = listener.local_addr().expect("an address");
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&requests);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut bytes = [0; 4];
@@ -175,7 +177,7 @@ async fn retries_a_buffered_request_elsewhere_only_if_harmless() {
         fetch(running.address, request.body(full("hello")).expect("a request")).await
     };
     // A safe request goes to the other instance, together with its body.
-    while !asked.lock().expect("seen").iter().any(|asked| asked.starts_with("GET")) {
+    while !requests.lock().expect("seen").iter().any(|request| request.starts_with("GET")) {
         let answer = send("GET").await;
         assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "hello"));
     }
@@ -189,7 +191,7 @@ async fn retries_a_buffered_request_elsewhere_only_if_harmless() {
             status => panic!("{status}"),
         }
     }
-    let posts = asked.lock().expect("seen").iter().filter(|asked| asked.starts_with("POST")).count();
+    let posts = requests.lock().expect("seen").iter().filter(|request| request.starts_with("POST")).count();
     assert_eq!(lost, posts, "each that the broken one took is told as lost");
 }
 
@@ -231,9 +233,9 @@ async fn sends_first(address: SocketAddr, host: &str, size: usize) -> String {
         let result = result.unwrap_or_else(|_| panic!("after {sent} of {size} bytes it takes no more"));
         result.unwrap_or_else(|error| panic!("after {sent} of {size} bytes: {error}"));
     }
-    let mut said = vec![0; 4096];
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut said)).await.expect("an answer");
-    String::from_utf8_lossy(&said[..read.expect("read")]).into_owned()
+    let mut response = vec![0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut response)).await.expect("an answer");
+    String::from_utf8_lossy(&response[..read.expect("read")]).into_owned()
 }
 
 #[tokio::test]
@@ -245,12 +247,15 @@ async fn delivers_an_early_response_to_a_client_that_reads_last() {
             let running =
                 router(collecting(buffer, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
             for size in [100_000, 3 << 20, 30 << 20] {
-                let said = sends_first(running.address, "shop.localhost", size).await;
-                assert!(said.starts_with("HTTP/1.1 401") && said.ends_with("no"), "{size}, closes: {closes}: {said}");
+                let response = sends_first(running.address, "shop.localhost", size).await;
+                assert!(
+                    response.starts_with("HTTP/1.1 401") && response.ends_with("no"),
+                    "{size}, closes: {closes}: {response}"
+                );
             }
             // Error responses of the router behave the same.
-            let said = sends_first(running.address, "ghost.localhost", 3 << 20).await;
-            assert!(said.starts_with("HTTP/1.1 404"), "{said}");
+            let response = sends_first(running.address, "ghost.localhost", 3 << 20).await;
+            assert!(response.starts_with("HTTP/1.1 404"), "{response}");
         }
     }
 }
@@ -267,7 +272,7 @@ async fn keeps_http2_streams_open_after_an_early_response() {
     let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     let request =
         Request::post("http://shop.localhost/").body(StreamBody::new(body).boxed_unsync()).expect("a request");
-    let mut asked = Box::pin(sender.send_request(request));
+    let mut sending = Box::pin(sender.send_request(request));
     let piece = Bytes::from(vec![b'x'; 65_536]);
     let mut answer = None;
     // The response arrives meanwhile; the router still takes each piece.
@@ -275,13 +280,13 @@ async fn keeps_http2_streams_open_after_an_early_response() {
         let sent = tokio::time::timeout(Duration::from_secs(20), pieces.send(Ok(Frame::data(piece.clone())))).await;
         sent.expect("it takes no more").expect("the stream goes on");
         if answer.is_none() {
-            answer = tokio::time::timeout(Duration::from_millis(1), &mut asked).await.ok();
+            answer = tokio::time::timeout(Duration::from_millis(1), &mut sending).await.ok();
         }
     }
     drop(pieces);
     let answer = match answer {
         Some(answer) => answer,
-        None => asked.await,
+        None => sending.await,
     };
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
@@ -293,7 +298,7 @@ async fn forwards_100_continue_of_the_instance() {
     let refuses = hasty(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno", false).await;
     let goes_on = echo().await;
     let silent = one_process().await;
-    for (address, size, told) in [
+    for (address, size, expected) in [
         // The body exceeds the buffer: the instance decides, or is silent for a second.
         (refuses, 100_000, "HTTP/1.1 413"),
         (goes_on, 100_000, "HTTP/1.1 100 Continue\r\n\r\n"),
@@ -305,13 +310,13 @@ async fn forwards_100_continue_of_the_instance() {
         let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         stream.write_all(&post(&format!("content-length: {size}\r\nexpect: 100-continue"))).await.expect("sent");
-        let end = if told.ends_with("413") { "no" } else { "\r\n\r\n" };
-        let said = until(&mut stream, end).await;
-        assert!(said.starts_with(told), "{size}: {said}");
+        let end = if expected.ends_with("413") { "no" } else { "\r\n\r\n" };
+        let response = until(&mut stream, end).await;
+        assert!(response.starts_with(expected), "{size}: {response}");
         if end == "\r\n\r\n" {
             stream.write_all(&vec![b'x'; size]).await.expect("sent");
-            let said = until(&mut stream, "xxx").await;
-            assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+            let response = until(&mut stream, "xxx").await;
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         } else {
             // The body was not sent, and the router does not wait for the body.
             let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
@@ -335,14 +340,14 @@ async fn delivers_interim_responses_in_order_before_the_response() {
     stream.write_all(&[&request[..], request].concat()).await.expect("sent");
     let announced = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n";
     for _ in 0..2 {
-        let said = until(&mut stream, "\r\n\r\nok").await;
-        assert!(said.starts_with(announced), "{said}");
+        let response = until(&mut stream, "\r\n\r\nok").await;
+        assert!(response.starts_with(announced), "{response}");
     }
     // An HTTP/1.0 client gets no interim responses.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"GET / HTTP/1.0\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
-    let said = until(&mut stream, "ok").await;
-    assert!(said.starts_with("HTTP/1.0 200 OK\r\n"), "{said}");
+    let response = until(&mut stream, "ok").await;
+    assert!(response.starts_with("HTTP/1.0 200 OK\r\n"), "{response}");
 }
 
 #[tokio::test]
@@ -350,11 +355,14 @@ async fn passes_allowed_trailers_both_ways() {
     let address = app(false, async |request: Request<Incoming>| {
         let announced = request.headers().get("trailer").cloned();
         let body = request.into_body().collect().await.expect("a body");
-        let came = body.trailers().cloned().unwrap_or_default();
+        let received_trailers = body.trailers().cloned().unwrap_or_default();
         let mut back = HeaderMap::new();
-        back.insert("x-sum", came.get("x-sum").cloned().unwrap_or("none".parse().expect("a value")));
+        back.insert("x-sum", received_trailers.get("x-sum").cloned().unwrap_or("none".parse().expect("a value")));
         back.insert("x-forwarded-for", "6.6.6.6".parse().expect("a value"));
-        assert!(came.get("content-length").is_none() && came.get("host").is_none(), "{came:?}");
+        assert!(
+            received_trailers.get("content-length").is_none() && received_trailers.get("host").is_none(),
+            "{received_trailers:?}"
+        );
         let frames = [Ok::<_, std::convert::Infallible>(Frame::data(body.to_bytes())), Ok(Frame::trailers(back))];
         let builder = Response::builder()
             .header("trailer", "x-sum")
@@ -368,9 +376,9 @@ async fn passes_allowed_trailers_both_ways() {
         let body = b"5\r\nhello\r\n0\r\nX-Sum: 42\r\nHost: other\r\nContent-Length: 7\r\n\r\n";
         let head = post("te: trailers\r\ntrailer: x-sum\r\ntransfer-encoding: chunked");
         stream.write_all(&[&head[..], body].concat()).await.expect("sent");
-        let said = until(&mut stream, "\r\n0\r\nx-sum: 42\r\n\r\n").await;
-        assert!(said.contains("trailer: x-sum\r\n") && said.contains("x-announced: x-sum\r\n"), "{said}");
-        assert!(!said.contains("6.6.6.6"), "{said}");
+        let response = until(&mut stream, "\r\n0\r\nx-sum: 42\r\n\r\n").await;
+        assert!(response.contains("trailer: x-sum\r\n") && response.contains("x-announced: x-sum\r\n"), "{response}");
+        assert!(!response.contains("6.6.6.6"), "{response}");
         // The same over HTTP/2.
         let stream = TcpStream::connect(running.address).await.expect("connected");
         let (mut sender, connection) =
@@ -397,8 +405,8 @@ async fn refuses_a_response_with_more_than_1000_fields() {
         while let Ok((stream, _)) = listener.accept().await {
             let service = hyper::service::service_fn(async |request: Request<Incoming>| {
                 let count: usize = request.uri().path()[1..].parse().expect("a number");
-                let asked = request.headers().keys().filter(|name| name.as_str().starts_with("x-many-")).count();
-                let answer = Response::builder().header("x-asked", asked.to_string());
+                let header_count = request.headers().keys().filter(|name| name.as_str().starts_with("x-many-")).count();
+                let answer = Response::builder().header("x-asked", header_count.to_string());
                 let answer = (0..count).fold(answer, |answer, n| answer.header("set-cookie", format!("c{n}=1")));
                 Ok::<_, std::convert::Infallible>(answer.body(full("ok")).expect("an answer"))
             });
@@ -407,9 +415,9 @@ async fn refuses_a_response_with_more_than_1000_fields() {
         }
     });
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
-    for (asks, count) in [(90, 99), (90, 120), (90, 900), (120, 1)] {
+    for (header_count, count) in [(90, 99), (90, 120), (90, 900), (120, 1)] {
         let mut request = get(&format!("/{count}"));
-        for n in 0..asks {
+        for n in 0..header_count {
             let name: http::HeaderName = format!("x-many-{n}").parse().expect("a name");
             request.headers_mut().insert(name, "1".parse().expect("a value"));
         }
@@ -419,17 +427,17 @@ async fn refuses_a_response_with_more_than_1000_fields() {
             builder.max_headers(2000).handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.expect("an answer");
-        if asks > 100 {
+        if header_count > 100 {
             assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
             continue;
         }
-        assert_eq!(answer.headers()["x-asked"], asks.to_string());
+        assert_eq!(answer.headers()["x-asked"], header_count.to_string());
         assert_eq!(answer.headers().get_all("set-cookie").iter().count(), count);
     }
     let answer = fetch(running.address, get("/1500")).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
-    let told = text(answer).await;
-    assert!(told.contains("more than 1000 header fields"), "{told}");
+    let body = text(answer).await;
+    assert!(body.contains("more than 1000 header fields"), "{body}");
     // The access log has the cause.
     let log = running.folder.path().join("access.log");
     let logged = async {

@@ -24,16 +24,16 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     // The short form runs unoptimized, in parallel with other tests.
     let (length, least) = if long { (Duration::from_secs(60), 1000.0) } else { (Duration::from_secs(1), 10.0) };
-    let mut fellows = Vec::new();
+    let mut instances = Vec::new();
     for _ in 0..4 {
-        fellows.push(app(false, whole).await);
+        instances.push(app(false, whole).await);
     }
     // Each table omits one of the four instances in turn.
-    let heard = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&heard);
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&acknowledged);
     let endpoints = move |generation: u64| {
         let left_out = generation % 4;
-        let named = fellows.iter().zip(0u32..).filter(|(_, n)| u64::from(*n) != left_out);
+        let named = instances.iter().zip(0u32..).filter(|(_, n)| u64::from(*n) != left_out);
         named.map(|(address, n)| endpoint(n, *address, AppProtocol::Http1)).collect::<Vec<_>>()
     };
     // Only the first table names this instance: a router that follows a later table sends no request to this instance.
@@ -50,7 +50,7 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     // The next table follows as soon as the router says that it follows the one before, and has it on disk.
     let giving = tokio::spawn(async move {
         for generation in 2.. {
-            server.tell(table(generation, endpoints(generation)));
+            server.publish(table(generation, endpoints(generation)));
             while server.followed() < generation {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
@@ -58,11 +58,11 @@ async fn loses_no_request_in_a_thousand_table_changes() {
         }
     });
     let stop = Arc::new(AtomicBool::new(false));
-    let asked: Arc<[AtomicU64; 8]> = Arc::default();
+    let requests: Arc<[AtomicU64; 8]> = Arc::default();
     // Kept connections, a new connection for each request, bodies, and HTTP/2.
-    let clients: Vec<_> = (0..asked.len())
+    let clients: Vec<_> = (0..requests.len())
         .map(|number| {
-            let (stop, asked, address) = (Arc::clone(&stop), Arc::clone(&asked), running.address);
+            let (stop, requests, address) = (Arc::clone(&stop), Arc::clone(&requests), running.address);
             tokio::spawn(async move {
                 let mut many = if number % 4 == 3 { Some(http2(address).await) } else { None };
                 let mut kept = http1(address).await;
@@ -82,7 +82,7 @@ async fn loses_no_request_in_a_thousand_table_changes() {
                         (200, "live"),
                         "client {number}"
                     );
-                    asked[number].fetch_add(1, Ordering::Relaxed);
+                    requests[number].fetch_add(1, Ordering::Relaxed);
                     // Clients that send without a pause leave no processor time for table changes. Some thousand
                     // requests a second are load enough.
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -91,12 +91,12 @@ async fn loses_no_request_in_a_thousand_table_changes() {
         })
         .collect();
     let begun = Instant::now();
-    while heard.load(Ordering::Relaxed) < 2 {
+    while acknowledged.load(Ordering::Relaxed) < 2 {
         assert!(begun.elapsed() < Duration::from_secs(10), "no table was taken");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // Once each client has had two responses, no request that the first table routed is left.
-    let counts = || asked.each_ref().map(|count| count.load(Ordering::Relaxed));
+    let counts = || requests.each_ref().map(|count| count.load(Ordering::Relaxed));
     let at_first = counts();
     while counts().iter().zip(at_first).any(|(now, first)| *now < first + 2) {
         assert!(begun.elapsed() < Duration::from_secs(10), "somebody was not answered");
@@ -109,11 +109,11 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     for client in clients {
         client.await.expect("every request was answered");
     }
-    let (seconds, taken) = (begun.elapsed().as_secs_f64(), heard.load(Ordering::Relaxed));
-    let asked: u64 = counts().iter().sum();
-    println!("{taken} tables and {asked} requests in {seconds:.1} s");
+    let (seconds, taken) = (begun.elapsed().as_secs_f64(), acknowledged.load(Ordering::Relaxed));
+    let requests: u64 = counts().iter().sum();
+    println!("{taken} tables and {requests} requests in {seconds:.1} s");
     assert_eq!(stale.load(Ordering::Relaxed), before, "asked by a table that was replaced");
-    assert!(taken as f64 / seconds > least && asked > 100, "{taken} tables, {asked} requests");
+    assert!(taken as f64 / seconds > least && requests > 100, "{taken} tables, {requests} requests");
 }
 
 /// Responds once the whole request has arrived. A server that responds earlier may close the connection, and a next

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
 use harness::frames::*;
-use harness::{NOWHERE, app, fetch, endpoint, full, get, resident, router, table};
+use harness::{NOWHERE, app, endpoint, fetch, full, get, resident, router, table};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -71,8 +71,8 @@ fn floods() -> Vec<FloodCase> {
             "requests that are taken back (CVE-2023-44487)",
             Vec::new(),
             |number| {
-                let asked = frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &request("GET", "/", &[]));
-                [asked, frame(RST_STREAM, 0, stream(number), &[0, 0, 0, 8])].concat()
+                let headers_frame = frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &request("GET", "/", &[]));
+                [headers_frame, frame(RST_STREAM, 0, stream(number), &[0, 0, 0, 8])].concat()
             },
             true,
             true,
@@ -81,8 +81,8 @@ fn floods() -> Vec<FloodCase> {
             "requests that must be reset (CVE-2025-8671)",
             Vec::new(),
             |number| {
-                let asked = frame(HEADERS, END_HEADERS, stream(number), &request("GET", "/", &[]));
-                [asked, frame(WINDOW_UPDATE, 0, stream(number), &[0; 4])].concat()
+                let headers_frame = frame(HEADERS, END_HEADERS, stream(number), &request("GET", "/", &[]));
+                [headers_frame, frame(WINDOW_UPDATE, 0, stream(number), &[0; 4])].concat()
             },
             true,
             true,

@@ -37,11 +37,15 @@ async fn answers_grpc_errors_in_grpc_form_and_streams_grpc_bodies() {
     tokio::spawn(connection);
     let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    let asked = |host: &str, kind: &str, body| {
+    let grpc_request = |host: &str, kind: &str, body| {
         Request::post(format!("http://{host}/")).header("content-type", kind).body(body).expect("a request")
     };
     let answer = sender
-        .send_request(asked("shop.localhost", "application/grpc+proto", BodyExt::boxed_unsync(StreamBody::new(body))))
+        .send_request(grpc_request(
+            "shop.localhost",
+            "application/grpc+proto",
+            BodyExt::boxed_unsync(StreamBody::new(body)),
+        ))
         .await;
     let mut answer = answer.expect("an answer before the end of the request").into_body();
     for word in ["one", "two"] {
@@ -49,7 +53,7 @@ async fn answers_grpc_errors_in_grpc_form_and_streams_grpc_bodies() {
         assert_eq!(answer.frame().await.expect("a frame").expect("good").into_data().expect("data"), word);
     }
     let refused = sender
-        .send_request(asked("ghost.localhost", "application/grpc", full("x").boxed_unsync()))
+        .send_request(grpc_request("ghost.localhost", "application/grpc", full("x").boxed_unsync()))
         .await
         .expect("an answer");
     assert_eq!(
@@ -59,7 +63,7 @@ async fn answers_grpc_errors_in_grpc_form_and_streams_grpc_bodies() {
     assert_eq!(refused.headers()["grpc-status"], "14");
     assert!(refused.headers()["grpc-message"].to_str().expect("text").contains("no app is served at ghost.localhost"));
     let refused = sender
-        .send_request(asked("ghost.localhost", "application/json", full("x").boxed_unsync()))
+        .send_request(grpc_request("ghost.localhost", "application/json", full("x").boxed_unsync()))
         .await
         .expect("an answer");
     assert_eq!(refused.status(), StatusCode::NOT_FOUND);

@@ -47,12 +47,12 @@ async fn line(stream: &mut BufReader<TcpStream>) -> Option<Result<String, String
             Err(_) => return None,
         }
     }
-    let told = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     match bytes.split_last() {
         Some((b'\r', rest)) if !rest.iter().any(|byte| *byte < 0x20 && *byte != b'\t') => {
             Some(Ok(String::from_utf8_lossy(rest).into_owned()))
         }
-        _ => Some(Err(format!("WRONG line {told:?}"))),
+        _ => Some(Err(format!("WRONG line {text:?}"))),
     }
 }
 
@@ -317,8 +317,8 @@ async fn examine(address: SocketAddr, seen: &Seen) -> Vec<String> {
             || got.iter().all(|got| may.contains(&got.as_str())) && got.len() <= 1;
         let arrived = !name.starts_with("as it should") || got.len() == may.len();
         // The router refuses an oversized request with an error response.
-        let told = !name.starts_with("too long: ") || answer.starts_with("HTTP/1.1 4");
-        if !fine || !arrived || !told || got.iter().any(|got| got.contains("smuggled")) {
+        let is_refused = !name.starts_with("too long: ") || answer.starts_with("HTTP/1.1 4");
+        if !fine || !arrived || !is_refused || got.iter().any(|got| got.contains("smuggled")) {
             wrong.push(format!("{name}: {got:?} arrived, {:?} was answered", answer.lines().next()));
         }
     }
@@ -381,9 +381,9 @@ async fn counts_no_request_of_a_disconnected_client() {
         client.write_all(text.as_bytes()).await.expect("sent");
         if number < 2 {
             client.shutdown().await.expect("shut down");
-            let mut said = Vec::new();
-            let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
-            assert!(ended.is_ok(), "it is kept: {}", said.escape_ascii());
+            let mut response = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut response)).await;
+            assert!(ended.is_ok(), "it is kept: {}", response.escape_ascii());
         } else {
             // A reset discards sent but unread bytes.
             client.set_zero_linger().expect("set");

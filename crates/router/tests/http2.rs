@@ -64,7 +64,7 @@ fn judge(end: &ReceivedFrame, codes: &[u32]) -> Result<(), String> {
 }
 
 /// Sends a case to the router; the error describes a wrong response.
-async fn say(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), String> {
+async fn run_case(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), String> {
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
     stream.write_all(&preface).await.map_err(|error| error.to_string())?;
     // The acknowledgement of the first SETTINGS must not count for later SETTINGS.
@@ -144,8 +144,9 @@ async fn examine(address: SocketAddr, timeout: Duration) -> Vec<(&'static str, S
         running.spawn(async move {
             let mut stream = TcpStream::connect(address).await.expect("connected");
             let silent = || Err(format!("nothing more came in {} s", timeout.as_secs()));
-            let said = tokio::time::timeout(timeout, say(&mut stream, &case)).await.unwrap_or_else(|_| silent());
-            said.err().map(|why| (case.name, why))
+            let response =
+                tokio::time::timeout(timeout, run_case(&mut stream, &case)).await.unwrap_or_else(|_| silent());
+            response.err().map(|why| (case.name, why))
         });
     }
     running.join_all().await.into_iter().flatten().collect()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{AppName, ClosedReason, ClosedRoute, HostName, RoutingTable, TrustedProxies};
-use harness::{NOWHERE, TableServer, app, fetch, endpoint, full, get, router, table, text};
+use harness::{NOWHERE, TableServer, app, endpoint, fetch, full, get, router, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -159,21 +159,21 @@ async fn refuses_requests_to_a_closed_app_at_once() {
         let shop = ClosedRoute { app: AppName::parse("shop").expect("a name"), reason };
         closed.closed.insert(HostName::parse("shop.localhost").expect("a host"), shop);
         closed.routes.clear();
-        server.changes(closed).await;
+        server.publish_and_wait(closed).await;
         let answer = fetch(running.address, get("/")).await;
         assert_eq!(answer.status(), status);
         assert_eq!(text(answer).await, message);
     }
     // A waiting request gets its response as soon as the app is closed.
     let mut waits = table(5, Vec::new());
-    server.changes(waits.clone()).await;
+    server.publish_and_wait(waits.clone()).await;
     let waiting = tokio::spawn(fetch(running.address, get("/")));
-    server.hears(|report| report["counts"]["shop"]["waiting"] == 1).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["waiting"] == 1).await;
     let route = waits.routes.pop_first().expect("a route");
     waits.closed.insert(route.0, ClosedRoute { app: route.1.app, reason: ClosedReason::ScaledToZero });
     waits.generation = gantry_model::Generation(6);
-    server.changes(waits).await;
+    server.publish_and_wait(waits).await;
     assert_eq!(text(waiting.await.expect("an answer")).await, "503 shop is scaled to 0\n");
-    server.changes(RoutingTable { generation: gantry_model::Generation(7), ..open }).await;
+    server.publish_and_wait(RoutingTable { generation: gantry_model::Generation(7), ..open }).await;
     assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, RoutingTable};
-use harness::{Body, NOWHERE, TableServer, app, fetch, endpoint, full, get, router, table, text};
+use harness::{Body, NOWHERE, TableServer, app, endpoint, fetch, full, get, router, table, text};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -78,28 +78,28 @@ async fn skips_an_unreachable_instance() {
     let live = app(false, async |_| Response::new(full("live"))).await;
     let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
-    let mut asked = Vec::new();
+    let mut requests = Vec::new();
     for _ in 0..8 {
-        asked.push(tokio::spawn(async move {
+        requests.push(tokio::spawn(async move {
             for _ in 0..100 {
                 assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
             }
         }));
     }
-    for task in asked {
+    for task in requests {
         task.await.expect("all were answered");
     }
     // The router notices the recovery.
     let listener = TcpListener::bind(broken).await.expect("its port again");
     let accepted = tokio::spawn(async move { listener.accept().await.map(drop) });
-    let asking = async {
+    let retries = async {
         loop {
             let _ = text(fetch(running.address, get("/")).await).await;
         }
     };
     tokio::select! {
         accepted = accepted => accepted.expect("ended").expect("accepted"),
-        () = asking => {}
+        () = retries => {}
         () = tokio::time::sleep(Duration::from_secs(30)) => panic!("it was never asked again"),
     }
 }
@@ -194,7 +194,7 @@ async fn spreads_close_frames_over_the_drain() {
     for _ in 0..60 {
         clients.push(join(running.address).await);
     }
-    server.changes(table(2, vec![endpoint(2, new, AppProtocol::Http1)])).await;
+    server.publish_and_wait(table(2, vec![endpoint(2, new, AppProtocol::Http1)])).await;
     let begun = std::time::Instant::now();
     let farewells = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
@@ -349,13 +349,13 @@ async fn serves_a_waiting_request_after_a_newer_table() {
     let server = TableServer::default();
     let address = server.start().await;
     let running = router(table(5, Vec::new()), &address, None).await;
-    server.tell(table(4, vec![endpoint(1, live, AppProtocol::Http1)]));
+    server.publish(table(4, vec![endpoint(1, live, AppProtocol::Http1)]));
     let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "an older table was taken");
     let waiting = tokio::spawn(fetch(running.address, get("/")));
-    server.tell(table(6, vec![endpoint(1, live, AppProtocol::Http1)]));
+    server.publish(table(6, vec![endpoint(1, live, AppProtocol::Http1)]));
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
-    server.hears(|report| report["generation"] == 6).await;
+    server.wait_for_report(|report| report["generation"] == 6).await;
     let kept: RoutingTable =
         serde_json::from_slice(&std::fs::read(running.folder.path().join("table.json")).expect("kept")).expect("JSON");
     assert_eq!(kept.generation, Generation(6));
@@ -364,18 +364,18 @@ async fn serves_a_waiting_request_after_a_newer_table() {
 #[tokio::test]
 async fn finishes_requests_under_way_at_shutdown() {
     let (reached, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
-    let (telling, waiting) = (Arc::clone(&reached), Arc::clone(&go));
+    let (reached_too, waiting) = (Arc::clone(&reached), Arc::clone(&go));
     let slow = app(false, move |_| {
-        let (telling, waiting) = (Arc::clone(&telling), Arc::clone(&waiting));
+        let (reached_too, waiting) = (Arc::clone(&reached_too), Arc::clone(&waiting));
         async move {
-            telling.notify_one();
+            reached_too.notify_one();
             waiting.notified().await;
             Response::new(full("done"))
         }
     })
     .await;
     let mut running = router(table(1, vec![endpoint(1, slow, AppProtocol::Http1)]), NOWHERE, None).await;
-    let asking = tokio::spawn(fetch(running.address, get("/")));
+    let waiting_request = tokio::spawn(fetch(running.address, get("/")));
     // The router has the request once the application has.
     reached.notified().await;
     running.stop.take().expect("it runs").send(()).expect("asked");
@@ -384,7 +384,7 @@ async fn finishes_requests_under_way_at_shutdown() {
         tokio::task::yield_now().await;
     }
     go.notify_one();
-    let answer = asking.await.expect("an answer");
+    let answer = waiting_request.await.expect("an answer");
     assert_eq!(answer.headers()["connection"], "close");
     assert_eq!(text(answer).await, "done");
     running.ended.await.expect("it ended");

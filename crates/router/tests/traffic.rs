@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{RequestTimeouts, RoutingTable, Seconds, TrafficPolicy};
-use harness::{NOWHERE, TableServer, app, fetch, endpoint, full, get, router, router_that_waits, table, text};
+use harness::{NOWHERE, TableServer, app, endpoint, fetch, full, get, router, router_that_waits, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -40,11 +40,13 @@ async fn queues_requests_of_a_paused_app() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(text(answer).await.contains("paused"));
     let waiting = tokio::spawn(fetch(running.address, get("/")));
-    server.hears(|report| report["counts"]["shop"]["waiting"] == 1).await;
-    server.changes(with(2, live, |_, _| ())).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["waiting"] == 1).await;
+    server.publish_and_wait(with(2, live, |_, _| ())).await;
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
-    server.hears(|report| report["counts"]["shop"]["held"] == 1 && report["counts"]["shop"]["refused"] == 1).await;
-    server.changes(with(3, live, |traffic, _| traffic.maintenance = Some("back at noon".to_owned()))).await;
+    server
+        .wait_for_report(|report| report["counts"]["shop"]["held"] == 1 && report["counts"]["shop"]["refused"] == 1)
+        .await;
+    server.publish_and_wait(with(3, live, |traffic, _| traffic.maintenance = Some("back at noon".to_owned()))).await;
     let answer = fetch(running.address, get("/")).await;
     assert_eq!(
         (answer.status(), answer.headers()["retry-after"].as_bytes()),
@@ -63,28 +65,28 @@ async fn queues_at_most_1000_requests_for_an_app() {
     let paused = with(1, live, |traffic, _| traffic.paused = true);
     let running = router_that_waits(Duration::from_secs(60), paused, &server.start().await, None).await;
     let waiting: Vec<_> = (0..WAITING_MAX).map(|_| tokio::spawn(fetch(running.address, get("/")))).collect();
-    server.hears(|report| report["counts"]["shop"]["waiting"] == WAITING_MAX).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["waiting"] == WAITING_MAX).await;
     let answer = fetch(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    server.hears(|report| report["counts"]["shop"]["refused"] == 1).await;
-    server.changes(with(2, live, |_, _| ())).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["refused"] == 1).await;
+    server.publish_and_wait(with(2, live, |_, _| ())).await;
     for answer in waiting {
         assert_eq!(text(answer.await.expect("an answer")).await, "live");
     }
-    server.hears(|report| report["counts"]["shop"]["held"] == WAITING_MAX).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["held"] == WAITING_MAX).await;
 }
 
 /// An instance that counts requests, and closes the connection without a response until `well` is true.
-async fn breaks_off(well: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> SocketAddr {
+async fn breaks_off(well: Arc<AtomicBool>, requests: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (well, asked) = (Arc::clone(&well), Arc::clone(&asked));
+            let (well, requests) = (Arc::clone(&well), Arc::clone(&requests));
             tokio::spawn(async move {
                 let mut bytes = [0; 4096];
                 if stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    requests.fetch_add(1, Ordering::Relaxed);
                     if well.load(Ordering::Relaxed) {
                         let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nwell";
                         let _ = stream.write_all(answer).await;
@@ -98,8 +100,8 @@ async fn breaks_off(well: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> SocketAdd
 
 #[tokio::test]
 async fn opens_the_circuit_of_an_instance_with_broken_responses() {
-    let (well, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let broken = breaks_off(Arc::clone(&well), Arc::clone(&asked)).await;
+    let (well, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let broken = breaks_off(Arc::clone(&well), Arc::clone(&requests)).await;
     let live = app(false, async |_| Response::new(full("live"))).await;
     let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
@@ -107,8 +109,8 @@ async fn opens_the_circuit_of_an_instance_with_broken_responses() {
         assert_eq!(text(fetch(running.address, get("/")).await).await, "live");
     }
     // Without a circuit breaker the instance would get every second request.
-    let asked = asked.load(Ordering::Relaxed);
-    assert!((5..=30).contains(&asked), "it was asked {asked} times");
+    let requests = requests.load(Ordering::Relaxed);
+    assert!((5..=30).contains(&requests), "it was asked {requests} times");
     well.store(true, Ordering::Relaxed);
     let back = async { while text(fetch(running.address, get("/")).await).await != "well" {} };
     tokio::time::timeout(Duration::from_secs(30), back).await.expect("it is asked again");
@@ -129,7 +131,7 @@ async fn refuses_requests_over_a_limit_with_429() {
     .await;
     let server = TableServer::default();
     let running = router(with(1, slow, |traffic, _| traffic.concurrent = Some(2)), &server.start().await, None).await;
-    let asked: Vec<_> = (0..2).map(|_| tokio::spawn(fetch(running.address, get("/")))).collect();
+    let requests: Vec<_> = (0..2).map(|_| tokio::spawn(fetch(running.address, get("/")))).collect();
     while reached.load(Ordering::Relaxed) < 2 {
         tokio::task::yield_now().await;
     }
@@ -140,18 +142,18 @@ async fn refuses_requests_over_a_limit_with_429() {
     );
     assert!(text(answer).await.contains("at most 2 requests at once"));
     go.notify_waiters();
-    for task in asked {
+    for task in requests {
         assert_eq!(text(task.await.expect("an answer")).await, "done");
     }
     let live = app(false, async |_| Response::new(full("live"))).await;
-    server.changes(with(2, live, |traffic, _| traffic.rate = Some(3))).await;
+    server.publish_and_wait(with(2, live, |traffic, _| traffic.rate = Some(3))).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
         statuses.push(fetch(running.address, get("/")).await.status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
-    server.hears(|report| report["counts"]["shop"]["limited"] == 3).await;
-    server.hears(|report| report["failures"]["shop"]["limited"]["count"] == 3).await;
+    server.wait_for_report(|report| report["counts"]["shop"]["limited"] == 3).await;
+    server.wait_for_report(|report| report["failures"]["shop"]["limited"]["count"] == 3).await;
 }
 
 #[tokio::test]
@@ -170,17 +172,21 @@ async fn reports_failed_requests_by_cause_and_count() {
         assert_eq!(fetch(running.address, get(path)).await.status(), wanted);
     }
     let run = |report: &serde_json::Value, kind: &str, name: &str| report["failures"]["shop"][kind][name].clone();
-    server.hears(|report| run(report, "server_error", "count") == 2 && run(report, "server_error", "of") == 3).await;
-    server.hears(|report| run(report, "server_error", "status") == 503).await;
+    server
+        .wait_for_report(|report| run(report, "server_error", "count") == 2 && run(report, "server_error", "of") == 3)
+        .await;
+    server.wait_for_report(|report| run(report, "server_error", "status") == 503).await;
     // An instance that accepts each connection and closes it.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let closes = listener.local_addr().expect("an address");
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    server.changes(with(2, closes, |_, _| {})).await;
+    server.publish_and_wait(with(2, closes, |_, _| {})).await;
     let mut post = get("/");
     *post.method_mut() = http::Method::POST;
     assert_eq!(fetch(running.address, post).await.status(), StatusCode::BAD_GATEWAY);
-    server.hears(|report| run(report, "broken", "count") == 1 && run(report, "broken", "instance").is_string()).await;
+    server
+        .wait_for_report(|report| run(report, "broken", "count") == 1 && run(report, "broken", "instance").is_string())
+        .await;
 }
 
 #[tokio::test]
@@ -249,9 +255,9 @@ async fn chat(frame: Arc<Notify>, closed: Arc<Notify>) -> SocketAddr {
                 stream.write_all(b"\x81\x05hel").await.expect("sent");
                 frame.notified().await;
                 stream.write_all(b"lo").await.expect("sent");
-                let mut heard = [0; 8];
-                stream.read_exact(&mut heard).await.expect("a close frame");
-                assert_eq!(heard[0], 0x88);
+                let mut close_frame = [0; 8];
+                stream.read_exact(&mut close_frame).await.expect("a close frame");
+                assert_eq!(close_frame[0], 0x88);
                 closed.notify_one();
             });
             let builder =
@@ -285,7 +291,7 @@ async fn closes_a_websocket_between_two_frames() {
         if by_end {
             running.stop.take().expect("it runs").send(()).expect("asked");
         } else {
-            server.changes(table(2, Vec::new())).await;
+            server.publish_and_wait(table(2, Vec::new())).await;
         }
         // The websocket's moment to close comes within the drain, but must not cut the frame.
         let cut = tokio::time::timeout(Duration::from_millis(1500), stream.read_u8()).await;
@@ -354,21 +360,21 @@ async fn passes_other_protocols_except_those_that_carry_requests() {
             "POST /x HTTP/1.1\r\nhost: shop.localhost\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\ncontent-length: 2\r\n\r\nhi"
         );
         stream.write_all(head.as_bytes()).await.expect("sent");
-        let mut said = Vec::new();
-        while !said.ends_with(b"\r\n\r\nhi") {
-            assert!(stream.read_buf(&mut said).await.expect("read") > 0, "{}", said.escape_ascii());
+        let mut received = Vec::new();
+        while !received.ends_with(b"\r\n\r\nhi") {
+            assert!(stream.read_buf(&mut received).await.expect("read") > 0, "{}", received.escape_ascii());
         }
-        assert!(said.starts_with(b"HTTP/1.1 101 "), "{}", said.escape_ascii());
+        assert!(received.starts_with(b"HTTP/1.1 101 "), "{}", received.escape_ascii());
         stream.write_all(b"\0\xff anything").await.expect("sent");
         let mut back = [0; 11];
         stream.read_exact(&mut back).await.expect("said back");
         assert_eq!(&back, b"\0\xff anything");
         // An open tunnel counts as a request under way, and ends within the drain.
-        server.hears(|report| report["active"]["shop.v1.web-1"] == 1).await;
-        server.changes(table(2, Vec::new())).await;
+        server.wait_for_report(|report| report["active"]["shop.v1.web-1"] == 1).await;
+        server.publish_and_wait(table(2, Vec::new())).await;
         let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await.expect("it is not kept");
         assert!(ended.is_err(), "nothing can be said in a protocol that is not known");
-        server.hears(|report| report["active"].get("shop.v1.web-1").is_none()).await;
+        server.wait_for_report(|report| report["active"].get("shop.v1.web-1").is_none()).await;
     }
     let running = router(with(1, address, |_, _| ()), NOWHERE, None).await;
     for protocol in ["h2c", "HTTP/2.0", "TLS/1.2", "websocket, h2c"] {

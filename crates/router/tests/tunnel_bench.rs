@@ -64,11 +64,11 @@ async fn load(router: SocketAddr, length: Duration) -> u64 {
                 let (mut count, mut buffer) = (0, vec![0; 8192]);
                 while Instant::now() < until {
                     stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
-                    let mut said = 0;
-                    while said < LENGTH {
-                        said += stream.read(&mut buffer[said..]).await.expect("read");
+                    let mut received = 0;
+                    while received < LENGTH {
+                        received += stream.read(&mut buffer[received..]).await.expect("read");
                     }
-                    assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", buffer[..said].escape_ascii());
+                    assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", buffer[..received].escape_ascii());
                     count += 1;
                 }
                 count

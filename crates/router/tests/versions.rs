@@ -9,7 +9,7 @@ use gantry_control::{ServerMessage, Update, UpdateSender};
 use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, HostName, RoutingTable, Seconds};
-use harness::{app, fetch, endpoint, full, get, router, table};
+use harness::{app, endpoint, fetch, full, get, router, table};
 use http::Response;
 use serde_json::{Value, json};
 
@@ -130,12 +130,12 @@ async fn follow_server(OtherServer { name, change, expected }: OtherServer<Expec
     let mut last = last_table(instance);
     let lines = change(lines(&last));
     expected(&mut last);
-    let (url, mut heard) = scripted_server(lines).await;
+    let (url, mut observed) = scripted_server(lines).await;
     let running = router(table(REVISIONS[0], Vec::new()), &url, None).await;
     let mut connections = 0;
     let acknowledged = async {
         loop {
-            match heard.recv().await.expect("the server runs") {
+            match observed.recv().await.expect("the server runs") {
                 Heard::Connected => connections += 1,
                 Heard::Message(message) if message["set"]["table"] == REVISIONS[2] => return,
                 Heard::Message(_) | Heard::Frame(..) => {}
@@ -167,10 +167,10 @@ async fn keeps_a_route_whose_update_it_cannot_read() {
     let mut lines =
         vec![json!({"type": "welcome", "version": 3, "lease_millis": 10_000, "zone": "b"}), update(&complete)];
     change_routes(&mut lines, "", |route| route["endpoints"][0]["protocol"] = json!("http9"));
-    let (url, mut heard) = scripted_server(lines).await;
+    let (url, mut observed) = scripted_server(lines).await;
     let known = table(REVISIONS[0], vec![endpoint(1, instance, AppProtocol::Http1)]);
     let running = router(known.clone(), &url, None).await;
-    while let Some(message) = tokio::time::timeout(DEADLINE, heard.recv()).await.expect("an acknowledgement") {
+    while let Some(message) = tokio::time::timeout(DEADLINE, observed.recv()).await.expect("an acknowledgement") {
         if matches!(message, Heard::Message(message) if message["set"]["table"] == REVISIONS[1]) {
             break;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, TableServer, fetch, endpoint, get, router, table, text};
+use harness::{NOWHERE, TableServer, endpoint, fetch, get, router, table, text};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// An instance that sends `answer` for each request, and counts its connections. With `closes` the instance closes each
 /// connection after the first response.
-async fn says(answer: &'static [u8], closes: bool) -> (SocketAddr, Arc<AtomicU32>) {
+async fn responding_instance(answer: &'static [u8], closes: bool) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let connections = Arc::new(AtomicU32::new(0));
@@ -55,7 +55,7 @@ async fn reads_responses_with_any_framing() {
         (b"HTTP/1.1 200 \r\nConnection: close\r\n\r\nhello", true),
         (b"HTTP/1.0 200 OK\r\n\r\nhello", true),
     ] {
-        let (address, _) = says(answer, closes).await;
+        let (address, _) = responding_instance(answer, closes).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
             let response = fetch(running.address, get("/")).await;
@@ -77,7 +77,7 @@ async fn reuses_only_connections_left_in_order() {
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", 3),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 3),
     ] {
-        let (address, counted) = says(answer, false).await;
+        let (address, counted) = responding_instance(answer, false).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
             assert_eq!(text(fetch(running.address, get("/")).await).await, "ok", "{}", answer.escape_ascii());
@@ -97,29 +97,29 @@ async fn refuses_cut_and_malformed_responses() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
     ] {
-        let (address, _) = says(answer, true).await;
+        let (address, _) = responding_instance(answer, true).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let mut client = TcpStream::connect(running.address).await.expect("connected");
         client.write_all(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await.expect("written");
-        let mut said = Vec::new();
+        let mut received = Vec::new();
         // The connection ends without the missing bytes: nine bytes, or the last chunk.
-        let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut received)).await;
         assert!(ended.is_ok(), "it goes on: {}", answer.escape_ascii());
-        let text = String::from_utf8_lossy(&said);
+        let text = String::from_utf8_lossy(&received);
         assert!(!text.ends_with("0\r\n\r\n") && !text.contains("XX"), "{text}");
     }
-    for (answer, told) in [
+    for (answer, stated) in [
         (&b"SSH-2.0-OpenSSH\r\n"[..], "the response is not HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "conflicting Content-Length headers"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "without a request to do so"),
         (b"HTTP/1.1 200 OK\r\nA: b", "closed the connection before it responded"),
     ] {
-        let (address, _) = says(answer, true).await;
+        let (address, _) = responding_instance(answer, true).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let response = fetch(running.address, get("/")).await;
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
         let text = text(response).await;
-        assert!(text.contains(told), "{text}");
+        assert!(text.contains(stated), "{text}");
     }
 }
 
@@ -169,39 +169,39 @@ async fn accepts_a_response_during_the_upload() {
 }
 
 /// Sends `bytes` on a new connection; returns everything received until the other side closes.
-async fn say(address: SocketAddr, bytes: &[u8]) -> String {
+async fn exchange_bytes(address: SocketAddr, bytes: &[u8]) -> String {
     let mut client = TcpStream::connect(address).await.expect("connected");
     client.write_all(bytes).await.expect("written");
-    let mut said = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
-    assert!(ended.is_ok(), "it goes on: {}", said.escape_ascii());
-    String::from_utf8_lossy(&said).into_owned()
+    let mut received = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut received)).await;
+    assert!(ended.is_ok(), "it goes on: {}", received.escape_ascii());
+    String::from_utf8_lossy(&received).into_owned()
 }
 
 #[tokio::test]
 async fn accepts_absolute_targets_but_no_connect() {
-    let (address, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false).await;
+    let (address, _) = responding_instance(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false).await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let whole = b"GET http://shop.localhost/ HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n";
-    assert!(say(running.address, whole).await.starts_with("HTTP/1.1 200 "));
+    assert!(exchange_bytes(running.address, whole).await.starts_with("HTTP/1.1 200 "));
     let tunnel = b"CONNECT shop.localhost:80 HTTP/1.1\r\nConnection: close\r\n\r\n";
-    assert!(say(running.address, tunnel).await.starts_with("HTTP/1.1 405 "));
+    assert!(exchange_bytes(running.address, tunnel).await.starts_with("HTTP/1.1 405 "));
 }
 
 #[tokio::test]
 async fn retries_a_request_by_the_current_table() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let leaving = listener.local_addr().expect("an address");
-    let (fresh, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh", false).await;
+    let (fresh, _) = responding_instance(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh", false).await;
     let server = TableServer::default();
     let there = server.start().await;
     let before = vec![endpoint(1, leaving, AppProtocol::Http1)];
     let running = router(table(1, before), &there, None).await;
-    let asked = tokio::spawn(async move { text(fetch(running.address, get("/")).await).await });
+    let pending = tokio::spawn(async move { text(fetch(running.address, get("/")).await).await });
     let (mut taken, _) = listener.accept().await.expect("it is asked");
     assert!(taken.read(&mut [0; 100]).await.expect("read") > 0);
     // Another instance replaces the first, which then closes without a response. The request goes to the new instance.
-    server.changes(table(2, vec![endpoint(2, fresh, AppProtocol::Http1)])).await;
+    server.publish_and_wait(table(2, vec![endpoint(2, fresh, AppProtocol::Http1)])).await;
     drop((taken, listener));
-    assert_eq!(asked.await.expect("answered"), "fresh");
+    assert_eq!(pending.await.expect("answered"), "fresh");
 }

@@ -71,7 +71,7 @@ fn post() -> Vec<u8> {
 }
 
 /// A whole request without a body.
-fn asks(stream: u32, block: &[u8]) -> Vec<u8> {
+fn request_frame(stream: u32, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, stream, block)
 }
 
@@ -112,7 +112,7 @@ fn huffman(letters: &str) -> Vec<u8> {
 
 /// A whole request with extra bytes of HPACK at the end.
 fn packed(more: &[u8]) -> Vec<u8> {
-    asks(1, &[get(), more.to_vec()].concat())
+    request_frame(1, &[get(), more.to_vec()].concat())
 }
 
 fn generic() -> Vec<ProtocolCase> {
@@ -121,13 +121,13 @@ fn generic() -> Vec<ProtocolCase> {
     let (first, rest) = (get()[..8].to_vec(), get()[8..].to_vec());
     vec![
         case("generic/1 preface", &[], Alive),
-        case("generic/2/1 PRIORITY on an idle stream", &[dependent(0, 15), asks(1, &get())], Answer(1)),
-        case("generic/2/2 WINDOW_UPDATE on a half-closed stream", &[asks(1, &get()), window(1, 1)], Answer(1)),
-        case("generic/2/3 PRIORITY on a half-closed stream", &[asks(1, &get()), dependent(0, 255)], Answer(1)),
-        case("generic/2/4 RST_STREAM on a half-closed stream", &[asks(1, &get()), reset(1, 8)], Alive),
+        case("generic/2/1 PRIORITY on an idle stream", &[dependent(0, 15), request_frame(1, &get())], Answer(1)),
+        case("generic/2/2 WINDOW_UPDATE on a half-closed stream", &[request_frame(1, &get()), window(1, 1)], Answer(1)),
+        case("generic/2/3 PRIORITY on a half-closed stream", &[request_frame(1, &get()), dependent(0, 255)], Answer(1)),
+        case("generic/2/4 RST_STREAM on a half-closed stream", &[request_frame(1, &get()), reset(1, 8)], Alive),
         steps(
             "generic/2/5 PRIORITY on a closed stream",
-            vec![Send(asks(1, &get())), Answered(1), Send(dependent(0, 255))],
+            vec![Send(request_frame(1, &get())), Answered(1), Send(dependent(0, 255))],
             Alive,
         ),
         case("generic/3.1/1 DATA", &[begins(1, &post()), body(b"test")], Answer(1)),
@@ -137,7 +137,7 @@ fn generic() -> Vec<ProtocolCase> {
             &[begins(1, &post()), frame(DATA, END_STREAM | PADDED, 1, b"\x04test\0\0\0\0")],
             Answer(1),
         ),
-        case("generic/3.2/1 HEADERS", &[asks(1, &get())], Answer(1)),
+        case("generic/3.2/1 HEADERS", &[request_frame(1, &get())], Answer(1)),
         case(
             "generic/3.2/2 HEADERS with padding",
             &[frame(HEADERS, END_STREAM | END_HEADERS | PADDED, 1, &[&[3], &get()[..], &[0; 3]].concat())],
@@ -148,13 +148,13 @@ fn generic() -> Vec<ProtocolCase> {
             &[frame(HEADERS, END_STREAM | END_HEADERS | PRIORITIZED, 1, &[priority(0, 254), get()].concat())],
             Answer(1),
         ),
-        case("generic/3.3/1 PRIORITY 1", &[dependent(0, 0), asks(1, &get())], Answer(1)),
-        case("generic/3.3/2 PRIORITY 256", &[dependent(0, 255), asks(1, &get())], Answer(1)),
-        case("generic/3.3/3 PRIORITY of a dependent stream", &[dependent(3, 255), asks(1, &get())], Answer(1)),
-        case("generic/3.3/4 PRIORITY, exclusive", &[dependent(1 << 31 | 3, 255), asks(1, &get())], Answer(1)),
+        case("generic/3.3/1 PRIORITY 1", &[dependent(0, 0), request_frame(1, &get())], Answer(1)),
+        case("generic/3.3/2 PRIORITY 256", &[dependent(0, 255), request_frame(1, &get())], Answer(1)),
+        case("generic/3.3/3 PRIORITY of a dependent stream", &[dependent(3, 255), request_frame(1, &get())], Answer(1)),
+        case("generic/3.3/4 PRIORITY, exclusive", &[dependent(1 << 31 | 3, 255), request_frame(1, &get())], Answer(1)),
         case(
             "generic/3.3/5 PRIORITY of a later stream",
-            &[frame(PRIORITY, 0, 5, &priority(0, 255)), asks(3, &get())],
+            &[frame(PRIORITY, 0, 5, &priority(0, 255)), request_frame(3, &get())],
             Answer(3),
         ),
         case("generic/3.4/1 RST_STREAM", &[begins(1, &post()), reset(1, 8)], Alive),
@@ -177,15 +177,15 @@ fn generic() -> Vec<ProtocolCase> {
             ],
             Answer(1),
         ),
-        case("generic/4/1 GET", &[asks(1, &get())], Answer(1)),
-        case("generic/4/2 HEAD", &[asks(1, &request("HEAD", &[]))], Answer(1)),
+        case("generic/4/1 GET", &[request_frame(1, &get())], Answer(1)),
+        case("generic/4/2 HEAD", &[request_frame(1, &request("HEAD", &[]))], Answer(1)),
         case("generic/4/3 POST", &[begins(1, &post()), body(b"test")], Answer(1)),
         case(
             "generic/4/4 POST with trailers",
             &[
                 begins(1, &request("POST", &[("trailer", "x-test")])),
                 frame(DATA, 0, 1, b"test"),
-                asks(1, &fields(&[("x-test", "ok")])),
+                request_frame(1, &fields(&[("x-test", "ok")])),
             ],
             Answer(1),
         ),
@@ -226,8 +226,12 @@ fn generic() -> Vec<ProtocolCase> {
             &[packed(&[&[0x10][..], &huffman("test"), &huffman("coast")].concat())],
             Answer(1),
         ),
-        case("generic/5/14 a table of another size", &[asks(1, &[&[0x20][..], &get()].concat())], Answer(1)),
-        case("generic/5/15 twice another size", &[asks(1, &[&[0x20, 0x3f, 0x61][..], &get()].concat())], Answer(1)),
+        case("generic/5/14 a table of another size", &[request_frame(1, &[&[0x20][..], &get()].concat())], Answer(1)),
+        case(
+            "generic/5/15 twice another size",
+            &[request_frame(1, &[&[0x20, 0x3f, 0x61][..], &get()].concat())],
+            Answer(1),
+        ),
     ]
 }
 
@@ -247,10 +251,10 @@ fn framing() -> Vec<ProtocolCase> {
         ),
         case(
             "http2/4.2/3 HEADERS that are larger",
-            &[asks(1, &[get(), long((1 << 14) + 1)].concat())],
+            &[request_frame(1, &[get(), long((1 << 14) + 1)].concat())],
             ConnectionError(&[SIZE]),
         ),
-        case("http2/4.3/1 fields that are none", &[asks(1, &[0xff; 6])], ConnectionError(&[COMPRESSION])),
+        case("http2/4.3/1 fields that are none", &[request_frame(1, &[0xff; 6])], ConnectionError(&[COMPRESSION])),
         case(
             "http2/4.3/2 PRIORITY within HEADERS",
             &[unfinished(), frame(PRIORITY, 0, 1, &priority(0, 255))],
@@ -258,7 +262,7 @@ fn framing() -> Vec<ProtocolCase> {
         ),
         case(
             "http2/4.3/3 HEADERS of another stream within",
-            &[unfinished(), asks(3, &get())],
+            &[unfinished(), request_frame(3, &get())],
             ConnectionError(&[PROTOCOL]),
         ),
         case("http2/5.5/1 an extension", &[frame(0xff, 0xff, 0, &[0; 8])], Alive),
@@ -271,9 +275,9 @@ fn framing() -> Vec<ProtocolCase> {
 }
 
 fn states() -> Vec<ProtocolCase> {
-    let half_closed = |more: Vec<u8>| vec![Send([asks(1, &get()), more].concat())];
+    let half_closed = |more: Vec<u8>| vec![Send([request_frame(1, &get()), more].concat())];
     let reset_then = |more: Vec<u8>| vec![Send([begins(1, &post()), reset(1, 8), more].concat())];
-    let closed = |more: Vec<u8>| vec![Send(asks(1, &get())), Answered(1), Send(more)];
+    let closed = |more: Vec<u8>| vec![Send(request_frame(1, &get())), Answered(1), Send(more)];
     let data = || frame(DATA, END_STREAM, 1, b"test");
     let goes_on = || frame(CONTINUATION, END_HEADERS, 1, &get());
     let many: Vec<u8> = (0..=250).flat_map(|n| begins(n * 2 + 1, &post())).collect();
@@ -283,16 +287,20 @@ fn states() -> Vec<ProtocolCase> {
         case("http2/5.1/3 idle: WINDOW_UPDATE", &[window(1, 100)], ConnectionError(&[PROTOCOL])),
         case("http2/5.1/4 idle: CONTINUATION", &[goes_on()], ConnectionError(&[PROTOCOL])),
         steps("http2/5.1/5 half-closed: DATA", half_closed(data()), StreamError(&[CLOSED])),
-        steps("http2/5.1/6 half-closed: HEADERS", half_closed(asks(1, &get())), StreamError(&[CLOSED])),
+        steps("http2/5.1/6 half-closed: HEADERS", half_closed(request_frame(1, &get())), StreamError(&[CLOSED])),
         steps("http2/5.1/7 half-closed: CONTINUATION", half_closed(goes_on()), ConnectionError(&[CLOSED, PROTOCOL])),
         steps("http2/5.1/8 reset: DATA", reset_then(data()), StreamError(&[CLOSED])),
-        steps("http2/5.1/9 reset: HEADERS", reset_then(asks(1, &get())), StreamError(&[CLOSED])),
+        steps("http2/5.1/9 reset: HEADERS", reset_then(request_frame(1, &get())), StreamError(&[CLOSED])),
         steps("http2/5.1/10 reset: CONTINUATION", reset_then(goes_on()), ConnectionError(&[CLOSED, PROTOCOL])),
         steps("http2/5.1/11 closed: DATA", closed(data()), StreamError(&[CLOSED])),
-        steps("http2/5.1/12 closed: HEADERS", closed(asks(1, &get())), ConnectionError(&[CLOSED])),
+        steps("http2/5.1/12 closed: HEADERS", closed(request_frame(1, &get())), ConnectionError(&[CLOSED])),
         steps("http2/5.1/13 closed: CONTINUATION", closed(goes_on()), ConnectionError(&[CLOSED, PROTOCOL])),
-        case("http2/5.1.1/1 an even number", &[asks(2, &get())], ConnectionError(&[PROTOCOL])),
-        case("http2/5.1.1/2 a smaller number", &[asks(5, &get()), asks(3, &get())], ConnectionError(&[PROTOCOL])),
+        case("http2/5.1.1/1 an even number", &[request_frame(2, &get())], ConnectionError(&[PROTOCOL])),
+        case(
+            "http2/5.1.1/2 a smaller number",
+            &[request_frame(5, &get()), request_frame(3, &get())],
+            ConnectionError(&[PROTOCOL]),
+        ),
         case("http2/5.1.2/1 more streams than allowed", &[many], StreamError(&[PROTOCOL, REFUSED])),
         case(
             "http2/5.3.1/1 HEADERS that depend on themselves",
@@ -316,7 +324,7 @@ fn frames() -> Vec<ProtocolCase> {
         case("http2/6.1/1 DATA of stream 0", &[frame(DATA, 1, 0, b"test")], ConnectionError(&[PROTOCOL])),
         case(
             "http2/6.1/2 DATA of a stream that is not open",
-            &[asks(1, &get()), frame(DATA, 1, 1, b"test")],
+            &[request_frame(1, &get()), frame(DATA, 1, 1, b"test")],
             StreamError(&[CLOSED]),
         ),
         case(
@@ -331,10 +339,10 @@ fn frames() -> Vec<ProtocolCase> {
         ),
         case(
             "http2/6.2/2 HEADERS that are not ended, and others",
-            &[unfinished(), asks(3, &get())],
+            &[unfinished(), request_frame(3, &get())],
             ConnectionError(&[PROTOCOL]),
         ),
-        case("http2/6.2/3 HEADERS of stream 0", &[asks(0, &get())], ConnectionError(&[PROTOCOL])),
+        case("http2/6.2/3 HEADERS of stream 0", &[request_frame(0, &get())], ConnectionError(&[PROTOCOL])),
         case(
             "http2/6.2/4 HEADERS with too much padding",
             &[frame(HEADERS, END_STREAM | END_HEADERS | PADDED, 1, &padded)],
@@ -371,7 +379,7 @@ fn frames() -> Vec<ProtocolCase> {
         case("http2/6.5.2/5 a setting nobody knows", &[setting(0xff, 1)], Alive),
         case(
             "http2/6.5.3/1 one setting twice",
-            &[frame(SETTINGS, 0, 0, &[setting_bytes(4, 100), setting_bytes(4, 1)].concat()), asks(1, &get())],
+            &[frame(SETTINGS, 0, 0, &[setting_bytes(4, 100), setting_bytes(4, 1)].concat()), request_frame(1, &get())],
             Bytes(1),
         ),
         case("http2/6.5.3/2 SETTINGS", &[setting(3, 100)], Acknowledged),
@@ -395,7 +403,7 @@ fn frames() -> Vec<ProtocolCase> {
             &[frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1])],
             ConnectionError(&[SIZE]),
         ),
-        case("http2/6.9.1/1 a window of one byte", &[setting(4, 1), asks(1, &get())], Bytes(1)),
+        case("http2/6.9.1/1 a window of one byte", &[setting(4, 1), request_frame(1, &get())], Bytes(1)),
         case(
             "http2/6.9.1/2 too large a window of the connection",
             &[window(0, i32::MAX as u32), window(0, i32::MAX as u32)],
@@ -406,11 +414,15 @@ fn frames() -> Vec<ProtocolCase> {
             &[begins(1, &post()), window(1, i32::MAX as u32), window(1, i32::MAX as u32)],
             StreamError(&[FLOW]),
         ),
-        case("http2/6.9.2/1 a window that is changed", &[setting(4, 0), asks(1, &get()), setting(4, 1)], Bytes(1)),
+        case(
+            "http2/6.9.2/1 a window that is changed",
+            &[setting(4, 0), request_frame(1, &get()), setting(4, 1)],
+            Bytes(1),
+        ),
         steps(
             "http2/6.9.2/2 a window below zero",
             vec![
-                Send([setting(4, 3), asks(1, &get())].concat()),
+                Send([setting(4, 3), request_frame(1, &get())].concat()),
                 Data(1, 3),
                 Send([setting(4, 2), window(1, 2)].concat()),
             ],
@@ -456,9 +468,9 @@ fn continuations() -> Vec<ProtocolCase> {
 }
 
 fn messages() -> Vec<ProtocolCase> {
-    let wrong = |name, list: &[(&str, &str)]| case(name, &[asks(1, &fields(list))], StreamError(&[PROTOCOL]));
+    let wrong = |name, list: &[(&str, &str)]| case(name, &[request_frame(1, &fields(list))], StreamError(&[PROTOCOL]));
     let with = |name, more: &[(&'static str, &'static str)]| {
-        case(name, &[asks(1, &request("GET", more))], StreamError(&[PROTOCOL]))
+        case(name, &[request_frame(1, &request("GET", more))], StreamError(&[PROTOCOL]))
     };
     let [method, scheme, authority, path] =
         [(":method", "GET"), (":scheme", "http"), (":authority", "shop.localhost"), (":path", "/")];
@@ -481,7 +493,7 @@ fn messages() -> Vec<ProtocolCase> {
         // goes nowhere.
         case(
             "http2/8.1.2.1/3 a pseudo field in trailers",
-            &[begins(1, &post()), frame(DATA, 0, 1, b"test"), asks(1, &fields(&[(":method", "200")]))],
+            &[begins(1, &post()), frame(DATA, 0, 1, b"test"), request_frame(1, &fields(&[(":method", "200")]))],
             Answer(1),
         ),
         wrong("http2/8.1.2.1/4 a pseudo field behind others", &[("x", "y"), method, scheme, authority, path]),
@@ -516,7 +528,7 @@ fn compression() -> Vec<ProtocolCase> {
         wrong("hpack/6.1/1 index 0", &[0x80]),
         case(
             "hpack/6.3/1 a table that is too large",
-            &[asks(1, &[&[0x3f, 0xe2, 0x1f][..], &get()].concat())],
+            &[request_frame(1, &[&[0x3f, 0xe2, 0x1f][..], &get()].concat())],
             ConnectionError(&[COMPRESSION]),
         ),
     ]

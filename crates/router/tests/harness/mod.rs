@@ -171,10 +171,10 @@ async fn start(
     let client = Client::new(server, "token");
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(async move {
-        let asked = async {
+        let shutdown = async {
             let _ = stopped.await;
         };
-        gantry_router::run(settings, listeners, client, || (), asked).await.expect("it runs");
+        gantry_router::run(settings, listeners, client, || (), shutdown).await.expect("it runs");
     });
     RunningRouter { folder, address, stop: Some(stop), ended }
 }
@@ -203,7 +203,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
 pub(crate) struct TableServer {
     news: Arc<watch::Sender<Option<RoutingTable>>>,
     /// The last report.
-    heard: Arc<Mutex<Option<serde_json::Value>>>,
+    last_report: Arc<Mutex<Option<serde_json::Value>>>,
 }
 
 impl TableServer {
@@ -232,10 +232,10 @@ impl TableServer {
                 message = stream.receiver.next() => match message {
                     Ok(Some(PeerMessage::Update(update))) => {
                         assert_eq!(reports.receive(&update), Receipt::Applied(Vec::new()));
-                        self.hear(reports.part().expect("a report"), false);
+                        self.record_report(reports.part().expect("a report"), false);
                     }
                     Ok(Some(PeerMessage::Leaving)) => {
-                        self.hear(&reports.part().cloned().unwrap_or_default(), true);
+                        self.record_report(&reports.part().cloned().unwrap_or_default(), true);
                         return;
                     }
                     Ok(Some(_)) => {}
@@ -245,39 +245,39 @@ impl TableServer {
         }
     }
 
-    fn hear(&self, report: &RouterReport, gone: bool) {
+    fn record_report(&self, report: &RouterReport, gone: bool) {
         let RouterReport { generation, active, counts, failures, .. } = report;
         let report = serde_json::json!({
             "gone": gone, "generation": generation, "active": active, "counts": counts, "failures": failures,
         });
-        *self.heard.lock().expect("heard") = Some(report);
+        *self.last_report.lock().expect("heard") = Some(report);
     }
 
     /// Generation of the table that the router follows, by its last report.
     pub(crate) fn followed(&self) -> u64 {
-        let heard = self.heard.lock().expect("heard");
-        heard.as_ref().and_then(|report| report["generation"].as_u64()).unwrap_or_default()
+        let last_report = self.last_report.lock().expect("heard");
+        last_report.as_ref().and_then(|report| report["generation"].as_u64()).unwrap_or_default()
     }
 
-    pub(crate) fn tell(&self, table: RoutingTable) {
+    pub(crate) fn publish(&self, table: RoutingTable) {
         self.news.send_replace(Some(table));
     }
 
     /// Waits until the last report of the router satisfies `wanted`.
-    pub(crate) async fn hears(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+    pub(crate) async fn wait_for_report(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
         let begun = std::time::Instant::now();
-        while !self.heard.lock().expect("heard").as_ref().is_some_and(&wanted) {
-            let last = || self.heard.lock().expect("heard").clone();
+        while !self.last_report.lock().expect("heard").as_ref().is_some_and(&wanted) {
+            let last = || self.last_report.lock().expect("heard").clone();
             assert!(begun.elapsed() < Duration::from_secs(60), "the router last said {:?}", last());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Gives the router a table, and waits until the router follows the table.
-    pub(crate) async fn changes(&self, table: RoutingTable) {
+    pub(crate) async fn publish_and_wait(&self, table: RoutingTable) {
         let generation = table.generation.0;
-        self.tell(table);
-        self.hears(|report| report["generation"] == generation).await;
+        self.publish(table);
+        self.wait_for_report(|report| report["generation"] == generation).await;
     }
 }
 

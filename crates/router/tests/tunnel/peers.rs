@@ -35,9 +35,9 @@ async fn passes_over_a_machine_whose_router_is_gone_until_it_answers() {
     peer.ended.await.expect("ended");
     // The socket of the tunnel is open still: a connection is accepted and never answered.
     let begun = Instant::now();
-    let asked: Vec<_> = (0..50).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
-    for asked in asked {
-        assert_eq!(text(asked.await.expect("asked")).await, "near");
+    let requests: Vec<_> = (0..50).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
+    for request in requests {
+        assert_eq!(text(request.await.expect("asked")).await, "near");
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let begun = Instant::now();
@@ -122,23 +122,23 @@ async fn gives_up_a_lost_machine_before_the_pings_do() {
         let table = cluster.table(1, vec![endpoint("far", 1, near)]);
         let entry = router_of(cluster.member("m"), table, &server.start().await).await;
         let request = Request::builder().method(method.clone()).uri("/").header("host", "shop.localhost");
-        let asked = tokio::spawn(fetch(entry.address, request.body(full("")).expect("built")));
+        let sent = tokio::spawn(fetch(entry.address, request.body(full("")).expect("built")));
         silent.await.expect("silent");
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_millis(1600)).await;
         // The copy runs elsewhere now. A machine that merely left the table would keep its request.
         let mut table = cluster.table(2, vec![endpoint("m", 2, near)]);
-        server.changes(table.clone()).await;
+        server.publish_and_wait(table.clone()).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!asked.is_finished(), "{method}: the machine may live");
+        assert!(!sent.is_finished(), "{method}: the machine may live");
         (table.generation, table.lost) = (Generation(3), [machine("far")].into());
-        server.changes(table).await;
-        let answer = asked.await.expect("asked");
+        server.publish_and_wait(table).await;
+        let answer = sent.await.expect("asked");
         assert!(begun.elapsed() < Duration::from_secs(4), "{method}: {:?}", begun.elapsed());
         assert_eq!(answer.status(), status, "{method}");
-        let said = text(answer).await;
+        let response = text(answer).await;
         let expected = if status == StatusCode::OK { "near" } else { "the machine is lost" };
-        assert!(said.contains(expected), "{method}: {said}");
+        assert!(response.contains(expected), "{method}: {response}");
     }
 }
 
@@ -148,11 +148,11 @@ async fn the_last_request_of_a_closing_connection_does_not_wait_for_a_silent_mac
     let silent = falls_silent(&cluster, true).await;
     let near = names("near").await;
     let entry = cluster.router("m", cluster.table(1, vec![endpoint("far", 1, near)])).await;
-    let asked = tokio::spawn(fetch(entry.address, get("/")));
+    let sent = tokio::spawn(fetch(entry.address, get("/")));
     silent.await.expect("silent");
     // The connection takes no more requests, so the next one makes a new connection, which is not answered.
     let next = tokio::spawn(fetch(entry.address, get("/")));
-    let answer = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("given up").expect("asked");
+    let answer = tokio::time::timeout(Duration::from_secs(10), sent).await.expect("given up").expect("asked");
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(next.await.expect("asked").status(), StatusCode::SERVICE_UNAVAILABLE);
 }

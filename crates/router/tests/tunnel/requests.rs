@@ -67,10 +67,10 @@ async fn forwards_requests_as_to_an_instance_of_its_own() {
     assert_eq!(body.trailers().expect("trailers")["x-checksum"], "7");
     let shown = String::from_utf8(body.to_bytes().to_vec()).expect("text");
     assert!(shown.starts_with("GET /a/b?c=d\n"), "{shown}");
-    for said in
+    for expected in
         ["\"x-forwarded-for\": \"127.0.0.1\"", "\"x-request-id\": \"known\"", "\"host\": \"shop.localhost\"", "\"te\""]
     {
-        assert!(shown.contains(said), "{said} in {shown}");
+        assert!(shown.contains(expected), "{expected} in {shown}");
     }
     assert!(!shown.contains("gantry-tunnel"), "{shown}");
     // The same over HTTP/2, with a body and trailers.
@@ -169,9 +169,9 @@ async fn serves_a_thousand_requests_at_once() {
     .await;
     let cluster = Cluster::new();
     let [entry, _far] = cluster.with_one(address).await;
-    let asked: Vec<_> = (0..1000).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
-    for asked in asked {
-        assert_eq!(text(asked.await.expect("asked")).await, "all here");
+    let requests: Vec<_> = (0..1000).map(|_| tokio::spawn(fetch(entry.address, get("/")))).collect();
+    for request in requests {
+        assert_eq!(text(request.await.expect("asked")).await, "all here");
     }
 }
 
@@ -205,12 +205,15 @@ async fn carries_websockets_and_other_protocols() {
         let head =
             format!("GET /x HTTP/1.1\r\nhost: shop.localhost\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("sent");
-        let mut said = Vec::new();
-        while !said.ends_with(b"\r\n\r\n") {
-            assert!(stream.read_buf(&mut said).await.expect("read") > 0, "{}", said.escape_ascii());
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut response).await.expect("read") > 0, "{}", response.escape_ascii());
         }
-        let said = String::from_utf8(said).expect("text").to_ascii_lowercase();
-        assert!(said.starts_with("http/1.1 101 ") && said.contains(&format!("upgrade: {protocol}")), "{said}");
+        let response = String::from_utf8(response).expect("text").to_ascii_lowercase();
+        assert!(
+            response.starts_with("http/1.1 101 ") && response.contains(&format!("upgrade: {protocol}")),
+            "{response}"
+        );
         let sent = vec![0x81; 300_000];
         let (mut read, mut write) = stream.split();
         let mut back = vec![0; sent.len()];
@@ -245,8 +248,8 @@ async fn carries_websockets_and_other_protocols() {
 #[tokio::test]
 async fn refuses_an_allocation_that_is_gone_and_loses_no_request() {
     let cluster = Cluster::new();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&asked);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&requests);
     // Another container has the address of the allocation by now.
     let wrong = app(false, move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +275,7 @@ async fn refuses_an_allocation_that_is_gone_and_loses_no_request() {
             assert_eq!((text(one).await, text(other).await), (expected.clone(), expected));
         }
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert_eq!(requests.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
@@ -292,25 +295,25 @@ async fn the_machine_of_an_allocation_counts_and_drains_its_requests() {
     let server = TableServer::default();
     let far = router_of(cluster.member("far"), table.clone(), &server.start().await).await;
     let entry = cluster.router("m", table).await;
-    let asked = tokio::spawn(fetch(entry.address, get("/")));
-    server.hears(|report| report["active"]["shop.v1.web-1"] == 1).await;
+    let first = tokio::spawn(fetch(entry.address, get("/")));
+    server.wait_for_report(|report| report["active"]["shop.v1.web-1"] == 1).await;
     // A router that has not yet seen the new table still reaches the allocation, which is drained.
-    server.changes(cluster.table(2, Vec::new())).await;
+    server.publish_and_wait(cluster.table(2, Vec::new())).await;
     let late = tokio::spawn(fetch(entry.address, get("/late")));
-    server.hears(|report| report["active"]["shop.v1.web-1"] == 2).await;
+    server.wait_for_report(|report| report["active"]["shop.v1.web-1"] == 2).await;
     release.notify_one();
     release.notify_one();
-    for asked in [asked, late] {
+    for request in [first, late] {
         tokio::time::timeout(Duration::from_secs(10), async {
             release.notify_one();
-            assert_eq!(text(asked.await.expect("asked")).await, "done");
+            assert_eq!(text(request.await.expect("asked")).await, "done");
         })
         .await
         .expect("answered");
     }
-    server.hears(|report| report["active"].get("shop.v1.web-1").is_none()).await;
+    server.wait_for_report(|report| report["active"].get("shop.v1.web-1").is_none()).await;
     // The address belongs to another allocation now, so the first one is gone.
-    server.changes(cluster.table(3, vec![endpoint("far", 2, slow)])).await;
+    server.publish_and_wait(cluster.table(3, vec![endpoint("far", 2, slow)])).await;
     assert_eq!(fetch(entry.address, get("/")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     drop(far);
 }

@@ -56,12 +56,12 @@ async fn joins_tcp_connections_with_a_copy_of_the_named_role_alone() {
     let (answer, mut to, _sender) = open(format!("redis.shop:{port}")).await;
     assert_eq!((answer.status(), answer.headers().len()), (StatusCode::OK, 1));
     to.send_data(Bytes::from_static(b"PING\r\n"), true).expect("sent");
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     let mut body = answer.into_body();
     while let Some(piece) = body.data().await {
-        said.extend_from_slice(&piece.expect("a piece"));
+        received.extend_from_slice(&piece.expect("a piece"));
     }
-    assert_eq!(said, b"PING\r\n", "and the end of both sides");
+    assert_eq!(received, b"PING\r\n", "and the end of both sides");
     // A role without a copy here is refused, and no address of another machine is tried.
     for service in [format!("other.shop:{port}"), format!("ghost.shop:{port}"), "redis.shop:1".to_owned()] {
         let (answer, ..) = open(service.clone()).await;
@@ -123,15 +123,18 @@ async fn sends_layers_to_machines_of_the_cluster_alone() {
         (table, None, "names no layer"),
     ];
     for (digest, range, reason) in refused {
-        let (status, said, bytes) = layer(&mut tunnel, &digest, range).await;
-        assert!(status == StatusCode::MISDIRECTED_REQUEST && said.contains(reason), "{digest}: {status} {said}");
+        let (status, response, bytes) = layer(&mut tunnel, &digest, range).await;
+        assert!(
+            status == StatusCode::MISDIRECTED_REQUEST && response.contains(reason),
+            "{digest}: {status} {response}"
+        );
         assert!(bytes.is_empty(), "{digest}");
     }
 
     // A machine with a certificate that the routing table does not name.
     let mut stranger = tunnel_of(&cluster, "removed").await;
-    let (status, said, bytes) = layer(&mut stranger, &digest("ab"), None).await;
-    assert!(status == StatusCode::FORBIDDEN && bytes.is_empty(), "{status} {said}");
+    let (status, response, bytes) = layer(&mut stranger, &digest("ab"), None).await;
+    assert!(status == StatusCode::FORBIDDEN && bytes.is_empty(), "{status} {response}");
 }
 
 #[tokio::test]
@@ -151,8 +154,11 @@ async fn sends_eight_layers_at_once_and_none_to_a_machine_that_reads_nothing() {
         assert_eq!(answer.status(), StatusCode::OK);
         unread.push(answer);
     }
-    let (status, said, _) = layer(&mut tunnel, &digest, None).await;
-    assert!(status == StatusCode::SERVICE_UNAVAILABLE && said.contains("8 layers are being sent"), "{status} {said}");
+    let (status, response, _) = layer(&mut tunnel, &digest, None).await;
+    assert!(
+        status == StatusCode::SERVICE_UNAVAILABLE && response.contains("8 layers are being sent"),
+        "{status} {response}"
+    );
     // A machine that gives up makes room.
     unread.clear();
     let begun = Instant::now();
