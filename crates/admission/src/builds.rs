@@ -44,7 +44,7 @@ impl std::fmt::Debug for BuiltRelease {
 }
 
 /// Returns the current record of a deploy, if the deploy still waits for its release. A deploy with another creation
-/// time belongs to an app that was destroyed and created anew.
+/// time belongs to an app that was destroyed and created again.
 fn building<'a>(records: &'a RecordIndex, begun: &Deploy) -> Option<&'a Deploy> {
     let deploy = records.deploys.get(&begun.app)?.get(&begun.number)?;
     let waits = deploy.state == DeployState::Building && deploy.release.is_none();

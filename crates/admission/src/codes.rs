@@ -5,10 +5,10 @@ use gantry_records::{CodeRecord, CodeRevision, RecordChange, RecordIndex, StoreR
 
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
-/// Most revisions of a code that are kept. Jobs that wait keep the image of theirs, however old.
+/// Maximum number of revisions of a code that are kept. Jobs that wait keep the image of theirs, however old.
 pub const REVISIONS_KEPT: usize = 20;
 
-/// Most codes of an app.
+/// Maximum number of codes of an app.
 pub const CODES_MAX: usize = 1000;
 
 /// An uploaded code whose image is in the blobs.

@@ -10,7 +10,7 @@ use gantry_records::StoreRecord;
 
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
-/// Most configuration values of an app: a record of the store holds 1 MiB.
+/// Maximum number of configuration values of an app: a record of the store holds 1 MiB.
 const VALUES_MAX: usize = 500;
 
 /// Largest total size of an app's configuration, in bytes.

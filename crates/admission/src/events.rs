@@ -14,7 +14,7 @@ use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
 /// Actor of Gantry's own events.
 pub(crate) const GANTRY: &str = "gantry";
 
-/// Most events from one report.
+/// Maximum number of events from one report.
 const EVENTS_OF_REPORT: usize = 20;
 
 /// Numbers the events of Gantry's own actions.
@@ -90,7 +90,7 @@ impl InstanceNews<'_> {
     }
 }
 
-/// Returns the news of an instance.
+/// Returns the event of an instance's change, if the change is worth an event.
 fn phase_change<'a>(before: Option<&ObservedInstance>, seen: &'a ObservedInstance) -> Option<InstanceNews<'a>> {
     let before = before?;
     let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));

@@ -120,7 +120,7 @@ impl Actor<'_> {
     }
 }
 
-/// Most labels of a machine.
+/// Maximum number of labels of a machine.
 const LABELS_MAX: usize = 64;
 
 /// Longest reason for a machine's availability, in bytes.

@@ -6,7 +6,7 @@ use gantry_model::{AppName, AuditAction, Release, RoleName};
 
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
-/// Most roles of an app with a number of copies. Before the first release, any role can be scaled.
+/// Maximum number of roles of an app with a number of copies. Before the first release, any role can be scaled.
 const ROLES_MAX: usize = 100;
 
 impl Actor<'_> {

@@ -17,10 +17,10 @@ use gantry_sandbox::Container;
 use rustix::fs::{Mode, OFlags};
 use tokio::task::JoinHandle;
 
-/// Most files of an image that the agent traces.
+/// Maximum number of files of an image that the agent traces.
 const FILES_MAX: usize = 500_000;
 
-/// Most bytes of the paths of all files.
+/// Maximum number of bytes of the paths of all files.
 const PATHS_MAX: usize = 64 << 20;
 
 /// Timeout of the last events, after the container has ended.

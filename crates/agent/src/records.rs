@@ -294,7 +294,7 @@ mod tests {
             assert!(matches!(&refused, AgentError::Newer { path, .. } if *path == newer), "{refused}");
             std::fs::write(&newer, before).expect("written");
         }
-        // A damaged file is no newer one: the server sends the plan again, and the instance begins anew.
+        // A damaged file is no newer one: the server sends the plan again, and the instance starts over.
         std::fs::write(plan_path(&settings), "\0\0{ torn").expect("written");
         check_versions(&settings).expect("damaged");
         assert_eq!(read_plan(&settings), None);

@@ -28,7 +28,7 @@ pub struct AgentSettings {
     pub host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers can reach.
     pub metadata: Vec<MetadataAddress>,
-    /// Most container jobs at the same time.
+    /// Maximum number of container jobs at the same time.
     pub jobs: u16,
     /// Addresses of the tunnel of this machine's router; empty in a cloud of one machine.
     pub addresses: Vec<TunnelAddress>,

@@ -25,7 +25,7 @@ pub(crate) const REMOVAL_RETRY: Duration = Duration::from_secs(5);
 /// Name of the trash in the data folder.
 const FOLDER: &str = "trash";
 
-/// Most folders that wait for their deletion.
+/// Maximum number of folders that wait for their deletion.
 const WAITING_MAX: usize = 64;
 
 /// Interval of the passes that no removal asks for.

@@ -6,10 +6,10 @@ use gantry_model::{AppName, Bytes, MachineName, Moment, RoleName};
 use gantry_queue::{JobEnd, JobId, JobSettings, QueueName};
 use serde::{Deserialize, Serialize};
 
-/// Most jobs of one submission.
+/// Maximum number of jobs of one submission.
 pub const SUBMIT_MAX: usize = 1000;
 
-/// Most jobs of one page.
+/// Maximum number of jobs of one page.
 pub const PAGE_MAX: usize = 1000;
 
 /// Request to queue jobs: all of them, or none.
@@ -281,7 +281,7 @@ pub struct JobResult {
 pub struct CallbackKey {
     /// The key. Its text is the key of HMAC-SHA256.
     pub key: String,
-    /// Time of the last rotation. For a day after it, the key before signs as well.
+    /// Time of the last rotation. For a day after it, the previous key signs as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated: Option<Moment>,
 }
@@ -361,7 +361,7 @@ pub struct QueueInfo {
     pub name: QueueName,
     /// True if no job starts.
     pub paused: bool,
-    /// Most jobs at the same time.
+    /// Maximum number of jobs at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Jobs that may start now.
@@ -386,7 +386,7 @@ pub struct ChangeQueue {
     /// Starts no job while true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// Most jobs at the same time; 0 removes the limit.
+    /// Maximum number of jobs at the same time; 0 removes the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }

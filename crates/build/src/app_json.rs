@@ -1,5 +1,5 @@
-//! Parser of `app.json` (Heroku, Dokku): `formation`, `healthchecks`, `cron` and `env`. The parser lists every key that Gantry
-//! does not act on, so that users do not rely on such a key.
+//! Parser of `app.json` (Heroku, Dokku): `formation`, `healthchecks`, `cron` and `env`. The parser lists every key that
+//! Gantry does not act on, so that users do not rely on such a key.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::roles::{self, SettingError};
 /// Size limit. A file of settings is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 256 << 10;
 
-/// Most ignored keys to list.
+/// Maximum number of ignored keys to list.
 const IGNORED_MAX: usize = 50;
 
 /// Keys that only describe an app.
@@ -48,7 +48,7 @@ pub(crate) struct CronEntry {
     pub(crate) schedule: RoleSchedule,
 }
 
-/// Most entries of `cron`.
+/// Maximum number of entries of `cron`.
 const CRON_MAX: usize = 100;
 
 /// Stage in which a check applies.

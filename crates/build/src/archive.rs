@@ -34,7 +34,7 @@ impl Source {
         self.contents.has_files()
     }
 
-    /// The times of this build's files, given the times of the build before. `compiles`: a compile step will run.
+    /// The times of this build's files, given the times of the previous build. `compiles`: a compile step will run.
     #[must_use]
     pub fn times(&self, before: &Times, commit: &str, base: &str, now: u64, compiles: bool) -> Times {
         before.next(&self.contents.fingerprints(commit, base), self.contents.committed, now, compiles)

@@ -12,7 +12,7 @@ use crate::roles::check_volume;
 /// Usual ports of web servers. An image that exposes such a port exposes any others for other purposes.
 const WEB_PORTS: [u16; 2] = [80, 8080];
 
-/// Most paths that a deploy prints. A longer list would not help the reader.
+/// Maximum number of paths that a deploy prints. A longer list would not help the reader.
 const PATHS_SHOWN: usize = 20;
 
 /// Returns whether an image carries no recipe, and thus no roles.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-/// Most lookalikes that a recipe keeps.
+/// Maximum number of lookalikes that a recipe keeps.
 pub(crate) const LOOKALIKES_MAX: usize = 8;
 
 /// Files of other tools, which Gantry does not read.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-/// Most lines that a build keeps for a build error.
+/// Maximum number of lines that a build keeps for a build error.
 const TAIL_MAX: usize = 200;
 
-/// Most error lines that a build error shows before the last lines.
+/// Maximum number of error lines that a build error shows before the last lines.
 const ERRORS_MAX: usize = 3;
 
 /// Size limit of a build's log file.

@@ -35,11 +35,11 @@ const DEPTH_MAX: usize = 16;
 /// Longest start-up time: a day.
 pub(crate) const START_MAX: u32 = 86_400;
 
-/// Most header fields of a check, and most bytes in them.
+/// Maximum number of header fields of a check, and of bytes in them.
 const HEADERS_MAX: usize = 20;
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// Most copies of a role. A machine's network has addresses for this many copies, with some to spare.
+/// Maximum number of copies of a role. A machine's network has addresses for this many copies, with some to spare.
 const INSTANCES_MAX: u32 = 1000;
 
 /// Parses the file.

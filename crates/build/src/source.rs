@@ -35,7 +35,7 @@ const APP: &str = "app";
 /// File with the commit, which Gantry adds to the source.
 const REVISION: &str = "REVISION";
 
-/// Most entries of a source tree.
+/// Maximum number of entries of a source tree.
 const ENTRIES_MAX: usize = 500_000;
 
 fn failed(error: &io::Error) -> BuildError {

@@ -9,7 +9,7 @@ use gantry_blobs::DigestHasher;
 
 use crate::times::Fingerprint;
 
-/// Most links to follow on a path, as in the kernel.
+/// Maximum number of links to follow on a path, as in the kernel.
 const LINKS_MAX: usize = 40;
 
 /// Kind of an entry of the tree.

@@ -9,7 +9,7 @@
 //! A machine has two links: its agent's and its router's. One silent link alone is no loss, because the other one
 //! confirms that the machine lives. A lost machine's copies are placed elsewhere, so the decision errs on the side of
 //! waiting:
-//! - After the server itself stood still, all silences are counted anew.
+//! - After the server itself stood still, all silences are counted from zero.
 //! - If more than half of the machines fall silent at once, the server's own network is the likelier cause. No machine
 //!   is lost then. The only machine of a cloud is therefore never lost.
 //! - A machine that has not reported since the server began may take as long as any reconnection takes.

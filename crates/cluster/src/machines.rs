@@ -29,7 +29,7 @@ pub(crate) struct ClusterMachines {
 const CROWDED_PAUSE: (u64, u64) = (5_000, 60_000);
 
 impl ClusterMachines {
-    /// Builds the loads anew from all records. The liveness stays.
+    /// Computes the loads again from all records. The liveness stays.
     pub(crate) fn load(&mut self, records: &RecordIndex, index: &mut ClusterIndex) {
         let known: Vec<MachineName> = names(records).cloned().collect();
         let machines = known.iter().map(|name| self.placement_machine(name, records));
@@ -325,7 +325,7 @@ mod tests {
             let mut machines = ClusterMachines { crowded: last, ..ClusterMachines::default() };
             assert!(!machines.may_spread(&policy, Moment(last.0 + pause - 1)), "{interval} s");
             assert!(machines.may_spread(&policy, Moment(last.0 + pause)), "{interval} s");
-            assert!(!machines.may_spread(&policy, Moment(last.0 + pause)), "the pause begins anew");
+            assert!(!machines.may_spread(&policy, Moment(last.0 + pause)), "the pause starts over");
             machines.move_stamps(-50_000);
             assert!(!machines.may_spread(&policy, Moment(last.0 + 2 * pause - 50_001)), "a jump of the clock");
             assert!(machines.may_spread(&policy, Moment(last.0 + 2 * pause - 50_000)), "a jump of the clock");

@@ -8,7 +8,7 @@ use crate::link::LinkError;
 use crate::message::ServerMessage;
 use crate::update::{PartStep, SentPart};
 
-/// Most messages to one revision that are kept. Receivers are seldom at more revisions than that.
+/// Maximum number of messages to one revision that are kept. Receivers are seldom at more revisions than that.
 const KEPT_MAX: usize = 16;
 
 /// The encoded updates to the newest revision of a part.

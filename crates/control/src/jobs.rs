@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-/// Most jobs in one message of the server, and most ends in one message of an agent.
+/// Maximum number of jobs in one message of the server, and of ends in one message of an agent.
 pub const BATCH_MAX: usize = 32;
 
 /// Largest output of a job that is kept, in bytes: the newest lines.

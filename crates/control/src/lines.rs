@@ -15,7 +15,7 @@ use crate::link::LinkError;
 /// Largest message. The plan of a machine with thousands of instances, or the routes of a large cluster, fit.
 const MESSAGE_MAX: usize = 64 << 20;
 
-/// Most messages that wait for the connection.
+/// Maximum number of messages that wait for the connection.
 const QUEUE: usize = 16;
 
 /// Longest time that a message may wait for the connection.

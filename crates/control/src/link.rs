@@ -25,7 +25,7 @@ const PEER_KEEPALIVE: [Duration; 2] = [Duration::from_secs(2), Duration::from_se
 /// Timeout of the connection and of the first messages.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most streams of one connection at once.
+/// Maximum number of streams of one connection at once.
 const STREAMS_MAX: u32 = 64;
 
 /// End of a connection, or failure to open one.

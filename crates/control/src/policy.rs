@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct PeerPolicy {
     /// Domain of the apps.
     pub domain: HostName,
-    /// Most builds at the same time on a machine.
+    /// Maximum number of builds at the same time on a machine.
     pub builds: u16,
     /// Interval of garbage collection.
     pub collect_every: Seconds,

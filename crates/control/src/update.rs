@@ -50,7 +50,7 @@ pub trait Replicated: SentPart + Clone {
     /// not be read; they stay as they were.
     fn apply(&mut self, update: &Update) -> Vec<UnreadItem>;
 
-    /// Takes an item from the part before, if that part has the item.
+    /// Takes an item from the previous part, if that part has the item.
     fn keep(&mut self, before: &Self, key: &str);
 }
 
@@ -63,7 +63,7 @@ pub struct UpdateSender<T> {
     sent: Option<Arc<T>>,
 }
 
-/// The step of a part from the revision that a receiver has to a newer revision.
+/// The change of a part from a receiver's revision to a newer revision.
 #[derive(Debug)]
 pub struct PartStep<T> {
     base: Option<(u64, Arc<T>)>,

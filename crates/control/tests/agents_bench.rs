@@ -57,7 +57,7 @@ const CHANGES: u64 = 10;
 /// Number of a router on its machine.
 const ROUTER: u64 = 1;
 
-/// Most events that wait for the test.
+/// Maximum number of events that wait for the test.
 const EVENTS_MAX: usize = 1 << 16;
 
 /// An event of a peer.

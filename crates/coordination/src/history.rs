@@ -34,7 +34,7 @@ pub struct Events {
     pub through: Revision,
 }
 
-/// Most events that one look at the history returns. A revision is never split, so there may be more.
+/// Maximum number of events that one look at the history returns. A revision is never split, so there may be more.
 const EVENTS_MAX: usize = 512;
 
 /// The history of a keyspace.

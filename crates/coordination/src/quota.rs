@@ -5,7 +5,7 @@ use crate::Revision;
 /// Limits of one keyspace. Each growth of a keyspace has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Most keys.
+    /// Maximum number of keys.
     pub keys: usize,
     /// Longest key in bytes.
     pub key_bytes: usize,
@@ -13,11 +13,11 @@ pub struct Quota {
     pub value_bytes: usize,
     /// Bytes of all keys and values.
     pub total_bytes: usize,
-    /// Most leases.
+    /// Maximum number of leases.
     pub leases: usize,
-    /// Most operations of one transaction, those of nested transactions included.
+    /// Maximum number of operations of one transaction, those of nested transactions included.
     pub operations: usize,
-    /// Most events of the history.
+    /// Maximum number of events of the history.
     pub history_events: usize,
     /// Bytes of the history.
     pub history_bytes: usize,
@@ -112,6 +112,6 @@ pub enum Refusal {
     #[error("the key does not exist, so that its value or lease cannot be kept")]
     NothingToKeep,
     /// The lock is no longer held, or the campaign was given up.
-    #[error("the lock of this token has been lost")]
+    #[error("the token no longer holds the lock; acquire the lock again")]
     LockLost,
 }

@@ -10,7 +10,7 @@ use crate::{Clearing, CommandEffects, Key, KeyRange, KeyValue, Keyspace, LeaseId
 pub struct RangeQuery {
     /// The range.
     pub range: KeyRange,
-    /// Most entries of the reply; zero means all.
+    /// Maximum number of entries of the reply; zero means all.
     pub limit: usize,
     /// Revision to read; none means the newest.
     pub revision: Option<Revision>,

@@ -6,20 +6,20 @@ use std::time::Duration;
 /// receiver dies.
 pub const SEEDS: u32 = 2;
 
-/// Most transfers of one layer from the servers at once, to machines whose other sources have failed.
+/// Maximum number of transfers of one layer from the servers at once, to machines whose other sources have failed.
 pub const LAST_RESORT: usize = 4;
 
-/// Most transfers at once from one machine. Two keep its link busy while the next receiver connects; with more, each
-/// receiver waits longer until it is a source itself.
+/// Maximum number of transfers at once from one machine. Two keep its link busy while the next receiver connects; with
+/// more, each receiver waits longer until it is a source itself.
 pub const UPLOADS_MAX: usize = 2;
 
-/// Most sources that a machine tries before the servers send the layer.
+/// Maximum number of sources that a machine tries before the servers send the layer.
 pub const SOURCES_MAX: usize = 3;
 
-/// Most further sources of a layer for one machine, beside its first one.
+/// Maximum number of further sources of a layer for one machine, beside its first one.
 pub const MORE_MAX: usize = 2;
 
-/// Most sources that send parts of one layer to one machine at once.
+/// Maximum number of sources that send parts of one layer to one machine at once.
 pub const SOURCES_AT_ONCE: usize = MORE_MAX + 1;
 
 /// Longest time of a part from a source that is never slow.
@@ -34,5 +34,5 @@ pub const SILENCE: Duration = Duration::from_secs(5);
 /// Time without a failure after which half of a machine's failures as a source still count.
 pub(crate) const FAULTS_HALVED: Duration = Duration::from_secs(600);
 
-/// Most layers in a report that count, of each kind.
+/// Maximum number of layers in a report that count, of each kind.
 pub const LAYERS_MAX: usize = 1000;

@@ -125,7 +125,7 @@ impl Distribution {
             (true, _) => self.end(machine, digest),
             (false, true) => return,
             (false, false) => {
-                // A leader adopts the transfers of the leader before.
+                // A leader adopts the transfers of the previous leader.
                 if let Some(from) = want.from.clone().filter(|from| !has_failed(from)) {
                     self.spread(digest).leave_queue(machine);
                     return self.begin(machine, digest, from);

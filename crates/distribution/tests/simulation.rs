@@ -228,7 +228,7 @@ impl Cluster {
         }
     }
 
-    /// Moves bytes of one part, and returns how many. None are left to move once the source has ended.
+    /// Moves bytes of one part, and returns their number: 0 once the source has ended.
     fn transfer_part(&mut self, machine: &MachineName, source: &LayerSource, bytes: u64) -> u64 {
         let peer = match source {
             LayerSource::Server => None,
@@ -260,7 +260,7 @@ impl Cluster {
     }
 }
 
-/// Most bytes of a part of a layer.
+/// Maximum number of bytes of a part of a layer.
 fn bytes_of_part(size: u64) -> u64 {
     PART.min(size)
 }

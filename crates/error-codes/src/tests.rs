@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// `GANTRY_TEST_BLESS=1` writes the page anew.
+/// `GANTRY_TEST_BLESS=1` writes the page again.
 #[test]
 fn the_manual_s_page_is_made_from_the_table() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
@@ -10,7 +10,7 @@ fn the_manual_s_page_is_made_from_the_table() {
         std::fs::write(&path, manual()).expect("written");
     }
     let page = std::fs::read_to_string(&path).expect("the page");
-    assert!(page == manual(), "docs/errors.md differs from the table; GANTRY_TEST_BLESS=1 writes it anew");
+    assert!(page == manual(), "docs/errors.md differs from the table; GANTRY_TEST_BLESS=1 writes the page again");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::GatewayError;
 use crate::fields::{Fields, choice};
 use crate::operation::{deletion, lease_of, put, range, range_of, transaction};
 
-/// Most messages in the body of a stream.
+/// Maximum number of messages in the body of a stream.
 const STREAM_MAX: usize = 64;
 
 /// Name of the leader of an election, as a client got it from a campaign.

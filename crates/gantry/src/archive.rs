@@ -27,7 +27,7 @@ pub(crate) const SUMS: &str = "sums";
 /// Stands in place of the digest of a file or a volume that could not be read.
 const UNREADABLE: &str = "unreadable";
 
-/// Most unreadable files of a volume that are named. A volume with more counts as incomplete.
+/// Maximum number of unreadable files of a volume that are named. A volume with more counts as incomplete.
 const UNREADABLE_MAX: usize = 100;
 
 /// A file being written. A write that failed stays known: `tar` cannot go on after a member that was cut.

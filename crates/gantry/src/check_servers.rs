@@ -1,5 +1,5 @@
-//! The part of `gantry check` that asks the other servers for blobs that this server lacks. Each blob is on two servers, so a
-//! server of three lacks a third of them.
+//! The part of `gantry check` that asks the other servers for blobs that this server lacks. Each blob is on two
+//! servers, so a server of three lacks a third of them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::args::{Machine, Remote};
 use crate::damage::{BlobReferences, Damage, Fault, digest_of_name};
 use crate::remote;
 
-/// Most digests of one question.
+/// Maximum number of digests of one question.
 const ASKED_AT_ONCE: usize = 5_000;
 
 /// Manifests that only other servers have, by the hex digits of their digests.

@@ -55,16 +55,17 @@ impl fmt::Display for Damage {
 }
 
 /// The remedy for damaged blobs and repositories, in messages of all commands.
-const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
-                      `gantry base create NAME --from FILE`; releases that nobody goes back to do no harm.";
+const REMEDY: &str = "Gantry cannot start the damaged releases again. Push or deploy the apps again, and make a damaged \
+                      base again with `gantry base create NAME --from FILE`. Old releases to which you will not roll back \
+                      need no repair.";
 
 /// The remedy for damaged volumes.
-const REMEDY_OF_VOLUMES: &str = "The data of volumes named there is not whole. Look at the disk (`dmesg`), and bring the \
-                                 data back from an earlier backup or from the program's own dump: `gantry volume import APP NAME --replace FILE`.";
+const REMEDY_OF_VOLUMES: &str = "The data of the named volumes is incomplete. Look at the disk (`dmesg`), and restore the \
+                                 data from an earlier backup or from the program's own dump: `gantry volume import APP NAME --replace FILE`.";
 
 /// The remedy for damaged unpacked layers.
-const REMEDY_OF_LAYERS: &str = "Unpacked layers named there: `gantry check --repair` puts them aside, and the next start \
-                                unpacks them again from their blobs.";
+const REMEDY_OF_LAYERS: &str = "For the named unpacked layers, run `gantry check --repair`: the command moves them away, and \
+                                the next start unpacks them again from their blobs.";
 
 /// The remedies for these damages.
 pub(crate) fn remedies(damaged: &[Damage]) -> Vec<&'static str> {

@@ -122,7 +122,7 @@ impl Machine {
         host.and_then(|(host, tunnel)| host_port(host, tunnel.port()).parse().ok()).into_iter().collect()
     }
 
-    /// Most container jobs at the same time: by default four for each processor.
+    /// Maximum number of container jobs at the same time: by default four for each processor.
     fn jobs(&self) -> u16 {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.jobs.unwrap_or_else(|| u16::try_from(processors * 4).unwrap_or(u16::MAX))
@@ -247,7 +247,7 @@ impl FirstPolicy {
         all.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
     }
 
-    /// The given values as a policy.
+    /// The policy with the rules that the arguments set.
     pub(crate) fn rules(&self) -> ClusterPolicy {
         let mut policy = ClusterPolicy::default();
         for (key, text) in self.given() {

@@ -77,7 +77,7 @@ pub(crate) fn keep_authority(server: &str, ca_hash: &CaHash, certificate: &str) 
     let path = authorities_file().context("there is no HOME to keep the authority in")?;
     let mut known = authorities();
     known.insert(server.to_owned(), ca_hash.clone());
-    let folder = path.parent().context("the file has a folder")?;
+    let folder = path.parent().context("cannot find the folder of the authorities")?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = folder.join(format!("authority-{ca_hash}.pem"));
     gantry_ledger::replace(&file, certificate.as_bytes())

@@ -112,7 +112,7 @@ pub(crate) async fn restore(
     restore_jobs(&scratch, &server)?;
     placing.place(&scratch, &place)?;
     let count = lines.len();
-    // The machine registers anew, and so may another machine of the same name.
+    // The machine registers again, and so may another machine of the same name.
     lines.retain(|line| !line.key.starts_with("machines/"));
     let lost = lost(&lines, &machine.data);
     tell_lost(&mut lines, &lost, &machine.data)?;

@@ -273,7 +273,7 @@ fn with_defaults(command: Command, values: &Values) -> Command {
 /// `backup`.
 pub(crate) fn record(machine: &Machine, arguments: &[(String, String)]) -> std::io::Result<()> {
     let mut text = String::from(
-        "# What the last `gantry up` was given; commands on this machine read it. Written anew by each.\n",
+        "# Settings of the last `gantry up`. Commands on this machine read the file, and each `gantry up` replaces it.\n",
     );
     for (flag, value) in arguments {
         text.push_str(&format!("{flag} = {}\n", toml_text(value)));

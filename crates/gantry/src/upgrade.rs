@@ -141,7 +141,7 @@ impl Program {
             server.confine(command.as_std_mut(), self)?;
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("{path} does not run"));
+        let child = command.spawn().with_context(|| format!("cannot run the new program {path}"));
         let mut child = child.with_code(ErrorCode::UpgradeRefused)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let asked = async {

@@ -333,7 +333,7 @@ fn is_orphaned(name: &str) -> bool {
     }
 }
 
-/// Most entries of a layer that are synced one by one.
+/// Maximum number of entries of a layer that are synced one by one.
 const SYNCED_ONE_BY_ONE: u64 = 200;
 
 /// Syncs an unpacked layer of this many entries. For thousands of files, one sync of the whole file system is cheaper

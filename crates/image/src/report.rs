@@ -14,10 +14,10 @@ use tar::EntryType;
 use crate::archive::members;
 use crate::tree::{OPAQUE, WHITEOUT};
 
-/// Most files of an image.
+/// Maximum number of files of an image.
 const FILES_MAX: usize = 1_000_000;
 
-/// Most bytes of all names together.
+/// Maximum number of bytes of all names together.
 const NAMES_MAX: usize = 128 << 20;
 
 /// Largest files that a report names.

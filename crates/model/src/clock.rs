@@ -180,7 +180,7 @@ impl SteadyClock {
         (by.unsigned_abs() >= TOLERANCE).then_some(ClockJump { at: reading.wall, by, suspended })
     }
 
-    /// Shows the wall clock's time from this reading on.
+    /// Continues from the wall clock's time of this reading.
     pub fn follow(&mut self, reading: ClockReading) {
         self.anchor = reading;
     }

@@ -30,7 +30,7 @@
 //!
 //! Such a type has one form for places with different needs. A message is read at once, by a program that is at most one
 //! version of the protocol apart: the recorded messages in `control/tests/transcripts` fix its form. A record and a file
-//! are read years later, by every later program, and by the program before after an update that was taken back. A new
+//! are read years later, by every later program, and by the previous program after an update that was taken back. A new
 //! field therefore has a default and is left out while unset; a field or a value with another name needs a migration in
 //! `records`, and a new version of the protocol. `MachinePlan` and the reports are shared in memory alone: `control::part`
 //! has their form in messages.

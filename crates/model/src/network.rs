@@ -66,7 +66,7 @@ pub enum NetworkFault {
     },
     /// Another program removed a part, and the agent created the part again.
     Repaired {
-        /// The part.
+        /// Kind of the part.
         part: NetworkPart,
         /// Name of the part.
         name: String,
@@ -77,7 +77,7 @@ pub enum NetworkFault {
     },
     /// A part is missing, and the agent cannot create it.
     Broken {
-        /// The part.
+        /// Kind of the part.
         part: NetworkPart,
         /// Name of the part.
         name: String,

@@ -162,7 +162,7 @@ rules! {
         "prefix length of the network that a machine gets when it joins", 20, (8, 30);
 }
 
-/// Most events that a policy may keep.
+/// Maximum number of events that a policy may keep.
 pub const EVENTS_MAX: u64 = 5000;
 
 /// The range of the machines' networks in a cluster that names none.

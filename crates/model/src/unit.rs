@@ -40,7 +40,7 @@ impl Bytes {
     }
 }
 
-/// The text is no size.
+/// Reason why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// The text has another form.

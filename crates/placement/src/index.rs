@@ -14,7 +14,7 @@ use crate::roles::PlacedRoles;
 /// Number of classes of fullness.
 pub(crate) const CLASSES: usize = 64;
 
-/// Most shapes with an index of their own. Beyond, all indexes are made anew when they are needed.
+/// Maximum number of shapes with an index of their own. Beyond, all indexes are made again when they are needed.
 const SHAPES_MAX: usize = 1_000;
 
 /// A machine and its load.

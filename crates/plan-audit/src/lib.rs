@@ -86,7 +86,7 @@ pub struct AuditInput<'a> {
     pub routable: &'a RoutableReleases,
     /// The reports that the plan was computed from.
     pub observed: &'a ObservedCluster,
-    /// The plan before.
+    /// The previous plan.
     pub previous: &'a Plan,
     /// The plan to audit.
     pub plan: &'a Plan,
@@ -134,7 +134,7 @@ fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<
     }
 }
 
-/// The parts that differ between the two plans, each with the part before.
+/// The parts that differ between the two plans, each with the previous part.
 fn changed_parts<'a>(
     input: &AuditInput<'a>,
 ) -> impl Iterator<Item = (&'a MachineName, Option<&'a Arc<MachinePlan>>, &'a Arc<MachinePlan>)> {
@@ -213,7 +213,7 @@ fn single_writers(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// The allocations that a part has and the part before lacks.
+/// The allocations that a part has and the previous part lacks.
 fn new_in<'a>(before: Option<&'a Arc<MachinePlan>>, part: &'a MachinePlan) -> impl Iterator<Item = &'a AllocationId> {
     part.instances.keys().filter(move |id| before.is_none_or(|before| !before.instances.contains_key(*id)))
 }

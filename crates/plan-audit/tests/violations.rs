@@ -96,7 +96,7 @@ impl Case {
         audit(&AuditInput { routable, observed, previous, plan, machines, now: NOW })
     }
 
-    /// Sets a goal in the new plan, and numbers the part anew.
+    /// Sets a goal in the new plan, and gives the part its next number.
     fn set_goal(&mut self, id: &AllocationId, goal: InstanceGoal) {
         let part = self.part();
         part.instances.insert(id.clone(), assignment(goal));
@@ -125,7 +125,7 @@ impl Case {
         self.plan.routing.revision = Generation(revision);
     }
 
-    /// Removes an instance from the routes of the new plan, and numbers the routes anew.
+    /// Removes an instance from the routes of the new plan, and gives the routes their next number.
     fn unroute(&mut self, id: &AllocationId) {
         let route = Self::routes(&mut self.plan).routes.get_mut(&host()).expect("a route");
         route.endpoints.retain(|endpoint| endpoint.allocation != *id);

@@ -52,7 +52,7 @@ impl ClusterIndex {
         replace(&mut self.reported, machine, &apps_of(before), &apps_of(after));
     }
 
-    /// Takes over whether a machine takes new copies.
+    /// Updates whether a machine takes new copies.
     pub fn machine_is(&mut self, machine: &MachineName, readiness: MachineReadiness) {
         match readiness {
             MachineReadiness::Ready => drop(self.unready.remove(machine)),

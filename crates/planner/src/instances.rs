@@ -256,7 +256,7 @@ impl SlotPlanning<'_, '_, '_> {
         }
     }
 
-    /// Places a slot anew. The present allocation goes on until the new one is ready, unless its machine is lost.
+    /// Places a slot again. The present allocation goes on until the new one is ready, unless its machine is lost.
     fn replace(&mut self, current: PlacedAllocation<'_>, cause: MoveCause, spec: &Arc<InstanceSpec>) {
         let slot = &current.id.slot;
         match self.draft.place(slot, spec, moves::demand_elsewhere(current, cause, self.input)) {

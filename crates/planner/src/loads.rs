@@ -31,7 +31,7 @@ impl MachineLoads {
         self.index.put_machine(machine);
     }
 
-    /// Takes over a changed part of a machine.
+    /// Updates the loads with a changed part of a machine.
     pub fn assigned(&mut self, machine: &MachineName, before: &MachinePlan, after: &MachinePlan) {
         if self.index.machine(machine).is_none() {
             self.put_machine(unregistered(machine.clone(), MachineReadiness::Joining));

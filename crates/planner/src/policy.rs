@@ -20,7 +20,7 @@ pub struct PlannerPolicy {
 /// Budget of moves that spread the copies of a role over machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebalanceBudget {
-    /// Most copies of a role that move at the same time.
+    /// Maximum number of copies of a role that move at the same time.
     pub copies: u16,
     /// Time for which all copies of a role must be ready before a copy moves.
     pub interval: Seconds,

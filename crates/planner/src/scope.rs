@@ -27,7 +27,7 @@ pub struct PlannerInput<'a> {
     pub desired: &'a DesiredCluster,
     /// The latest reports.
     pub observed: &'a ObservedCluster,
-    /// The plan before.
+    /// The previous plan.
     pub previous: &'a Plan,
     /// The index over `previous` and `observed`.
     pub index: &'a ClusterIndex,

@@ -7,10 +7,10 @@ use crate::{
     DeliveryCommand, DeliveryReply, MessageCommand, MessageQueueName, MessageReply, ScheduleCommand, ScheduleReply,
 };
 
-/// Most jobs of all queues that wait or run, until the first upkeep.
+/// Maximum number of jobs of all queues that wait or run, until the first upkeep.
 pub const WAITING_MAX: u64 = 2_000_000;
 
-/// Most queues.
+/// Maximum number of queues.
 pub const CODES_MAX: usize = 10_000;
 
 /// A job to submit.
@@ -70,7 +70,7 @@ pub struct JobProgress {
 pub enum QueueSetting {
     /// Starts no job while true.
     Paused(bool),
-    /// Most jobs at the same time; none for any number.
+    /// Maximum number of jobs at the same time; none for any number.
     Limit(Option<u32>),
 }
 
@@ -83,9 +83,9 @@ pub enum QueueCommand {
     Claim {
         /// The machine.
         machine: MachineName,
-        /// Most jobs.
+        /// Maximum number of jobs.
         most: usize,
-        /// Most leased jobs of all queues.
+        /// Maximum number of leased jobs of all queues.
         limit: Option<u32>,
     },
     /// Records the end of an attempt.
@@ -125,7 +125,7 @@ pub enum QueueCommand {
     Upkeep {
         /// Jobs that ended before are removed.
         keep_since: Moment,
-        /// Most jobs of all queues that may wait or run from now on.
+        /// Maximum number of jobs of all queues that may wait or run from now on.
         most_open: u64,
     },
     /// Notes how far a leased job is. The next attempt begins without a note.

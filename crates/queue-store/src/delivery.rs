@@ -7,10 +7,10 @@ use gantry_queue::{Delivery, Jitter, JobId, PushHeaders, ReceiverAnswer, Reserva
 
 use crate::{MessageId, MessageQueueName, NewJob, NewMessage};
 
-/// Most deliveries of push queues that wait.
+/// Maximum number of deliveries of push queues that wait.
 pub const DELIVERIES_MAX: u64 = 1_000_000;
 
-/// Most projects with a signing key.
+/// Maximum number of projects with a signing key.
 pub const SIGNING_KEYS_MAX: u64 = 10_000;
 
 /// Number of a delivery. A number is never used again.
@@ -28,11 +28,11 @@ impl std::fmt::Display for DeliveryId {
 pub enum DeliveryCommand {
     /// Takes deliveries that are due, host by host.
     Take {
-        /// Most deliveries.
+        /// Maximum number of deliveries.
         most: u32,
-        /// Most deliveries of a host that `rooms` does not name.
+        /// Maximum number of deliveries of a host that `rooms` does not name.
         most_per_host: u32,
-        /// Most deliveries of some hosts: those with requests under way.
+        /// Maximum number of deliveries of some hosts: those with requests under way.
         rooms: BTreeMap<String, u32>,
         /// The host after which to begin; the next take goes on after the last one.
         after: String,
@@ -70,7 +70,7 @@ pub enum DeliveryCommand {
         project: AppName,
         /// A random key without a previous one, in case that a new key is needed.
         fresh: SigningKey,
-        /// True to make the key anew. The one before stays valid for a while.
+        /// True to replace the key. The previous key stays valid for a while.
         rotate: bool,
     },
     /// Removes the key of a project that was destroyed: another one of the same name does not inherit it.
@@ -183,7 +183,7 @@ pub struct StoredDelivery {
 pub struct SigningKey {
     /// The key.
     pub current: String,
-    /// The key before, and the time at which it was replaced.
+    /// The previous key, and the time at which it was replaced.
     pub previous: Option<(String, Moment)>,
 }
 

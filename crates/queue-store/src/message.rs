@@ -8,10 +8,10 @@ use gantry_queue::{
 
 use crate::{DELIVERIES_MAX, DeliveryId};
 
-/// Most messages of all queues together.
+/// Maximum number of messages of all queues together.
 pub const MESSAGES_MAX: u64 = 1_000_000;
 
-/// Most queues of messages.
+/// Maximum number of queues of messages.
 pub const MESSAGE_QUEUES_MAX: u64 = 10_000;
 
 /// Number of a message. A number is never used again.
@@ -105,7 +105,7 @@ pub enum MessageCommand {
     Post(Vec<NewMessage>),
     /// Reserves messages.
     Reserve {
-        /// Most messages.
+        /// Maximum number of messages.
         most: u32,
         /// Time of the reservation in seconds; by default that of the queue.
         timeout: Option<u64>,

@@ -6,7 +6,7 @@ use gantry_schedule::{Progress, Schedule};
 
 use crate::NewJob;
 
-/// Most schedules.
+/// Maximum number of schedules.
 pub const SCHEDULES_MAX: u64 = 10_000;
 
 /// Number of a schedule. A number is never used again.

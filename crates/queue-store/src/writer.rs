@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError};
 
-/// Most commands of one transaction, and most requests that wait.
+/// Maximum number of commands of one transaction, and of requests that wait.
 const GROUP_MAX: usize = 512;
 
 type Replies = Result<Vec<QueueReply>, Arc<QueueStoreError>>;

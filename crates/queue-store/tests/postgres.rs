@@ -240,7 +240,7 @@ fn a_queue_without_a_cloud_gets_that_of_its_first_server() {
     let cluster = Cluster::start(&[]);
     let address = cluster.database("earlier");
     let ids = submit(&mut server(address.clone()), vec![job(None)]).expect("queued");
-    // As the program before this rule left the database.
+    // The database as a program without this rule left it.
     cluster.psql("earlier", "ALTER TABLE gantry_queue.owner DROP COLUMN cluster_id");
     cluster.psql("earlier", "UPDATE gantry_queue.owner SET format = 3");
     let mut first = server_of(CLOUD + 1, address.clone());

@@ -7,7 +7,7 @@
 use crate::message::MessageQueueSettings;
 use crate::push::{MessageQueueKind, PushHeaders};
 
-/// Most copies of a posted message in queues behind its own.
+/// Maximum number of copies of a posted message in queues behind its own.
 pub const COPIES_MAX: u64 = 1000;
 
 /// Name of the number among the headers of a stored message.

@@ -78,7 +78,7 @@ pub enum RetryPause {
 pub struct DeliveryRules {
     /// Receivers of which one is enough; they are tried in turn, without a pause between them.
     pub receivers: u32,
-    /// Most retries, each with every receiver.
+    /// Maximum number of retries, each with every receiver.
     pub retries: u32,
     /// Pause before a retry.
     pub pause: RetryPause,

@@ -12,7 +12,7 @@ use crate::name::{Fence, JobId};
 /// Time without a renewal after which a lease is lost, in milliseconds.
 pub const LEASE_MILLIS: u64 = 15_000;
 
-/// Most time that counts for one tick, in milliseconds.
+/// Longest time that counts for one tick, in milliseconds.
 const TICK_MAX: u64 = 1000;
 
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Enters a lease. Also used for the leases that the server before granted; those begin anew.
+    /// Enters a lease. Also used for the leases that the previous server granted; those start over.
     pub fn grant(&mut self, job: JobId, fence: Fence, machine: MachineName) {
         self.end(job);
         self.by_machine.entry(machine.clone()).or_default().insert(job);

@@ -48,7 +48,7 @@ pub struct MessageQueueSettings {
 pub struct DeadLetterPolicy {
     /// The queue, of the same project.
     pub queue: String,
-    /// Most reservations of a message.
+    /// Maximum number of reservations of a message.
     pub most: u32,
 }
 
@@ -129,7 +129,7 @@ pub enum MessageEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageRefusal {
     /// The reservation has ended, or another one has taken its place.
-    #[error("the reservation has ended, or is another one")]
+    #[error("the reservation has ended, or is not the current reservation of the message")]
     NotReserved,
     /// The message is reserved, and no reservation was named.
     #[error("the message is reserved; name the reservation")]

@@ -12,13 +12,13 @@ use crate::delivery::{Delivery, DeliveryRules, RetryPause};
 use crate::settings::{InvalidSettings, in_range};
 use crate::subscriber_url::SubscriberUrl;
 
-/// Most subscribers of a queue.
+/// Maximum number of subscribers of a queue.
 pub const SUBSCRIBERS_MAX: usize = 100;
 
 /// Longest name of a subscriber, in bytes.
 const NAME_MAX: usize = 200;
 
-/// Most headers of a subscriber or of a message, and their size in bytes.
+/// Maximum number of headers of a subscriber or of a message, and their size in bytes.
 const HEADERS_MAX: usize = 30;
 const HEADERS_SIZE_MAX: usize = 4 << 10;
 
@@ -122,7 +122,7 @@ pub enum SubscriberChange {
 pub struct PushSettings {
     /// The subscribers, in the order of their creation.
     pub subscribers: Vec<Subscriber>,
-    /// Most retries of a message.
+    /// Maximum number of retries of a message.
     pub retries: u32,
     /// Pause between two tries, in seconds. A receiver that answered 202 has this time to delete the message.
     pub retries_delay: u64,

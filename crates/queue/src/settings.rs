@@ -19,7 +19,7 @@ const EXPIRY_MAX: u64 = 2_592_000;
 const TIMEOUT: u32 = 3600;
 const TIMEOUT_MAX: u32 = 86_400;
 
-/// Most retries of a job.
+/// Maximum number of retries of a job.
 const RETRIES_MAX: u32 = 100;
 
 /// Longest first pause before a retry, in seconds.
@@ -58,7 +58,7 @@ pub struct JobSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
-    /// Most retries.
+    /// Maximum number of retries.
     pub most: u32,
     /// Pause before the first retry, in seconds. Each further pause is twice as long.
     pub delay: u32,
@@ -70,7 +70,7 @@ pub struct RetryPolicy {
 pub struct ConcurrencyKey {
     /// Name of the key, such as the id of a customer.
     pub name: String,
-    /// Most jobs at the same time.
+    /// Maximum number of jobs at the same time.
     #[serde(default = "one")]
     pub limit: u32,
 }

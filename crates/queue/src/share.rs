@@ -16,7 +16,7 @@ pub struct QueueLoad {
     pub project: AppName,
     /// Number of leased jobs.
     pub leased: u32,
-    /// Most leased jobs at the same time.
+    /// Maximum number of leased jobs at the same time.
     pub limit: Option<u32>,
     /// True if no job may start.
     pub paused: bool,

@@ -24,7 +24,7 @@ pub struct GitPacks {
     pub packs: Vec<GitPack>,
 }
 
-/// Most packs of an app. The next pack has the whole history and takes the place of all others.
+/// Maximum number of packs of an app. The next pack has the whole history and takes the place of all others.
 const PACKS_MAX: usize = 32;
 
 impl GitPacks {

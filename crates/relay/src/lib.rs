@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Moment;
 
-/// Most bytes that one read takes from a segment.
+/// Maximum number of bytes that one read takes from a segment.
 const READ_MAX: u64 = 32 << 20;
 
 /// Size from which a segment counts as full: `gantry-init` switches segments at 8 MiB, and a record has at most 16 KiB.

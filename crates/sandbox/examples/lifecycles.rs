@@ -41,7 +41,7 @@ fn layer(folder: &Path) -> PathBuf {
     layer
 }
 
-/// Most slots without a container.
+/// Maximum number of slots without a container.
 const SLOTS: usize = 8;
 
 /// Slots that are prepared at the same time.

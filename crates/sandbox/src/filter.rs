@@ -31,7 +31,7 @@ const ARGUMENTS: u32 = 16;
 /// Size of an argument. The filter compares the lower half, which comes first.
 const ARGUMENT: u32 = 8;
 
-/// The architecture of the calls that this program knows. Any other one has other numbers.
+/// The architecture whose system call numbers this program knows.
 #[cfg(target_arch = "x86_64")]
 const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]

@@ -17,7 +17,7 @@ impl InitProgram {
         Ok(Self { copy: mounts::read_only_copy_of(&path)?, path })
     }
 
-    /// The program at `path`: the open one, or another.
+    /// Returns the program at `path`. Opens the file if `open` is another program.
     pub(crate) fn at(open: Option<Self>, path: &Path) -> Result<OwnedFd, LinuxError> {
         match open {
             Some(open) if open.path == path => Ok(open.copy),

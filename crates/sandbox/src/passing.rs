@@ -9,7 +9,7 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-/// Most descriptors of one message.
+/// Maximum number of descriptors of one message.
 const DESCRIPTORS_MAX: usize = 3;
 
 /// Sends descriptors.

@@ -173,7 +173,7 @@ impl Cron {
         Time::new(hour, minute, second, 0).ok()
     }
 
-    /// The first time after a minute.
+    /// The first matching time of the day after a minute.
     fn after_minute(&self, hour: i8, minute: i8) -> Option<(i8, i8, i8)> {
         let second = lowest(self.seconds)?;
         match lowest(self.minutes & (u64::MAX << (minute + 1))) {

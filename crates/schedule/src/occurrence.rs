@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{Cron, Zone};
 
-/// Most changes of a zone's clock that a search looks across: 400 years with four changes each.
+/// Maximum number of changes of a zone's clock that a search looks across: 400 years with four changes each.
 const CHANGES_MAX: usize = 1600;
 
 /// More than the largest offset from UTC.

@@ -19,7 +19,7 @@ pub struct Schedule {
     pub start: Option<Moment>,
     /// No time after this moment is due.
     pub end: Option<Moment>,
-    /// Most runs.
+    /// Maximum number of runs.
     pub count: Option<u64>,
     /// Policy for times at which the server was away.
     pub missed: MissedPolicy,

@@ -8,11 +8,11 @@ use crate::{MissedPolicy, OverlapPolicy, Schedule};
 /// Age from which a time counts as missed, in milliseconds. Restarts of the server are shorter.
 const MISSED_MILLIS: u64 = 60_000;
 
-/// Most runs of one turn: the newest missed times of the policy [`MissedPolicy::All`].
+/// Maximum number of runs of one turn: the newest missed times of the policy [`MissedPolicy::All`].
 const RUNS_MAX: usize = 100;
 
-/// Most times that a turn looks at from the last handled one on. A schedule with more times than this since then is dense,
-/// and only the times of the last [`DENSE_MILLIS`] matter.
+/// Maximum number of times that a turn looks at from the last handled one on. A schedule with more times than this
+/// since then is dense, and only the times of the last [`DENSE_MILLIS`] matter.
 const TIMES_SCANNED_MAX: usize = 1000;
 const DENSE_MILLIS: u64 = 15 * 60 * 1000;
 

@@ -31,7 +31,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Timeout of the next frame. An agent sends one every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Most attempts of an order whose agent ends during the work.
+/// Maximum number of attempts of an order whose agent ends during the work.
 const ATTEMPTS: u32 = 3;
 
 /// Timeout for the end of a cancelled build. The agent ends what is left.
@@ -40,7 +40,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for a change to a build cache. Without the change, the agent finds out at the next build.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most machines that change their build caches at once.
+/// Maximum number of machines that change their build caches at once.
 const CACHES_AT_ONCE: usize = 32;
 
 /// Longest line of an event.

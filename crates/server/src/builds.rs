@@ -1,7 +1,7 @@
 //! Build executor: gives each deploy in `Building` its release, and reports the result to the core.
 //!
-//! The release comes from a build by an agent, from an existing image, or from an earlier release. Every action can be repeated
-//! from the start: after a killed server, the next server finds the deploy still in `Building`.
+//! The release comes from a build by an agent, from an existing image, or from an earlier release. Every action can be
+//! repeated from the start: after a killed server, the next server finds the deploy still in `Building`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ use crate::tasks::BUILD;
 use crate::why::BuildState;
 use crate::{Server, build_logs, build_orders, tokens};
 
-/// Most releases that are made at the same time. The agents have lower limits for builds.
+/// Maximum number of releases that are made at the same time. The agents have lower limits for builds.
 const BUILDS_MAX: usize = 16;
 
 /// Pause after the store refused a build's outcome, before the build runs again.

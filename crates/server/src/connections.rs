@@ -35,9 +35,9 @@ const HEAD: Duration = Duration::from_secs(75);
 /// be making the base.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// Most connections that wait for a request: a few for each agent and router of a thousand machines, and those of
-/// people. Further connections wait to be accepted. A connection that became a session (`gantry exec`) no longer
-/// counts.
+/// Maximum number of connections that wait for a request: a few for each agent and router of a thousand machines, and
+/// those of people. Further connections wait to be accepted. A connection that became a session (`gantry exec`) no
+/// longer counts.
 const CONNECTIONS_MAX: usize = 8192;
 
 /// Limits in time and bytes on what the server still reads from a client after the last response.

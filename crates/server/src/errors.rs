@@ -76,7 +76,7 @@ pub enum ServerError {
     /// again.
     #[error("the server was suspended and lost its leadership lease, and nothing was changed; try again")]
     Interrupted,
-    /// The server could only serve reads, and can write from now on: it must start anew.
+    /// The server could only serve reads, and can write from now on: it must start again.
     #[error("the disk of the store takes writes again; restarting the server")]
     Writable,
     /// The leader did not record the first tokens of this server.

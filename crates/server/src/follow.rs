@@ -23,7 +23,7 @@ const LOG_POLL: Duration = Duration::from_millis(50);
 /// Time that a state must last before the follower reports the state's wait, in milliseconds.
 const SHORT_WAIT_MILLIS: u64 = 2000;
 
-/// Most lines of evidence below a refusal.
+/// Maximum number of lines of evidence below a refusal.
 const EVIDENCE_MAX: usize = 15;
 
 /// Point up to which a deploy is followed.
@@ -73,7 +73,7 @@ impl LogFile {
     fn new_lines(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&self.path).and_then(|mut file| {
-            // A repeated build starts its log anew.
+            // A repeated build starts its log again.
             if file.metadata()?.len() < self.read {
                 self.read = 0;
             }

@@ -10,10 +10,10 @@ use gantry_api::{ErrorCode, Problem};
 use gantry_build::Output;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Most requests that run or wait.
+/// Maximum number of requests that run or wait.
 const PLACES_MAX: usize = 100;
 
-/// Most orders with an agent.
+/// Maximum number of orders with an agent.
 const SLOTS_MAX: usize = 16;
 
 /// The requests under way.

@@ -109,7 +109,7 @@ pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> 
         (branch.clone(), *created, accepted_commits(&view.records, app))
     };
     let failed = |error: GitError| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error)));
-    // While another server led, the app may have been destroyed and created anew.
+    // While another server led, the app may have been destroyed and created again.
     let mark = server.servers.as_ref().map(|_| created.0.to_string());
     if let Some(mark) = &mark {
         server.repositories.remove_unless_marked(app, mark).map_err(failed)?;

@@ -35,7 +35,7 @@ const WRITABLE_POLL: Duration = Duration::from_secs(2);
 /// Runs the server until `shutdown` completes. `listen` opens the API's socket once the server can serve.
 ///
 /// # Errors
-/// When the server cannot start, breaks, or has to start anew. With a store in a file also when it loses leadership.
+/// When the server cannot start, breaks, or has to start again. With a store in a file also when it loses leadership.
 pub async fn run(
     settings: ServerSettings,
     listen: impl FnOnce() -> std::io::Result<std::net::TcpListener>,

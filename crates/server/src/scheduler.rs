@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 use crate::jobs::{EVERY, JobsError, StoredTemplate, paced};
 use crate::{Server, core, http};
 
-/// Most schedules of one pass.
+/// Maximum number of schedules of one pass.
 const SLICE: u32 = 200;
 
 /// Variable with the due time, for the job.

@@ -17,7 +17,7 @@ const CALL_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which a request that no agent has called back for is offered again.
 const OFFER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most sessions that wait for one machine's agent.
+/// Maximum number of sessions that wait for one machine's agent.
 const WAITING_MAX: usize = 100;
 
 /// Sessions that are not joined yet.

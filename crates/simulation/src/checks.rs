@@ -18,7 +18,7 @@ use crate::events::Peer;
 use crate::shapes::role_name;
 use crate::simulation::Simulation;
 
-/// Length of a router's lease in milliseconds. The number stands here anew, so that a change in the product is noticed.
+/// Length of a router's lease in milliseconds. The number is repeated here, so that a change in the product is noticed.
 const LEASE_MILLIS: u64 = 10_000;
 
 /// Acknowledged facts about an app.

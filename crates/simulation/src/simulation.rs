@@ -75,7 +75,7 @@ pub(crate) struct Simulation {
     pub(crate) renames: u64,
     pub(crate) apps: Vec<SimulatedApp>,
     pub(crate) checks: Checks,
-    /// Most changes of a planned step in one transaction. Small transactions have more prefixes.
+    /// Maximum number of changes of a planned step in one transaction. Small transactions have more prefixes.
     pub(crate) transaction_size: usize,
     /// Transactions so far.
     pub(crate) written: u64,

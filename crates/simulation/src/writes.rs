@@ -9,10 +9,10 @@ use crate::servers::Leader;
 use crate::simulation::Simulation;
 use crate::timeline::BEGIN;
 
-/// Most changes of a user's command in one transaction, as in the server.
+/// Maximum number of changes of a user's command in one transaction, as in the server.
 const TRANSACTION_MAX: usize = 127;
 
-/// Most planning rounds in a row, as in the server.
+/// Maximum number of planning rounds in a row, as in the server.
 const ROUNDS_MAX: usize = 64;
 
 /// Reason why a write has no known good outcome.

@@ -338,6 +338,6 @@ fn a_removal_of_many_keys_outlives_a_kill() {
     let left: Value = serde_json::from_str(&left).expect("JSON");
     let text = left.to_string();
     assert!(text.contains("other") && !text.contains("key1"), "{text}");
-    // The keys can be written anew.
+    // The keys can be written again.
     let _ = curl(&["-f", "-X", "PUT", "-d", "again", &format!("{api}/v1/kv/key1")]).good();
 }

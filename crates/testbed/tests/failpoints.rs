@@ -74,9 +74,10 @@ const OPERATIONS: [Operation; 15] = [
     Operation::BadPush,
 ];
 
-/// Failpoints at which other tests kill: `unprivileged` (`gantry up` passes them before it starts a service), `joining`,
-/// `schedules`, `codes`, `callbacks` (`delivery.`), `snapshots`, `jobs` (`transfer.`), `discovery`
-/// (`coordination.cleared`), `slots` of the sandbox (`slot.`), and `servers` (the others: they need several servers or etcd).
+/// Failpoints at which other tests kill: `unprivileged` (`gantry up` passes them before it starts a service),
+/// `joining`, `schedules`, `codes`, `callbacks` (`delivery.`), `snapshots`, `jobs` (`transfer.`), `discovery`
+/// (`coordination.cleared`), `slots` of the sandbox (`slot.`), and `servers` (the others: they need several servers or
+/// etcd).
 const ELSEWHERE: [&str; 21] = [
     "server.",
     "init.",
@@ -479,7 +480,7 @@ impl Sweep {
         let acknowledged = good.last().copied().unwrap_or(false);
         self.end(operation, acknowledged);
         let _ = std::fs::remove_file(self.cluster.path("failpoints/kill"));
-        // A killed operation may begin anew: its own time counts once more for the rest, and once for the repetition.
+        // A killed operation may start over: its own time counts once more for the rest, and once for the repetition.
         let limit = RECOVERED + 2 * self.undisturbed[&operation];
         self.converge(&what, limit);
         let took = killed.elapsed();

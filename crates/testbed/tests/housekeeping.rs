@@ -197,7 +197,7 @@ fn caches_logs_and_builds_output_are_bounded() {
     // An app that no longer exists on this machine.
     note("gone", 1, 6);
     note("gone", 2, 8);
-    cluster.wait("the cache is begun anew", |_| (!cache.exists()).then_some(()));
+    cluster.wait("the build starts another cache", |_| (!cache.exists()).then_some(()));
     cluster.wait("the oldest logs are gone", |cluster| {
         let (kept, gone) = (names(cluster.path("data/logs/shop")), names(cluster.path("data/logs/gone")));
         let oldest =

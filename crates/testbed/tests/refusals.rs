@@ -13,7 +13,7 @@ fn refused(cluster: &TestCluster, repository: &Repository, wanted: &[&str]) {
     for text in wanted {
         assert!(push.err.contains(text), "{text:?} is not in\n{}", push.err);
     }
-    assert!(page(cluster, "shop").starts_with("good"), "the release before does not serve");
+    assert!(page(cluster, "shop").starts_with("good"), "the previous release does not serve");
     repository.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
 }
 

@@ -72,7 +72,7 @@ fn up_runs_the_server_as_a_user_who_sees_the_servers_folders_alone() {
     }
     push_site(&shop, "two");
     assert!(page(&cluster, "shop").starts_with("two"));
-    // A token that was removed is made anew, and the one before is no longer valid.
+    // A token that was removed is made again, and the one before is no longer valid.
     let before = cluster.token();
     std::fs::remove_file(cluster.path("data/admin-token")).expect("removed");
     cluster.replace_services();
@@ -111,7 +111,7 @@ fn the_files_of_a_server_of_root_are_taken_over_and_containers_run_on() {
     cluster.up();
     let user = user_without_rights(cluster.service_pid("server").expect("it runs"));
     assert_eq!(of_others(&server, user), "");
-    assert_eq!(cluster.containers(), containers, "a container was started anew");
+    assert_eq!(cluster.containers(), containers, "a container was started again");
     assert!(page(&cluster, "shop").starts_with("one"));
     push_site(&shop, "two");
     assert!(page(&cluster, "shop").starts_with("two"));

@@ -105,7 +105,7 @@ fn the_outcome_of_a_build_of_an_ended_deploy_changes_nothing() {
         (release_built(records, NOW, deploy, built()).len(), failed)
     };
     assert_eq!(outcomes(&records, &deploy), (5, 1));
-    // The app was destroyed and created anew: a deploy of the same number is another one.
+    // The app was destroyed and created again: a deploy of the same number is another one.
     let old = Deploy { created: Moment(0), ..deploy.clone() };
     assert_eq!(outcomes(&records, &old), (0, 0));
     let unknown = Deploy { number: DeployNumber(99), ..deploy.clone() };

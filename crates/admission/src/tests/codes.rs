@@ -80,5 +80,5 @@ fn a_stack_replaces_only_a_stack() {
     );
     assert!(run(&mut records, |actor| stack("python")(&actor)).expect("made").stack);
     assert_eq!(check_stack(&records, &base_name("python")), Ok(()));
-    run(&mut records, |actor| stack("python")(&actor)).expect("made anew");
+    run(&mut records, |actor| stack("python")(&actor)).expect("made again");
 }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Most connections of one container.
+/// Maximum number of connections of one container.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Most connections of all containers.
+/// Maximum number of connections of all containers.
 const ALL_CONNECTIONS_MAX: usize = 4096;
 
-/// Most request bodies of one container in memory, and of all containers. A body has at most 1 MiB.
+/// Maximum number of request bodies of one container in memory, and of all containers. A body has at most 1 MiB.
 const BODIES_MAX: usize = 4;
 const ALL_BODIES_MAX: usize = 32;
 

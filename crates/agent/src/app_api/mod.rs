@@ -32,7 +32,7 @@ use crate::tasks::APP_API;
 /// Port of the listener.
 pub(crate) const PORT: u16 = 4690;
 
-/// Most connections that wait for an accept.
+/// Maximum number of connections that wait for an accept.
 const BACKLOG: u32 = 1024;
 
 /// Pause after a failed attempt to listen or to accept.

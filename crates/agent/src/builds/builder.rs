@@ -151,7 +151,7 @@ impl Build<'_> {
     }
 }
 
-/// Opens the file of a layer anew, with a position of its own. The file has no name.
+/// Opens the file of a layer again, with a position of its own. The file has no name.
 fn reopened(layer: &Layer) -> Result<std::fs::File, BuildError> {
     let path = format!("/proc/self/fd/{}", layer.file.as_raw_fd());
     std::fs::File::open(path).map_err(|error| BuildError::new(BuildPhase::Image, error))

@@ -50,7 +50,7 @@ const OVERHEAD: Duration = Duration::from_secs(30 * 60);
 /// Lines of output in a build error.
 const TAIL: usize = 20;
 
-/// Most concurrent pulls. Each pull fetches up to three blobs at once.
+/// Maximum number of concurrent pulls. Each pull fetches up to three blobs at once.
 const PULLS_MAX: usize = 4;
 
 /// State that the builds of this machine share.
@@ -61,7 +61,7 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    /// At most `most` builds at a time.
+    /// Creates slots for at most `most` builds at a time.
     pub(crate) fn new(most: u16) -> Self {
         let slots = Arc::new(BuildSlots::new(most));
         Self { slots, turns: Turns::default(), pulls: Semaphore::new(PULLS_MAX) }

@@ -44,8 +44,8 @@ pub(crate) enum PartError {
 }
 
 impl LayerCache {
-    /// Creates the folder, or empties it of all but layers that arrive in parts. Returns these, too, each with the time
-    /// since its last part.
+    /// Creates the folder, or removes everything from it except layers that arrive in parts. Also returns the digests of
+    /// these layers, each with the time since its last part.
     pub(super) fn in_folder(folder: PathBuf) -> io::Result<(Self, Vec<(Digest, Duration)>)> {
         std::fs::create_dir_all(&folder)?;
         let mut in_parts = Vec::new();

@@ -50,7 +50,7 @@ pub const SHARED_LAYERS: &str = "shared-layers";
 /// Time for which a layer stays for other machines.
 const KEEP: Duration = Duration::from_secs(30 * 60);
 
-/// Most bytes of all layers that stay for other machines, and of parts that stay for the next fetch.
+/// Maximum number of bytes of all layers that stay for other machines, and of parts that stay for the next fetch.
 const KEPT_MAX: u64 = 4 << 30;
 
 /// Poll interval for expired layers.
@@ -191,7 +191,7 @@ impl LayerExchange {
         self.state().in_parts.insert(digest.clone(), Instant::now());
     }
 
-    /// Takes note that the parts of a layer have become the layer.
+    /// Notes that a layer in parts is complete.
     fn end_parts(&self, digest: &Digest) {
         self.state().in_parts.remove(digest);
     }

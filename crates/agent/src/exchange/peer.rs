@@ -51,7 +51,7 @@ const PACE_BYTES: u64 = 640 << 10;
 const WINDOW: u32 = 4 << 20;
 const HEAD_MAX: u32 = 16 << 10;
 
-/// Most characters of a refusal's reason.
+/// Maximum number of characters of a refusal's reason.
 const REASON_MAX: usize = 200;
 
 /// Reason why a machine failed as a source.

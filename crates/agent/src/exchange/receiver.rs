@@ -92,7 +92,7 @@ impl RangeReceiver {
         if self.is_whole() { Ok(()) } else { Err(PartError::Short { received, size }) }
     }
 
-    /// Begins again, with an empty file.
+    /// Restarts the transfer with an empty file.
     pub(super) fn restart(&mut self, file: tokio::fs::File) {
         self.file = file;
         self.hasher = DigestHasher::default();

@@ -54,7 +54,7 @@ pub(crate) struct Instance {
     looked: GroupUsage,
     /// The stop timeout, if the instance exceeded it and was killed.
     killed_after: Option<Seconds>,
-    /// True if a record existed. A container that runs without a record has an unknown address, and is started anew.
+    /// True if a record existed. A container that runs without a record has an unknown address, and is started again.
     known: bool,
 }
 

@@ -154,10 +154,10 @@ pub(crate) fn carry_out(agent: &Arc<AgentContext>, orders: JobOrders) {
     orders.unread.into_iter().for_each(|unread| agent.jobs.decline(unread));
 }
 
-/// A job of the agent before, to be continued.
+/// A job of the previous agent, to be continued.
 pub(crate) struct LeftJob(JobRecord, CancellationToken);
 
-/// Takes up the jobs of the agent before. Their addresses are reserved before anything new gets one.
+/// Takes up the jobs of the previous agent. Their addresses are reserved before anything new gets one.
 pub(crate) fn adopt(agent: &Arc<AgentContext>) -> Vec<LeftJob> {
     let mut left = Vec::new();
     for record in record::all(&agent.settings) {
@@ -176,7 +176,7 @@ pub(crate) fn adopt(agent: &Arc<AgentContext>) -> Vec<LeftJob> {
     left
 }
 
-/// Continues jobs of the agent before.
+/// Continues jobs of the previous agent.
 pub(crate) fn go_on(agent: &Arc<AgentContext>, left: Vec<LeftJob>) {
     for LeftJob(record, stop) in left {
         agent.tasks.spawn(JOB, run::run(Arc::clone(agent), record, stop));

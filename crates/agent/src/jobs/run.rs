@@ -3,7 +3,7 @@
 //! ```text
 //! slot ─► image ─► container prepared ─► launch recorded ─► launched ─► ended, timed out, or stopped ─► end recorded
 //! ```
-//! Each arrow may be the agent's last. The next agent begins anew before the launch, and waits on after it.
+//! Each arrow may be the agent's last. The next agent starts over before the launch, and waits on after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn not_started(record: &JobRecord, error: &dyn std::error::Error) -> EndedJob {
     EndedJob::failed(record.order.lease, ErrorChain(error).to_string(), now())
 }
 
-/// Starts the container, or finds the one that the agent before started.
+/// Starts the container, or finds the one that the previous agent started.
 async fn begin(
     agent: &Arc<AgentContext>,
     workload: &mut TransientWorkload,

@@ -149,7 +149,7 @@ impl NetworkMonitor {
     }
 }
 
-/// Gantry's own table as nft lists it, without metadata and handles: an identical table that is created anew has other
+/// Gantry's own table as nft lists it, without metadata and handles: an identical table that is created again has other
 /// handles.
 async fn table(settings: &AgentSettings) -> Option<Value> {
     let text = read::printed("nft", &["-j", "list", "table", "inet", &settings.bridge]).await?;

@@ -144,7 +144,7 @@ pub enum OpeningError {
     /// The text is not an address.
     #[error("{0:?} is not an address; write for example 169.254.169.254")]
     Address(String),
-    /// The address is not closed in the first place.
+    /// Containers reach the address anyway.
     #[error("{0} is not a metadata address; containers reach it without this setting")]
     Open(String),
 }

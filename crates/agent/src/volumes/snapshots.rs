@@ -20,7 +20,7 @@ use crate::{AgentContext, AgentSettings};
 /// Folder of all snapshots of an app's volumes.
 pub(super) const FOLDER: &str = ".snapshots";
 
-/// Most snapshots of one volume.
+/// Maximum number of snapshots of one volume.
 const SNAPSHOTS_MAX: usize = 20;
 
 /// Folder of a volume's snapshots.

@@ -153,7 +153,7 @@ fn unpack(agent: &AgentContext, key: &Key, limit: Bytes, archive: impl Read, int
 }
 
 /// Gives the folder `fresh` an owner and a mode, when its archive says nothing about the folder itself: those of the
-/// volume before, or else the owner of the first file inside.
+/// previous volume, or else the owner of the first file inside.
 fn adopt_owner(before: &Path, fresh: &Path) -> io::Result<()> {
     let old = std::fs::symlink_metadata(before);
     let mode = old.as_ref().map_or(0o755, |about| about.mode() & 0o7777);

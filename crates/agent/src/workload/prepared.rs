@@ -31,7 +31,7 @@ use crate::network::AddressPool;
 use crate::trash::REMOVAL_RETRY;
 use crate::{AgentContext, AgentSettings};
 
-/// Most slots that wait for a job.
+/// Maximum number of slots that wait for a job.
 const IDLE_MAX: usize = 8;
 
 /// Slots that are prepared at the same time. A preparation mostly waits for the kernel.

@@ -25,7 +25,7 @@ pub struct JobsQuery {
     /// Only jobs older than this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<JobId>,
-    /// Most jobs of the page.
+    /// Maximum number of jobs of the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }

@@ -252,9 +252,9 @@ pub struct TrafficInfo {
     pub paused: bool,
     /// Message with which all requests are refused.
     pub maintenance: Option<String>,
-    /// Most requests per second, at each router.
+    /// Maximum number of requests per second, at each router.
     pub rate: Option<u32>,
-    /// Most concurrent requests, at each router.
+    /// Maximum number of concurrent requests, at each router.
     pub concurrent: Option<u32>,
     /// Proxies that the app trusts in addition to the cluster's.
     pub trusted_proxies: Vec<Subnet>,

@@ -15,7 +15,7 @@ pub(super) const RESERVE_KEYS: [&str; 2] = ["memory", "cpu"];
 pub(super) const PLACEMENT_KEYS: [&str; 8] =
     ["labels", "with", "apart_from", "one_per_machine", "global", "machine", "spread", "architecture"];
 
-/// Most values in one list.
+/// Maximum number of values in one list.
 const LIST_MAX: usize = 32;
 
 /// Reads `reserve` into the rules of a role.

@@ -19,7 +19,7 @@ use crate::tree::{PathTarget, Tree, TreeEntryKind, half};
 /// A git-lfs pointer is smaller than this, by the git-lfs specification.
 const POINTER_MAX: u64 = 1024;
 
-/// Most paths that a note lists.
+/// Maximum number of paths that a note lists.
 const NAMED_MAX: usize = 8;
 
 /// Result of scanning an archive: input for the recipe and for the layers.

@@ -11,7 +11,8 @@ use crate::commands::jobs::QueueFilter;
 pub(crate) enum Job {
     /// Queue a job: a role or an uploaded code of an app, or any image of the registry
     ///
-    /// The job runs once in a container of its own, on any machine. It reads its payload from the file that PAYLOAD_FILE names.
+    /// The job runs once in a container of its own, on any machine. It reads its payload from the file that
+    /// PAYLOAD_FILE names.
     Run(Box<JobRun>),
     /// List jobs, newest first
     Ls {
@@ -24,7 +25,7 @@ pub(crate) enum Job {
         /// Only jobs before this one
         #[arg(long, value_name = "JOB")]
         before: Option<JobId>,
-        /// Most jobs to list
+        /// Maximum number of jobs to list
         #[arg(short = 'n', long, default_value_t = 30, value_parser = number::<usize>, value_name = "COUNT")]
         limit: usize,
     },
@@ -152,7 +153,7 @@ pub(crate) enum Queue {
         /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
         #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: QueueName,
-        /// Most jobs at the same time
+        /// Maximum number of jobs at the same time
         #[arg(value_name = "COUNT", value_parser = number::<u32>)]
         count: u32,
     },
@@ -170,7 +171,7 @@ pub(crate) enum Queue {
         /// Queue, such as `shop/report`; `report` alone belongs to the app `jobs`
         #[arg(value_name = "[APP/]CODE", value_parser = code_name)]
         queue: Option<QueueName>,
-        /// Most jobs to list
+        /// Maximum number of jobs to list
         #[arg(short = 'n', long, default_value_t = 30, value_parser = number::<usize>, value_name = "COUNT")]
         limit: usize,
     },

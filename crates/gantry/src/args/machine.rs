@@ -74,7 +74,7 @@ pub(crate) struct Machine {
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
-    /// Most container jobs that run at the same time on a machine; by default four for each processor
+    /// Maximum number of container jobs that run at the same time on a machine; by default four for each processor
     #[arg(long, env = "GANTRY_JOBS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) jobs: Option<u16>,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub(crate) struct FirstPolicy {
     /// Disk limit of container/compile, its cache included; 8G by default
     #[arg(long, env = "GANTRY_COMPILE_DISK", value_name = "SIZE", value_parser = |text: &str| rule_value(PolicyKey::CompileDisk, text))]
     pub(crate) compile_disk: Option<String>,
-    /// Most builds that run at the same time on a machine; 2 by default
+    /// Maximum number of builds that run at the same time on a machine; 2 by default
     #[arg(long, env = "GANTRY_BUILDS", value_name = "NUMBER", value_parser = |text: &str| rule_value(PolicyKey::Builds, text))]
     pub(crate) builds: Option<String>,
     /// Interval of garbage collection; 10m by default

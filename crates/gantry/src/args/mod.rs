@@ -163,10 +163,10 @@ pub(crate) enum Command {
     /// Limit the requests of an app at each router; a limit that is not named is removed
     Limit {
         app: AppName,
-        /// Most requests per second
+        /// Maximum number of requests per second
         #[arg(long, value_name = "COUNT", value_parser = number::<u32>)]
         rate: Option<u32>,
-        /// Most requests at the same time, open websockets included
+        /// Maximum number of requests at the same time, open websockets included
         #[arg(long, value_name = "COUNT", value_parser = number::<u32>)]
         concurrent: Option<u32>,
     },

@@ -12,8 +12,8 @@ use super::values::{age, moment, number, schedule_name};
 pub(crate) enum Schedule {
     /// Create a schedule: a job at fixed times
     ///
-    /// `gantry schedule create shop/report --cron "30 6 * * MON-FRI" --timezone Europe/Paris`. Without --cron and --every, the
-    /// job runs once, at --start.
+    /// `gantry schedule create shop/report --cron "30 6 * * MON-FRI" --timezone Europe/Paris`. Without --cron and
+    /// --every, the job runs once, at --start.
     Create(Box<ScheduleCreate>),
     /// List schedules
     Ls {
@@ -69,7 +69,7 @@ pub(crate) struct ScheduleCreate {
     /// No job after this time
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub(crate) end: Option<Moment>,
-    /// Most runs
+    /// Maximum number of runs
     #[arg(long, value_name = "COUNT", value_parser = number::<u64>)]
     pub(crate) count: Option<u64>,
     /// Policy for times at which the server was away: `skip`, `once` or `all`

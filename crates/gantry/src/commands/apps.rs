@@ -269,7 +269,7 @@ fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &Rol
             true if is_ready(one) => ready += 1,
             // A copy on a lost machine was replaced, and ends once the machine is back.
             _ if one.phase.is_none() && one.goal != GoalInfo::Run => {}
-            // The release before stands by for its bake time.
+            // The previous release stands by for its bake time.
             false if count > 0 => {}
             _ => return false,
         }

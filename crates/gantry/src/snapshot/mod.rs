@@ -5,9 +5,9 @@
 //! - `blobs/<digest>`: manifests, configurations and layers;
 //! - `end`: the digest of `snapshot.json`. A file that was cut has no `end`.
 //!
-//! `load` reads the whole file first and verifies every digest; nothing is written before. Then it unpacks the missing layers,
-//! which are verified again, writes the images, and marks them. A kill between two steps leaves whole layers and images;
-//! the next `load` goes on.
+//! `load` reads the whole file first and verifies every digest; nothing is written before. Then it unpacks the missing
+//! layers, which are verified again, writes the images, and marks them. A kill between two steps leaves whole layers
+//! and images; the next `load` goes on.
 
 mod read;
 mod save;
@@ -42,7 +42,7 @@ const HEADING: &str = "snapshot.json";
 const END: &str = "end";
 const BLOBS: &str = "blobs";
 
-/// Most images of a snapshot.
+/// Maximum number of images of a snapshot.
 const IMAGES_MAX: usize = 1000;
 
 /// Largest manifest or configuration, and all of them together, in bytes. They are held in memory.

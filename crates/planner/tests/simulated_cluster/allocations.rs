@@ -75,7 +75,7 @@ fn a_number_is_never_used_twice() {
         assert_eq!(running(&cluster), [1, 2].map(|index| format!("web-{index}.{round}")));
         assert_eq!(highest(&cluster, "shop.v1.web-1"), round);
     }
-    // A new release begins anew.
+    // A new release starts over.
     scale(&mut cluster, 1);
     cluster.apply(&ClusterEvent::Push { hold: false });
     cluster.left_alone();

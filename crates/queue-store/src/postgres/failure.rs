@@ -16,7 +16,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Client(#[from] tokio_postgres::Error),
     /// No answer.
-    #[error("no answer within {seconds} s")]
+    #[error("the database did not answer within {seconds} s")]
     Timeout {
         /// The timeout.
         seconds: u64,
@@ -42,10 +42,10 @@ pub(crate) enum Failure {
     #[error("the cloud {0} has the queue")]
     OtherCluster(ClusterId),
     /// The database is being filled from a file.
-    #[error("the queue is being moved here")]
+    #[error("`gantry store migrate-jobs` is moving a queue into the database")]
     Moving,
     /// The database is of a newer version.
-    #[error("format {0}")]
+    #[error("the database has the newer format {0}")]
     Newer(i64),
 }
 

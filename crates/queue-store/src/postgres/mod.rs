@@ -90,7 +90,7 @@ pub struct PostgresQueue {
     away: Option<(Instant, Duration, String)>,
     /// Moment at which another server had the queue.
     given_up: Option<(Instant, QueueUser)>,
-    /// Most jobs of all queues that may wait or run.
+    /// Maximum number of jobs of all queues that may wait or run.
     most_open: u64,
     tidy_every: Duration,
     tidied: Instant,

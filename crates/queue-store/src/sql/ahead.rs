@@ -1,8 +1,8 @@
 //! Rows that a batch of commands needs, read with few queries.
 //!
 //! A query of a database elsewhere takes a round trip. So the jobs that a batch names are read at once, and claims of
-//! one batch share the first ready jobs of each queue. [`Writer`](super::write::Writer) reports every change of a job, so that these rows
-//! are those of the database.
+//! one batch share the first ready jobs of each queue. [`Writer`](super::write::Writer) reports every change of a job,
+//! so that these rows are those of the database.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ use super::value::bound;
 use super::{Database, Fault};
 use crate::QueueCommand;
 
-/// Most ready jobs of a queue that one query reads, less one.
+/// Maximum number of ready jobs of a queue that one query reads, less one.
 const READY_MAX: usize = 1000;
 
 /// Fewest ready jobs of a queue that one query reads for several claims, less one.

@@ -14,7 +14,7 @@ use crate::{
     StoredSchedule, postgres, sqlite,
 };
 
-/// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
+/// Maximum number of rows that one page looks at. A page may be shorter than asked for and still have a successor.
 const ROWS_SCANNED_MAX: usize = 20_000;
 
 /// Rows that a page reads at a time.
@@ -83,7 +83,7 @@ pub struct QueueInfo {
     pub name: QueueName,
     /// True if no job starts.
     pub paused: bool,
-    /// Most jobs at the same time.
+    /// Maximum number of jobs at the same time.
     pub limit: Option<u32>,
     /// Jobs by state: delayed, held, ready, leased, ended.
     pub counts: [u64; 5],

@@ -35,7 +35,7 @@ pub(crate) static INSERT_BODY: RowChange = RowChange {
            SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[]), CAST(?4 AS BYTEA[]))",
 };
 
-/// Writes the result of an attempt over that of the attempt before.
+/// Writes the result of an attempt over that of the previous attempt.
 pub(crate) static PUT_RESULT: RowChange = RowChange {
     one: "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3) \
           ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output",

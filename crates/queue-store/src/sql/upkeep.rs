@@ -9,7 +9,7 @@ use super::write::Writer;
 use super::{Fault, SqlParameter};
 use crate::Upkeep;
 
-/// Most jobs of a slice.
+/// Maximum number of jobs of a slice.
 const SLICE: usize = 500;
 
 impl Writer<'_> {

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Writer<'a> {
     pub(crate) database: &'a dyn Database,
     pub(crate) loads: &'a mut Loads,
-    /// Most jobs of all queues that may wait or run.
+    /// Maximum number of jobs of all queues that may wait or run.
     pub(crate) most_open: &'a mut u64,
     pub(crate) now: Moment,
     pub(crate) ahead: ReadAhead,

@@ -28,7 +28,7 @@ pub struct SqliteQueue {
     connection: Connection,
     path: PathBuf,
     loads: Loads,
-    /// Most jobs of all queues that may wait or run.
+    /// Maximum number of jobs of all queues that may wait or run.
     most_open: u64,
 }
 

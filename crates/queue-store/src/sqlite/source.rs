@@ -10,7 +10,7 @@ use crate::sql::tables::Table;
 use crate::sql::{Fault, SqlParameter, Value, row};
 use crate::{MoveError, QueueStoreError};
 
-/// Most rows of a slice, and its largest size in bytes, but for its last row.
+/// Maximum number of rows of a slice, and its largest size in bytes, but for its last row.
 const SLICE_ROWS: usize = 1000;
 const SLICE_BYTES: usize = 4 << 20;
 

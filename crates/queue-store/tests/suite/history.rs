@@ -39,7 +39,7 @@ fn counted(storage: &StorageUnderTest) -> [[u64; 5]; 3] {
     counts
 }
 
-/// Most jobs with the key, ready and leased.
+/// Maximum number of jobs with the key, ready and leased.
 fn with_key(storage: &StorageUnderTest) -> u64 {
     let jobs = storage.reader.page(&JobFilter::default(), 10_000).expect("read").jobs;
     jobs.iter()

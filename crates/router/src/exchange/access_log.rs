@@ -107,7 +107,7 @@ impl LogWriter {
             if !last {
                 std::thread::sleep(GATHER);
             }
-            // The writer swaps two buffers, so neither grows anew each time. A buffer shrinks again after a burst.
+            // The writer swaps two buffers, so neither grows again each time. A buffer shrinks again after a burst.
             lines.clear();
             lines.shrink_to(BUFFER_KEPT);
             std::mem::swap(&mut lines, &mut *self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner));

@@ -31,7 +31,7 @@ impl HttpExchange {
         };
         let mut changes = self.router.routes.changes();
         loop {
-            // Each instance was tried and did not take the request: begin anew with all instances.
+            // Each instance was tried and did not take the request: start over with all instances.
             self.tried.clear();
             let _ = tokio::time::timeout(POLL_INTERVAL, changes.changed()).await;
             if let Some(chosen) = self.search()? {

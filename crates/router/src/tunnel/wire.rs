@@ -155,7 +155,7 @@ pub(crate) struct LayerRequest {
     pub(crate) digest: Digest,
     /// Number of bytes that the agent has already.
     pub(crate) offset: u64,
-    /// Most bytes to send; none for the rest of the layer.
+    /// Maximum number of bytes to send; none for the rest of the layer.
     pub(crate) length: Option<u64>,
 }
 

@@ -16,8 +16,8 @@ use crate::exchange::router_state::RouterState;
 use crate::http2::body::Http2Writer;
 use crate::tunnel::wire::{LayerRequest, TunnelRefusal};
 
-/// Most layers that a router sends at once: more than the servers ask of a machine, because a new leader may not know yet
-/// of transfers under way.
+/// Maximum number of layers that a router sends at once: more than the servers ask of a machine, because a new leader
+/// may not know yet of transfers under way.
 pub(crate) const UPLOADS_MAX: usize = 8;
 
 /// Longest time for which a receiver may take nothing.

@@ -12,7 +12,7 @@ use crate::{Server, build_orders};
 pub(super) fn collect(server: &Server) {
     let data = &server.settings.data;
     let [repositories, logs] = ["git", "builds"].map(|folder| names(&data.join(folder)));
-    // Reads the records anew for each name, after listing the folders. A record is written before its files, and
+    // Reads the records again for each name, after listing the folders. A record is written before its files, and
     // measuring and removing the preceding folders takes time.
     let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| server.core.view().records.apps.contains_key(&app));
     let is_deploy = |app: &str, number: DeployNumber| {

@@ -1,7 +1,7 @@
 //! Garbage collection of old releases, deploys and events, with the tags and builds of the releases.
 //!
 //! Whatever a rollback needs is kept. The cluster policy says how much else is kept. An app keeps:
-//! - the current release and the release before it;
+//! - the current release and the previous release;
 //! - every release that an open deploy names, or that still runs;
 //! - the newest releases (rule `releases-kept`);
 //! - the newest releases that once served, however old (rule `good-releases-kept`);

@@ -33,10 +33,10 @@ use self::task::{CoordinationTask, Message};
 use crate::Server;
 use crate::leadership::Leadership;
 
-/// Most requests of one app at the same time, those that wait included.
+/// Maximum number of requests of one app at the same time, those that wait included.
 const AT_ONCE: usize = 512;
 
-/// Most messages that wait for the task.
+/// Maximum number of messages that wait for the task.
 const INBOX_MAX: usize = 1024;
 
 /// Longest interval between searches for keyspaces of destroyed apps.

@@ -28,10 +28,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// A longer pause between two ticks means that the process stood still: no owner could renew a lease meanwhile.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-/// Most commands of one transaction.
+/// Maximum number of commands of one transaction.
 const BATCH_MAX: usize = 256;
 
-/// Most bytes of values in one transaction, below the limit of etcd's requests. A single command may have more.
+/// Maximum number of bytes of values in one transaction, below the limit of etcd's requests. A single command may have more.
 const BATCH_BYTES: usize = 512 << 10;
 
 /// Bytes of the keys and values of all apps.

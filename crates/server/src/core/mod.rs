@@ -44,7 +44,7 @@ use task::{CoreMessage, CoreTask, Mutation};
 
 pub use gantry_cluster::ClusterView;
 
-/// Most messages that wait for the core.
+/// Maximum number of messages that wait for the core.
 const INBOX_MAX: usize = 256;
 
 /// The cluster's state at one moment, for reading at once.

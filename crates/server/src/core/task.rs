@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Interval of a full plan. A mistake in the dirty set therefore only delays a change.
 const FULL_PLAN: Duration = Duration::from_secs(30);
 
-/// Most planning rounds in a row. More rounds would mean that the planner does not converge.
+/// Maximum number of planning rounds in a row. More rounds would mean that the planner does not converge.
 const ROUNDS_MAX: usize = 64;
 
 /// Decides a change of the records: pure, given the records and the time.
@@ -76,7 +76,7 @@ impl CoreTask {
     pub(super) async fn load(store: Arc<dyn Store>, leadership: Leadership) -> Result<Self, ServerError> {
         let term = leadership.revision().await;
         let LoadedRecords { records, refused } = load(&*store, store.list("").await?.entries, term).await?;
-        // The server before may have had a clock that was ahead. Its stamps follow this server's clock before the first
+        // The previous server may have had a clock that was ahead. Its stamps follow this server's clock before the first
         // decision.
         let clock = clock::start_after(admission::newest_stamp(&records));
         let now = clock.now(reading());

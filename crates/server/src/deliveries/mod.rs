@@ -50,7 +50,7 @@ pub(crate) async fn run(server: Arc<Server>) {
         let pause = match sender.pass(&server).await {
             Ok(pause) => pause,
             Err(JobsError::Stopping) => return,
-            // The server starts anew once the disk is writable.
+            // The server starts again once the disk is writable.
             Err(JobsError::ReadOnly) => EVERY,
             Err(error) => {
                 tracing::error!(error = crate::causes(&error), "cannot read the deliveries; retrying");

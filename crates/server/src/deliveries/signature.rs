@@ -1,7 +1,7 @@
 //! The signature of a callback: proof that this cluster sent it, and when.
 //!
 //! `Gantry-Signature: t=1790000000,v1=5257a8…`. `v1` is the HMAC-SHA256 of `t`, a dot and the body, in hexadecimal digits,
-//! with the text of the project's key. After a rotation, a second `v1` is by the key before.
+//! with the text of the project's key. After a rotation, a second `v1` is by the previous key.
 
 use gantry_model::Moment;
 use gantry_queue_store::SigningKey;
@@ -11,7 +11,7 @@ use sha2::Sha256;
 /// Name of the header.
 pub(super) const HEADER: &str = "gantry-signature";
 
-/// Time after a rotation during which the key before signs as well, in milliseconds: a day.
+/// Time after a rotation during which the previous key signs as well, in milliseconds: a day.
 const ROTATION: u64 = 86_400_000;
 
 /// The value of the header.

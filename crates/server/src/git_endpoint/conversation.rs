@@ -34,7 +34,7 @@ const CHUNK_MAX: u32 = 1 << 20;
 /// Timeout for each message of a hook, and for the source tree to arrive.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Most rounds of questions to a hook. Each round needs another push that began meanwhile.
+/// Maximum number of rounds of questions to a hook. Each round needs another push that began meanwhile.
 const QUESTIONS_MAX: usize = 20;
 
 /// Reason why a push is refused.
@@ -44,19 +44,19 @@ pub(super) enum PushError {
     Silent,
     #[error("cannot read the git hook's message; push again")]
     Message(#[source] io::Error),
-    #[error("the server does not know this push; push again")]
+    #[error("the server no longer knows this push; push again")]
     Unknown,
     #[error("{}", with_hint(.0))]
     Refused(Problem),
     #[error(transparent)]
     Target(#[from] TargetError),
-    #[error("the pushed tree cannot be stored")]
+    #[error("cannot store the pushed files")]
     Source(#[source] gantry_blobs::BlobError),
-    #[error("git does not move the branch to {0}, which was accepted before this push; push again")]
+    #[error("the branch is not yet at commit {0}, which the server accepted before this push; push again")]
     Unsettled(String),
-    #[error("other pushes to this app keep beginning; push again")]
+    #[error("other pushes to this app began during this push; push again")]
     Overtaken,
-    #[error("the deploy can no longer be followed; `gantry status` tells how it goes")]
+    #[error("the server cannot follow the deploy any further; `gantry status` shows the state of the deploy")]
     Lost,
 }
 

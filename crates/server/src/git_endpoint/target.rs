@@ -93,7 +93,7 @@ impl DeployTarget<'_> {
     }
 }
 
-/// Most refs that this line names.
+/// Maximum number of refs that this line names.
 const NAMED: usize = 5;
 const _: () = assert!(NAMED <= OTHERS_MAX);
 

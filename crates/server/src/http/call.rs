@@ -24,7 +24,7 @@ use super::auth::Caller;
 use super::{ErrorResponse, HttpResult, Params, json, parse_body, stream};
 use crate::Server;
 
-/// Most bytes that are read of a body which the endpoint does not take.
+/// Maximum number of bytes that are read of a body which the endpoint does not take.
 const IGNORED_MAX: usize = 1 << 20;
 
 /// Size limit of a large JSON body in bytes.

@@ -79,7 +79,7 @@ async fn cause_of(
                 None => reference,
                 Some(remote) => pulls::own_reference(server, headers, &remote).await.ok_or_else(|| {
                     Problem::new(ErrorCode::ImageElsewhere, format!("{reference} is in another registry"))
-                        .hint("pull it first")
+                        .hint(format!("`gantry deploy {app} --image {reference}` pulls the image first"))
                 })?,
             };
             let image = registry::resolve(server, caller, &reference).await?;

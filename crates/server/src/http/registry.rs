@@ -34,7 +34,7 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// Most tags of one push.
+/// Maximum number of tags of one push.
 const TAGS_MAX: usize = 50;
 
 /// Longest time for which a request waits for the list of a blob's parts. Agents then fetch the blob as a whole.

@@ -233,7 +233,7 @@ fn one_off_spec(
     Ok((Some(current), spec))
 }
 
-/// Most machines that are asked to take a one-off.
+/// Maximum number of machines that are asked to take a one-off.
 const ASKED_FOR_ONE_OFF: usize = 3;
 
 /// The machines that may take a one-off, best first: the one with its volumes, or those with the fewest instances.

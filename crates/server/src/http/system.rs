@@ -79,7 +79,7 @@ const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
 /// Timeout for an agent to measure its folders. Without an answer, the response leaves these folders out.
 const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most machines that are asked at once.
+/// Maximum number of machines that are asked at once.
 const ASKED_AT_ONCE: usize = 256;
 
 /// Measures the bytes used by each kind of data: of the store, the server and all machines.

@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Limit in bytes on an agent's answer.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// Most machines that are asked at once.
+/// Maximum number of machines that are asked at once.
 const ASKED_AT_ONCE: usize = 32;
 
 /// Requests work from a machine's agent and returns its answer.

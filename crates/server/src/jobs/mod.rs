@@ -11,8 +11,9 @@
 //! - `state`: leases and outgoing orders in memory; plain functions.
 //! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
 //!
-//! With PostgreSQL, the queue may be away at any time, and is opened with the first command. The leases of the server before
-//! are adopted once the database answers. Until then the server orders no machine to stop a job, and gives no job away.
+//! With PostgreSQL, the queue may be away at any time, and is opened with the first command. The leases of the previous
+//! server are adopted once the database answers. Until then the server orders no machine to stop a job, and gives no
+//! job away.
 //!
 //! The rules are in the crate `queue`, their storage in `queue-store`.
 
@@ -87,7 +88,7 @@ pub(crate) struct JobService {
     /// None while the disk is read-only.
     reader: Option<Arc<Mutex<QueueReader>>>,
     state: Mutex<JobsState>,
-    /// True once the leases of the server before are known.
+    /// True once the leases of the previous server are known.
     adopted: AtomicBool,
     /// Notified when an agent may have new orders.
     changed: Notify,
@@ -98,7 +99,7 @@ pub(crate) struct JobService {
 }
 
 impl JobService {
-    /// The queue of the settings: a file in the data folder, or PostgreSQL. Leases of the server before begin anew. A
+    /// The queue of the settings: a file in the data folder, or PostgreSQL. Leases of the previous server start over. A
     /// database is never used without the id of the cluster, which a full disk keeps from the records.
     pub(crate) fn open(settings: &ServerSettings, cluster: Option<ClusterId>) -> Result<Self, QueueStoreError> {
         if let Some(address) = &settings.job_store {
@@ -133,7 +134,7 @@ impl JobService {
         }
     }
 
-    /// Takes over leases: those of the server before, and those of claims whose reply was lost.
+    /// Takes over leases: those of the previous server, and those of claims whose reply was lost.
     async fn adopt(&self) -> Result<(), JobsError> {
         // A write first: after it, no other server grants leases.
         self.writer.all(Vec::new()).await?;
@@ -154,7 +155,7 @@ impl JobService {
         self.adopted.store(true, Ordering::Release);
     }
 
-    /// Reports whether the leases of the server before are known.
+    /// Reports whether the leases of the previous server are known.
     fn has_adopted(&self) -> bool {
         self.adopted.load(Ordering::Acquire)
     }
@@ -251,7 +252,7 @@ impl JobService {
     }
 
     /// The key that signs the callbacks of a project, made at first need; none if too many projects have one. `rotate`
-    /// makes the key anew.
+    /// replaces the key.
     pub(crate) async fn signing_key(&self, project: AppName, rotate: bool) -> Result<Option<SigningKey>, JobsError> {
         let fresh = SigningKey { current: hex::encode(rand::random::<[u8; 32]>()), previous: None };
         match self.delivery(DeliveryCommand::SigningKey { project, fresh, rotate }).await? {

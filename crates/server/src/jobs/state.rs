@@ -14,7 +14,7 @@ pub(super) struct JobsState {
     /// Cancelled jobs that machines have not stopped yet.
     cancelling: BTreeSet<JobId>,
     machines: BTreeMap<MachineName, MachineJobs>,
-    /// First reports that came before the leases of the server before were known, with their capacity. An idle machine
+    /// First reports that came before the leases of the previous server were known, with their capacity. An idle machine
     /// does not repeat its report.
     early: BTreeMap<MachineName, (u32, Vec<HeldJob>)>,
     extra_runs: u64,
@@ -27,7 +27,7 @@ struct MachineJobs {
 }
 
 impl JobsState {
-    /// Takes over a lease that the server before granted, unless the job has a lease already.
+    /// Takes over a lease that the previous server granted, unless the job has a lease already.
     pub(super) fn adopt(&mut self, lease: JobRef, machine: MachineName, cancelling: bool) {
         if self.leases.of(lease.job).is_some() {
             return;
@@ -42,17 +42,18 @@ impl JobsState {
         self.leases.grant(lease.job, lease.fence, machine);
     }
 
-    /// Takes in the first report on a connection. No order is on its way: the machine has lost what it does not name.
+    /// Applies the first report on a connection. No order is on its way, so the machine has lost the leases that the report
+    /// does not name.
     pub(super) fn first_report(&mut self, machine: &MachineName, held: &[HeldJob]) {
         self.leases.lapse(machine, &leases_of(held));
     }
 
-    /// Keeps a report until the leases of the server before are known.
+    /// Keeps a report until the leases of the previous server are known.
     pub(super) fn keep_early_report(&mut self, machine: &MachineName, capacity: u32, held: Vec<HeldJob>) {
         self.early.insert(machine.clone(), (capacity, held));
     }
 
-    /// Takes in the early reports: the leases of the server before are known now.
+    /// Applies the early reports, now that the leases of the previous server are known.
     pub(super) fn take_early_reports(&mut self) {
         for (machine, (capacity, held)) in std::mem::take(&mut self.early) {
             self.first_report(&machine, &held);
@@ -60,7 +61,7 @@ impl JobsState {
         }
     }
 
-    /// Takes in a report: renews the named leases, and orders the machine to stop what it must not run.
+    /// Applies a report: renews the named leases, and orders the machine to stop jobs that it must not run.
     pub(super) fn report(&mut self, machine: &MachineName, capacity: u32, held: &[HeldJob], ended: &[EndedJob]) {
         let named = leases_of(held);
         let strange = self.leases.renew(machine, &named);

@@ -5,7 +5,7 @@
 //! - `slots`: how many requests run at the same time, overall and for each host.
 //!
 //! A URL comes from a user, and the server stands inside of the private network. So a private address is refused after the
-//! name is resolved, and the request goes to the very address that was checked: a name that is resolved anew (DNS
+//! name is resolved, and the request goes to the very address that was checked: a name that is resolved again (DNS
 //! rebinding) gains nothing. Redirects are not followed, and proxies of the environment are not used.
 
 mod addresses;

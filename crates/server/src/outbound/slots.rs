@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
-/// Most requests at the same time.
+/// Maximum number of requests at the same time.
 const MOST: u32 = 128;
 
-/// Most requests to slow hosts at the same time.
+/// Maximum number of requests to slow hosts at the same time.
 const MOST_SLOW: u32 = MOST / 2;
 
-/// Most requests to one host at the same time.
+/// Maximum number of requests to one host at the same time.
 pub(crate) const PER_HOST: u32 = 4;
 
-/// Most slow hosts without a request that are remembered.
+/// Maximum number of slow hosts without a request that are remembered.
 const REMEMBERED: usize = 1000;
 
 /// Requests under way, by host.

@@ -70,7 +70,7 @@ pub(crate) async fn repair_copies(server: Arc<Server>) {
     repairs.run(pass).await;
 }
 
-/// Failure of a repair. The next one begins anew.
+/// Failure of a repair. The next one starts over.
 #[derive(Debug, thiserror::Error)]
 enum RepairError {
     #[error("cannot list the blobs of another server")]

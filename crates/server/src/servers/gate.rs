@@ -95,7 +95,7 @@ impl Gate {
         self.set(Standing::Leading(term));
     }
 
-    /// Holds requests.
+    /// Makes new requests wait.
     pub(super) fn wait(&self) {
         self.set(Standing::Waiting);
     }

@@ -31,7 +31,7 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout for the response head when a server is asked for a blob, or whether it has one.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most digests of one order to remove blobs.
+/// Maximum number of digests of one order to remove blobs.
 const COLLECT_MAX: usize = 1000;
 
 /// The blobs of the other servers.

@@ -11,10 +11,10 @@ use gantry_model::{AllocationId, AppName, MachineName, Moment, RequestFailure};
 use super::traffic;
 use crate::core::ClusterView;
 
-/// Most lines that are read, of all copies of the role on the machine.
+/// Maximum number of lines that are read, of all copies of the role on the machine.
 const READ_MAX: usize = 200;
 
-/// Most lines that are shown.
+/// Maximum number of lines that are shown.
 const SHOWN_MAX: usize = 5;
 
 /// Time in milliseconds before the first failure from which output belongs to the failure.

@@ -222,7 +222,7 @@ const FAULTS: &[Fault] = &[
         "app shop: 39 of 40 requests failed in the last 3 min: their clients gave up, because shop.v1.web-1 sent no response for seconds; with `health.path` of the role Gantry finds and restarts a copy that hangs",
     ),
     (
-        "failures of the release before are over",
+        "failures of the previous release are over",
         |scenario| {
             scenario.app.current = Some(ReleaseNumber(1));
             let mut old = run(37, None, 502);

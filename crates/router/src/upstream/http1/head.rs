@@ -49,7 +49,7 @@ pub(crate) enum BadHead {
     Length,
 }
 
-/// Writes the head of a request. The fields for the body's length are written anew, from `length`.
+/// Writes the head of a request. The fields for the body's length are written again, from `length`.
 pub(crate) fn write(request: &Parts, length: Option<BodyLength>, out: &mut Vec<u8>) {
     let target = request.uri.path_and_query().map_or("/", |path| path.as_str());
     for text in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {

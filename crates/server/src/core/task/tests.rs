@@ -43,7 +43,7 @@ async fn a_server_that_leads_again_moves_the_stamps_of_a_leader_whose_clock_was_
     let (leadership, mut task) = resigned(&store).await;
     let began = task.state.view().observed.began;
     lead_meanwhile(&store, began.moved(HOUR)).await;
-    // The write of the leader before finds that its term has ended.
+    // The write of the previous leader finds that its term has ended.
     leadership.take_again(task.term).await.expect("no other server leads");
     task.update().await.expect("leads again");
 

@@ -1,5 +1,5 @@
-//! The API of IronMQ, version 3, for clients that were written for it: `/3/projects/{project}/queues/{name}…`. The project is an
-//! app. A name of a queue may contain slashes. `push` has the calls of push queues.
+//! The API of IronMQ, version 3, for clients that were written for it: `/3/projects/{project}/queues/{name}…`. The
+//! project is an app. A name of a queue may contain slashes. `push` has the calls of push queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::Server;
 use crate::core;
 use crate::deliveries::parse_reservation_id;
 
-/// Most messages of one call.
+/// Maximum number of messages of one call.
 const BATCH_MAX: usize = 100;
 
 /// Longest wait for messages.

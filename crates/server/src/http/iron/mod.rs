@@ -106,7 +106,11 @@ async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request)
         (&Method::POST, ["codes"]) => upload::upload(&call).await,
         _ => {
             let path: String = call.parts.uri.path().chars().take(200).collect();
-            Err(Problem::new(ErrorCode::EndpointNotFound, format!("there is no {method} {path}")).into())
+            Err(Problem::new(
+                ErrorCode::EndpointNotFound,
+                format!("Gantry does not have the IronWorker endpoint {method} {path}"),
+            )
+            .into())
         }
     }
 }

@@ -16,14 +16,14 @@ use super::super::job_info::job_info;
 use super::super::jobs::{authorize, find, resolve};
 use super::{IronCall, answer, unknown_code};
 
-/// Most tasks of one submission.
+/// Maximum number of tasks of one submission.
 const SUBMIT_MAX: usize = gantry_api::jobs::SUBMIT_MAX;
 
 /// Tasks of a page, and the most.
 const PAGE: usize = 30;
 const PAGE_MAX: usize = 100;
 
-/// Most rows that a list looks at.
+/// Maximum number of rows that a list looks at.
 const ROWS_SCANNED_MAX: usize = 100_000;
 
 #[derive(Deserialize)]

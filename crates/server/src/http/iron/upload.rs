@@ -15,7 +15,7 @@ use super::super::HttpResult;
 use super::super::codes::NewCode;
 use super::{IronCall, answer};
 
-/// Most fields of a form.
+/// Maximum number of fields of a form.
 const FIELDS_MAX: usize = 16;
 
 /// Stacks by the beginning of a runtime's name.

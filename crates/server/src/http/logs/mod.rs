@@ -30,7 +30,7 @@ use crate::tasks::STREAM;
 /// Capacity of the queue between agents and client, in lines.
 const QUEUE_CAPACITY: usize = 256;
 
-/// Most machines that are asked at once. Further machines are asked as others answer.
+/// Maximum number of machines that are asked at once. Further machines are asked as others answer.
 const ASKED_AT_ONCE: usize = 64;
 
 /// Longest wait for the newest lines of a machine.
