@@ -55,7 +55,7 @@ impl Actor<'_> {
 #[must_use]
 pub fn adopt_policy(records: &RecordIndex, now: Moment, settings: &ClusterPolicy) -> Vec<RecordChange> {
     let before = &records.policy;
-    if before.adopted {
+    if before.has_adopted_all() {
         return Vec::new();
     }
     let policy = before.adopt(settings);

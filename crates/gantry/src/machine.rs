@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use gantry_agent::HostPorts;
 use gantry_error_codes::ErrorCode;
-use gantry_model::{ClusterPolicy, MachineName, MachineSubnet, PolicyKey, TunnelAddress};
+use gantry_model::{AppUrl, ClusterPolicy, MachineName, MachineSubnet, PolicyKey, TunnelAddress};
 use gantry_store::StoreAddress;
 use gantry_trust::Credentials;
 use serde::{Deserialize, Serialize};
@@ -92,8 +92,7 @@ impl Machine {
             run: self.run.clone(),
             program: program()?,
             machine,
-            policy: self.policy.rules(),
-            http_port: self.http.port(),
+            policy: ClusterPolicy { app_url: Some(self.app_url()), ..self.policy.rules() },
             cluster_listen: self.cluster_listen,
             advertise: self.advertise.clone(),
         })
@@ -114,6 +113,14 @@ impl Machine {
             addresses: self.tunnel_addresses(),
             subnet: self.tunnel.and_then(|_| MachineSubnet::containing(self.network.0, self.network.1)),
         })
+    }
+
+    /// How the apps are reached through the router of this machine.
+    fn app_url(&self) -> AppUrl {
+        match self.https {
+            Some(https) => AppUrl { port: https.port(), ..AppUrl::HTTPS },
+            None => AppUrl { port: self.http.port(), ..AppUrl::HTTP },
+        }
     }
 
     /// Addresses at which other machines' routers reach this machine's router; none in a cloud of one machine.

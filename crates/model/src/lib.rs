@@ -39,6 +39,7 @@
 
 mod allocation;
 pub mod app;
+mod app_url;
 pub mod audit;
 mod build_phase;
 pub mod clock;
@@ -77,6 +78,7 @@ pub mod unit;
 
 pub use allocation::{AllocationError, AllocationId, AllocationNumbers, Slot};
 pub use app::{App, ImageSettings};
+pub use app_url::{AppUrl, AppUrlError};
 pub use audit::{AuditAction, BaseSource, ExitFacts};
 pub use build_phase::BuildPhase;
 pub use cluster_id::{ClusterId, ClusterIdError};

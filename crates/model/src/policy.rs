@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::proxies::PROXIES_MAX;
 use crate::{
-    Bytes, HostName, MachineSubnet, MachineSubnetError, NameError, Seconds, Subnet, SubnetError, TrustedProxies,
-    defaults,
+    AppUrl, AppUrlError, Bytes, HostName, MachineSubnet, MachineSubnetError, NameError, Seconds, Subnet, SubnetError,
+    TrustedProxies, defaults,
 };
 
 const DAY: u64 = 86_400;
@@ -32,6 +32,10 @@ macro_rules! rules {
             /// True once a server has taken its settings over as the first values.
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             pub adopted: bool,
+            /// True once a server has taken its address of the apps over as the first `app-url`. The rule is younger than
+            /// the other settings.
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            pub app_url_adopted: bool,
             $(
                 #[doc = $meaning]
                 #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +103,9 @@ macro_rules! rules {
 rules! {
     Domain domain: HostName, "domain",
         "domain of the apps: an app is reached as <app>.<domain>", localhost(), (0, 0);
+    AppUrl app_url: AppUrl, "app-url",
+        "how people reach the apps: http or https, with a port if it is not the usual one, such as http:8080",
+        AppUrl::HTTP, (0, 0);
     BakeTime bake_time: Seconds, "bake-time",
         "how long the old release stands by after promotion", defaults::BAKE_TIME, (0, DAY);
     WaitFor wait_for: WaitFor, "wait-for",
@@ -171,6 +178,12 @@ fn cluster_subnet() -> MachineSubnet {
 }
 
 impl ClusterPolicy {
+    /// Returns the URL of an app, or of a held release, by the first part of its host name.
+    #[must_use]
+    pub fn url(&self, host: &str) -> String {
+        self.app_url().of_host(&format!("{host}.{}", self.domain()))
+    }
+
     /// Length of the lease of copies of roles with `single: true`, in milliseconds. A machine that is cut off ends such
     /// copies after this time. The lease outlives the change of the leading server.
     #[must_use]
@@ -261,6 +274,9 @@ pub enum RuleError {
     /// The text is not a host name.
     #[error(transparent)]
     Domain(#[from] NameError),
+    /// The text says not how the apps are reached.
+    #[error(transparent)]
+    AppUrl(#[from] AppUrlError),
     /// An element of the list is no address range.
     #[error(transparent)]
     Proxies(#[from] SubnetError),
@@ -414,6 +430,16 @@ impl RuleType for HostName {
     }
 }
 
+impl RuleType for AppUrl {
+    fn read(text: &str, _: (u64, u64)) -> Result<Self, RuleError> {
+        Ok(text.parse()?)
+    }
+
+    fn into_value(self) -> RuleValue {
+        RuleValue::Text(self.to_string())
+    }
+}
+
 impl RuleType for TrustedProxies {
     fn read(text: &str, (_, most): (u64, u64)) -> Result<Self, RuleError> {
         let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
@@ -433,12 +459,23 @@ impl ClusterPolicy {
         PolicyKey::ALL.iter().copied().filter(|key| self.is_set(*key))
     }
 
+    /// Reports whether a rule has got its first value from the settings of a server.
+    fn has_adopted(&self, key: PolicyKey) -> bool {
+        if key == PolicyKey::AppUrl { self.app_url_adopted } else { self.adopted }
+    }
+
+    /// Reports whether all rules have got their first values from the settings of a server.
+    #[must_use]
+    pub fn has_adopted_all(&self) -> bool {
+        self.adopted && self.app_url_adopted
+    }
+
     /// Takes over the settings of a server that differ from the rules in force, once in the life of a cluster. Rules that
     /// are set stay.
     #[must_use]
     pub fn adopt(&self, settings: &Self) -> Self {
-        let mut policy = Self { adopted: true, ..self.clone() };
-        for key in settings.set_rules().filter(|key| !self.is_set(*key)) {
+        let mut policy = Self { adopted: true, app_url_adopted: true, ..self.clone() };
+        for key in settings.set_rules().filter(|key| !self.has_adopted(*key) && !self.is_set(*key)) {
             let value = settings.value(key);
             if value != self.value(key) {
                 // A value reads from its own text.
@@ -487,6 +524,8 @@ mod tests {
             (PolicyKey::Builds, "7", "7"),
             (PolicyKey::WaitFor, "bake", "bake"),
             (PolicyKey::Domain, "apps.example", "apps.example"),
+            (PolicyKey::AppUrl, "https:443", "https"),
+            (PolicyKey::AppUrl, "http:8080", "http:8080"),
             (PolicyKey::TrustedProxies, "10.0.0.0/8, ::1", "10.0.0.0/8,::1"),
             (PolicyKey::TrustedProxies, "", ""),
             (PolicyKey::JobRetention, "48h", "2d"),
@@ -522,6 +561,11 @@ mod tests {
                 "10.96.0.1/12",
                 "invalid network: write it as 10.64.16.0/20, with 8 to 30 bits before the slash's number",
             ),
+            (
+                PolicyKey::AppUrl,
+                "ftp",
+                "\"ftp\" says not how the apps are reached; write http, https, or a port as well: http:8080",
+            ),
             (PolicyKey::WaitFor, "ready", "\"ready\" is not a state; write serving or bake"),
             (
                 PolicyKey::TrustedProxies,
@@ -536,7 +580,10 @@ mod tests {
         let error = set(PolicyKey::TrustedProxies, &many.join(",")).expect_err("too many");
         assert_eq!(error, RuleError::TooManyProxies { count: PROXIES_MAX + 1, most: PROXIES_MAX as u64 });
         let unknown = "drian".parse::<PolicyKey>().expect_err("unknown").to_string();
-        assert!(unknown.starts_with("there is no rule \"drian\"; the rules are: domain, bake-time,"), "{unknown}");
+        assert!(
+            unknown.starts_with("there is no rule \"drian\"; the rules are: domain, app-url, bake-time,"),
+            "{unknown}"
+        );
     }
 
     #[test]
@@ -554,13 +601,30 @@ mod tests {
     }
 
     #[test]
+    fn the_address_of_the_apps_is_adopted_once_in_a_cluster_that_has_adopted_the_other_rules() {
+        let mut settings = ClusterPolicy::default();
+        for (key, text) in [(PolicyKey::Drain, "7s"), (PolicyKey::AppUrl, "http:8080")] {
+            settings.set(key, text).expect("a value");
+        }
+        let before = ClusterPolicy { adopted: true, ..ClusterPolicy::default() };
+        let mut policy = before.adopt(&settings);
+        assert_eq!((policy.drain, policy.app_url().to_string().as_str()), (None, "http:8080"));
+        assert_eq!(policy.url("shop"), "http://shop.localhost:8080/");
+        assert!(policy.has_adopted_all() && !before.has_adopted_all());
+        settings.set(PolicyKey::AppUrl, "http:9090").expect("a value");
+        assert_eq!(policy.adopt(&settings), policy, "the address of the first server");
+        policy.unset(PolicyKey::AppUrl);
+        assert_eq!(policy.adopt(&settings).app_url(), AppUrl::HTTP, "the default, once a person wants it");
+    }
+
+    #[test]
     fn reads_the_record_of_an_earlier_version() {
         let before: ClusterPolicy = serde_json::from_str(r#"{"trusted_proxies":["10.0.0.0/8"]}"#).expect("read");
         assert_eq!((before.adopted, before.trusted_proxies().len()), (false, 1));
         assert_eq!(serde_json::to_string(&ClusterPolicy::default()).expect("written"), "{}");
         let policy = set(PolicyKey::BakeTime, "5s").expect("a time").adopt(&ClusterPolicy::default());
         let text = serde_json::to_string(&policy).expect("written");
-        assert_eq!(text, r#"{"adopted":true,"bake_time":5}"#);
+        assert_eq!(text, r#"{"adopted":true,"app_url_adopted":true,"bake_time":5}"#);
         assert_eq!(serde_json::from_str::<ClusterPolicy>(&text).expect("read"), policy);
     }
 }

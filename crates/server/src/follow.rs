@@ -165,7 +165,7 @@ impl DeployFollower {
         let ends = deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy);
         let end = ends.then(|| {
             let host = if held { held_host(&deploy) } else { self.app.to_string() };
-            let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
+            let url = speaks_http(&deploy, &view).then(|| view.records.policy.url(&host));
             DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }
         });
         Some(DeployNews { deploy, lines, end })
@@ -182,9 +182,9 @@ impl DeployFollower {
                 lines.extend(refusal(deploy));
             }
             for state in skipped_states(before, deploy.state) {
-                lines.extend(state_lines(deploy, *state, view, &self.server));
+                lines.extend(state_lines(deploy, *state, view));
             }
-            lines.extend(state_lines(deploy, deploy.state, view, &self.server));
+            lines.extend(state_lines(deploy, deploy.state, view));
         }
         // A short wait is no news.
         if view.now.since(deploy.entered) < SHORT_WAIT_MILLIS {
@@ -307,7 +307,7 @@ fn queue_line(ahead: &Deploy, bake_time: Seconds) -> String {
 }
 
 /// Returns the lines that announce a state.
-fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
+fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView) -> Vec<String> {
     let (http, policy) = (speaks_http(deploy, view), &view.records.policy);
     let of = |number: Option<ReleaseNumber>| {
         number.and_then(|number| view.records.release(&deploy.app, number)).map(AsRef::as_ref)
@@ -323,10 +323,7 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
         DeployState::Verifying => vec![format!("-----> Verifying {release}")],
         DeployState::Held if waits_for_an_order(deploy) => vec![
             match http {
-                true => format!(
-                    "-----> {release} is held: it serves at {}",
-                    server.settings.url(policy, &held_host(deploy))
-                ),
+                true => format!("-----> {release} is held: it serves at {}", policy.url(&held_host(deploy))),
                 false => format!("-----> {release} is held: it runs, and none of its roles serves HTTP"),
             },
             format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),

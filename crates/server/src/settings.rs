@@ -46,10 +46,9 @@ pub struct ServerSettings {
     pub program: PathBuf,
     /// Machine whose agent and router this server makes a token for.
     pub machine: MachineName,
-    /// The rules that the settings of this server name. They become the cluster policy of a cluster that has none.
+    /// The rules that the settings of this server name, and the address of the apps. They become the cluster policy of a
+    /// cluster that has none.
     pub policy: ClusterPolicy,
-    /// Port of the apps, for their URLs.
-    pub http_port: u16,
     /// Address where machines and people reach the server over TLS; none in a cloud of one machine.
     pub cluster_listen: Option<SocketAddr>,
     /// Host name or IP address by which other machines reach this one; none in a cloud of one machine.
@@ -74,16 +73,6 @@ impl ServerSettings {
                 format!("http://{}", host_port(self.machine.as_str(), self.listen.port()))
             }
             false => format!("http://{address}"),
-        }
-    }
-
-    /// Returns the URL of an app, or of a held release, under the domain of a policy.
-    #[must_use]
-    pub fn url(&self, policy: &ClusterPolicy, host: &str) -> String {
-        let domain = policy.domain();
-        match self.http_port {
-            80 => format!("http://{host}.{domain}/"),
-            port => format!("http://{host}.{domain}:{port}/"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::types::{StatusWarning, WarningKind};
-use gantry_model::{ClusterPolicy, MachineName};
+use gantry_model::{ClusterPolicy, MachineName, PolicyKey};
 use gantry_store::StoreFault;
 use gantry_supervision::{Backoff, ReconcileLoop};
 
@@ -124,9 +124,10 @@ fn disk(server: &Server) -> Option<StatusWarning> {
     })
 }
 
-/// Warns of settings of this server that the cluster policy overrules.
+/// Warns of settings of this server that the cluster policy overrules. Servers have different addresses, and a proxy may
+/// stand before them, so the address of the apps is no setting that the policy must agree with.
 pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Option<StatusWarning> {
-    let differs = |key: &_| settings.value(*key) != policy.value(*key);
+    let differs = |key: &_| *key != PolicyKey::AppUrl && settings.value(*key) != policy.value(*key);
     let (mut rules, mut given) = (Vec::new(), String::new());
     for key in settings.set_rules().filter(differs) {
         let value = settings.value(key);
@@ -145,14 +146,18 @@ pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use gantry_model::PolicyKey;
-
     use super::*;
 
     #[test]
     fn names_each_setting_that_the_policy_overrules() {
         let mut settings = ClusterPolicy::default();
-        for (key, text) in [(PolicyKey::Drain, "60"), (PolicyKey::Reserve, "50M"), (PolicyKey::Deadline, "2m")] {
+        let given = [
+            (PolicyKey::Drain, "60"),
+            (PolicyKey::Reserve, "50M"),
+            (PolicyKey::Deadline, "2m"),
+            (PolicyKey::AppUrl, "http:8080"),
+        ];
+        for (key, text) in given {
             settings.set(key, text).expect("a value");
         }
         let mut policy = ClusterPolicy::default();

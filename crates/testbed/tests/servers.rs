@@ -204,6 +204,10 @@ fn any_server_serves_and_any_may_end() {
 
     // A killed leader is replaced at once.
     let leader = cloud.spare_that_leads();
+    let shown: Value =
+        serde_json::from_str(&cloud.through(ports[1], &["app", "show", "shop", "--json"]).good().out).expect("JSON");
+    let url = format!("http://shop.localhost:{}/", cloud.cluster.http_port());
+    assert_eq!(shown["url"], url.as_str(), "the URL of an app does not follow the leader");
     let other = ports[2 - leader];
     let begun = Instant::now();
     cloud.spares[leader].kill();

@@ -63,7 +63,6 @@ fn settings(folder: &std::path::Path) -> ServerSettings {
         program: "gantry".into(),
         machine: machine(),
         policy: ClusterPolicy::default(),
-        http_port: 80,
         cluster_listen: None,
         advertise: None,
     }

@@ -20,7 +20,7 @@ use crate::warnings::warnings;
 use crate::{Server, repositories, why};
 
 /// Builds the public API's description of an app.
-pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
+pub(crate) fn app_info(view: &ClusterView, app: &App) -> AppInfo {
     let deploy = view.records.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
     let wanted = view
         .records
@@ -35,7 +35,7 @@ pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInf
     }
     AppInfo {
         name: app.name.clone(),
-        url: speaks_http(view, app).then(|| server.settings.url(&view.records.policy, app.name.as_str())),
+        url: speaks_http(view, app).then(|| view.records.policy.url(app.name.as_str())),
         branch: app.branch.clone(),
         base: app.base.clone(),
         hosts: app.hosts.clone(),
@@ -86,7 +86,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<AppInfo>> {
     let view = server.core.view();
-    Ok(view.records.apps.values().map(|app| app_info(&server, &view, app)).collect())
+    Ok(view.records.apps.values().map(|app| app_info(&view, app)).collect())
 }
 
 async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> HttpResult<AppInfo> {
@@ -99,12 +99,12 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> H
     server.jobs.forget_signing_key(&app).await;
     repositories::open(&server, &app).await?;
     let view = server.core.view();
-    Ok(app_info(&server, &view, find_app(&view.records, &app)?))
+    Ok(app_info(&view, find_app(&view.records, &app)?))
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<AppInfo> {
     let view = server.core.view();
-    Ok(app_info(&server, &view, find_app(&view.records, &at.app)?))
+    Ok(app_info(&view, find_app(&view.records, &at.app)?))
 }
 
 async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> HttpResult<()> {
@@ -163,7 +163,7 @@ async fn set_hosts(Call { server, caller, at, body, .. }: Call<endpoints::SetHos
     let change = HostChange { add: body.add, remove: body.remove };
     caller.mutate(&server, move |actor| actor.change_hosts(&target, &change)).await?;
     let view = server.core.view();
-    Ok(app_info(&server, &view, find_app(&view.records, &at.app)?))
+    Ok(app_info(&view, find_app(&view.records, &at.app)?))
 }
 
 async fn set_branch(Call { server, caller, at, body, .. }: Call<endpoints::SetBranch>) -> HttpResult<()> {

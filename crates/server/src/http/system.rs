@@ -53,7 +53,7 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
             .collect(),
         routers: observed.routers.iter().map(|(name, router)| (name.clone(), router_status(&view, router))).collect(),
         routes: view.records.plan.routing.revision,
-        apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
+        apps: view.records.apps.values().map(|app| apps::app_info(&view, app)).collect(),
         space,
         servers: server.servers.as_ref().map(OtherServers::info).unwrap_or_default(),
         warnings: warnings(&server, &view)
