@@ -84,6 +84,7 @@ on_each_store! {
     a_unicast_message_goes_to_the_next_subscriber
     a_taken_delivery_comes_back_after_a_restart
     a_busy_host_does_not_hold_up_others
+    hosts_take_turns
     a_forwarded_message_is_queued_once
     a_message_becomes_a_job_once
     queues_form_no_loop

@@ -288,6 +288,11 @@ impl Database for Session {
     fn skip_locked(&self) -> &'static str {
         " FOR UPDATE SKIP LOCKED"
     }
+
+    fn with_due_deliveries(&self) -> &'static str {
+        "LEFT JOIN LATERAL (SELECT * FROM deliveries WHERE host = name AND due <= ?2 ORDER BY due, id LIMIT ?3) AS due_ones \
+         ON TRUE"
+    }
 }
 
 /// The values of a row that gets a number.

@@ -30,6 +30,9 @@ const NOTE_MAX: usize = 500;
 const COLUMNS: &str =
     "id, queue, message, job, subscriber, host, state, due, reservation, attempts, status, note, tried";
 
+/// Number of [`COLUMNS`].
+const COLUMN_COUNT: usize = 13;
+
 /// Numbers of the states.
 const WAITING: i64 = 0;
 const SENT: i64 = 1;
@@ -183,29 +186,50 @@ impl Writer<'_> {
         rooms: &BTreeMap<String, u32>,
         after: String,
     ) -> Result<TakenDeliveries, Fault> {
+        let largest = rooms.values().copied().fold(most_per_host, u32::max).min(most);
+        let hosts = self.due_by_host(&after, largest)?;
+        let are_all = hosts.len() < HOSTS_SCANNED_MAX;
         let mut taken = TakenDeliveries { deliveries: Vec::new(), last: after };
-        for _ in 0..HOSTS_SCANNED_MAX {
-            let left = most.saturating_sub(u32::try_from(taken.deliveries.len()).unwrap_or(u32::MAX));
-            if left == 0 {
+        let left = |taken: &TakenDeliveries| most.saturating_sub(u32::try_from(taken.deliveries.len()).unwrap_or(most));
+        for (host, due) in hosts {
+            if left(&taken) == 0 {
                 return Ok(taken);
             }
-            let sql = "SELECT host FROM deliveries WHERE host > ?1 AND due IS NOT NULL ORDER BY host LIMIT 1";
-            let Some(mut row) = self.database.one(sql, bound![&taken.last])? else {
-                taken.last = String::new();
-                return Ok(taken);
-            };
-            taken.last = row.get(0)?;
-            let room = rooms.get(&taken.last).copied().unwrap_or(most_per_host).min(left);
-            if room == 0 {
-                continue;
-            }
-            let sql =
-                format!("SELECT {COLUMNS} FROM deliveries WHERE host = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3");
-            for row in self.database.query(&sql, bound![&taken.last, whole(self.now.0), room])? {
-                taken.deliveries.extend(self.take(DeliveryRow::read(row)?)?);
+            let room = rooms.get(&host).copied().unwrap_or(most_per_host).min(left(&taken));
+            taken.last = host;
+            for row in due.into_iter().take(room as usize) {
+                taken.deliveries.extend(self.take(row)?);
             }
         }
+        if are_all && left(&taken) > 0 {
+            taken.last = String::new();
+        }
         Ok(taken)
+    }
+
+    /// The next hosts behind `after`, in their order, up to [`HOSTS_SCANNED_MAX`]. Each host has its first deliveries that
+    /// are due, up to `most`. The query reads no delivery behind these.
+    fn due_by_host(&self, after: &str, most: u32) -> Result<Vec<(String, Vec<DeliveryRow>)>, Fault> {
+        let next = "SELECT host FROM deliveries WHERE due IS NOT NULL AND host >";
+        let sql = format!(
+            "WITH RECURSIVE hosts (name, place) AS (\
+                 SELECT ({next} ?1 ORDER BY host LIMIT 1), CAST(1 AS BIGINT) UNION ALL \
+                 SELECT ({next} name ORDER BY host LIMIT 1), place + 1 FROM hosts \
+                 WHERE name IS NOT NULL AND place < {HOSTS_SCANNED_MAX}) \
+             SELECT {COLUMNS}, name, id AS found FROM hosts {} WHERE name IS NOT NULL ORDER BY name, due, id",
+            self.database.with_due_deliveries()
+        );
+        let mut hosts: Vec<(String, Vec<DeliveryRow>)> = Vec::new();
+        for mut row in self.database.query(&sql, bound![after, whole(self.now.0), most])? {
+            let (host, found): (String, Option<i64>) = (row.get(COLUMN_COUNT)?, row.get(COLUMN_COUNT + 1)?);
+            if hosts.last().is_none_or(|(known, _)| *known != host) {
+                hosts.push((host, Vec::new()));
+            }
+            if let (Some(_), Some((_, due))) = (found, hosts.last_mut()) {
+                due.push(DeliveryRow::read(row)?);
+            }
+        }
+        Ok(hosts)
     }
 
     /// Takes a delivery; none if it is over now.

@@ -96,6 +96,10 @@ pub(crate) trait Database {
     /// The end of a query that passes over rows of other sessions.
     fn skip_locked(&self) -> &'static str;
 
+    /// The join of hosts, whose names are in the column `name`, with their deliveries that are due at `?2`: the first
+    /// ones, up to `?3` of each host. A host without one stays.
+    fn with_due_deliveries(&self) -> &'static str;
+
     /// The only row of a query; none if there is no row.
     fn one(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Option<Row>, Fault> {
         Ok(self.query(sql, values)?.into_iter().next())

@@ -87,4 +87,10 @@ impl Database for SqliteDatabase<'_> {
     fn skip_locked(&self) -> &'static str {
         ""
     }
+
+    fn with_due_deliveries(&self) -> &'static str {
+        "LEFT JOIN deliveries ON id IN \
+         (SELECT due_one.id FROM deliveries due_one WHERE due_one.host = name AND due_one.due <= ?2 \
+          ORDER BY due_one.due, due_one.id LIMIT ?3)"
+    }
 }

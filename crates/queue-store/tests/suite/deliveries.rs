@@ -216,6 +216,20 @@ pub(crate) fn a_busy_host_does_not_hold_up_others(storage: &mut StorageUnderTest
     assert!(take_with(storage, 1, &[], &limited.last).deliveries.is_empty());
 }
 
+pub(crate) fn hosts_take_turns(storage: &mut StorageUnderTest) {
+    push_queue(storage, "news", MessageQueueKind::Multicast, &["a", "b", "c"]);
+    let _ = post(storage, "news", &["1", "2", "3", "4", "5"]);
+    let first = take_with(storage, 4, &[], "");
+    assert_eq!((subscribers(&first.deliveries), first.last.as_str()), (vec!["a", "a", "a", "b"], "b.example:80"));
+    let next = take_with(storage, 4, &[("c.example:80", 1)], &first.last);
+    assert_eq!((subscribers(&next.deliveries), next.last.as_str()), (vec!["c"], ""), "the last host");
+    let rest = take_with(storage, 100, &[("a.example:80", 0), ("c.example:80", 9)], &next.last);
+    let expected = vec!["b", "b", "b", "c", "c", "c", "c"];
+    assert_eq!((subscribers(&rest.deliveries), rest.last.as_str()), (expected, ""), "each as far as it has room");
+    let waiting = take_with(storage, 100, &[], "");
+    assert_eq!(subscribers(&waiting.deliveries), ["a", "a", "b"], "a delivery under way is not taken twice");
+}
+
 /// A subscriber that is another queue.
 fn queue_subscriber(queue: &str) -> Subscriber {
     let url = format!("ironmq:///{queue}").parse().expect("a URL");

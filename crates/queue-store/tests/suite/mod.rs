@@ -22,7 +22,7 @@ pub(crate) use deliveries::{
     a_message_above_the_payload_of_a_job_is_refused, a_message_becomes_a_job_once,
     a_message_has_a_limited_number_of_copies, a_multicast_message_ends_with_its_last_subscriber,
     a_queue_may_have_many_queues_behind_it, a_signing_key_is_made_once_and_rotated,
-    a_taken_delivery_comes_back_after_a_restart, a_unicast_message_goes_to_the_next_subscriber,
+    a_taken_delivery_comes_back_after_a_restart, a_unicast_message_goes_to_the_next_subscriber, hosts_take_turns,
     projects_with_one_name_of_a_queue_take_turns, queues_form_no_loop, settings_of_push_queues_are_kept_apart,
 };
 pub(crate) use history::{a_batch_does_what_its_commands_do_one_by_one, a_random_history_keeps_the_counts};
