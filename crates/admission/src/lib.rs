@@ -51,7 +51,7 @@ pub use members::{Founding, JOIN_LIFETIME_MILLIS, JoinRequest};
 pub use policy::{PolicyChange, adopt_policy};
 pub use push::{AncestorQuestion, PushBase, check_history};
 pub use refusal::{FullList, Refusal};
-pub use rename::{DecidedRename, decided_renames, finish_rename, undo_rename};
+pub use rename::{DecidedRename, decided_rename, decided_renames, finish_rename, undo_rename};
 pub use tokens::{NewToken, ServerToken, server_token};
 pub use traffic::TrafficChange;
 pub use volumes::check_image_settings;

@@ -85,17 +85,20 @@ pub(crate) fn free_name(records: &RecordIndex, name: &AppName, except: &AppName)
 /// Returns the renames whose deploy is over.
 #[must_use]
 pub fn decided_renames(records: &RecordIndex) -> Vec<DecidedRename> {
-    let decided = records.apps.values().filter_map(|app| {
-        let Some(Rename::From { name: from }) = &app.rename else { return None };
-        let deploy = records.deploys.get(&app.name).and_then(|deploys| deploys.values().next_back());
-        let good = match deploy.map(|deploy| deploy.state) {
-            None | Some(DeployState::Done) => true,
-            Some(state) if state.is_final() => false,
-            Some(_) => return None,
-        };
-        Some(DecidedRename { from: from.clone(), to: app.name.clone(), good })
-    });
-    decided.collect()
+    records.apps.values().filter_map(|app| decided_rename(records, app)).collect()
+}
+
+/// Returns the rename to an app, if its deploy is over.
+#[must_use]
+pub fn decided_rename(records: &RecordIndex, app: &App) -> Option<DecidedRename> {
+    let Some(Rename::From { name: from }) = &app.rename else { return None };
+    let deploy = records.deploys.get(&app.name).and_then(|deploys| deploys.values().next_back());
+    let good = match deploy.map(|deploy| deploy.state) {
+        None | Some(DeployState::Done) => true,
+        Some(state) if state.is_final() => false,
+        Some(_) => return None,
+    };
+    Some(DecidedRename { from: from.clone(), to: app.name.clone(), good })
 }
 
 /// Returns both apps of a rename that is not concluded.

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ const OUTPUT_MAX: u64 = 16 << 20;
 pub struct Output {
     destination: Destination,
     /// Bytes of output so far.
-    written: AtomicU64,
+    written: watch::Sender<u64>,
     lines: Mutex<Lines>,
     now: Mutex<CurrentStep>,
     cancelled: watch::Sender<bool>,
@@ -121,7 +120,7 @@ impl Output {
     fn at(destination: Destination) -> Arc<Self> {
         let now = Mutex::new(CurrentStep { step: String::new(), since: Instant::now(), said: None });
         let (cancelled, _) = watch::channel(false);
-        Arc::new(Self { destination, written: AtomicU64::new(0), lines: Mutex::default(), now, cancelled })
+        Arc::new(Self { destination, written: watch::Sender::new(0), lines: Mutex::default(), now, cancelled })
     }
 
     /// Takes over a line from another process.
@@ -161,7 +160,7 @@ impl Output {
             OutputEvent::Step(text) => format!("-----> {text}"),
             OutputEvent::Note(text) | OutputEvent::Program(text) => format!("       {text}"),
         };
-        if self.written.load(Ordering::Relaxed) >= OUTPUT_MAX {
+        if *self.written.borrow() >= OUTPUT_MAX {
             return;
         }
         let written = match &self.destination {
@@ -172,8 +171,14 @@ impl Output {
             }
         };
         if written {
-            self.written.fetch_add(line.len() as u64 + 1, Ordering::Relaxed);
+            self.written.send_modify(|bytes| *bytes += line.len() as u64 + 1);
         }
+    }
+
+    /// Subscribes to further output.
+    #[must_use]
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -412,6 +417,18 @@ mod tests {
             ("terror", false),
         ] {
             assert_eq!(names_an_error(line), is, "{line}");
+        }
+    }
+
+    #[test]
+    fn each_line_is_news_for_a_follower() {
+        let (output, _events) = Output::forwarded();
+        let mut written = output.written();
+        for line in [Output::step, Output::note, Output::program] {
+            assert!(!written.has_changed().expect("open"));
+            line(&output, "text");
+            assert!(written.has_changed().expect("open"));
+            written.mark_unchanged();
         }
     }
 

@@ -194,10 +194,7 @@ impl CoreState {
                 EventEffects { dirty: DirtySet::everything(), ..EventEffects::default() }
             }
             CoreEvent::Committed(changes) => committed(&mut state, changes),
-            CoreEvent::Planned { apps, report } => {
-                planned(state.view, &apps, report);
-                EventEffects::default()
-            }
+            CoreEvent::Planned { apps, report } => planned(state.view, &apps, report),
             CoreEvent::Machine(machine, report) => machine_reported(&mut state, machine, report),
             CoreEvent::MachineAlive(machine, report) => machine_alive(&mut state, machine, &report),
             CoreEvent::Router(machine, report) => router_reported(&mut state, machine, report),
@@ -214,14 +211,15 @@ impl CoreState {
 }
 
 /// Replaces the reasons of the planned apps.
-fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport) {
-    let is_same = |app: &AppName| view.report.waits.get(app) == report.waits.get(app);
-    if apps.iter().all(is_same) {
-        return;
+fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport) -> EventEffects {
+    let is_other = |app: &&AppName| view.report.waits.get(*app) != report.waits.get(*app);
+    let statuses: BTreeSet<AppName> = apps.iter().filter(is_other).cloned().collect();
+    if !statuses.is_empty() {
+        let waits = &mut Arc::make_mut(&mut view.report).waits;
+        apps.iter().for_each(|app| drop(waits.remove(app)));
+        waits.extend(report.waits);
     }
-    let waits = &mut Arc::make_mut(&mut view.report).waits;
-    apps.iter().for_each(|app| drop(waits.remove(app)));
-    waits.extend(report.waits);
+    EventEffects { changed: ChangedParts { statuses, ..ChangedParts::default() }, ..EventEffects::default() }
 }
 
 /// Judges the machines, and marks what depends on time alone.
@@ -271,7 +269,8 @@ fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
     known.load(&records, index);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
     view.records = Arc::new(records);
-    let changed = ChangedParts { machines, routes: true, deploys: true, policy: true, members: true };
+    let changed =
+        ChangedParts { machines, routes: true, all_apps: true, policy: true, members: true, ..ChangedParts::default() };
     EventEffects { dirty: DirtySet::everything(), changed, trail: Vec::new() }
 }
 
@@ -336,6 +335,7 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                 StoreRecord::Routes(app, _) => {
                     dirty.apps.insert(app.clone());
                     changed.routes = true;
+                    changed.statuses.insert(app.clone());
                     None
                 }
                 StoreRecord::Routing(_) => {
@@ -367,7 +367,7 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
         if let Some(app) = app {
             activity.follow_app(records, &app);
             global.follow_app(records, &app);
-            changed.deploys = true;
+            changed.apps.insert(app.clone());
             dirty.apps.insert(app);
             dirty.apps.extend(partner);
         }

@@ -244,14 +244,14 @@ fn a_router_matters_when_it_acknowledges_drains_comes_or_goes() {
 fn a_committed_change_notifies_machines_with_a_changed_part() {
     let mut state = state();
     let machine = state.put(StoreRecord::Machine(machine_name("m"), Arc::default()));
-    assert_eq!((machine.changed.machines.len(), machine.changed.routes, machine.changed.deploys), (1, false, false));
+    assert_eq!((machine.changed.machines.len(), machine.changed.routes, machine.changed.apps.len()), (1, false, 0));
     assert_eq!(machine.dirty.apps, [app_name("shop")].into(), "its instances are gone");
     let routes = state.put(StoreRecord::Routes(app_name("blog"), Arc::default()));
     assert!(routes.changed.routes && routes.changed.machines.is_empty());
     assert_eq!(routes.dirty.apps, [app_name("blog")].into(), "the routes of other apps are not affected");
     let deploy = Deploy::new(app_name("shop"), DeployNumber(1), cause(), "test".into(), false, Moment(START));
     let deploy = state.put(StoreRecord::Deploy(deploy));
-    assert!(deploy.changed.deploys && !deploy.changed.routes);
+    assert!(deploy.changed.apps == [app_name("shop")].into() && !deploy.changed.routes);
     assert_eq!(deploy.dirty.apps, [app_name("shop")].into());
     let action = AuditAction::TokenRevoked { token: "x".to_owned() };
     let event = EventRecord::new(1, Moment(0), "x", None, action);
@@ -291,7 +291,7 @@ fn reloaded_records_notify_every_machine() {
     other.apply(StoreRecord::Machine(machine_name("n"), Arc::default()).into());
     let effects = state.apply(CoreEvent::Loaded(Box::new(other)), Moment(START + 1));
     assert_eq!(effects.changed.machines, [machine_name("m"), machine_name("n")].into());
-    assert!(effects.changed.routes && effects.changed.deploys && effects.dirty.everything);
+    assert!(effects.changed.routes && effects.changed.all_apps && effects.dirty.everything);
 }
 
 #[test]

@@ -14,11 +14,11 @@ use gantry_build::{BuildError, BuildProgress, EnvRequest, Output, Recipe};
 use gantry_control::builds::{BuildOrder, CompileLimits};
 use gantry_control::sessions::SessionKind;
 use gantry_model::{
-    AppName, BaseName, BuildPhase, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
+    App, AppName, BaseName, BuildPhase, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
     ImageSettings, Moment, Reason, Release, Role, RoleName, execve,
 };
 use gantry_records::{BuildRecord, RecordIndex};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::gc_pins::GcPin;
 use crate::tasks::BUILD;
@@ -31,12 +31,35 @@ const BUILDS_MAX: usize = 16;
 /// Pause after the store refused a build's outcome, before the build runs again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Interval between checks for builds to start, when no deploy changes.
-const RETRY_POLL: Duration = Duration::from_millis(500);
+/// Time in which lines of output gather before a follower reads them.
+const GATHERING: Duration = Duration::from_millis(50);
 
-/// Builds under way, by app and deploy number.
+/// Builds under way.
 #[derive(Default)]
-pub(crate) struct RunningBuilds(Mutex<BTreeMap<(AppName, DeployNumber), BuildJob>>);
+pub(crate) struct RunningBuilds {
+    /// The builds by app and deploy number.
+    jobs: Mutex<BTreeMap<(AppName, DeployNumber), BuildJob>>,
+    /// Number of builds that have begun.
+    begun: watch::Sender<u64>,
+    /// Notified when a build ends. A build whose outcome the core refused then starts again, although no deploy changes.
+    ended: Notify,
+}
+
+/// News about the output of a deploy's build.
+pub(crate) struct OutputNews {
+    begun: watch::Receiver<u64>,
+    /// None before the build begins, and after its end.
+    written: Option<watch::Receiver<u64>>,
+}
+
+impl OutputNews {
+    /// Resolves when the build may have further output. A dropped call loses no news.
+    pub(crate) async fn next(&mut self) {
+        let news = self.written.as_mut().unwrap_or(&mut self.begun);
+        let _ = news.changed().await;
+        tokio::time::sleep(GATHERING).await;
+    }
+}
 
 /// A build under way.
 struct BuildJob {
@@ -49,11 +72,19 @@ struct BuildJob {
 
 impl RunningBuilds {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), BuildJob>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl RunningBuilds {
+    /// Subscribes to the output of a deploy's build. Output before this call is no news.
+    pub(crate) fn follow_output(&self, app: &AppName, number: DeployNumber) -> OutputNews {
+        // Subscribed first: a build that begins meanwhile is news.
+        let begun = self.begun.subscribe();
+        let written = self.lock().get(&(app.clone(), number)).map(|job| job.output.written());
+        OutputNews { begun, written }
+    }
+
     /// Returns the progress of the app's newest build under way.
     pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
         let running = self.lock();
@@ -79,35 +110,35 @@ struct BuildRegistration {
 impl Drop for BuildRegistration {
     fn drop(&mut self) {
         self.server.builds.lock().remove(&self.key);
+        self.server.builds.ended.notify_one();
     }
 }
 
-/// At each change of apps or deploys, starts the builds of deploys in `Building` and cancels builds that lost their
+/// At each change of an app or its deploys, starts the builds of deploys in `Building` and cancels builds that lost their
 /// purpose.
 pub(crate) async fn run(server: Arc<Server>) {
-    let mut deploys = server.core.watch_deploys();
+    let mut waiting = server.core.app_values(waiting_for_release);
     let slots = Arc::new(Semaphore::new(BUILDS_MAX));
     loop {
-        deploys.borrow_and_update();
-        let wanted = waiting_for_release(&server.core.view().records);
-        begin(&server, &slots, wanted);
-        // A build whose outcome the core refused starts again although no deploy changes.
-        if let Ok(Err(_)) = tokio::time::timeout(RETRY_POLL, deploys.changed()).await {
-            return;
+        waiting.update();
+        begin(&server, &slots, waiting.by_app());
+        tokio::select! {
+            () = waiting.changed() => {}
+            () = server.builds.ended.notified() => {}
         }
     }
 }
 
 /// Starts each wanted build that is not under way, and cancels each build that is no longer wanted.
-fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
+fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: &BTreeMap<AppName, Vec<Arc<Deploy>>>) {
     let mut running = server.builds.lock();
-    for (key, job) in running.iter() {
-        let is_its = |deploy: &Deploy| (&deploy.app, deploy.number, deploy.created) == (&key.0, key.1, job.created);
-        if !wanted.iter().any(is_its) {
+    for ((app, number), job) in running.iter() {
+        let is_its = |deploy: &Arc<Deploy>| (deploy.number, deploy.created) == (*number, job.created);
+        if !wanted.get(app).is_some_and(|deploys| deploys.iter().any(is_its)) {
             job.output.cancel();
         }
     }
-    for deploy in wanted {
+    for deploy in wanted.values().flatten() {
         let key = (deploy.app.clone(), deploy.number);
         if running.contains_key(&key) {
             // Either the wanted build is under way, or a cancelled build of the same number must end first.
@@ -116,20 +147,17 @@ fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
         let output = Output::to(&build_logs::path(&server.settings, &deploy.app, deploy.number));
         let job = BuildJob { output: Arc::clone(&output), created: deploy.created, _pin: server.gc_pins.take() };
         running.insert(key.clone(), job);
+        server.builds.begun.send_modify(|count| *count += 1);
         let registration = BuildRegistration { server: Arc::clone(server), key };
-        server.tasks.spawn(BUILD, run_build(registration, deploy, output, Arc::clone(slots)));
+        server.tasks.spawn(BUILD, run_build(registration, (**deploy).clone(), output, Arc::clone(slots)));
     }
 }
 
-/// Returns the deploys in `Building` that have no release yet.
-fn waiting_for_release(records: &RecordIndex) -> Vec<Deploy> {
+/// Returns the deploys of an app in `Building` that have no release yet; none if there are none.
+fn waiting_for_release(records: &RecordIndex, app: &App) -> Option<Vec<Arc<Deploy>>> {
     let building = |deploy: &&Arc<Deploy>| deploy.state == DeployState::Building && deploy.release.is_none();
-    records
-        .apps
-        .keys()
-        .flat_map(|app| records.open_deploys(app).filter(building))
-        .map(|deploy| (**deploy).clone())
-        .collect()
+    let waiting: Vec<Arc<Deploy>> = records.open_deploys(&app.name).filter(building).cloned().collect();
+    (!waiting.is_empty()).then_some(waiting)
 }
 
 /// Runs one build in a free slot and reports the outcome.
@@ -549,4 +577,62 @@ fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName,
         }
     };
     Err(fail(BuildPhase::Base, &message))
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_records::StoreRecord;
+
+    use super::*;
+    use crate::gc_pins::GcPins;
+
+    fn app() -> App {
+        App::new(AppName::parse("shop").expect("a name"), Moment(0))
+    }
+
+    fn deploy(number: u64, state: DeployState, release: Option<u64>) -> Deploy {
+        let cause = DeployCause::Config { keys: Vec::new() };
+        let mut deploy = Deploy::new(app().name, DeployNumber(number), cause, "test".into(), false, Moment(0));
+        (deploy.state, deploy.release) = (state, release.map(gantry_model::ReleaseNumber));
+        deploy
+    }
+
+    #[test]
+    fn a_deploy_waits_for_its_release_while_it_is_built() {
+        let mut records = RecordIndex::default();
+        let waiting = |records: &RecordIndex| {
+            let waiting = waiting_for_release(records, &app());
+            waiting.map(|deploys| deploys.iter().map(|deploy| deploy.number.0).collect::<Vec<_>>())
+        };
+        assert_eq!(waiting(&records), None);
+        for deploy in [
+            deploy(1, DeployState::Done, Some(1)),
+            deploy(2, DeployState::Building, None),
+            deploy(3, DeployState::Queued, None),
+        ] {
+            records.apply(StoreRecord::Deploy(deploy).into());
+        }
+        assert_eq!(waiting(&records), Some(vec![2]));
+        records.apply(StoreRecord::Deploy(deploy(2, DeployState::Building, Some(2))).into());
+        assert_eq!(waiting(&records), None);
+    }
+
+    #[test]
+    fn the_begin_of_a_build_and_each_of_its_lines_are_news_for_a_follower() {
+        let (builds, pins) = (RunningBuilds::default(), GcPins::default());
+        let key = || (app().name, DeployNumber(1));
+        let early = builds.follow_output(&key().0, key().1);
+        assert!(early.written.is_none() && !early.begun.has_changed().expect("open"));
+        let (output, _events) = Output::forwarded();
+        let job = BuildJob { output: Arc::clone(&output), created: Moment(0), _pin: pins.take() };
+        builds.lock().insert(key(), job);
+        builds.begun.send_modify(|count| *count += 1);
+        assert!(early.begun.has_changed().expect("open"));
+        let late = builds.follow_output(&key().0, key().1).written.expect("a build");
+        assert!(!late.has_changed().expect("open"));
+        output.note("a line");
+        assert!(late.has_changed().expect("open"));
+        let other = builds.follow_output(&key().0, DeployNumber(2));
+        assert!(other.written.is_none(), "the output of another deploy");
+    }
 }

@@ -17,8 +17,8 @@ use crate::core::ClusterView;
 use crate::tasks::STREAM;
 use crate::{Server, build_logs};
 
-/// Poll interval of a build's log.
-const LOG_POLL: Duration = Duration::from_millis(50);
+/// Shortest pause before the follower looks again at a state that has not lasted for long. The view's time may be behind.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// Time that a state must last before the follower reports the state's wait, in milliseconds.
 const SHORT_WAIT_MILLIS: u64 = 2000;
@@ -111,15 +111,18 @@ struct DeployNews {
     lines: Vec<String>,
     /// The last message, if the client waits no longer.
     end: Option<DeployProgress>,
+    /// Time until the wait of the deploy's state is worth a report; none once it is.
+    short_wait: Option<Duration>,
 }
 
 impl DeployFollower {
     async fn run(mut self) {
-        let mut deploys = self.server.core.watch_deploys();
+        let mut changes = self.server.core.watch_app(&self.app);
         loop {
-            deploys.borrow_and_update();
+            changes.borrow_and_update();
+            let mut output = self.server.builds.follow_output(&self.app, self.number);
             let is_first = self.shown.is_none();
-            let Some(DeployNews { deploy, lines, end }) = self.look() else { return };
+            let Some(DeployNews { deploy, lines, end, short_wait }) = self.look() else { return };
             build_logs::bring(&self.server, &deploy).await;
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
@@ -140,10 +143,12 @@ impl DeployFollower {
                 let _ = self.sender.send(end).await;
                 return;
             }
-            if self.sender.is_closed() {
-                return;
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = output.next(), if deploy.state == DeployState::Building => {}
+                () = tokio::time::sleep(short_wait.unwrap_or_default()), if short_wait.is_some() => {}
+                () = self.sender.closed() => return,
             }
-            let _ = tokio::time::timeout(LOG_POLL, deploys.changed()).await;
         }
     }
 
@@ -168,7 +173,9 @@ impl DeployFollower {
             let url = speaks_http(&deploy, &view).then(|| view.records.policy.url(&host));
             DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }
         });
-        Some(DeployNews { deploy, lines, end })
+        let short_wait = SHORT_WAIT_MILLIS.checked_sub(view.now.since(deploy.entered)).filter(|left| *left > 0);
+        let short_wait = short_wait.map(|left| Duration::from_millis(left).max(PAUSE_MIN));
+        Some(DeployNews { deploy, lines, end, short_wait })
     }
 
     /// The lines that announce a new state of the deploy, and a new cause of a wait.

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_admission::{DecidedRename, decided_renames, finish_rename, undo_rename};
+use gantry_admission::{DecidedRename, decided_rename, finish_rename, undo_rename};
 use gantry_api::Problem;
 use gantry_supervision::{Backoff, ReconcileLoop};
+use tokio::sync::Mutex;
 
 use crate::{Server, collect};
 
@@ -17,25 +18,24 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Concludes renames, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
+    let decided = Arc::new(Mutex::new(server.core.app_values(decided_rename)));
     let pass = move || {
-        let server = Arc::clone(&server);
+        let (server, decided) = (Arc::clone(&server), Arc::clone(&decided));
         async move {
-            let mut deploys = server.core.watch_deploys();
-            conclude_all(&server).await?;
-            match tokio::time::timeout(INTERVAL, deploys.changed()).await {
-                // The core has ended, and the server ends with it.
-                Ok(Err(_)) => std::future::pending().await,
-                Ok(Ok(())) | Err(_) => Ok::<(), Problem>(()),
-            }
+            let mut decided = decided.lock().await;
+            decided.update();
+            let renames = decided.by_app().values().cloned().collect();
+            conclude_all(&server, renames).await?;
+            let _ = tokio::time::timeout(INTERVAL, decided.changed()).await;
+            Ok::<(), Problem>(())
         }
     };
     ReconcileLoop::new("renames", Duration::ZERO, Backoff::constant(INTERVAL)).run(pass).await;
 }
 
-/// Concludes each rename whose deploy is over. Returns the last failure; a rename that fails stops no other.
-async fn conclude_all(server: &Arc<Server>) -> Result<(), Problem> {
+/// Concludes renames whose deploy is over. Returns the last failure; a rename that fails stops no other.
+async fn conclude_all(server: &Arc<Server>, renames: Vec<DecidedRename>) -> Result<(), Problem> {
     let mut outcome = Ok(());
-    let renames = decided_renames(&server.core.view().records);
     for rename in renames {
         let (from, to) = (rename.from.clone(), rename.to.clone());
         if let Err(problem) = conclude(server, rename).await {

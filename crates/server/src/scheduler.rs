@@ -13,16 +13,18 @@ use std::time::Duration;
 
 use gantry_api::Problem;
 use gantry_api::jobs::SubmitJob;
-use gantry_model::Moment;
 use gantry_model::role::RoleSchedule;
+use gantry_model::{App, Moment};
 use gantry_queue::ScheduleName;
 use gantry_queue_store::{
     Fire, Fired, NewJob, NewSchedule, ScheduleCommand, ScheduleOrigin, ScheduleReply, StoredSchedule,
 };
+use gantry_records::RecordIndex;
 use gantry_schedule::{Schedule, Zone};
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::Mutex;
 
+use crate::core::AppValues;
 use crate::jobs::{EVERY, JobsError, StoredTemplate, paced};
 use crate::{Server, core, http};
 
@@ -37,9 +39,20 @@ const RELEASE: &str = "release";
 
 type RoleSchedules = BTreeMap<ScheduleName, (Schedule, StoredTemplate)>;
 
+/// The schedules of the roles of all current releases.
+type WantedSchedules<'a> = BTreeMap<&'a ScheduleName, &'a (Schedule, StoredTemplate)>;
+
+/// The schedules of the roles of each app.
+struct FollowedSchedules {
+    apps: AppValues<RoleSchedules>,
+    /// The queue has these schedules.
+    is_stored: bool,
+}
+
 /// Runs passes for ever. A new release or schedule is seen within [`EVERY`].
 pub(crate) async fn run(server: Arc<Server>) {
-    let followed = Arc::new(Mutex::new(None));
+    let followed = FollowedSchedules { apps: server.core.app_values(of_release), is_stored: false };
+    let followed = Arc::new(Mutex::new(followed));
     let pass = move || {
         let (server, followed) = (Arc::clone(&server), Arc::clone(&followed));
         async move { paced(pass(&server, &mut *followed.lock().await).await) }
@@ -48,11 +61,13 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// One pass; returns the time until the next schedule is due.
-async fn pass(server: &Server, followed: &mut Option<RoleSchedules>) -> Result<Duration, JobsError> {
-    let wanted = of_releases(server);
-    if followed.as_ref() != Some(&wanted) {
-        follow(server, &wanted).await?;
-        *followed = Some(wanted);
+async fn pass(server: &Server, followed: &mut FollowedSchedules) -> Result<Duration, JobsError> {
+    if followed.apps.update() {
+        followed.is_stored = false;
+    }
+    if !followed.is_stored {
+        follow(server, &followed.apps.by_app().values().flatten().collect()).await?;
+        followed.is_stored = true;
     }
     let now = core::now();
     let (due, _) = server.jobs.read(move |reader| reader.due_schedules(now, SLICE)).await?;
@@ -65,21 +80,18 @@ async fn pass(server: &Server, followed: &mut Option<RoleSchedules>) -> Result<D
     Ok(next.map_or(EVERY, |next| Duration::from_millis(next.since(core::now()))))
 }
 
-/// The schedules of the roles of all current releases.
-fn of_releases(server: &Server) -> RoleSchedules {
-    let view = server.core.view();
-    let mut schedules = BTreeMap::new();
-    for (name, app) in view.records.apps.iter().filter(|(_, app)| !app.destroying) {
-        let Some(release) = app.current.and_then(|number| view.records.release(name, number)) else { continue };
-        for (role, settings) in &release.roles {
-            let Some(schedule) = settings.schedule.as_ref().and_then(readable) else { continue };
-            let Ok(code) = role.as_str().parse() else { continue };
-            let name = ScheduleName { project: name.clone(), name: code };
-            let template = StoredTemplate::of_role(name.project.clone(), role.clone());
-            schedules.insert(name, (schedule, template));
-        }
+/// The schedules of the roles of an app's current release; none without a schedule.
+fn of_release(records: &RecordIndex, app: &App) -> Option<RoleSchedules> {
+    let number = app.current.filter(|_| !app.destroying)?;
+    let mut schedules = RoleSchedules::new();
+    for (role, settings) in &records.release(&app.name, number)?.roles {
+        let Some(schedule) = settings.schedule.as_ref().and_then(readable) else { continue };
+        let Ok(code) = role.as_str().parse() else { continue };
+        let name = ScheduleName { project: app.name.clone(), name: code };
+        let template = StoredTemplate::of_role(name.project.clone(), role.clone());
+        schedules.insert(name, (schedule, template));
     }
-    schedules
+    (!schedules.is_empty()).then_some(schedules)
 }
 
 /// The times of a role. The build checked the texts; a program with another database of zones may not know one.
@@ -90,17 +102,18 @@ fn readable(role: &RoleSchedule) -> Option<Schedule> {
 }
 
 /// Makes the stored schedules of roles like the wanted ones. An unchanged schedule keeps its progress.
-async fn follow(server: &Server, wanted: &RoleSchedules) -> Result<(), JobsError> {
+async fn follow(server: &Server, wanted: &WantedSchedules<'_>) -> Result<(), JobsError> {
     let stored = server.jobs.read(|reader| reader.schedules(None)).await?;
     let stored: BTreeMap<_, _> = stored
         .into_iter()
         .filter(|schedule| schedule.new.origin == ScheduleOrigin::Release)
         .map(|schedule| (schedule.new.name.clone(), schedule.new))
         .collect();
-    for name in stored.keys().filter(|name| !wanted.contains_key(name)) {
+    for name in stored.keys().filter(|name| !wanted.contains_key(*name)) {
         server.jobs.schedule(ScheduleCommand::Remove(name.clone())).await?;
     }
     for (name, (schedule, template)) in wanted {
+        let name: &ScheduleName = name;
         let new = NewSchedule {
             name: name.clone(),
             schedule: schedule.clone(),

@@ -37,8 +37,13 @@ fn routes_woken() -> ChangedParts {
     ChangedParts { routes: true, ..no_parts() }
 }
 
-fn deploys_woken() -> ChangedParts {
-    ChangedParts { deploys: true, ..no_parts() }
+fn apps_woken(apps: &str) -> ChangedParts {
+    ChangedParts { apps: apps.split_whitespace().map(app_name).collect(), ..no_parts() }
+}
+
+/// Routes or reasons of apps.
+fn statuses_woken(apps: &str) -> ChangedParts {
+    ChangedParts { statuses: apps.split_whitespace().map(app_name).collect(), ..no_parts() }
 }
 
 fn on_m() -> MachinePlan {
@@ -129,13 +134,16 @@ fn remove(key: &str) -> CoreEvent {
 fn general_events_affect_everything_or_what_waits_for_time() {
     let everything = DirtySet::everything;
     let records = Box::new((*cluster().view().records).clone());
-    let all = ChangedParts { routes: true, deploys: true, policy: true, members: true, ..woken("m n") };
+    let all = ChangedParts { routes: true, all_apps: true, policy: true, members: true, ..woken("m n") };
     let jump = ClockJump { at: Moment(START + 1), by: 5_000, suspended: 0 };
     let planned = CoreEvent::Planned { apps: [app_name("wiki")].into(), report: PlanReport::default() };
+    let same = waits("wiki.v1.web-1", MachineRefusal::ShortOfMemory);
+    let same = CoreEvent::Planned { apps: [app_name("blog"), app_name("wiki")].into(), report: same };
     assert_effects([
         ("records that were read again", CoreEvent::Loaded(records), everything(), all, &[]),
         ("the begin of a term", CoreEvent::TermBegan, everything(), no_parts(), &[]),
-        ("reasons", planned, DirtySet::default(), no_parts(), &[]),
+        ("reasons", planned, DirtySet::default(), statuses_woken("wiki"), &[]),
+        ("the same reasons", same, DirtySet::default(), no_parts(), &[]),
         ("a jump of the clock", CoreEvent::ClockJumped { jump, awake: 7 }, everything(), no_parts(), &[]),
         ("a tick", CoreEvent::Tick, dirty("shop", ""), no_parts(), &[]),
     ]);
@@ -148,28 +156,34 @@ fn a_commit_of_an_app_s_records_affects_the_app() {
             "an app",
             put(StoreRecord::App(App::new(app_name("blog"), Moment(1)))),
             dirty("blog", ""),
-            deploys_woken(),
+            apps_woken("blog"),
             &[],
         ),
         (
             "a new app",
             put(StoreRecord::App(App::new(app_name("new"), Moment(1)))),
             dirty("new", ""),
-            deploys_woken(),
+            apps_woken("new"),
             &[],
         ),
         (
             "a release",
             put(StoreRecord::Release(release_of("blog", 2, BTreeMap::new()))),
             dirty("blog", ""),
-            deploys_woken(),
+            apps_woken("blog"),
             &[],
         ),
-        ("a deploy", put(StoreRecord::Deploy(deploy("blog"))), dirty("blog", ""), deploys_woken(), &[]),
-        ("a removed app", remove("apps/blog"), dirty("blog", ""), deploys_woken(), &[]),
-        ("a removed release", remove("releases/blog/00000001"), dirty("blog", ""), deploys_woken(), &[]),
-        ("a removed deploy", remove("deploys/shop/00000001"), dirty("shop", ""), deploys_woken(), &[]),
-        ("routes", put(StoreRecord::Routes(app_name("blog"), Arc::default())), dirty("blog", ""), routes_woken(), &[]),
+        ("a deploy", put(StoreRecord::Deploy(deploy("blog"))), dirty("blog", ""), apps_woken("blog"), &[]),
+        ("a removed app", remove("apps/blog"), dirty("blog", ""), apps_woken("blog"), &[]),
+        ("a removed release", remove("releases/blog/00000001"), dirty("blog", ""), apps_woken("blog"), &[]),
+        ("a removed deploy", remove("deploys/shop/00000001"), dirty("shop", ""), apps_woken("shop"), &[]),
+        (
+            "routes",
+            put(StoreRecord::Routes(app_name("blog"), Arc::default())),
+            dirty("blog", ""),
+            ChangedParts { routes: true, ..statuses_woken("blog") },
+            &[],
+        ),
         (
             "the head of the routes",
             put(StoreRecord::Routing(RoutingHead::default())),
@@ -245,7 +259,7 @@ fn a_commit_of_several_changes_has_the_effects_of_all() {
         StoreRecord::Machine(machine_name("m"), part(&[]).into()).into(),
         RecordChange::Remove("members/n".into()),
     ];
-    let changed = ChangedParts { deploys: true, members: true, ..woken("m") };
+    let changed = ChangedParts { members: true, machines: woken("m").machines, ..apps_woken("blog") };
     assert_effects([("a step", CoreEvent::Committed(changes), dirty("blog shop wiki", "m"), changed, &[])]);
 }
 
@@ -409,13 +423,24 @@ fn merged_effects_contain_both() {
         sum.merge(single.clone());
         assert_eq!(sum, single);
     }
-    let all = ChangedParts { routes: true, deploys: true, policy: true, members: true, ..woken("m n") };
+    let all = ChangedParts {
+        machines: woken("m n").machines,
+        routes: true,
+        apps: apps_woken("blog shop").apps,
+        all_apps: true,
+        statuses: statuses_woken("wiki").statuses,
+        policy: true,
+        members: true,
+    };
     let mut sum = ChangedParts::default();
     for single in [
         woken("m"),
         woken("m n"),
         routes_woken(),
-        deploys_woken(),
+        apps_woken("blog"),
+        apps_woken("blog shop"),
+        ChangedParts { all_apps: true, ..no_parts() },
+        statuses_woken("wiki"),
         ChangedParts { policy: true, ..no_parts() },
         ChangedParts { members: true, ..no_parts() },
     ] {

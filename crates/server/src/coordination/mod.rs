@@ -27,6 +27,7 @@ use gantry_coordination::{Command, Refusal, Reply, Revision};
 use gantry_model::AppName;
 use gantry_store::Store;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 pub(crate) use self::locks::{AcquireOrder, HeldPlace, new_lease};
 use self::task::{CoordinationTask, Message};
@@ -171,18 +172,15 @@ impl Coordination {
 
 /// Removes the keyspaces of destroyed apps, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
-    let mut changes = server.core.watch_deploys();
+    let mut spaces = server.core.app_values(|_, app| Some(app.volume_folder().clone()));
+    let mut due = Instant::now();
     loop {
-        changes.borrow_and_update();
-        let spaces = {
-            let view = server.core.view();
-            view.records.apps.values().map(|app| app.volume_folder().clone()).collect()
-        };
-        // A server on a read-only disk has no keyspaces.
-        let _ = server.coordination.retain(spaces).await;
-        // The interval repeats a removal that could not be written.
-        if let Ok(Err(_)) = tokio::time::timeout(RETAIN_INTERVAL, changes.changed()).await {
-            return;
+        if spaces.update() || Instant::now() >= due {
+            // A server on a read-only disk has no keyspaces.
+            let _ = server.coordination.retain(spaces.by_app().values().cloned().collect()).await;
+            // The interval repeats a removal that could not be written.
+            due = Instant::now() + RETAIN_INTERVAL;
         }
+        let _ = tokio::time::timeout_at(due, spaces.changed()).await;
     }
 }

@@ -9,7 +9,7 @@
 //!   transactions.
 //! - `load`: migrates and parses the records of the store.
 //! - `task`: the loop, and the guarded write.
-//! - `notify`: wakes only those whose part changed.
+//! - `notify`: wakes only those whose part changed. `changed_apps`: what tasks derive from each app.
 //! - `routes_cache`: brings the routes of all apps together for the routers, once per revision.
 //!
 //! Handlers read a [`CoreView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
@@ -17,6 +17,7 @@
 
 #[cfg(test)]
 mod bench;
+mod changed_apps;
 mod load;
 mod notify;
 mod routes_cache;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use gantry_admission::Admitted;
 use gantry_cluster::PublishedView;
 use gantry_control::{MachineReport, RouterReport, SharedRoutes};
-use gantry_model::{ClusterId, Generation, MachineName, Moment, RouterId};
+use gantry_model::{App, AppName, ClusterId, Generation, MachineName, Moment, RouterId};
 use gantry_store::{Store, StoreFault};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -42,6 +43,7 @@ use notify::Notifier;
 use routes_cache::RoutesCache;
 use task::{CoreMessage, CoreTask, Mutation};
 
+pub(crate) use changed_apps::AppValues;
 pub use gantry_cluster::ClusterView;
 
 /// Maximum number of messages that wait for the core.
@@ -94,9 +96,14 @@ impl CoreHandle {
         self.routes.of(&view.records.plan)
     }
 
-    /// Subscribes to changes of apps and deploys.
-    pub(crate) fn watch_deploys(&self) -> watch::Receiver<u64> {
-        self.notifier.deploys()
+    /// Subscribes to changes of an app: its records, releases and deploys, its routes, and its reasons to wait.
+    pub(crate) fn watch_app(&self, app: &AppName) -> watch::Receiver<u64> {
+        self.notifier.app(app)
+    }
+
+    /// Derives a value from each app, and keeps the values up to date.
+    pub(crate) fn app_values<V: PartialEq>(&self, derive: fn(&RecordIndex, &App) -> Option<V>) -> AppValues<V> {
+        AppValues::new(self.published.clone(), self.notifier.reader(), derive)
     }
 
     /// Subscribes to changes of the cluster policy.

@@ -1,20 +1,25 @@
-//! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys, one
-//! for the cluster policy, one for the members of the cluster.
+//! Wakes those whose part changed: one watch per machine, one per app, one for the routes, one for the cluster policy, one
+//! for the members of the cluster. A reader of all apps learns which apps changed.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use gantry_cluster::{ChangedParts, ClusterView};
-use gantry_model::{Generation, MachineName};
+use gantry_model::{AppName, Generation, MachineName};
 use tokio::sync::watch;
+
+use super::changed_apps::PendingApps;
 
 /// The notification channels. A channel carries only a number: a task that wakes reads the view.
 #[derive(Debug)]
 pub(super) struct Notifier {
     /// Created at the first subscription; only machines with a token subscribe.
     machines: Mutex<BTreeMap<MachineName, watch::Sender<Generation>>>,
+    /// Created at a subscription. A channel without subscribers is removed at the next change of its app.
+    apps: Mutex<BTreeMap<AppName, watch::Sender<u64>>>,
+    /// The readers of all apps.
+    readers: Mutex<Vec<Weak<PendingApps>>>,
     routes: watch::Sender<Generation>,
-    deploys: watch::Sender<u64>,
     policy: watch::Sender<u64>,
     members: watch::Sender<u64>,
 }
@@ -23,8 +28,9 @@ impl Default for Notifier {
     fn default() -> Self {
         Self {
             machines: Mutex::default(),
+            apps: Mutex::default(),
+            readers: Mutex::default(),
             routes: watch::Sender::new(Generation::default()),
-            deploys: watch::Sender::new(0),
             policy: watch::Sender::new(0),
             members: watch::Sender::new(0),
         }
@@ -42,8 +48,16 @@ impl Notifier {
         self.routes.subscribe()
     }
 
-    pub(super) fn deploys(&self) -> watch::Receiver<u64> {
-        self.deploys.subscribe()
+    pub(super) fn app(&self, app: &AppName) -> watch::Receiver<u64> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.entry(app.clone()).or_default().subscribe()
+    }
+
+    /// Adds a reader of all apps. Each app counts as changed at first.
+    pub(super) fn reader(&self) -> Arc<PendingApps> {
+        let reader = Arc::new(PendingApps::all());
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
+        reader
     }
 
     pub(super) fn policy(&self) -> watch::Receiver<u64> {
@@ -66,8 +80,15 @@ impl Notifier {
         if changed.routes {
             self.routes.send_replace(view.records.plan.routing.revision);
         }
-        if changed.deploys {
-            self.deploys.send_modify(|count| *count += 1);
+        self.wake_followers(&changed);
+        if changed.all_apps || !changed.apps.is_empty() {
+            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            readers.retain(|reader| {
+                reader.upgrade().is_some_and(|reader| {
+                    reader.add(&changed);
+                    true
+                })
+            });
         }
         if changed.policy {
             self.policy.send_modify(|count| *count += 1);
@@ -75,5 +96,94 @@ impl Notifier {
         if changed.members {
             self.members.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Wakes the followers of the changed apps.
+    fn wake_followers(&self, changed: &ChangedParts) {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = |sender: &watch::Sender<u64>| sender.send_modify(|count| *count += 1);
+        if changed.all_apps {
+            return apps.values().for_each(wake);
+        }
+        for app in changed.apps.union(&changed.statuses) {
+            match apps.get(app) {
+                Some(sender) if sender.receiver_count() == 0 => drop(apps.remove(app)),
+                Some(sender) => wake(sender),
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gantry_cluster::{CoreEvent, CoreState};
+    use gantry_control::{MachineReport, RouterReport};
+    use gantry_model::clock::ClockJumps;
+    use gantry_model::{App, Moment};
+    use gantry_records::{RecordChange, RecordIndex, StoreRecord};
+
+    use super::*;
+
+    fn app(name: &str) -> AppName {
+        AppName::parse(name).expect("a name")
+    }
+
+    fn state() -> CoreState {
+        let mut records = RecordIndex::default();
+        for name in ["blog", "shop"] {
+            records.apply(StoreRecord::App(App::new(app(name), Moment(0))).into());
+        }
+        CoreState::new(records, ClockJumps::default(), Moment(0))
+    }
+
+    fn put(record: StoreRecord) -> CoreEvent {
+        CoreEvent::Committed(vec![record.into()])
+    }
+
+    /// Counts the followers of a hundred connections to each app that an event wakes: of `blog`, and of `shop`.
+    fn woken(notifier: &Notifier, state: &mut CoreState, event: CoreEvent) -> [usize; 2] {
+        let followers = ["blog", "shop"].map(|name| (0..100).map(|_| notifier.app(&app(name))).collect::<Vec<_>>());
+        let changed = state.apply(event, Moment(1)).changed;
+        notifier.notify(&state.view(), changed);
+        let is_woken = |follower: &&watch::Receiver<u64>| follower.has_changed().expect("open");
+        followers.map(|followers| followers.iter().filter(is_woken).count())
+    }
+
+    #[test]
+    fn an_event_wakes_the_followers_of_the_apps_that_it_changes_and_no_others() {
+        let (notifier, mut state) = (Notifier::default(), state());
+        let machine = MachineName::parse("m").expect("a name");
+        let report = MachineReport::default();
+        let router = |number| RouterReport { number, ..RouterReport::default() };
+        for (name, event, expected) in [
+            ("a report", CoreEvent::Machine(machine.clone(), report.clone()), [0, 0]),
+            ("a heartbeat", CoreEvent::MachineAlive(machine.clone(), Arc::new(report)), [0, 0]),
+            ("a new router", CoreEvent::Router(machine.clone(), router(1)), [0, 0]),
+            ("another router", CoreEvent::Router(machine, router(2)), [0, 0]),
+            ("time", CoreEvent::Tick, [0, 0]),
+            ("an app", put(StoreRecord::App(App::new(app("shop"), Moment(1)))), [0, 100]),
+            ("routes", put(StoreRecord::Routes(app("blog"), Arc::default())), [100, 0]),
+            ("a removed app", CoreEvent::Committed(vec![RecordChange::Remove("apps/blog".into())]), [100, 0]),
+            ("all records", CoreEvent::Loaded(Box::default()), [100, 100]),
+        ] {
+            assert_eq!(woken(&notifier, &mut state, event), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_channel_without_followers_goes_with_the_next_change() {
+        let (notifier, mut state) = (Notifier::default(), state());
+        let follower = notifier.app(&app("shop"));
+        let mut change = || {
+            let changed = state.apply(put(StoreRecord::App(App::new(app("shop"), Moment(1)))), Moment(1)).changed;
+            notifier.notify(&state.view(), changed);
+            notifier.apps.lock().expect("no panic").len()
+        };
+        assert_eq!(change(), 1);
+        drop(follower);
+        assert_eq!(change(), 0);
     }
 }

@@ -14,7 +14,7 @@ use crate::coordination::WAIT_MAX;
 use crate::core::ClusterView;
 
 pub(super) async fn show(Call { server, caller, at, query, .. }: AppCall<Service>) -> HttpResult<ServiceInfo> {
-    let mut changes = server.core.watch_routes();
+    let mut changes = server.core.watch_app(&at.app);
     let deadline = tokio::time::Instant::now() + WAIT_MAX;
     loop {
         changes.borrow_and_update();
