@@ -630,7 +630,7 @@ MUTATIONS = [
      "reading().booted < state.end && adopted >= state.generation", "adopted >= state.generation",
      "-p gantry-agent an_expired_lease"),
     ("a fence: an older answer shortens no lease", "crates/agent/src/fence.rs",
-     "state.end = state.end.max(asked.saturating_add(millis));", "state.end = asked.saturating_add(millis);",
+     "state.end = state.end.max(requested.saturating_add(millis));", "state.end = requested.saturating_add(millis);",
      "-p gantry-agent a_lease_reaches_the_copies"),
     ("a fence: the end of the lease written before the start", "crates/agent/src/fence.rs",
      "file.set_permissions(Permissions::from_mode(0o600))?;\n        write_end(&file, self.lock().end)",

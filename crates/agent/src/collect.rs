@@ -21,7 +21,7 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let mut ages = FileAges { clock: SteadyClock::new(reading()), jumps: ClockJumps::default() };
     let pass = async || {
         agent.policy.gc_interval().await;
-        ages.look();
+        ages.record_clock_jump();
         if let Err(error) = builds::collect_caches(agent).await {
             tracing::warn!(error = %ErrorChain(&error), "cannot collect build caches; retrying after the usual interval");
         }
@@ -40,7 +40,7 @@ struct FileAges {
 
 impl FileAges {
     /// Records a jump of the wall clock.
-    fn look(&mut self) {
+    fn record_clock_jump(&mut self) {
         let reading = reading();
         if let Some(jump) = self.clock.jump(reading) {
             self.jumps.push(reading.awake, jump);

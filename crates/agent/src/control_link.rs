@@ -95,7 +95,7 @@ async fn connect(
                 stream.sender.send(&PeerMessage::Clock { now: wall() }).await?;
                 continue;
             }
-            () = agent.fence.asked() => {
+            () = agent.fence.lease_requested() => {
                 stream.sender.send(&lease_request()).await?;
                 continue;
             }
@@ -123,11 +123,11 @@ async fn connect(
                 }
             }
             ServerMessage::Lease { asked, millis, revision } => agent.fence.renew(asked, millis, Generation(revision)),
-            ServerMessage::Policy(policy) => obey(agent, policy),
+            ServerMessage::Policy(policy) => apply_policy(agent, policy),
             ServerMessage::Resend => reports.resend(),
             ServerMessage::Session { request } => sessions::open(agent, SessionRequest::read(request)),
             ServerMessage::Jobs(orders) => jobs::carry_out(agent, orders),
-            ServerMessage::Layers(orders) => agent.exchange.obey(orders),
+            ServerMessage::Layers(orders) => agent.exchange.apply_orders(orders),
             ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
             ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
             ServerMessage::Unknown => {}
@@ -151,8 +151,8 @@ fn lease_request() -> PeerMessage {
     PeerMessage::Lease { asked: reading().booted }
 }
 
-/// Puts the rules of the cluster in force.
-fn obey(agent: &AgentContext, policy: PeerPolicy) {
+/// Applies the rules of the cluster.
+fn apply_policy(agent: &AgentContext, policy: PeerPolicy) {
     agent.builds.resize(policy.builds);
     agent.layers.keep_free(policy.reserve.0);
     agent.policy.take(policy);

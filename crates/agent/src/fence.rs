@@ -22,7 +22,7 @@ use crate::status::reading;
 #[derive(Default)]
 pub(crate) struct Fence {
     state: Mutex<FenceState>,
-    asked: Nudge,
+    requests: Nudge,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl Fence {
     /// Asks for a lease for a copy with this exit record, until [`Self::leave`].
     pub(crate) fn enter(&self, id: &AllocationId, exit: PathBuf) {
         if self.lock().copies.insert(id.clone(), exit).is_none() {
-            self.asked.nudge();
+            self.requests.nudge();
         }
     }
 
@@ -53,8 +53,8 @@ impl Fence {
     }
 
     /// Waits for a copy that asks for a lease.
-    pub(crate) async fn asked(&self) {
-        self.asked.nudged().await;
+    pub(crate) async fn lease_requested(&self) {
+        self.requests.nudged().await;
     }
 
     /// Reports whether a copy needs the lease.
@@ -62,11 +62,11 @@ impl Fence {
         !self.lock().copies.is_empty()
     }
 
-    /// Takes over a lease for which the agent asked at `asked`, with the plan of this generation.
-    pub(crate) fn renew(&self, asked: u64, millis: u64, generation: Generation) {
+    /// Takes over a lease for which the agent asked at `requested`, with the plan of this generation.
+    pub(crate) fn renew(&self, requested: u64, millis: u64, generation: Generation) {
         let mut state = self.lock();
         state.generation = state.generation.max(generation);
-        state.end = state.end.max(asked.saturating_add(millis));
+        state.end = state.end.max(requested.saturating_add(millis));
         for (id, exit) in &state.copies {
             match File::options().append(true).open(exit).and_then(|file| write_end(&file, state.end)) {
                 // The copy does not run now.

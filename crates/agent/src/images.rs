@@ -101,10 +101,10 @@ async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest
         Some(known) => known,
         None => {
             let path = format!("{}/{digest}", source.manifests);
-            let manifest = reached(|| agent.client.bytes(&path, MANIFEST_OCI)).await?;
+            let manifest = until_reachable(|| agent.client.bytes(&path, MANIFEST_OCI)).await?;
             let parsed = Manifest::parse(&manifest)?;
             let path = format!("{}/{}", source.blobs, parsed.config.digest);
-            let config = reached(|| agent.client.bytes(&path, "*/*")).await?;
+            let config = until_reachable(|| agent.client.bytes(&path, "*/*")).await?;
             let config = Config::parse(&config, &parsed)?;
             keep(&kept, &parsed, &config)?;
             gantry_failpoint::failpoint!("image.kept");
@@ -142,7 +142,7 @@ async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest
 
 /// Streams a layer from the servers.
 async fn stream(agent: &AgentContext, path: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, ClientError> {
-    let stream = reached(|| agent.client.stream(path)).await?;
+    let stream = until_reachable(|| agent.client.stream(path)).await?;
     let unpacked = Arc::clone(&agent.unpacked);
     let counted = stream.inspect_ok(move |piece| {
         unpacked.fetch_add(piece.len() as u64, Ordering::Relaxed);
@@ -153,7 +153,7 @@ async fn stream(agent: &AgentContext, path: &str) -> Result<BoxStream<'static, s
 /// Calls the server until the server is reachable. After a boot the agent starts its instances before the server
 /// listens, and that must not fail a deploy. The caller ends the wait: when the plan no longer wants the instance,
 /// which the deadline of a deploy brings about.
-pub(crate) async fn reached<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
+pub(crate) async fn until_reachable<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
 {
@@ -195,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn waits_for_an_unreachable_server() {
         let calls = Cell::new(0);
-        let answer = reached(|| {
+        let answer = until_reachable(|| {
             calls.set(calls.get() + 1);
             let unreachable = calls.get() < 4;
             async move {
@@ -212,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn passes_an_error_response_on_at_once() {
         let refused = || async { Err(ClientError::Answer { url: String::new(), what: "404".to_owned() }) };
-        let result: Result<(), _> = reached(refused).await;
+        let result: Result<(), _> = until_reachable(refused).await;
         assert!(matches!(result, Err(ClientError::Answer { .. })), "{result:?}");
     }
 }

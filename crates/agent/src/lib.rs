@@ -121,10 +121,10 @@ pub async fn run(
     builds::sweep_caches(&agent.settings.data);
     workload::prepared::sweep(&agent.settings).await;
     gantry_failpoint::failpoint!("agent.swept");
-    let left_jobs = jobs::adopt(&agent);
+    let inherited_jobs = jobs::adopt(&agent);
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
-    jobs::go_on(&agent, left_jobs);
+    jobs::resume(&agent, inherited_jobs);
     gantry_failpoint::failpoint!("agent.adopted");
     let (known, (plans, arrived)) = (supervisor.plan().cloned(), tokio::sync::watch::channel(None));
     tokio::select! {

@@ -112,7 +112,7 @@ impl ContainerPaths {
         let remove = move || {
             gantry_linux::tree::remove(&paths.state)?;
             gantry_failpoint::failpoint!("instance.forgotten");
-            agent.trash.throw(&paths.folder, agent.policy.reserve())
+            agent.trash.discard(&paths.folder, agent.policy.reserve())
         };
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
     }

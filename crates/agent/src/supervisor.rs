@@ -50,7 +50,7 @@ impl InstanceSupervisor {
         self.plan = records::read_plan(&self.agent.settings);
         let transient = records::transient_names(&self.agent.settings).into_iter();
         for name in transient.filter(|name| !jobs::continues(&self.agent, name)) {
-            let (workload, address) = TransientWorkload::left(&self.agent, &name);
+            let (workload, address) = TransientWorkload::leftover(&self.agent, &name);
             address.into_iter().for_each(|address| self.agent.addresses.reserve(address));
             let agent = Arc::clone(&self.agent);
             self.agent.tasks.spawn(REMOVAL, async move {

@@ -49,7 +49,7 @@ impl Trash {
 
     /// Removes a folder, which need not exist. Its files are deleted later; at once if too many folders wait, if the disk
     /// has less than `reserve` bytes of free space, or if the trash is on another file system.
-    pub(crate) fn throw(&self, folder: &Path, reserve: u64) -> io::Result<()> {
+    pub(crate) fn discard(&self, folder: &Path, reserve: u64) -> io::Result<()> {
         let place = self.folder.join(format!("{:016x}", rand::random::<u64>()));
         let is_full = self.waiting.load(Ordering::Relaxed) >= WAITING_MAX || disk::free(&self.folder) < reserve;
         if is_full || std::fs::rename(folder, place).is_err() {
@@ -109,10 +109,10 @@ mod tests {
         let data = tempfile::tempdir().expect("a folder");
         let (trash, make) = trash(data.path());
         let folder = make("one");
-        trash.throw(&folder, 0).expect("thrown");
+        trash.discard(&folder, 0).expect("thrown");
         assert!(!folder.exists());
         assert_eq!(count(&trash), 1);
-        trash.throw(&folder, 0).expect("nothing is left");
+        trash.discard(&folder, 0).expect("nothing is left");
         // The next agent deletes what this one has left.
         let next = Trash::open(data.path()).expect("opened");
         next.empty().expect("emptied");
@@ -125,12 +125,12 @@ mod tests {
         let (trash, make) = trash(data.path());
         for number in 0..WAITING_MAX + 3 {
             let folder = make(&number.to_string());
-            trash.throw(&folder, 0).expect("removed");
+            trash.discard(&folder, 0).expect("removed");
             assert!(!folder.exists());
         }
         assert_eq!(count(&trash), WAITING_MAX);
         trash.empty().expect("emptied");
-        trash.throw(&make("again"), 0).expect("thrown");
+        trash.discard(&make("again"), 0).expect("thrown");
         assert_eq!(count(&trash), 1);
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let data = tempfile::tempdir().expect("a folder");
         let (trash, make) = trash(data.path());
         let folder = make("one");
-        trash.throw(&folder, u64::MAX).expect("removed");
+        trash.discard(&folder, u64::MAX).expect("removed");
         assert!(!folder.exists());
         assert_eq!(count(&trash), 0);
     }
@@ -150,7 +150,7 @@ mod tests {
         let (trash, make) = trash(data.path());
         std::fs::remove_dir(&trash.folder).expect("removed");
         let folder = make("one");
-        trash.throw(&folder, 0).expect("removed");
+        trash.discard(&folder, 0).expect("removed");
         assert!(!folder.exists());
     }
 }

@@ -84,7 +84,7 @@ impl MergedLayers {
     ///
     /// # Errors
     /// When a layer cannot be read, or the links form a circle.
-    pub fn look(&self, path: &Path) -> io::Result<PathLookup> {
+    pub fn lookup(&self, path: &Path) -> io::Result<PathLookup> {
         self.find(path).map(|(looked, _)| looked)
     }
 
@@ -286,8 +286,8 @@ mod tests {
         assert_eq!(passwd(&paths), None);
     }
 
-    fn look(merged: &MergedLayers, path: &str) -> (String, u32) {
-        match merged.look(Path::new(path)) {
+    fn lookup(merged: &MergedLayers, path: &str) -> (String, u32) {
+        match merged.lookup(Path::new(path)) {
             Ok(PathLookup::Folder { path, meta }) => (format!("folder {}", path.display()), meta.mode),
             Ok(PathLookup::Other { path }) => (format!("other {}", path.display()), 0),
             Ok(PathLookup::Nothing) => ("nothing".to_owned(), 0),
@@ -335,8 +335,8 @@ mod tests {
             ("bin/sh/x", "nothing", 0),
             ("none/x", "nothing", 0),
         ] {
-            assert_eq!(look(&merged, path), (wanted.to_owned(), mode), "{path}");
+            assert_eq!(lookup(&merged, path), (wanted.to_owned(), mode), "{path}");
         }
-        assert!(look(&merged, "round").0.starts_with("error"), "a circle ends");
+        assert!(lookup(&merged, "round").0.starts_with("error"), "a circle ends");
     }
 }

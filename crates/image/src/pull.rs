@@ -150,27 +150,27 @@ pub struct PullIdentity<'a> {
 /// Response header by which a Gantry registry recognizes itself, under any host name.
 pub const REGISTRY_ID: &str = "gantry-registry";
 
-/// Pulls an image and returns the digest of its manifest. `tell` receives progress messages.
+/// Pulls an image and returns the digest of its manifest. `progress` receives progress messages.
 ///
 /// # Errors
 /// [`PullError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn pull(
     remote: &Remote,
-    asker: PullIdentity<'_>,
+    identity: PullIdentity<'_>,
     blobs: &impl PullTarget,
-    tell: impl Fn(String) + Sync,
+    progress: impl Fn(String) + Sync,
 ) -> Result<Digest, PullError> {
-    let registry = Registry::new(remote.clone(), asker)?;
+    let registry = Registry::new(remote.clone(), identity)?;
     let late = || PullError::Answer(format!("it took longer than {} s", DEADLINE.as_secs()));
-    tokio::time::timeout(DEADLINE, whole(&registry, blobs, tell)).await.map_err(|_| late())?
+    tokio::time::timeout(DEADLINE, whole(&registry, blobs, progress)).await.map_err(|_| late())?
 }
 
 async fn whole(
     registry: &Registry<'_>,
     blobs: &impl PullTarget,
-    tell: impl Fn(String) + Sync,
+    progress: impl Fn(String) + Sync,
 ) -> Result<Digest, PullError> {
-    tell(format!("Reading {}", registry.remote));
+    progress(format!("Reading {}", registry.remote));
     let (digest, text) = registry.image().await?;
     let manifest = Manifest::parse(&text)?;
     let mut missing: Vec<&Descriptor> = Vec::new();
@@ -182,10 +182,15 @@ async fn whole(
     }
     let bytes: u64 = missing.iter().map(|descriptor| descriptor.size).sum();
     blobs.check_room(bytes).await?;
-    tell(format!("Fetching {} of {} blobs, {}", missing.len(), manifest.blobs().count(), gantry_model::Bytes(bytes)));
+    progress(format!(
+        "Fetching {} of {} blobs, {}",
+        missing.len(),
+        manifest.blobs().count(),
+        gantry_model::Bytes(bytes)
+    ));
     let mut fetches = Vec::new();
     for descriptor in missing {
-        fetches.push(fetch(registry, descriptor, blobs, &tell).boxed());
+        fetches.push(fetch(registry, descriptor, blobs, &progress).boxed());
     }
     stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Config::parse(&blobs.read(&manifest.config.digest).await.map_err(target)?, &manifest)?;
@@ -197,7 +202,7 @@ async fn fetch(
     registry: &Registry<'_>,
     descriptor: &Descriptor,
     blobs: &impl PullTarget,
-    tell: &(impl Fn(String) + Sync),
+    progress: &(impl Fn(String) + Sync),
 ) -> Result<(), PullError> {
     let transfer = Transfer::begin(registry, descriptor).await?;
     // The target only knows that the stream ended; the cause is the registry's.
@@ -212,13 +217,13 @@ async fn fetch(
         return Err(PullError::Transfer(error));
     }
     stored.map_err(target)?;
-    tell(format!("{} {}", descriptor.digest.short(), gantry_model::Bytes(descriptor.size)));
+    progress(format!("{} {}", descriptor.digest.short(), gantry_model::Bytes(descriptor.size)));
     Ok(())
 }
 
 struct Registry<'a> {
     remote: Remote,
-    asker: PullIdentity<'a>,
+    identity: PullIdentity<'a>,
     client: Client,
     login: Mutex<Login>,
 }
@@ -238,7 +243,7 @@ enum Token {
 }
 
 impl<'a> Registry<'a> {
-    fn new(remote: Remote, asker: PullIdentity<'a>) -> Result<Self, PullError> {
+    fn new(remote: Remote, identity: PullIdentity<'a>) -> Result<Self, PullError> {
         let on_loopback = remote.is_local();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
@@ -251,7 +256,7 @@ impl<'a> Registry<'a> {
             }))
             .build()
             .map_err(|error| PullError::Unreachable { registry: remote.registry.clone(), why: causes(&error) })?;
-        Ok(Self { remote, asker, client, login: Mutex::default() })
+        Ok(Self { remote, identity, client, login: Mutex::default() })
     }
 
     fn unreachable(&self, error: &dyn std::error::Error) -> PullError {
@@ -269,16 +274,18 @@ impl<'a> Registry<'a> {
             }
             let count = {
                 let login = self.login.lock().await;
-                request = match (&login.token, self.asker.credentials) {
+                request = match (&login.token, self.identity.credentials) {
                     (Some(Token::Bearer(token)), _) => request.bearer_auth(token),
-                    (Some(Token::Basic), Some(who)) => request.basic_auth(&who.username, Some(&who.password)),
+                    (Some(Token::Basic), Some(account)) => {
+                        request.basic_auth(&account.username, Some(&account.password))
+                    }
                     _ => request,
                 };
                 login.count
             };
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let id = response.headers().get(REGISTRY_ID).and_then(|id| id.to_str().ok());
-            if self.asker.own.is_some() && id == self.asker.own {
+            if self.identity.own.is_some() && id == self.identity.own {
                 return Err(PullError::Own(self.remote.clone()));
             }
             match response.status() {
@@ -297,7 +304,7 @@ impl<'a> Registry<'a> {
 
     fn refused(&self, response: &Response, what: &str) -> PullError {
         let hint = match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.asker.credentials.is_none() => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.identity.credentials.is_none() => {
                 "; say who asks with GANTRY_REGISTRY_USER and GANTRY_REGISTRY_PASSWORD"
             }
             _ => "",
@@ -341,7 +348,7 @@ impl<'a> Registry<'a> {
             return Ok(true);
         }
         let token = if scheme.eq_ignore_ascii_case("basic") {
-            if self.asker.credentials.is_none() {
+            if self.identity.credentials.is_none() {
                 return Ok(false);
             }
             Token::Basic
@@ -356,15 +363,15 @@ impl<'a> Registry<'a> {
 
     async fn token(&self, parameters: &str) -> Result<String, PullError> {
         let mut request = self.client.get(token_url(parameters, &self.remote)?);
-        if let Some(who) = self.asker.credentials {
-            request = request.basic_auth(&who.username, Some(&who.password));
+        if let Some(account) = self.identity.credentials {
+            request = request.basic_auth(&account.username, Some(&account.password));
         }
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if !response.status().is_success() {
             return Err(self.refused(&response, "the registry's token service: "));
         }
         let text = self.read(response, TOKEN_MAX).await?;
-        let answer: TokenAnswer = serde_json::from_slice(&text)
+        let answer: TokenResponse = serde_json::from_slice(&text)
             .map_err(|error| PullError::Answer(format!("the token of its token service: {error}")))?;
         answer
             .token
@@ -408,11 +415,11 @@ struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     async fn begin(registry: &'a Registry<'a>, descriptor: &'a Descriptor) -> Result<Self, PullError> {
         let mut transfer = Self { registry, descriptor, answer: None, at: 0, passed: 0, tries: (0, 0) };
-        transfer.ask().await?;
+        transfer.send_request().await?;
         Ok(transfer)
     }
 
-    async fn ask(&mut self) -> Result<(), PullError> {
+    async fn send_request(&mut self) -> Result<(), PullError> {
         let digest = &self.descriptor.digest;
         let range = (self.at > 0).then(|| (RANGE, format!("bytes={}-", self.at)));
         let what = format!("blob {digest}: ");
@@ -477,16 +484,16 @@ impl<'a> Transfer<'a> {
         self.answer = None;
         tokio::time::sleep(pause(since)).await;
         self.tries = (since + 1, all + 1);
-        match self.ask().await {
+        match self.send_request().await {
             // The registry may be back in a moment.
             Err(PullError::Unreachable { .. }) => Ok(()),
-            asked => asked.map_err(io::Error::other),
+            sent => sent.map_err(io::Error::other),
         }
     }
 }
 
 #[derive(Deserialize)]
-struct TokenAnswer {
+struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
 }

@@ -150,8 +150,8 @@ async fn said_of(address: &str) -> Result<String, String> {
     let blobs = &target.0;
     let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
     let begun = Instant::now();
-    let asker = PullIdentity { credentials: None, own: Some("mine") };
-    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, asker, &target, |_| ())).await;
+    let identity = PullIdentity { credentials: None, own: Some("mine") };
+    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, identity, &target, |_| ())).await;
     let pulled = pulled.unwrap_or_else(|_| panic!("no answer after {:?}", begun.elapsed()));
     for (digest, _) in blobs.list().await.expect("listed") {
         blobs.read(&digest).await.expect("it is what its name says");

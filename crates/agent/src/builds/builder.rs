@@ -199,7 +199,7 @@ async fn write_times(cache: &AppCache, times: &Times, scratch: &Path) -> Result<
 fn can_run(compile: &Compile, layers: &[PathBuf]) -> Result<(), BuildError> {
     let failed = |error: io::Error| BuildError::new(BuildPhase::Base, error);
     let root = MergedLayers::of(layers).map_err(failed)?;
-    let is_there = |path: &str| Ok(matches!(root.look(Path::new(path)).map_err(failed)?, PathLookup::Other { .. }));
+    let is_there = |path: &str| Ok(matches!(root.lookup(Path::new(path)).map_err(failed)?, PathLookup::Other { .. }));
     let refuse = |why: String| Err(BuildError::new(BuildPhase::Compile, why));
     match compile {
         Compile::Script { interpreter } if !is_there(interpreter)? => refuse(format!(

@@ -110,7 +110,7 @@ pub(crate) async fn run_build(
         workload.end().await;
         result
     };
-    session::carry(reader, writer, |output| async move { verdict(build(output).await) }).await;
+    session::run_session(reader, writer, |output| async move { verdict(build(output).await) }).await;
 }
 
 /// Makes a base image, and sends the events on the session. Ends early when the session ends.
@@ -130,7 +130,7 @@ pub(crate) async fn run_base(
         workload.end().await;
         result
     };
-    session::carry(reader, writer, |output| async move { verdict(make(output).await) }).await;
+    session::run_session(reader, writer, |output| async move { verdict(make(output).await) }).await;
 }
 
 /// Fetches an image from another registry, and sends the events on the session. Ends early when the session ends.
@@ -145,7 +145,7 @@ pub(crate) async fn run_pull(
         let Some(_slot) = agent.builds.pull_slot(&output).await else { return pull::cancelled(&order) };
         pull::pull(&OrderBlobs::new(&agent.client, &id), &order, &output).await
     };
-    session::carry(reader, writer, pull).await;
+    session::run_session(reader, writer, pull).await;
 }
 
 /// The last event of a build.

@@ -42,8 +42,8 @@ async fn fetch(blobs: &OrderBlobs, order: &PullOrder, output: &Output) -> Result
         .credentials
         .as_ref()
         .map(|who| Credentials { username: who.username.clone(), password: who.password.clone() });
-    let asker = PullIdentity { credentials: credentials.as_ref(), own: Some(&order.own) };
-    match gantry_image::pull(&remote, asker, blobs, |line| output.note(&line)).await {
+    let identity = PullIdentity { credentials: credentials.as_ref(), own: Some(&order.own) };
+    match gantry_image::pull(&remote, identity, blobs, |line| output.note(&line)).await {
         Ok(image) => Ok(BuildEvent::Done { image }),
         Err(PullError::Own(_)) => Ok(BuildEvent::OwnRegistry),
         Err(error) => Err(problem(&remote, error)),

@@ -14,7 +14,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Runs a build or a pull, whose result is its last event, and sends its events as lines of JSON in output frames. When the
 /// session ends, cancels the work and waits for its end.
-pub(super) async fn carry<F>(
+pub(super) async fn run_session<F>(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     build: impl FnOnce(Arc<Output>) -> F,
@@ -94,7 +94,7 @@ mod tests {
             drop(reading);
             events(keep).await
         };
-        let ((), found) = tokio::join!(carry(reader, writer, build), read);
+        let ((), found) = tokio::join!(run_session(reader, writer, build), read);
         let failed = BuildEvent::Failed { phase: BuildPhase::Image, message: "no".into(), tail: Vec::new() };
         assert_eq!(
             found,
@@ -111,6 +111,6 @@ mod tests {
             output.cancelled().await;
             BuildEvent::OwnRegistry
         };
-        tokio::time::timeout(Duration::from_secs(10), carry(reader, writer, build)).await.expect("ended");
+        tokio::time::timeout(Duration::from_secs(10), run_session(reader, writer, build)).await.expect("ended");
     }
 }

@@ -14,7 +14,7 @@ use super::cache::{LayerPart, PartError};
 use super::peer::{PeerConnection, PeerError};
 use super::{WantedGuard, parts};
 use crate::AgentContext;
-use crate::images::{FetchCause, reached};
+use crate::images::{FetchCause, until_reachable};
 
 /// Broken transfers of the servers in a row, without a byte, after which the fetch fails.
 const SERVER_TRIES: u32 = 3;
@@ -157,7 +157,7 @@ impl LayerFetch<'_> {
         while !self.part.is_whole() {
             let before = self.part.received();
             let client = &self.agent.client;
-            let mut pieces = reached(|| client.stream_from(self.path, before)).await?;
+            let mut pieces = until_reachable(|| client.stream_from(self.path, before)).await?;
             let mut broken = None;
             while let Some(piece) = pieces.next().await {
                 match piece {

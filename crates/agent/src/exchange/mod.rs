@@ -154,7 +154,7 @@ impl LayerExchange {
     }
 
     /// Takes the servers' orders.
-    pub(crate) fn obey(&self, orders: LayerOrders) {
+    pub(crate) fn apply_orders(&self, orders: LayerOrders) {
         let state = self.state();
         for order in orders.sources {
             if let Some(want) = state.wants.get(&order.digest) {

@@ -131,7 +131,7 @@ fn request(receiver: &RangeReceiver) -> Request<Empty<Bytes>> {
     // A digest and a number are always values of fields.
     headers.extend(receiver.layer().as_str().parse().map(|digest| (http::HeaderName::from_static(LAYER), digest)));
     headers.extend(format!("bytes={}-", receiver.rest().start).parse().map(|range| (header::RANGE, range)));
-    let length = receiver.asked_length().map(HeaderValue::from);
+    let length = receiver.requested_length().map(HeaderValue::from);
     headers.extend(length.map(|length| (http::HeaderName::from_static(LENGTH), length)));
     request
 }

@@ -48,7 +48,7 @@ impl RangeReceiver {
     }
 
     /// Number of bytes to ask a router for; none for the rest of the layer.
-    pub(super) fn asked_length(&self) -> Option<u64> {
+    pub(super) fn requested_length(&self) -> Option<u64> {
         let Range { start, end } = self.rest();
         self.ends_early.then_some(end - start)
     }

@@ -26,15 +26,15 @@ fn exchange() -> (tempfile::TempDir, LayerExchange) {
 async fn waits_for_a_source_and_reports_failed_ones() {
     let (_folder, exchange) = exchange();
     let mut want = exchange.want(&digest(1));
-    exchange.obey(order(None));
-    exchange.obey(order(Some(machine("m2"))));
+    exchange.apply_orders(order(None));
+    exchange.apply_orders(order(Some(machine("m2"))));
     assert_eq!(want.source().await, machine("m2"));
     assert_eq!(exchange.report().wants[0].from, Some(machine("m2")));
     want.fail([MachineName::parse("m2").expect("a name")]);
     let wanted = &exchange.report().wants[0];
     assert_eq!((wanted.failed.len(), &wanted.from), (1, &None));
     // The order was on its way when the source failed.
-    exchange.obey(order(Some(machine("m2"))));
+    exchange.apply_orders(order(Some(machine("m2"))));
     let begun = Instant::now();
     assert_eq!((want.source().await, begun.elapsed()), (LayerSource::Server, ORDER_TIMEOUT));
     drop(want);
@@ -49,7 +49,7 @@ async fn falls_back_to_the_servers_without_an_order_in_time() {
     let waiting = async {
         for _ in 0..4 {
             tokio::time::sleep(ORDER_TIMEOUT - Duration::from_secs(1)).await;
-            exchange.obey(order(None));
+            exchange.apply_orders(order(None));
         }
         std::future::pending::<()>().await
     };
@@ -81,7 +81,7 @@ async fn the_other_sources_of_parts_go_on_when_one_fails() {
     };
     let mut orders = order(Some(machine("m2")));
     orders.sources[0].more = vec![machine("m3"), LayerSource::Unknown, machine("m4")];
-    exchange.obey(orders);
+    exchange.apply_orders(orders);
     want.sources_changed(false).await;
     assert_eq!(names(&mut want), ["m2", "m3", "m4"]);
     want.fail([MachineName::parse("m3").expect("a name")]);
@@ -94,7 +94,7 @@ async fn the_other_sources_of_parts_go_on_when_one_fails() {
     let silence = tokio::time::timeout(ORDER_TIMEOUT * 3, want.sources_changed(false)).await;
     assert!(silence.is_err());
     let begun = Instant::now();
-    exchange.obey(order(None));
+    exchange.apply_orders(order(None));
     want.sources_changed(true).await;
     assert!(names(&mut want).is_empty());
     want.sources_changed(true).await;

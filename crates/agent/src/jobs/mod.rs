@@ -154,12 +154,12 @@ pub(crate) fn carry_out(agent: &Arc<AgentContext>, orders: JobOrders) {
     orders.unread.into_iter().for_each(|unread| agent.jobs.decline(unread));
 }
 
-/// A job of the previous agent, to be continued.
-pub(crate) struct LeftJob(JobRecord, CancellationToken);
+/// A job of the previous agent, which this agent resumes.
+pub(crate) struct InheritedJob(JobRecord, CancellationToken);
 
-/// Takes up the jobs of the previous agent. Their addresses are reserved before anything new gets one.
-pub(crate) fn adopt(agent: &Arc<AgentContext>) -> Vec<LeftJob> {
-    let mut left = Vec::new();
+/// Adopts the jobs of the previous agent. Their addresses are reserved before anything new gets one.
+pub(crate) fn adopt(agent: &Arc<AgentContext>) -> Vec<InheritedJob> {
+    let mut inherited = Vec::new();
     for record in record::all(&agent.settings) {
         let name = record.name();
         if record.is_lost() {
@@ -170,15 +170,15 @@ pub(crate) fn adopt(agent: &Arc<AgentContext>) -> Vec<LeftJob> {
         let Some(stop) = agent.jobs.enter(&record) else { continue };
         if record.ended.is_none() {
             TransientWorkload::reserve_address(agent, &name);
-            left.push(LeftJob(record, stop));
+            inherited.push(InheritedJob(record, stop));
         }
     }
-    left
+    inherited
 }
 
-/// Continues jobs of the previous agent.
-pub(crate) fn go_on(agent: &Arc<AgentContext>, left: Vec<LeftJob>) {
-    for LeftJob(record, stop) in left {
+/// Resumes jobs of the previous agent.
+pub(crate) fn resume(agent: &Arc<AgentContext>, inherited: Vec<InheritedJob>) {
+    for InheritedJob(record, stop) in inherited {
         agent.tasks.spawn(JOB, run::run(Arc::clone(agent), record, stop));
     }
 }

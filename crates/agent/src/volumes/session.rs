@@ -33,7 +33,7 @@ pub(crate) async fn serve(
     writer: &mut WriteHalf<Session>,
 ) -> Result<i32, SessionError> {
     let (sender, frames) = mpsc::channel(AHEAD);
-    let answer = match carry(work_of(Arc::clone(agent), request, reader, sender), frames, writer).await? {
+    let answer = match run_on_thread(work_of(Arc::clone(agent), request, reader, sender), frames, writer).await? {
         Ok(None) => return Ok(0),
         Ok(Some(answer)) => answer,
         Err(problem) => VolumeAnswer::Refused { problem },
@@ -82,7 +82,7 @@ fn work_of(
 }
 
 /// Works on a thread of its own, and sends its frames. Work whose client is gone runs to its end.
-async fn carry<T: Send + 'static>(
+async fn run_on_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
     mut frames: mpsc::Receiver<Frame>,
     writer: &mut WriteHalf<Session>,

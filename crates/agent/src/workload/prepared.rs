@@ -48,7 +48,7 @@ const SUSPENSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3
 
 /// The agent's prepared slots.
 pub(crate) struct PreparedSlots {
-    stock: Mutex<Stock<JobSlot>>,
+    slot_pool: Mutex<SlotPool<JobSlot>>,
     wanted: Nudge,
     numbers: AtomicU64,
     left: Arc<LeftGroups>,
@@ -139,17 +139,17 @@ impl PreparedSlots {
     /// At most `jobs` jobs run at the same time.
     pub(crate) fn new(jobs: u16) -> Self {
         let most = usize::from(jobs).saturating_mul(2).min(IDLE_MAX);
-        let stock = Mutex::new(Stock::new(most));
-        Self { stock, wanted: Nudge::default(), numbers: AtomicU64::default(), left: Arc::default() }
+        let slot_pool = Mutex::new(SlotPool::new(most));
+        Self { slot_pool, wanted: Nudge::default(), numbers: AtomicU64::default(), left: Arc::default() }
     }
 
-    fn stock(&self) -> MutexGuard<'_, Stock<JobSlot>> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot_pool(&self) -> MutexGuard<'_, SlotPool<JobSlot>> {
+        self.slot_pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a slot for a job, if one is ready, and has others prepared. Ends the slots whose seed has ended.
     pub(crate) fn take(&self, addresses: &AddressPool) -> Option<JobSlot> {
-        let (slot, ended) = self.stock().take(Instant::now(), |slot| !slot.slot.has_ended());
+        let (slot, ended) = self.slot_pool().take(Instant::now(), |slot| !slot.slot.has_ended());
         end(ended, addresses);
         self.wanted.nudge();
         slot
@@ -157,25 +157,25 @@ impl PreparedSlots {
 
     /// Ends a slot, and returns its address, which stays in use.
     pub(crate) fn give_up_address(&self) -> Option<Ipv4Addr> {
-        let slot = self.stock().idle.pop_front();
+        let slot = self.slot_pool().idle.pop_front();
         slot.map(|slot| slot.address)
     }
 
     /// Records that a job started in a slot.
     pub(crate) fn succeed(&self) {
-        self.stock().backoff.reset();
+        self.slot_pool().backoff.reset();
     }
 
     /// Records that a slot failed and its job then started without one. Ends the waiting slots, which may fail as well.
     pub(crate) fn fail(&self, addresses: &AddressPool) {
-        let rest = std::mem::take(&mut self.stock().idle);
+        let rest = std::mem::take(&mut self.slot_pool().idle);
         end(rest, addresses);
         self.suspend();
     }
 
     /// Prepares no slot for a while.
     fn suspend(&self) {
-        let pause = self.stock().suspend(Instant::now());
+        let pause = self.slot_pool().suspend(Instant::now());
         if let Some(pause) = pause {
             tracing::warn!(seconds = pause.as_secs(), "jobs start without prepared slots for a while");
         }
@@ -198,7 +198,7 @@ impl PreparedSlots {
 }
 
 /// The slots that wait and those in preparation.
-struct Stock<S> {
+struct SlotPool<S> {
     idle: VecDeque<S>,
     preparing: usize,
     most: usize,
@@ -209,7 +209,7 @@ struct Stock<S> {
     backoff: Backoff,
 }
 
-impl<S> Stock<S> {
+impl<S> SlotPool<S> {
     fn new(most: usize) -> Self {
         let [first, longest] = SUSPENSION;
         let backoff = Backoff::new(first, longest);
@@ -263,7 +263,7 @@ impl<S> Stock<S> {
 /// Prepares slots while jobs come, and ends them afterwards, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let pass = async || {
-        let expired = agent.prepared.stock().take_expired(Instant::now());
+        let expired = agent.prepared.slot_pool().take_expired(Instant::now());
         end(expired, &agent.addresses);
         let makers: [_; MAKERS] = std::array::from_fn(|_| fill(agent));
         let [first, second, third] = makers;
@@ -291,13 +291,13 @@ fn end(slots: impl IntoIterator<Item = JobSlot>, addresses: &AddressPool) {
 
 /// Prepares slots, one after the other, while further slots are wanted.
 async fn fill(agent: &Arc<AgentContext>) {
-    while agent.prepared.stock().begin(Instant::now()) {
+    while agent.prepared.slot_pool().begin(Instant::now()) {
         let made = match agent.addresses.allocate() {
             Some(address) => prepare(agent, address).await,
             None => None,
         };
         let failed = made.is_none();
-        agent.prepared.stock().end(made);
+        agent.prepared.slot_pool().end(made);
         if failed {
             return;
         }
@@ -322,7 +322,7 @@ async fn prepare(agent: &Arc<AgentContext>, address: Ipv4Addr) -> Option<JobSlot
 
 /// Ends the slots of this agent, and removes what is left of them.
 pub(crate) async fn close(agent: &AgentContext) {
-    let idle = std::mem::take(&mut agent.prepared.stock().idle);
+    let idle = std::mem::take(&mut agent.prepared.slot_pool().idle);
     drop(idle);
     for error in end_own_slots(&agent.settings.cgroup).await {
         tracing::warn!(error = %ErrorChain(&error), "cannot remove a slot of this agent");
@@ -342,14 +342,14 @@ mod tests {
 
     use super::*;
 
-    fn filled(most: usize, now: Instant) -> Stock<u32> {
-        let mut stock = Stock::new(most);
-        assert_eq!(stock.take(now, |_| true), (None, vec![]), "the first job starts without a slot");
+    fn filled(most: usize, now: Instant) -> SlotPool<u32> {
+        let mut slot_pool = SlotPool::new(most);
+        assert_eq!(slot_pool.take(now, |_| true), (None, vec![]), "the first job starts without a slot");
         for number in 0.. {
-            if !stock.begin(now) {
-                return stock;
+            if !slot_pool.begin(now) {
+                return slot_pool;
             }
-            stock.end(Some(number));
+            slot_pool.end(Some(number));
         }
         unreachable!("a stock has a bound")
     }
@@ -357,53 +357,53 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn prepares_a_bounded_number_of_slots_once_a_job_came() {
         let now = Instant::now();
-        assert!(!Stock::<u32>::new(3).begin(now), "no job came");
-        let mut stock = filled(3, now);
-        assert_eq!(stock.idle, [0, 1, 2]);
-        assert_eq!(stock.take(now, |_| true), (Some(0), vec![]));
-        assert!(stock.begin(now) && !stock.begin(now), "a slot in preparation counts");
-        stock.end(None);
-        assert!(stock.begin(now));
+        assert!(!SlotPool::<u32>::new(3).begin(now), "no job came");
+        let mut slot_pool = filled(3, now);
+        assert_eq!(slot_pool.idle, [0, 1, 2]);
+        assert_eq!(slot_pool.take(now, |_| true), (Some(0), vec![]));
+        assert!(slot_pool.begin(now) && !slot_pool.begin(now), "a slot in preparation counts");
+        slot_pool.end(None);
+        assert!(slot_pool.begin(now));
     }
 
     #[tokio::test(start_paused = true)]
     async fn ends_the_slots_when_no_job_came_for_a_while() {
         let now = Instant::now();
-        let mut stock = filled(2, now);
-        assert_eq!(stock.take_expired(now + IDLE_TIME / 2), [0; 0]);
-        assert_eq!(stock.take_expired(now + IDLE_TIME), [0, 1]);
-        assert!(!stock.begin(now + IDLE_TIME));
+        let mut slot_pool = filled(2, now);
+        assert_eq!(slot_pool.take_expired(now + IDLE_TIME / 2), [0; 0]);
+        assert_eq!(slot_pool.take_expired(now + IDLE_TIME), [0, 1]);
+        assert!(!slot_pool.begin(now + IDLE_TIME));
     }
 
     #[tokio::test(start_paused = true)]
     async fn waits_longer_after_each_failure_until_a_job_started_in_a_slot() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut stock = Stock::<u32>::new(2);
-        stock.take(now, |_| true);
+        let mut slot_pool = SlotPool::<u32>::new(2);
+        slot_pool.take(now, |_| true);
         let at = [0_u32, 1, 3].map(|after| now + after * second);
-        assert_eq!(at.map(|now| stock.suspend(now)), [1_u32, 2, 4].map(|pause| Some(pause * second)));
-        assert!(!stock.begin(now + 6 * second));
-        assert!(stock.begin(now + 7 * second));
-        stock.end(Some(1));
-        stock.backoff.reset();
-        assert_eq!(stock.suspend(now + 7 * second), Some(second));
+        assert_eq!(at.map(|now| slot_pool.suspend(now)), [1_u32, 2, 4].map(|pause| Some(pause * second)));
+        assert!(!slot_pool.begin(now + 6 * second));
+        assert!(slot_pool.begin(now + 7 * second));
+        slot_pool.end(Some(1));
+        slot_pool.backoff.reset();
+        assert_eq!(slot_pool.suspend(now + 7 * second), Some(second));
     }
 
     #[tokio::test(start_paused = true)]
     async fn slots_that_fail_together_suspend_once() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut stock = filled(3, now);
-        stock.idle.clear();
-        assert_eq!([(); 3].map(|()| stock.suspend(now)), [Some(second), None, None]);
-        assert!(!stock.begin(now) && stock.begin(now + second));
+        let mut slot_pool = filled(3, now);
+        slot_pool.idle.clear();
+        assert_eq!([(); 3].map(|()| slot_pool.suspend(now)), [Some(second), None, None]);
+        assert!(!slot_pool.begin(now) && slot_pool.begin(now + second));
     }
 
     #[tokio::test(start_paused = true)]
     async fn gives_no_job_an_unusable_slot() {
         let now = Instant::now();
-        let mut stock = filled(4, now);
-        assert_eq!(stock.take(now, |slot| *slot == 2), (Some(2), vec![0, 1]));
-        assert_eq!(stock.take(now, |_| false), (None, vec![3]));
+        let mut slot_pool = filled(4, now);
+        assert_eq!(slot_pool.take(now, |slot| *slot == 2), (Some(2), vec![0, 1]));
+        assert_eq!(slot_pool.take(now, |_| false), (None, vec![3]));
     }
 
     #[tokio::test]

@@ -84,12 +84,12 @@ impl TransientWorkload {
 
     /// Reserves the address that the previous agent gave to a workload.
     pub(crate) fn reserve_address(agent: &AgentContext, name: &str) {
-        let (_, address) = Self::left(agent, name);
+        let (_, address) = Self::leftover(agent, name);
         address.into_iter().for_each(|address| agent.addresses.reserve(address));
     }
 
     /// Adopts what the previous agent left under this name, in order to remove it.
-    pub(crate) fn left(agent: &AgentContext, name: &str) -> (Workload, Option<Ipv4Addr>) {
+    pub(crate) fn leftover(agent: &AgentContext, name: &str) -> (Workload, Option<Ipv4Addr>) {
         let workload = Workload::leftover(&agent.settings, name);
         let address = read_metadata(workload.paths()).map(|metadata| metadata.address);
         (workload, address)

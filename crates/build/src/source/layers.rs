@@ -60,10 +60,10 @@ impl LayerFolders<'_> {
             return Ok(known.clone());
         }
         let wanted = self.folder(parent, writer, fresh)?.join(name);
-        let place = match self.base.map(|base| base.look(&wanted)).transpose()? {
+        let place = match self.base.map(|base| base.lookup(&wanted)).transpose()? {
             Some(PathLookup::Folder { path, .. }) => {
                 for above in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
-                    let of_base = self.base.map(|base| base.look(above)).transpose()?;
+                    let of_base = self.base.map(|base| base.lookup(above)).transpose()?;
                     if let Some(PathLookup::Folder { meta, .. }) = of_base
                         && self.made.insert(above.to_owned())
                     {
