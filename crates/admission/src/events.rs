@@ -41,6 +41,7 @@ pub fn events_of_deploys(records: &RecordIndex, changed: &[Deploy], now: Moment)
             release: deploy.release,
             state: deploy.state,
             outcome: deploy.outcome(),
+            served_millis: deploy.served_before_revert(),
             reason: deploy.reason.as_ref().map(ToString::to_string),
             failure: deploy.reason.as_ref().map(Reason::failure),
         };

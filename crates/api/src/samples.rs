@@ -120,7 +120,7 @@ samples! {
     ChangePolicy = ChangePolicy { rules: BTreeMap::from([("drain".to_owned(), Some(PolicyValue::Number(60)))]) };
     FindBlobs = FindBlobs { digests: vec![digest()] };
     BlobPlaces = BlobPlaces {
-        servers: BTreeMap::from([("m1".to_owned(), ServerBlobs { has: vec![digest()], silent: None })]),
+        servers: BTreeMap::from([("m1".to_owned(), ServerBlobs::of(vec![digest()]))]),
     };
     AuditEvent = event();
     TokenInfo = token();
@@ -316,6 +316,7 @@ fn instance() -> InstanceInfo {
         address: Some([10, 83, 0, 2].into()),
         restarts: 0,
         note: None,
+        cause: None,
     }
 }
 

@@ -57,8 +57,8 @@ pub struct VolumeOwner {
 
 impl From<VolumeReport> for VolumeInfo {
     fn from(report: VolumeReport) -> Self {
-        let VolumeReport { app, name, machine, size, owner: (user, group), used, in_use, files, snapshots } = report;
-        let (owner, roles) = (VolumeOwner { user, group }, Vec::new());
+        let VolumeReport { app, name, machine, size, owner, used, in_use, files, snapshots } = report;
+        let roles = Vec::new();
         Self { app, name, machine, size, owner, used, in_use, roles, files, snapshots }
     }
 }
@@ -74,8 +74,9 @@ pub struct VolumeReport {
     pub machine: MachineName,
     /// Disk space that the volume takes, without its snapshots.
     pub size: Bytes,
-    /// User id and group id of the volume's folder, as a container sees them.
-    pub owner: (u32, u32),
+    /// Owner of the volume's folder, as a container sees the owner.
+    #[serde(with = "owner_pair")]
+    pub owner: VolumeOwner,
     /// The last time at which a container got the volume or gave it back; `None` if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Moment>,
@@ -88,6 +89,32 @@ pub struct VolumeReport {
     /// Snapshots of the volume, oldest first.
     #[serde(default)]
     pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// The form of an owner between agent and server: user id and group id. Earlier versions know this form alone. The form
+/// of the public API is read, too, so that a later version can send it.
+mod owner_pair {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::VolumeOwner;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OwnerForm {
+        Pair(u32, u32),
+        Fields(VolumeOwner),
+    }
+
+    pub(super) fn serialize<S: Serializer>(owner: &VolumeOwner, serializer: S) -> Result<S::Ok, S::Error> {
+        (owner.user, owner.group).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VolumeOwner, D::Error> {
+        Ok(match OwnerForm::deserialize(deserializer)? {
+            OwnerForm::Pair(user, group) => VolumeOwner { user, group },
+            OwnerForm::Fields(owner) => owner,
+        })
+    }
 }
 
 /// A role that names a volume.
@@ -226,4 +253,31 @@ pub enum VolumeAnswer {
 #[must_use]
 pub fn instances(in_use: &[String]) -> Vec<AllocationId> {
     in_use.iter().filter_map(|name| AllocationId::parse(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_s_report_is_read_with_both_forms_of_the_owner() {
+        let report = VolumeReport {
+            app: "shop".parse().expect("a name"),
+            name: "data".parse().expect("a name"),
+            machine: "m1".parse().expect("a name"),
+            size: Bytes(7),
+            owner: VolumeOwner { user: 1000, group: 100 },
+            used: None,
+            in_use: Vec::new(),
+            files: None,
+            snapshots: Vec::new(),
+        };
+        let mut sent = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(sent["owner"], serde_json::json!([1000, 100]), "the form of earlier versions");
+        assert_eq!(serde_json::from_value::<VolumeReport>(sent.clone()).expect("read"), report);
+        sent["owner"] = serde_json::json!({ "user": 1000, "group": 100 });
+        assert_eq!(serde_json::from_value::<VolumeReport>(sent.clone()).expect("read"), report);
+        sent["owner"] = serde_json::json!([1000]);
+        assert!(serde_json::from_value::<VolumeReport>(sent).is_err());
+    }
 }

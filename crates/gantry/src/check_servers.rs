@@ -106,7 +106,7 @@ fn judge(damage: Damage, asked: &Result<BlobPlaces, ClientError>) -> Option<Dama
 
 #[cfg(test)]
 mod tests {
-    use gantry_api::types::ServerBlobs;
+    use gantry_api::types::{ServerBlobs, ServerSilence};
 
     use super::*;
 
@@ -121,21 +121,20 @@ mod tests {
 
     #[test]
     fn a_blob_of_another_server_is_no_damage() {
-        let server = |has: &[char], silent: Option<&str>| ServerBlobs {
-            has: has.iter().map(|c| Digest::from_hex(&hex(*c)).expect("a digest")).collect(),
-            silent: silent.map(str::to_owned),
-        };
+        let server =
+            |has: &[char]| ServerBlobs::of(has.iter().map(|c| Digest::from_hex(&hex(*c)).expect("a digest")).collect());
         let found = |c: char, servers: [(&str, ServerBlobs); 3]| {
             let servers = servers.into_iter().map(|(name, blobs)| (name.to_owned(), blobs)).collect();
             judge(missing(c), &Ok(BlobPlaces { servers })).map(|damage| damage.to_string())
         };
-        let three = || [("m1", server(&[], None)), ("m2", server(&['a'], None)), ("m3", server(&[], None))];
+        let three = || [("m1", server(&[])), ("m2", server(&['a'])), ("m3", server(&[]))];
         assert_eq!(found('a', three()), None);
         let every = format!("blobs/sha256/bb/{} is missing on every server: m1, m2, m3 (shop v1)", hex('b'));
         assert_eq!(found('b', three()), Some(every));
         let [one, two, _] = three();
         let some = format!("blobs/sha256/bb/{} is missing on m1, m2; not asked: m3 is away (shop v1)", hex('b'));
-        assert_eq!(found('b', [one, two, ("m3", server(&[], Some("is away")))]), Some(some));
+        let away = ServerBlobs::unknown(ServerSilence::Away, "is away".to_owned());
+        assert_eq!(found('b', [one, two, ("m3", away)]), Some(some));
         let unreachable = ClientError::Answer { url: "http://m1".to_owned(), what: "nothing".to_owned() };
         let text = judge(missing('a'), &Err(unreachable)).expect("a damage").to_string();
         assert!(text.contains("is not on this server, and the other servers cannot be asked: the server"), "{text}");

@@ -127,6 +127,10 @@ pub enum AuditAction {
         state: DeployState,
         /// The state in words, with the time in service of a release that was taken back.
         outcome: String,
+        /// Time in milliseconds that the release served before it was taken back; `None` if it did not serve, and in an
+        /// event of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        served_millis: Option<u64>,
         /// The reason in words, if there is one.
         reason: Option<String>,
         /// Kind of the failure; `None` in an event of an earlier version.

@@ -43,6 +43,20 @@ fn the_turning_points_of_a_deploy_are_events() {
 }
 
 #[test]
+fn the_event_of_a_release_that_was_taken_back_has_its_time_in_service() {
+    let mut records = released(&[push_of("a")]);
+    for (served, wanted) in [(true, Some(3_000)), (false, None)] {
+        let mut deploy = Deploy::new(shop(), DeployNumber(7), push_of("x"), "test".into(), false, Moment(0));
+        let before = if served { DeployState::Draining } else { DeployState::Starting };
+        deploy.enter(before, Moment(1_000));
+        deploy.enter(DeployState::Reverted, Moment(4_000));
+        events_of_deploys(&records, &[deploy], NOW).into_iter().for_each(|change| records.apply(change));
+        let AuditAction::DeployProgressed { served_millis, .. } = newest_action(&records) else { panic!("an event") };
+        assert_eq!(served_millis, wanted);
+    }
+}
+
+#[test]
 fn events_of_one_decision_have_consecutive_numbers() {
     let mut records = released(&[push_of("a")]);
     run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gantry_api::volumes::{VolumeReport, instances};
+use gantry_api::volumes::{VolumeOwner, VolumeReport, instances};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AllocationId, AppName, Bytes, Moment, VolumeName};
 use gantry_sandbox::ProcessUser;
@@ -386,7 +386,7 @@ fn describe(agent: &AgentContext, key: &Key) -> Result<VolumeReport, Problem> {
         name: key.1.clone(),
         machine: settings.machine.clone(),
         size: Bytes(size),
-        owner: (about.uid(), about.gid()),
+        owner: VolumeOwner { user: about.uid(), group: about.gid() },
         used,
         in_use,
         files: None,

@@ -10,7 +10,7 @@ use gantry_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::DeployInfo;
+use super::{CauseCode, DeployInfo};
 
 /// Body of `POST /v1/apps`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,6 +107,9 @@ pub struct InstanceInfo {
     /// A current or recent problem of the instance, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Stable code of the problem that `note` describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<CauseCode>,
 }
 
 /// Body of `PATCH /v1/apps/{app}/config`. The change becomes a new release.

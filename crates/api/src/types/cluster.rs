@@ -64,9 +64,39 @@ pub struct BlobPlaces {
 pub struct ServerBlobs {
     /// The wanted blobs that the server has.
     pub has: Vec<Digest>,
-    /// Reason why the server was not asked, or did not answer, as the rest of a sentence.
+    /// Reason why the server was not asked, or did not answer, as the rest of a sentence for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<String>,
+    /// Kind of that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<ServerSilence>,
+}
+
+/// Kind of the reason why nothing is known of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerSilence {
+    /// The server is away, and was not asked.
+    Away,
+    /// The server was asked, and did not answer.
+    NoAnswer,
+    /// A kind that a newer server knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ServerBlobs {
+    /// The blobs of a server that answered.
+    #[must_use]
+    pub fn of(has: Vec<Digest>) -> Self {
+        Self { has, silent: None, silence: None }
+    }
+
+    /// A server of whose blobs nothing is known.
+    #[must_use]
+    pub fn unknown(silence: ServerSilence, reason: String) -> Self {
+        Self { has: Vec::new(), silent: Some(reason), silence: Some(silence) }
+    }
 }
 
 /// Status of a machine.

@@ -121,6 +121,9 @@ pub enum EventFields {
         release: Option<ReleaseNumber>,
         /// The state.
         state: DeployStateInfo,
+        /// Time in milliseconds that the release served before it was taken back; absent if it did not serve.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        served_millis: Option<u64>,
         /// Reason why the deploy failed, or was taken back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<DeployFailure>,
@@ -444,8 +447,9 @@ impl From<&AuditAction> for EventFields {
             A::ClusterPolicyChanged { rules } => Self::ClusterPolicyChanged { rules },
             A::DeployRequested { deploy, cause } => Self::DeployRequested { deploy, cause: CauseInfo::from(&cause) },
             A::DeployOrdered { deploy, order } => Self::DeployOrdered { deploy, order: order.into() },
-            A::DeployProgressed { deploy, release, state, reason, failure: kind, .. } => {
-                Self::DeployProgressed { deploy, release, state: state.into(), failure: failure(kind, reason) }
+            A::DeployProgressed { deploy, release, state, served_millis, reason, failure: kind, .. } => {
+                let failure = failure(kind, reason);
+                Self::DeployProgressed { deploy, release, state: state.into(), served_millis, failure }
             }
             A::BaseStored { base, source } => Self::BaseStored { base, source: source.into() },
             A::BaseRemoved { base } => Self::BaseRemoved { base },

@@ -153,7 +153,8 @@ mod tests {
             deploy: gantry_model::DeployNumber(4),
             release: None,
             state: gantry_model::DeployState::Reverted,
-            outcome: "reverted".to_owned(),
+            outcome: "reverted after 3 s in service".to_owned(),
+            served_millis: Some(3_000),
             reason: Some("aborted".to_owned()),
             failure: Some(gantry_model::FailureKind::Aborted),
         };
@@ -162,7 +163,8 @@ mod tests {
         let damaged = AuditAction::RepositoryDamaged { finding: "an object is missing".to_owned() };
         for (action, wanted) in [
             (AuditAction::Scaled { roles }, r#""type":"scaled","fields":{"roles":{"web":3}}"#),
-            (failed, r#""failure":{"code":"deploy_aborted","text":"aborted"}}"#),
+            (failed.clone(), r#""failure":{"code":"deploy_aborted","text":"aborted"}}"#),
+            (failed, r#""state":"reverted","served_millis":3000,"#),
             (reported, r#""limit":{"kind":"memory","bytes":1048576}}"#),
             (damaged, r#""type":"repository_damaged","fields":{}"#),
         ] {

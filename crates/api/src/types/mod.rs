@@ -24,7 +24,7 @@ pub use apps::{
 pub use cause_code::{CauseCode, CauseDescription};
 pub use cluster::{
     BlobPlaces, ClusterStatus, FaultInfo, FaultKind, FindBlobs, MachineStatus, RouterStatus, ServerBlobs, ServerInfo,
-    StatusWarning, WarningKind,
+    ServerSilence, StatusWarning, WarningKind,
 };
 pub use deploys::{
     AcceptedDeploy, CauseInfo, DeployCauseKind, DeployFailure, DeployInfo, DeployProgress, DeploySource,

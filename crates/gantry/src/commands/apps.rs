@@ -365,6 +365,7 @@ mod tests {
             address: None,
             restarts: 0,
             note: None,
+            cause: None,
         }
     }
 

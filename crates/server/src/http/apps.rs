@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gantry_admission::{Actor, HostChange, NewApp, TrafficChange, find_app};
 use gantry_api::endpoints::apps as endpoints;
 use gantry_api::types::{
-    AcceptedDeploy, AppInfo, CauseInfo, ChangeTraffic, CreateApp, DeployInfo, Explanation, InstanceInfo, ReleaseInfo,
-    TrafficInfo,
+    AcceptedDeploy, AppInfo, CauseCode, CauseInfo, ChangeTraffic, CreateApp, DeployInfo, Explanation, InstanceInfo,
+    ReleaseInfo, TrafficInfo,
 };
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
@@ -229,6 +229,11 @@ async fn instances(Call { server, at, .. }: Call<endpoints::Instances>) -> HttpR
         .map(|(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
             let is_lost = view.machine_state(machine) == MachineState::Lost;
+            let problem = match is_lost {
+                true => Some((CauseCode::MachineSilent, format!("machine {machine} is lost"))),
+                false => seen.and_then(|seen| why::instance_problem(&view, id, assignment, seen)),
+            };
+            let (cause, note) = problem.unzip();
             InstanceInfo {
                 id: id.clone(),
                 machine: machine.clone(),
@@ -238,10 +243,8 @@ async fn instances(Call { server, at, .. }: Call<endpoints::Instances>) -> HttpR
                 since: seen.map(|seen| seen.started.unwrap_or(seen.since)),
                 address: seen.and_then(|seen| seen.address).map(Into::into),
                 restarts: seen.map_or(0, |seen| seen.restarts),
-                note: match is_lost {
-                    true => Some(format!("machine {machine} is lost")),
-                    false => seen.and_then(|seen| why::instance_note(&view, id, assignment, seen)),
-                },
+                note,
+                cause,
             }
         })
         .collect();

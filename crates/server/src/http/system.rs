@@ -130,7 +130,7 @@ async fn find_blobs(Call { server, body, .. }: Call<cluster::FindBlobs>) -> Http
     };
     let own = server.blobs.list().await.map_err(|error| Problem::internal(crate::causes(&error)))?;
     let has = own.into_iter().map(|(digest, _)| digest).filter(|digest| wanted.contains(digest)).collect();
-    servers.insert(server.settings.name.clone(), ServerBlobs { has, silent: None });
+    servers.insert(server.settings.name.clone(), ServerBlobs::of(has));
     Ok(BlobPlaces { servers })
 }
 

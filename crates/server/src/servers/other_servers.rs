@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gantry_api::types::{ServerBlobs, ServerInfo};
+use gantry_api::types::{ServerBlobs, ServerInfo, ServerSilence};
 use gantry_model::Digest;
 use gantry_store::Store;
 
@@ -37,15 +37,14 @@ impl OtherServers {
         let own = &self.membership.own().name;
         let mut found = BTreeMap::new();
         for (peer, lives) in self.membership.all().into_iter().filter(|(peer, _)| peer.name != *own) {
-            let silent = |reason: String| ServerBlobs { has: Vec::new(), silent: Some(reason) };
             let blobs = match lives {
-                false => silent("is away".to_owned()),
+                false => ServerBlobs::unknown(ServerSilence::Away, "is away".to_owned()),
                 true => match self.blobs.list(&peer).await {
-                    Ok(list) => {
-                        let has = list.into_keys().filter(|digest| wanted.contains(digest)).collect();
-                        ServerBlobs { has, silent: None }
+                    Ok(list) => ServerBlobs::of(list.into_keys().filter(|digest| wanted.contains(digest)).collect()),
+                    Err(error) => {
+                        let reason = format!("did not answer: {}", crate::causes(&error));
+                        ServerBlobs::unknown(ServerSilence::NoAnswer, reason)
                     }
-                    Err(error) => silent(format!("did not answer: {}", crate::causes(&error))),
                 },
             };
             found.insert(peer.name, blobs);

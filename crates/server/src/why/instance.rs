@@ -185,16 +185,16 @@ fn minor_problem(view: &ClusterView, id: &AllocationId, seen: &ObservedInstance)
     Some(FoundCause::new(CauseCode::InstanceWarning, instance_object(id), warning))
 }
 
-/// Returns the note that `gantry ps` shows beside an instance.
-pub(crate) fn instance_note(
+/// Returns the problem that `gantry ps` shows beside an instance: its code, and the text for people.
+pub(crate) fn instance_problem(
     view: &ClusterView,
     id: &AllocationId,
     assignment: &Assignment,
     seen: &ObservedInstance,
-) -> Option<String> {
+) -> Option<(CauseCode, String)> {
     let answer = describe(view, &AssignedInstance { id, assignment, seen })?;
     (seen.phase != InstancePhase::Ready || seen.failed_checks > 0 || !seen.limit_hits.is_empty() || seen.restarts > 0)
-        .then(|| answer.headline())
+        .then(|| (answer.code, answer.headline()))
 }
 
 /// Describes the notable state of an instance with any goal.

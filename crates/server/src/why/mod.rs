@@ -28,7 +28,7 @@ use gantry_records::EventRecord;
 
 use crate::core::ClusterView;
 
-pub(crate) use instance::{instance, instance_note};
+pub(crate) use instance::{instance, instance_problem};
 pub(crate) use output::needed_output;
 
 /// Facts that an explanation is derived from.

@@ -476,8 +476,9 @@ fn describes_the_state_of_one_instance() {
     let plan = Arc::clone(&view.records.plan);
     let (_, _, assignment) = plan.assignments().find(|(_, other, _)| **other == id("web-2")).expect("planned");
     let seen = &scenario.seen[&id("web-2")];
-    assert_eq!(instance_note(&view, &id("web-2"), assignment, seen).as_deref(), Some(told));
-    assert_eq!(instance_note(&view, &id("web-2"), assignment, &well()), None);
+    let problem = instance_problem(&view, &id("web-2"), assignment, seen);
+    assert_eq!(problem, Some((CauseCode::ChecksFail, told.to_owned())));
+    assert_eq!(instance_problem(&view, &id("web-2"), assignment, &well()), None);
 }
 
 #[test]
