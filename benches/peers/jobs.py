@@ -1,4 +1,4 @@
-"""Client of benches/jobs: jobs.py URL TOKEN_FILE rate COUNT | first COUNT. Keeps one connection to the server, as a program
+"""Client of benches/jobs: jobs.py URL TOKEN_FILE rate COUNT | first COUNT | fill COUNT. Keeps one connection to the server, as a program
 that queues jobs does."""
 import http.client
 import json
@@ -37,11 +37,15 @@ def queue():
     return json.loads(call("GET", "/v1/queues/bench/image"))
 
 
+def submit_all():
+    for first in range(0, count, 1000):
+        submit(min(1000, count - first), "/bin/true")
+
+
 def rate():
     before = queue()["ended"] if count > 1 else 0
     begun = time.monotonic()
-    for first in range(0, count, 1000):
-        submit(min(1000, count - first), "/bin/true")
+    submit_all()
     wait_until(lambda: queue()["ended"] - before >= count)
     took = time.monotonic() - begun
     if queue()["dead"]:
@@ -63,4 +67,13 @@ def first():
     print(f"submit to first instruction: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {count} jobs")
 
 
-{"rate": rate, "first": first}[what]()
+def fill():
+    begun = time.monotonic()
+    submit_all()
+    took = time.monotonic() - begun
+    call("GET", "/v1/jobs?limit=100")
+    waiting = queue()
+    print(f"{waiting['ready'] + waiting['waiting']} jobs wait, {count / took:.0f} submitted a second")
+
+
+{"rate": rate, "first": first, "fill": fill}[what]()
