@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_control::jobs::{BATCH_MAX, EndedJob, JobOrder, JobOrders, JobRef, JobsReport};
 use gantry_model::MachineName;
 use gantry_queue_store::{ClaimedJob, QueueCommand, QueueReply, QueueWriterError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::StoredWork;
 use super::work::WorkError;
@@ -57,24 +57,32 @@ impl JobsLink {
 }
 
 async fn feed(server: Arc<Server>, machine: MachineName, sender: mpsc::Sender<JobOrders>) {
+    let wake = server.jobs.feeders.enter(&machine);
+    feed_until_closed(&server, &machine, &sender, &wake).await;
+    server.jobs.feeders.leave(&machine, &wake);
+}
+
+async fn feed_until_closed(
+    server: &Arc<Server>,
+    machine: &MachineName,
+    sender: &mpsc::Sender<JobOrders>,
+    wake: &Notify,
+) {
     loop {
-        let changed = server.jobs.changed.notified();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        let mut orders = server.jobs.state().take_orders(&machine);
-        let is_open = server.core.view().takes_work(&machine);
+        let mut orders = server.jobs.state().take_orders(machine);
+        let is_open = server.core.view().takes_work(machine);
         if is_open && server.jobs.has_adopted() && !sender.is_closed() {
-            orders.run = claim(&server, &machine).await;
+            orders.run = claim(server, machine).await;
         }
         if orders.is_empty() {
             tokio::select! {
-                () = changed => continue,
+                () = wake.notified() => continue,
                 () = tokio::time::sleep(OPEN_INTERVAL), if !is_open => continue,
                 () = sender.closed() => return,
             }
         }
         if let Err(unsent) = sender.send(orders).await {
-            give_back(&server, unsent.0.run).await;
+            give_back(server, unsent.0.run).await;
             return;
         }
     }
@@ -140,5 +148,5 @@ async fn give_back(server: &Server, orders: Vec<JobOrder>) {
             server.jobs.state().end(lease.job);
         }
     }
-    server.jobs.changed.notify_waiters();
+    server.jobs.wake_machines_with_room();
 }

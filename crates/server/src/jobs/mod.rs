@@ -7,7 +7,8 @@
 //!       ◄─ orders ── feeder ──┴────────┘
 //! ```
 //! - [`JobService`]: the handle of request handlers and connections. Begin there.
-//! - `QueueWriter`: the one thread that writes. `feeder`: orders for one agent's connection. `upkeep`: the clock's part.
+//! - `QueueWriter`: the one thread that writes. `feeder`: orders for one agent's connection; `feeders` wakes each feeder.
+//!   `upkeep`: the clock's part.
 //! - `state`: leases and outgoing orders in memory; plain functions.
 //! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
 //!
@@ -18,6 +19,7 @@
 //! The rules are in the crate `queue`, their storage in `queue-store`.
 
 mod feeder;
+mod feeders;
 mod state;
 mod template;
 mod upkeep;
@@ -38,6 +40,7 @@ use gantry_queue_store::{
 use tokio::sync::Notify;
 
 pub(crate) use self::feeder::JobsLink;
+use self::feeders::Feeders;
 use self::state::JobsState;
 pub(crate) use self::template::StoredTemplate;
 pub(crate) use self::upkeep::{EVERY, paced, run};
@@ -90,8 +93,8 @@ pub(crate) struct JobService {
     state: Mutex<JobsState>,
     /// True once the leases of the previous server are known.
     adopted: AtomicBool,
-    /// Notified when an agent may have new orders.
-    changed: Notify,
+    /// Woken when their machines may have new orders.
+    feeders: Feeders,
     /// Notified when messages were posted or given back.
     pub(crate) posted: Notify,
     /// Notified when a delivery may be due: a message was posted, or a job ended.
@@ -128,7 +131,7 @@ impl JobService {
             reader: reader.map(|reader| Arc::new(Mutex::new(reader))),
             state: Mutex::default(),
             adopted: AtomicBool::new(false),
-            changed: Notify::new(),
+            feeders: Feeders::default(),
             posted: Notify::new(),
             deliverable: Notify::new(),
         }
@@ -140,7 +143,7 @@ impl JobService {
         self.writer.all(Vec::new()).await?;
         let leased = self.read(QueueReader::leased).await?;
         self.adopt_leases(leased);
-        self.changed.notify_waiters();
+        self.feeders.wake_all();
         Ok(())
     }
 
@@ -164,6 +167,17 @@ impl JobService {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the feeders of the machines with room: a job may be ready. The other machines have nothing to gain.
+    fn wake_machines_with_room(&self) {
+        self.state().with_room().for_each(|machine| self.feeders.wake(machine));
+    }
+
+    /// Orders a machine to stop a cancelled job.
+    fn stop(&self, machine: &MachineName, lease: JobRef) {
+        self.state().stop(machine, lease);
+        self.feeders.wake(machine);
+    }
+
     /// Queues jobs. On return they are durable.
     pub(crate) async fn submit(&self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, JobsError> {
         self.submitted(QueueCommand::Submit(jobs)).await
@@ -182,7 +196,7 @@ impl JobService {
     async fn submitted(&self, command: QueueCommand) -> Result<Result<Vec<JobId>, SubmitRefusal>, JobsError> {
         match self.writer.one(command).await? {
             QueueReply::Submitted(submitted) => {
-                self.changed.notify_waiters();
+                self.wake_machines_with_room();
                 Ok(submitted)
             }
             _ => Err(JobsError::Stopping),
@@ -195,10 +209,10 @@ impl JobService {
             return Err(JobsError::Stopping);
         };
         if let CancelEffect::Stopping(machine, fence) = &effect {
-            self.state().stop(machine, JobRef { job, fence: *fence });
+            self.stop(machine, JobRef { job, fence: *fence });
         }
         // The cancelled job may have been in the way of another.
-        self.changed.notify_waiters();
+        self.wake_machines_with_room();
         self.deliverable.notify_one();
         Ok(effect)
     }
@@ -206,7 +220,7 @@ impl JobService {
     /// Changes a queue; false for an unknown queue.
     pub(crate) async fn set(&self, queue: QueueName, setting: QueueSetting) -> Result<bool, JobsError> {
         let reply = self.writer.one(QueueCommand::Set(queue, setting)).await?;
-        self.changed.notify_waiters();
+        self.wake_machines_with_room();
         Ok(reply == QueueReply::Set(true))
     }
 
@@ -244,7 +258,7 @@ impl JobService {
             return Err(JobsError::Stopping);
         };
         if is_forward {
-            self.changed.notify_waiters();
+            self.wake_machines_with_room();
             self.posted.notify_waiters();
             self.deliverable.notify_one();
         }
@@ -280,9 +294,9 @@ impl JobService {
         };
         if let ScheduleReply::Fired(Fired::Done { stopping, .. }) = &reply {
             for (job, machine, fence) in stopping {
-                self.state().stop(machine, JobRef { job: *job, fence: *fence });
+                self.stop(machine, JobRef { job: *job, fence: *fence });
             }
-            self.changed.notify_waiters();
+            self.wake_machines_with_room();
         }
         Ok(reply)
     }
@@ -318,7 +332,7 @@ impl JobService {
         }
         state.report(machine, report.capacity, &report.held, &ended);
         drop(state);
-        self.changed.notify_waiters();
+        self.feeders.wake(machine);
         ended
     }
 
@@ -339,7 +353,9 @@ impl JobService {
             }
             self.state().acknowledge(machine, lease);
         }
-        self.changed.notify_waiters();
+        self.feeders.wake(machine);
+        // The ended jobs may have been in the way of others.
+        self.wake_machines_with_room();
         self.deliverable.notify_one();
     }
 }

@@ -117,6 +117,11 @@ impl JobsState {
         capacity.saturating_sub(self.leases.count(machine))
     }
 
+    /// The machines that take further jobs now.
+    pub(super) fn with_room(&self) -> impl Iterator<Item = &MachineName> {
+        self.machines.keys().filter(|machine| self.room(machine) > 0)
+    }
+
     /// The machine's connection has ended: until its next report, it takes no jobs.
     pub(super) fn leave(&mut self, machine: &MachineName) {
         self.machines.remove(machine);
@@ -166,6 +171,8 @@ mod tests {
         state.report(&m, 2, &[], &[]);
         state.grant(lease(1, 1), m.clone());
         assert_eq!(state.room(&m), 1);
+        state.report(&machine("full"), 0, &[], &[]);
+        assert_eq!(state.with_room().collect::<Vec<_>>(), [&m]);
         state.acknowledge(&m, lease(1, 1));
         assert_eq!((state.room(&m), state.take_orders(&m).acknowledged), (2, vec![lease(1, 1)]));
         state.leave(&m);

@@ -54,7 +54,7 @@ async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> R
         jobs.writer.one(QueueCommand::Lose { job: lease.job, fence: lease.fence }).await?;
         tracing::warn!(job = %lease.job, "the job's machine no longer has it; the job is queued again");
         jobs.state().end(lease.job);
-        jobs.changed.notify_waiters();
+        jobs.wake_machines_with_room();
     }
     let now = core::now();
     let keep_since = Moment(now.0.saturating_sub(policy.job_retention().millis()));
@@ -63,7 +63,7 @@ async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> R
         return Ok(EVERY);
     };
     if upkeep.changed {
-        jobs.changed.notify_waiters();
+        jobs.wake_machines_with_room();
         jobs.deliverable.notify_one();
     }
     if upkeep.more {
