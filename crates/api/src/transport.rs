@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -25,6 +26,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Head start of a server before the next one is tried beside it. A machine that is off refuses no connection.
 const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Keepalive of a connection: the time without a packet of the server after which the kernel probes whether its machine
+/// lives, the interval of the probes, and the number of probes without an answer that ends the connection. A server that
+/// lives answers each probe, however long a response or the next line of a stream takes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
 /// The servers of a cluster, and how a client verifies them. Clones share the list of servers.
 #[derive(Clone)]
@@ -101,8 +107,18 @@ impl Servers {
     async fn connect_to(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        keep_alive(&stream)?;
         self.0.tls.connect(self.0.name.clone(), stream).await
     }
+}
+
+/// Has the kernel end a connection whose server's machine is gone.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let (idle, interval, probes) = KEEPALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, probes)?)
 }
 
 /// Opens connections.
@@ -130,7 +146,11 @@ impl Service<Uri> for Connector {
         match self {
             Self::Plain(connector) => {
                 let connecting = connector.call(uri);
-                Box::pin(async move { Ok(TokioIo::new(Stream::Plain(connecting.await?.into_inner()))) })
+                Box::pin(async move {
+                    let stream = connecting.await?.into_inner();
+                    keep_alive(&stream)?;
+                    Ok(TokioIo::new(Stream::Plain(stream)))
+                })
             }
             Self::Tls(servers) => {
                 let connecting = servers.clone().connect();
@@ -199,5 +219,26 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_ends_a_connection_without_a_server_within_half_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let uri = format!("http://{address}").parse().expect("a URI");
+        let connection = Connector::Plain(HttpConnector::new()).call(uri).await.expect("connected");
+        let Stream::Plain(stream) = connection.into_inner() else { panic!("a plain connection") };
+        assert!(sockopt::socket_keepalive(&stream).expect("an option"));
+        let idle = sockopt::tcp_keepidle(&stream).expect("an option");
+        let interval = sockopt::tcp_keepintvl(&stream).expect("an option");
+        let probes = sockopt::tcp_keepcnt(&stream).expect("an option");
+        assert!(idle + probes * interval <= Duration::from_secs(30), "{idle:?} {interval:?} {probes}");
     }
 }

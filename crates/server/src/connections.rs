@@ -110,6 +110,7 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
     };
     // No send timeout: a reader of a log may stop at a page for any length of time.
     gantry_linux::connection::tune(&stream, None);
+    gantry_linux::connection::probe_often(&stream);
     Some(stream)
 }
 
