@@ -154,7 +154,7 @@ pub enum RequestedConfigError {
     #[error("in app.json, {0}")]
     TooLong(TooLong),
     /// The configuration would be too large.
-    #[error("with what app.json asks for, {0}")]
+    #[error("with the values that app.json requests, {0}")]
     TooLarge(Refusal),
 }
 

@@ -270,16 +270,16 @@ impl Refusal {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::AppNotFound { .. } => "`gantry app ls` lists them",
+            Self::AppNotFound { .. } => "`gantry app ls` lists the apps",
             Self::RenameInProgress { .. } => "try again once the rename is over; `gantry events` says when",
             Self::RenameWhilePaused { app } => {
                 return Some(format!("`gantry resume {app}` or `gantry maintenance off {app}` first"));
             }
             Self::RenameDuringDeploy { app, .. } => return Some(format!("rename {app} once the deploy is over")),
             Self::FormerNameInUse { address, app, .. } => {
-                return Some(format!("`gantry app host {app} --rm {address}` frees it"));
+                return Some(format!("`gantry app host {app} --rm {address}` frees the address"));
             }
-            Self::HostNotFound { app, .. } => return Some(format!("`gantry app show {app}` lists them")),
+            Self::HostNotFound { app, .. } => return Some(format!("`gantry app show {app}` lists the hosts")),
             Self::MachineNameTaken { .. } => {
                 "give this machine another name with `--machine`, or stop the other machine's agent"
             }
@@ -287,35 +287,41 @@ impl Refusal {
             | Self::JoinTokenExpired { .. }
             | Self::JoinTokenUsed
             | Self::JoinTokenRole { .. }
-            | Self::NotMember { .. } => "`gantry cluster join-token create --role ROLE` on a server makes another one",
-            Self::NoAuthority => "`gantry server init` prepares it for more machines",
-            Self::MachineNotFound { .. } => "`gantry machine ls` lists them",
+            | Self::NotMember { .. } => {
+                "`gantry cluster join-token create --role ROLE` on a server makes a new join token"
+            }
+            Self::NoAuthority => "`gantry server init` prepares the cluster for more machines",
+            Self::MachineNotFound { .. } => "`gantry machine ls` lists the machines",
             Self::MachineRemoved { .. } => {
-                "`gantry join SERVER:PORT --token TOKEN` with a new join token lets it in again"
+                "`gantry join SERVER:PORT --token TOKEN` with a new join token lets the machine join again"
             }
             Self::MachineInUse { machine, is_lost: true, .. } => {
-                return Some(format!("`gantry machine rm {machine} --force` gives up what was on it, volumes too"));
+                return Some(format!(
+                    "`gantry machine rm {machine} --force` gives up the copies and the volumes of the machine"
+                ));
             }
             Self::MachineInUse { machine, .. } => {
-                return Some(format!("`gantry machine drain {machine}` moves them to other machines"));
+                return Some(format!("`gantry machine drain {machine}` moves the copies to other machines"));
             }
-            Self::BaseNotFound { .. } => "`gantry base ls` lists them",
+            Self::BaseNotFound { .. } => "`gantry base ls` lists the bases",
             Self::BaseChanged { .. } => "upload the code again",
-            Self::CodeNotFound { .. } => "`gantry code ls` lists them",
+            Self::CodeNotFound { .. } => "`gantry code ls` lists the codes",
             Self::CodeIsRole { .. } => "give the code another name",
             Self::TooManyCodes { app, .. } => return Some(format!("remove one with `gantry code rm {app}/CODE`")),
             Self::StackNameTaken { base } => {
                 return Some(format!("use the base as it is, or remove it first with `gantry base rm {base}`"));
             }
             Self::BuildInProgress { .. } => "remove the base once the build is over",
-            Self::RollbackInProgress { .. } => "set it again once the rollback is over",
+            Self::RollbackInProgress { .. } => "set the value again once the rollback is over",
             Self::ReleaseNotFound { app, .. } => return Some(format!("`gantry releases {app}` lists the releases")),
             Self::InvalidVariableName { .. } => {
                 "a name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`"
             }
             Self::ReservedVariable { .. } => "choose another name",
             Self::NoHeldDeploy { app } => {
-                return Some(format!("`git push -o hold` and `gantry deploy {app} --image REF --hold` make one"));
+                return Some(format!(
+                    "`git push -o hold` and `gantry deploy {app} --image REF --hold` make a held deploy"
+                ));
             }
             Self::NoDeployInProgress { app } => {
                 return Some(format!("`gantry rollback {app}` undoes a deploy that is done"));
@@ -325,17 +331,17 @@ impl Refusal {
             }
             Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
             Self::DomainTaken { address, other, .. } => {
-                return Some(format!("`gantry app host {other} --rm {address}` frees it"));
+                return Some(format!("`gantry app host {other} --rm {address}` frees the address"));
             }
-            Self::TokenNotFound { .. } => "`gantry token ls` lists them",
+            Self::TokenNotFound { .. } => "`gantry token ls` lists the tokens",
             Self::RepositoryFull { .. } => "remove what is no longer used, then push again",
             Self::BaseInUse { apps, .. } => {
-                return apps.first().map(|app| format!("`gantry app base {app} OTHER` puts it on another"));
+                return apps.first().map(|app| format!("`gantry app base {app} OTHER` puts the app on another base"));
             }
             Self::DeployInProgress { app, .. } => {
-                return Some(format!("fetch and push again once it is done, or `gantry abort {app}` first"));
+                return Some(format!("fetch and push again once the deploy is done, or `gantry abort {app}` first"));
             }
-            Self::RoleNotFound { known, .. } => return Some(format!("it has {}", join_names(known))),
+            Self::RoleNotFound { known, .. } => return Some(format!("the roles are {}", join_names(known))),
             Self::VolumePathTaken { first, .. } => {
                 return Some(format!("`--volume {first}:` takes the first away; its data stays"));
             }

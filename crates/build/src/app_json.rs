@@ -309,7 +309,7 @@ impl AppJson {
     }
 }
 
-/// The error of a value of another kind than wanted.
+/// The error of a value of the wrong kind.
 fn wrong(value: &Value, place: &str, wanted: &'static str) -> AppJsonError {
     AppJsonError::Kind { place: place.to_owned(), found: kind(value), wanted }
 }

@@ -206,7 +206,7 @@ pub(crate) struct BackupDigest {
 
 /// Reads the digests of an unpacked backup, line by line.
 pub(crate) fn read_sums(folder: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<BackupDigest>>> {
-    let file = File::open(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
+    let file = File::open(folder.join(SUMS)).context("it was cut off: the digests at its end are missing")?;
     Ok(BufReader::new(file).lines().map(|line| {
         let line = line?;
         let (digest, path) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;

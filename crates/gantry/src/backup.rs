@@ -102,7 +102,12 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     };
     let listing = files.act_async(async || {
         if let StoreAddress::File(path) = &address {
-            require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
+            require!(
+                path.exists(),
+                StoreMissing,
+                "there is no store at {}; `gantry up` makes the store",
+                path.display()
+            );
         }
         Ok(gantry_store::open(&address).await?.list("").await?)
     })?;

@@ -141,7 +141,7 @@ impl Membership {
         Ok(())
     }
 
-    /// Takes what another service of this machine has written.
+    /// Reads the certificate and the servers that another service of this machine has written.
     fn reload(&mut self) -> anyhow::Result<()> {
         if self.credentials.reload(&self.folder)? {
             tracing::info!("this machine's renewed certificate is in use");

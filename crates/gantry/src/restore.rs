@@ -318,7 +318,7 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<BackupRecord>> {
     let heading: Heading = serde_json::from_str(&first).context("its records have no heading")?;
     ensure!(
         (FORMAT..=FORMAT_WITH_VOLUMES).contains(&heading.gantry_backup),
-        "it has format {}, this gantry knows {FORMAT} and {FORMAT_WITH_VOLUMES}",
+        "it has format {}, and this gantry knows {FORMAT} and {FORMAT_WITH_VOLUMES}; restore it with a newer gantry",
         heading.gantry_backup
     );
     let records: Vec<BackupRecord> =

@@ -224,7 +224,7 @@ fn unknown(name: &str, keys: &[&str]) -> String {
     let alike = |key: &&&str| strsim::damerau_levenshtein(&name.to_lowercase().replace('_', "-"), key);
     match keys.iter().min_by_key(alike).filter(|key| alike(key) <= 1 + name.len() / 4) {
         Some(near) => format!("there is no setting {name}; did you mean {near}?"),
-        None => format!("there is no setting {name}; `gantry up --help` lists them"),
+        None => format!("there is no setting {name}; `gantry up --help` lists the settings"),
     }
 }
 
@@ -361,7 +361,7 @@ mod tests {
             ("\n  dta = \"/x\"", "line 2, column 3", "there is no setting dta; did you mean data?"),
             ("compile_time = 3", "line 1, column 1", "did you mean compile-time?"),
             ("Listen = \"127.0.0.1:1\"", "line 1, column 1", "did you mean listen?"),
-            ("colour = 1", "line 1, column 1", "`gantry up --help` lists them"),
+            ("colour = 1", "line 1, column 1", "`gantry up --help` lists the settings"),
             (
                 "job-store = 'postgres://g:geheim@db/jobs'",
                 "line 1, column 13",

@@ -160,15 +160,15 @@ impl Program {
         let Ok((out, err, status)) = tokio::time::timeout(DEADLINE, asked).await else {
             fail!(UpgradeRefused, "{path} does not answer `gantry {COMMAND}` in {} s", DEADLINE.as_secs());
         };
-        let status = status.with_context(|| format!("{path} cannot be waited for"))?;
+        let status = status.with_context(|| format!("cannot wait for the end of {path}"))?;
         if status.success() && out.starts_with(READY) {
             return Ok(KnownFiles::parse(&out));
         }
         let said = [err.lines().next(), out.lines().next()].into_iter().flatten().find(|line| !line.is_empty());
         fail!(
             UpgradeRefused,
-            "{path} does not say that it can take over ({status}): {}",
-            said.unwrap_or("it says nothing")
+            "{path} did not confirm that it can replace the running version ({status}): {}",
+            said.unwrap_or("it printed no reason")
         )
     }
 }

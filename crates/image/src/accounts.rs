@@ -24,13 +24,17 @@ pub struct Account {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// The user is unknown or invalid.
-    #[error("the image's user {user:?}: it has no such user; add one to its /etc/passwd, or name one by number")]
+    #[error(
+        "the image sets the user {user:?} and has no such user; add the user to /etc/passwd of the image, or set a number"
+    )]
     NoUser {
         /// User text of the image.
         user: String,
     },
     /// The group is unknown or invalid.
-    #[error("the image's user {user:?}: it has no such group; add one to its /etc/group, or name one by number")]
+    #[error(
+        "the image sets the user {user:?} and has no such group; add the group to /etc/group of the image, or set a number"
+    )]
     NoGroup {
         /// User text of the image.
         user: String,

@@ -1,4 +1,4 @@
-//! Machines: their identity, and what the cluster knows of each.
+//! Machines: identity, state, and the facts that the cluster knows of each.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -23,7 +23,7 @@ use crate::{PostgresAddress, QueueStoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
     /// There is no file.
-    #[error("there is no queue of container jobs at {path}; a server without the setting job-store makes one")]
+    #[error("there is no queue of container jobs at {path}; a server without the setting job-store makes such a queue")]
     Missing {
         /// The file.
         path: String,

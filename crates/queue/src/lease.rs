@@ -61,7 +61,7 @@ impl LeaseTable {
         }
     }
 
-    /// Lets time pass. Returns the leases that are lost now. They stay in the table until [`Self::end`].
+    /// Lets the time `elapsed` pass. Returns the leases that are lost now. They stay in the table until [`Self::end`].
     #[must_use]
     pub fn tick(&mut self, elapsed: u64) -> Vec<(JobId, Fence)> {
         let elapsed = elapsed.min(TICK_MAX);

@@ -567,7 +567,7 @@ fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName,
         return Ok((base.name.clone(), base.image.clone()));
     }
     let message = match (name, names.as_slice()) {
-        (_, []) => "no base exists yet; make one with `gantry base create NAME --from base.toml`".to_owned(),
+        (_, []) => "no base exists yet; make a base with `gantry base create NAME --from base.toml`".to_owned(),
         (Some(name), _) => format!("there is no base {name}; existing bases: {}", names.join(", ")),
         (None, _) => {
             format!(

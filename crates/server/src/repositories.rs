@@ -50,7 +50,7 @@ impl Restored {
 enum RestoreError {
     #[error(transparent)]
     Git(#[from] GitError),
-    #[error("a pack cannot be read")]
+    #[error("cannot read a stored pack of the repository")]
     Blobs(#[from] BlobError),
 }
 

@@ -1,4 +1,4 @@
-//! The one shape of a loop that brings a state about.
+//! The reconcile loop: the one shape of all loops that bring the actual state to the wanted state.
 //!
 //! ```text
 //!        ┌──────────── every interval, or when nudged ───────────┐

@@ -181,7 +181,7 @@ fn a_base_in_use_is_not_removed() {
     assert_eq!(records.apps[&shop()].base, Some(debian.clone()));
     let in_use = Refusal::BaseInUse { base: debian.clone(), apps: vec![shop()] };
     assert_eq!(remove(&mut records, "debian"), Err(in_use.clone()));
-    assert_eq!(in_use.hint().as_deref(), Some("`gantry app base shop OTHER` puts it on another"));
+    assert_eq!(in_use.hint().as_deref(), Some("`gantry app base shop OTHER` puts the app on another base"));
     // An app that goes uses no base any more.
     edit_app(&mut records, |app| app.destroying = true);
     assert_eq!(remove(&mut records, "debian"), Ok(()));

@@ -165,7 +165,10 @@ fn refuses_missing_required_configuration() {
     app.config.extend((0..500).map(|number| (format!("K{number}"), String::new())));
     let error = requested_config(&app, &requests(&[("KEY", RequestedValue::Secret)]), String::new);
     let error = error.expect_err("too large");
-    assert!(error.to_string().starts_with("with what app.json asks for, the configuration is too large"), "{error}");
+    assert!(
+        error.to_string().starts_with("with the values that app.json requests, the configuration is too large"),
+        "{error}"
+    );
     app.config.insert("DATABASE".to_owned(), "x".to_owned());
     let required = requests(&[("DATABASE", RequestedValue::Required)]);
     app.config.remove("K0");

@@ -42,7 +42,7 @@ fn refuses_a_push_that_would_drop_another_commit() {
         Refusal::DeployInProgress { app: shop(), deploy: number, by: "alice".to_owned(), commit: "b".to_owned() };
     assert_eq!(judge(&records, &[("b", false)], "a"), Err(lost.clone()));
     assert_eq!(lost.to_string(), "deploy #2 of alice is under way with b, which this is not built on");
-    let hint = "fetch and push again once it is done, or `gantry abort shop` first";
+    let hint = "fetch and push again once the deploy is done, or `gantry abort shop` first";
     assert_eq!(lost.hint().as_deref(), Some(hint));
     // The deploy serves, and its push has a verdict or waits for one. Only a client that knows the commit may remove
     // that commit.

@@ -65,7 +65,7 @@ fn a_former_name_is_free_without_its_address_and_volumes() {
     };
     let in_use = Refusal::FormerNameInUse { address: "shop.localhost".to_owned(), app: store(), name: shop() };
     assert_eq!(create(&mut records), Err(in_use.clone()));
-    assert_eq!(in_use.hint().as_deref(), Some("`gantry app host store --rm shop.localhost` frees it"));
+    assert_eq!(in_use.hint().as_deref(), Some("`gantry app host store --rm shop.localhost` frees the address"));
     let change = HostChange { add: Vec::new(), remove: hosts(&["shop.localhost"]) };
     run(&mut records, |actor| actor.change_hosts(&store(), &change)).expect("changed");
     assert_eq!(create(&mut records), Ok(()));

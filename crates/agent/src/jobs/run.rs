@@ -40,7 +40,7 @@ enum StartError {
     Container(#[from] InstanceError),
     #[error("cannot write the job's record")]
     Record(#[source] std::io::Error),
-    #[error("the image has no command of its own; name one after --")]
+    #[error("the image has no command of its own; name a command after --")]
     NoCommand,
     #[error("the job did not start within {} s", PREPARE_TIMEOUT.as_secs())]
     TooSlow,

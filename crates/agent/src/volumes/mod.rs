@@ -344,7 +344,7 @@ fn failed(action: &str, (app, name): &Key, error: &io::Error) -> Problem {
         }
         io::ErrorKind::ResourceBusy => {
             let message = format!("cannot {action} volume {name} of {app}: a file system is mounted there");
-            Problem::new(ErrorCode::VolumeInUse, message).hint("unmount it first")
+            Problem::new(ErrorCode::VolumeInUse, message).hint("unmount the file system first")
         }
         io::ErrorKind::StorageFull => {
             Problem::new(ErrorCode::DiskFull, message).hint("`gantry status` lists what uses the space")

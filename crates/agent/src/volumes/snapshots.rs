@@ -46,7 +46,7 @@ pub(super) fn list(settings: &AgentSettings, key: &Key) -> Vec<SnapshotInfo> {
 
 fn unknown((app, name): &Key, snapshot: &VolumeName) -> Problem {
     Problem::new(ErrorCode::SnapshotNotFound, format!("volume {name} of {app} has no snapshot {snapshot}"))
-        .hint(format!("`gantry volume snapshot {app} {name} ls` lists them"))
+        .hint(format!("`gantry volume snapshot {app} {name} ls` lists the snapshots"))
 }
 
 /// Makes a snapshot.

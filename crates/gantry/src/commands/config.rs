@@ -39,7 +39,10 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
         Config::Get { app, name } => {
             let values = values(client, &app).await?;
             let Some(value) = values.get(&name) else {
-                fail!(VariableNotSet, "{app} has no configuration value {name}; `gantry config ls {app}` lists them");
+                fail!(
+                    VariableNotSet,
+                    "{app} has no configuration value {name}; `gantry config ls {app}` lists the values"
+                );
             };
             if json {
                 print_json(value)?

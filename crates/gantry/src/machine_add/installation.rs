@@ -17,7 +17,7 @@ pub(super) const PROGRAM: &str = "/usr/local/bin/gantry";
 const UNIT: &str = include_str!("../../../../packaging/gantry.service");
 const UNIT_PROGRAM: &str = "/usr/bin/gantry";
 
-/// Puts a program in place whole, and only one that runs there.
+/// Installs the program as a whole, and only if the program runs on the machine.
 const INSTALL_PROGRAM: &str = "cat >/usr/local/bin/.gantry-new && chmod 755 /usr/local/bin/.gantry-new && \
                                /usr/local/bin/.gantry-new --version && mv /usr/local/bin/.gantry-new /usr/local/bin/gantry";
 

@@ -51,15 +51,15 @@ impl Survey {
         require!(
             self.is_root,
             RootRequired,
-            "the user of {target} is not root, and Gantry needs root there; name another one: root@HOST"
+            "the user of {target} is not root, and Gantry needs root there; name root as the user: root@HOST"
         );
         let Some(program) = program else {
-            fail!(WrongArchitecture, "the program is not a 64-bit Linux program; name one with --program");
+            fail!(WrongArchitecture, "the program is not a 64-bit Linux program; name such a program with --program");
         };
         require!(
             self.architecture == program,
             WrongArchitecture,
-            "{target} is a machine for {}, and the program is for {program}; name one for the machine with --program",
+            "{target} is a machine for {}, and the program is for {program}; name a program for the machine with --program",
             self.architecture
         );
         require!(

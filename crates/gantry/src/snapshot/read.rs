@@ -80,7 +80,7 @@ struct SnapshotReader {
 
 impl SnapshotReader {
     fn member(&mut self, path: &Path, place: BlobRange, content: &mut impl Read) -> anyhow::Result<()> {
-        ensure!(!self.ended, "it goes on after its end");
+        ensure!(!self.ended, "it has more members after its end");
         let Some((heading, digest)) = &self.heading else {
             ensure!(path == Path::new(HEADING), "it is not a snapshot of Gantry: it does not begin with {HEADING}");
             return self.heading(place, content);
@@ -147,7 +147,7 @@ impl SnapshotReader {
 
     fn finish(self) -> anyhow::Result<CheckedSnapshot> {
         let Some((heading, _)) = self.heading else { bail!("it is empty") };
-        ensure!(self.ended, "it was cut: it has no end");
+        ensure!(self.ended, "it was cut off: its end is missing");
         ensure!(self.places.len() == heading.blobs.len(), "it lacks blobs of its list");
         let document = |digest: &Digest| {
             self.documents.get(digest).with_context(|| format!("it lacks the manifest or configuration {digest}"))

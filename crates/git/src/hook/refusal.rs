@@ -31,11 +31,13 @@ pub(super) enum Refusal {
     LineBreak,
     #[error("{0:?} is not a valid name of a ref; rename the ref")]
     BadName(String),
-    #[error("{name} must be a commit, and {short} is none; push a commit")]
+    #[error("{name} must be a commit, and {short} is not a commit; push a commit")]
     NoCommit { name: String, short: String },
     #[error("{name} must be a commit, and {short} is a tag; push its commit: git push gantry {commit}:{name}")]
     Tag { name: String, short: String, commit: String },
-    #[error("the branch has moved to {0} meanwhile, which this is not built on: fetch it, and push again")]
+    #[error(
+        "the branch has moved to {0} meanwhile, and the pushed commit is not based on it: fetch, merge, and push again"
+    )]
     Moved(String),
     #[error("the tree has more than {0} files")]
     TooManyFiles(usize),

@@ -139,7 +139,7 @@ impl Sender {
     fn ended(&mut self, ended: Result<(Id, bool), JoinError>) {
         let (request, slow) = ended.unwrap_or_else(|error| {
             // The delivery is taken again once its reservation is over.
-            tracing::error!(%error, "a delivery broke");
+            tracing::error!(%error, "the task of a delivery failed; the delivery is repeated later");
             (error.id(), false)
         });
         if let Some(host) = self.hosts.remove(&request) {

@@ -215,7 +215,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
                 return Ok(caller);
             }
             return Err(Problem::new(ErrorCode::TokenRequired, "a token is needed")
-                .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create NAME --deploy APP` makes one")
+                .hint("send a token as the password, or set GANTRY_TOKEN; `gantry token create NAME --deploy APP` makes a token")
                 .into());
         };
         Self::of_secret(server, &secret)
@@ -227,7 +227,7 @@ fn valid_token<'v>(view: &'v ClusterView, hash: &str) -> Result<&'v TokenRecord,
     match view.records.tokens.get(hash) {
         Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
             Err(Problem::new(ErrorCode::TokenExpired, "this token has expired")
-                .hint("`gantry token create NAME --deploy APP` makes another"))
+                .hint("`gantry token create NAME --deploy APP` makes a new token"))
         }
         Some(token) => Ok(token),
         None => Err(Problem::new(ErrorCode::TokenUnknown, "this token is not known; it may have been revoked")),

@@ -51,7 +51,8 @@ pub(super) fn find(server: &Server, app: &AppName, name: &RoleName) -> HttpResul
     let view = server.core.view();
     find_app(&view.records, app)?;
     let missing = || {
-        Problem::new(ErrorCode::CodeNotFound, format!("{app} has no code {name}")).hint("`gantry code ls` lists them")
+        Problem::new(ErrorCode::CodeNotFound, format!("{app} has no code {name}"))
+            .hint("`gantry code ls` lists the codes")
     };
     Ok(view.records.code(app, name).and_then(|code| code_info(code)).ok_or_else(missing)?)
 }
@@ -135,7 +136,7 @@ impl NewCode {
             Some(_) => Problem::new(ErrorCode::StackNotMade, format!("stack {stack} is not made yet"))
                 .hint(format!("an administrator makes it once with `gantry stack create {stack}`")),
             None => Problem::new(ErrorCode::BaseNotFound, format!("there is no stack {stack} and no base {stack}"))
-                .hint("`gantry stack ls` and `gantry base ls` list them"),
+                .hint("`gantry stack ls` lists the stacks, and `gantry base ls` the bases"),
         };
         Err(problem.into())
     }

@@ -154,7 +154,7 @@ pub(crate) async fn in_plain_text(mut response: Response) -> Response {
 async fn gunzip(body: Body) -> HttpResult<BoxStream<'static, std::io::Result<Bytes>>> {
     use std::io::Read;
     let wrong = |error: &dyn std::fmt::Display| {
-        Problem::new(ErrorCode::InvalidRequest, format!("the compressed request: {error}"))
+        Problem::new(ErrorCode::InvalidRequest, format!("cannot unpack the compressed request: {error}"))
     };
     let packed = axum::body::to_bytes(body, REQUEST_MAX).await.map_err(|error| wrong(&error))?;
     let mut plain = Vec::new();

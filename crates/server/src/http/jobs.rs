@@ -209,8 +209,9 @@ async fn list(Call { server, query, .. }: Call<endpoints::List>) -> HttpResult<J
 
 /// Finds a job that the caller may read.
 pub(super) async fn find(server: &Server, caller: &Caller, id: &str) -> HttpResult<JobDetails> {
-    let unknown =
-        || Problem::new(ErrorCode::JobNotFound, format!("there is no job {id}")).hint("`gantry job ls APP` lists them");
+    let unknown = || {
+        Problem::new(ErrorCode::JobNotFound, format!("there is no job {id}")).hint("`gantry job ls APP` lists the jobs")
+    };
     let number: JobId = id.parse().map_err(|_| unknown())?;
     let job = server.jobs.read(move |reader| reader.job(number)).await?.ok_or_else(unknown)?;
     caller.read_app(job.queue.project.as_str())?;

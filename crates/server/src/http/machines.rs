@@ -74,7 +74,7 @@ async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<Mach
     match view.records.machines.get(&at.name) {
         Some(machine) => Ok(machine_info(&view, machine)),
         None => Err(Problem::new(ErrorCode::MachineNotFound, format!("there is no machine {}", at.name))
-            .hint("`gantry machine ls` lists them")
+            .hint("`gantry machine ls` lists the machines")
             .into()),
     }
 }

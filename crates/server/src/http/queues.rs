@@ -49,7 +49,7 @@ async fn described(server: &Server, queue: QueueName) -> HttpResult<QueueInfo> {
 
 fn unknown(queue: &QueueName) -> Problem {
     Problem::new(ErrorCode::QueueNotFound, format!("there is no queue {queue}; its first job makes it"))
-        .hint("`gantry queue ls` lists them")
+        .hint("`gantry queue ls` lists the queues")
 }
 
 fn queue_info(queue: stored::QueueInfo) -> QueueInfo {

@@ -425,7 +425,7 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> HttpResult {
     }
     let (last, page_size) = (query_parameter(uri, "last"), query_parameter(uri, "n").map(|n| n.parse::<usize>()));
     let page_size = match page_size {
-        Some(Err(_)) => return Err(Problem::new(ErrorCode::InvalidPageSize, "n is not a number").into()),
+        Some(Err(_)) => return Err(Problem::new(ErrorCode::InvalidPageSize, "the parameter n is not a number").into()),
         Some(Ok(page_size)) => page_size,
         None => usize::MAX,
     };

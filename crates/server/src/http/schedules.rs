@@ -97,7 +97,7 @@ async fn described(server: &Server, name: ScheduleName) -> HttpResult<ScheduleIn
 
 fn unknown(name: &ScheduleName) -> Problem {
     Problem::new(ErrorCode::ScheduleNotFound, format!("there is no schedule {name}"))
-        .hint("`gantry schedule ls` lists them")
+        .hint("`gantry schedule ls` lists the schedules")
 }
 
 fn schedule_info(stored: StoredSchedule) -> HttpResult<ScheduleInfo> {

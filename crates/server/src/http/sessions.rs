@@ -137,7 +137,7 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Htt
             || format!("{app} has no running instance"),
             |text| format!("{app} has no running instance {text}"),
         );
-        Problem::new(ErrorCode::InstanceNotFound, message).hint("`gantry ps` lists them").into()
+        Problem::new(ErrorCode::InstanceNotFound, message).hint("`gantry ps` lists the instances").into()
     })
 }
 
@@ -250,7 +250,9 @@ async fn machines_for_one_off(
             Some((other, of)) if *other != machine => {
                 let message =
                     format!("volume {of} of {app} is on machine {other}, and volume {name} on machine {machine}");
-                return Err(Problem::new(ErrorCode::InvalidVolume, message).hint("name one of them only").into());
+                return Err(Problem::new(ErrorCode::InvalidVolume, message)
+                    .hint("name only one of the two volumes")
+                    .into());
             }
             Some(_) => {}
             None => found = Some((machine, name)),

@@ -43,7 +43,7 @@ fn folder_of(records: &RecordIndex, app: &AppName) -> Result<AppName, Problem> {
     match owner_of(records, app) {
         Some(owner) => {
             Err(Problem::new(ErrorCode::AppNotFound, format!("there is no app {app}; its volumes belong to {owner}"))
-                .hint(format!("`gantry volume ls {owner}` lists them")))
+                .hint(format!("`gantry volume ls {owner}` lists the volumes")))
         }
         None => Ok(app.clone()),
     }

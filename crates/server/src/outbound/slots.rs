@@ -62,7 +62,7 @@ impl HostSlots {
         self.hosts.entry(host.to_owned()).or_default().running += 1;
     }
 
-    /// A request ends. `slow`: without a response in time.
+    /// Ends a request. `slow`: the host sent no response in time.
     pub(crate) fn end(&mut self, name: &str, slow: bool) {
         self.running = self.running.saturating_sub(1);
         self.ends += 1;

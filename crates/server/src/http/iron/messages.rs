@@ -57,7 +57,8 @@ async fn serve(server: Arc<Server>, project: &str, path: &str, request: Request)
     if path == "queues" {
         return list(&call).await;
     }
-    let unknown = || Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {path}"));
+    let unknown =
+        || Problem::new(ErrorCode::EndpointNotFound, format!("Gantry does not have the IronMQ endpoint {path}"));
     let segments: Vec<&str> = path.strip_prefix("queues/").ok_or_else(unknown)?.split('/').collect();
     let (name, rest) = split(&segments);
     if name.is_empty() || name.len() > NAME_MAX {
