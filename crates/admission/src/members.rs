@@ -155,9 +155,9 @@ impl Actor<'_> {
 }
 
 /// Decides whether a machine may join with a token.
-fn check_token(token: &JoinTokenRecord, asked: JoinRole, by: &TokenUse, now: Moment) -> Result<(), Refusal> {
+fn check_token(token: &JoinTokenRecord, requested: JoinRole, by: &TokenUse, now: Moment) -> Result<(), Refusal> {
     match &token.used {
-        _ if asked != token.role => Err(Refusal::JoinTokenRole { role: token.role, asked }),
+        _ if requested != token.role => Err(Refusal::JoinTokenRole { role: token.role, requested }),
         Some(used) if used != by => Err(Refusal::JoinTokenUsed),
         _ if token.expires <= now => Err(Refusal::JoinTokenExpired { millis: now.since(token.expires) }),
         _ => Ok(()),

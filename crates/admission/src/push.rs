@@ -17,7 +17,7 @@ pub struct PushBase {
     /// Commit that the client knew as the head of the branch.
     pub old: String,
     /// Commits about which the hook was asked, each with whether the pushed commit contains it.
-    pub asked: BTreeMap<String, bool>,
+    pub answers: BTreeMap<String, bool>,
 }
 
 /// A commit about which the hook must be asked before the push may be deployed.
@@ -44,7 +44,7 @@ fn pushed(deploy: &Deploy) -> Option<&String> {
 /// [`Refusal::DeployInProgress`].
 pub fn check_history(records: &RecordIndex, name: &AppName, base: &PushBase) -> Result<Vec<AncestorQuestion>, Refusal> {
     use DeployState::{Done, Draining, Held, Reverting};
-    let contains = |commit: &String| if *commit == base.new { Some(true) } else { base.asked.get(commit).copied() };
+    let contains = |commit: &String| if *commit == base.new { Some(true) } else { base.answers.get(commit).copied() };
     // The commit of a held deploy is on the branch already; the commit of a reverting deploy does not get there. The
     // commit of a serving deploy is on the branch if the client knows that commit.
     let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);

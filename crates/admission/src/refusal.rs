@@ -48,8 +48,8 @@ pub enum Refusal {
     JoinTokenExpired { millis: u64 },
     #[error("another machine has used the join token")]
     JoinTokenUsed,
-    #[error("the join token is for the role {role}, not {asked}")]
-    JoinTokenRole { role: JoinRole, asked: JoinRole },
+    #[error("the join token is for the role {role}, not {requested}")]
+    JoinTokenRole { role: JoinRole, requested: JoinRole },
     #[error("a join token is valid for 1 s to 7 days")]
     InvalidJoinLifetime,
     #[error("the cluster's network {range} has no free part for another machine")]

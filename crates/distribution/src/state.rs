@@ -52,7 +52,7 @@ impl Distribution {
     }
 
     /// Takes note that a machine lives. A machine that had fallen silent counts again with its last report.
-    pub fn seen(&mut self, machine: &MachineName, now: Duration) -> BTreeSet<MachineName> {
+    pub fn mark_alive(&mut self, machine: &MachineName, now: Duration) -> BTreeSet<MachineName> {
         let Some(member) = self.members.get_mut(machine) else { return BTreeSet::new() };
         member.seen = now;
         if !member.is_silent {

@@ -151,12 +151,12 @@ fn a_machine_that_failed_is_a_source_like_others_after_a_while() {
 fn a_silent_machine_is_no_source_until_it_speaks() {
     let mut distribution = Distribution::default();
     distribution.report(&machine(1), has(&[1]), at(0));
-    distribution.seen(&machine(1), at(4));
+    distribution.mark_alive(&machine(1), at(4));
     assert_eq!(distribution.expire(at(9)), BTreeSet::new());
     distribution.expire(at(10));
     distribution.report(&machine(2), wants(&[1]), at(10));
     assert_eq!(source(&distribution, 2), "server");
-    distribution.seen(&machine(1), at(11));
+    distribution.mark_alive(&machine(1), at(11));
     distribution.report(&machine(3), wants(&[1]), at(11));
     assert_eq!(source(&distribution, 3), "m1");
 }

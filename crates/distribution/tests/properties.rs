@@ -96,10 +96,10 @@ impl DistributionModel {
                 self.now += Duration::from_secs(6);
                 let others: Vec<usize> = self.reports.keys().copied().filter(|other| other != number).collect();
                 for other in others {
-                    self.distribution.seen(&machine(other), self.now);
+                    self.distribution.mark_alive(&machine(other), self.now);
                 }
                 self.distribution.expire(self.now);
-                self.distribution.seen(&machine(*number), self.now);
+                self.distribution.mark_alive(&machine(*number), self.now);
             }
             Event::Done(..) => {}
         }

@@ -230,7 +230,7 @@ impl Repositories {
         let damaged = layout.repair(&path).map_err(failed)?;
         let mut mended: Vec<Repair> = (!damaged.is_empty()).then_some(Repair::Files(damaged)).into_iter().collect();
         if !*looked || health::loose(&path, branch) == LooseRef::Damaged {
-            mended.extend(self.look(app, branch, taken).await?);
+            mended.extend(self.check_branch(app, branch, taken).await?);
             if matches!(mended.last(), Some(Repair::Anew { .. })) {
                 layout.make(&path).map_err(failed)?;
             }
@@ -240,7 +240,7 @@ impl Repositories {
     }
 
     /// Checks that the branch leads to a whole commit, and repairs the branch otherwise.
-    async fn look(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Repair>, GitError> {
+    async fn check_branch(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Repair>, GitError> {
         let path = self.path(app);
         let failed = |source| GitError::File { path: path.clone(), source };
         let damaged = health::loose(&path, branch) == LooseRef::Damaged;

@@ -102,7 +102,7 @@ pub(crate) fn release_step(release: &Release) -> Option<Slot> {
 
 /// Reports whether the release step succeeded, or the release has none.
 pub(crate) fn release_step_done(release: &Release, input: &PlanningInput<'_>) -> bool {
-    release_step(release).is_none_or(|slot| match input.seen(&slot) {
+    release_step(release).is_none_or(|slot| match input.reported_state(&slot) {
         ReportedState::Here(instance) => {
             instance.phase == InstancePhase::Exited && instance.exit.as_ref().is_some_and(ExitStatus::success)
         }

@@ -192,7 +192,7 @@ fn start(
         return step;
     }
     for slot in slots {
-        match input.seen(slot) {
+        match input.reported_state(slot) {
             ReportedState::Here(instance) => match instance.phase {
                 InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy => {}
                 _ => return failed_or_waiting(slot, input),
@@ -234,7 +234,7 @@ fn no_room(
 /// Step of a deploy with a release step; `None` once the release step has succeeded.
 fn run_release_step(slot: &Slot, input: &PlanningInput<'_>) -> Option<DeployStep> {
     let waiting = || Some(DeployStep::Wait(Reason::ReleaseStepRuns { instance: slot.clone() }));
-    let ReportedState::Here(instance) = input.seen(slot) else {
+    let ReportedState::Here(instance) = input.reported_state(slot) else {
         return waiting();
     };
     match (instance.phase, &instance.exit) {
@@ -251,7 +251,7 @@ fn run_release_step(slot: &Slot, input: &PlanningInput<'_>) -> Option<DeployStep
 /// Step of a deploy for one of its instances: an instance that exited or cannot start fails the deploy at once;
 /// otherwise the deploy waits.
 fn failed_or_waiting(slot: &Slot, input: &PlanningInput<'_>) -> DeployStep {
-    let (Some(placed), ReportedState::Here(instance)) = (input.current(slot), input.seen(slot)) else {
+    let (Some(placed), ReportedState::Here(instance)) = (input.current(slot), input.reported_state(slot)) else {
         return DeployStep::Wait(Reason::NotReady { instance: slot.clone(), probe: None });
     };
     match (instance.phase, &instance.exit) {
@@ -279,7 +279,7 @@ fn first_unready(slots: &[Slot], input: &PlanningInput<'_>) -> Option<DeployStep
     slots
         .iter()
         .find(
-            |slot| !matches!(input.seen(slot), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready),
+            |slot| !matches!(input.reported_state(slot), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready),
         )
         .map(|slot| failed_or_waiting(slot, input))
 }
@@ -319,7 +319,7 @@ fn promote(app: &AppName, input: &PlanningInput<'_>) -> DeployStep {
 fn drain(app: &DesiredApp, index: usize, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
     for slot in slots {
-        if let ReportedState::Here(instance) = input.seen(slot) {
+        if let ReportedState::Here(instance) = input.reported_state(slot) {
             match instance.phase {
                 InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(slot, input),
                 InstancePhase::Unhealthy => {
@@ -391,7 +391,7 @@ const STEP: u64 = 1 << 32;
 /// instance), and the mebibytes that the instances' machines have unpacked. The unpacking of a large image takes longer
 /// than the deadline.
 fn progress(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> u64 {
-    let steps = |slot: &Slot| match input.seen(slot) {
+    let steps = |slot: &Slot| match input.reported_state(slot) {
         ReportedState::Here(instance) => instance.phase.steps() * STEP + (instance.unpacked >> 20),
         _ => 0,
     };

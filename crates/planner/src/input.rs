@@ -203,7 +203,7 @@ impl<'a> PlanningInput<'a> {
     /// remains, so that the next copy avoids the machine.
     pub(crate) fn has_ended(&self, placed: &PlacedAllocation<'_>) -> bool {
         let is_told = placed.assignment.goal == InstanceGoal::Stop;
-        let is_absent = || matches!(self.seen_on(placed.machine, placed.id), ReportedState::Absent);
+        let is_absent = || matches!(self.reported_state_on(placed.machine, placed.id), ReportedState::Absent);
         is_told && placed.assignment.spec.role.moves_fenced() && is_absent()
     }
 
@@ -237,12 +237,12 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// The reported state of the allocation that stands for a slot.
-    pub(crate) fn seen(&self, slot: &Slot) -> ReportedState<'a> {
-        self.current(slot).map_or(ReportedState::Unknown, |placed| self.seen_on(placed.machine, placed.id))
+    pub(crate) fn reported_state(&self, slot: &Slot) -> ReportedState<'a> {
+        self.current(slot).map_or(ReportedState::Unknown, |placed| self.reported_state_on(placed.machine, placed.id))
     }
 
     /// The state of an instance in the report of `machine`.
-    pub(crate) fn seen_on(&self, machine: &MachineName, id: &AllocationId) -> ReportedState<'a> {
+    pub(crate) fn reported_state_on(&self, machine: &MachineName, id: &AllocationId) -> ReportedState<'a> {
         let Some(report) = self.observed.machines.get(machine) else {
             return ReportedState::Unknown;
         };

@@ -312,7 +312,9 @@ pub(crate) fn retire(
         if chosen.contains(id) {
             continue;
         }
-        if assignment.goal == InstanceGoal::Stop && matches!(input.seen_on(machine, id), ReportedState::Absent) {
+        if assignment.goal == InstanceGoal::Stop
+            && matches!(input.reported_state_on(machine, id), ReportedState::Absent)
+        {
             changes.push((machine.clone(), id.clone(), None));
             continue;
         }
@@ -356,8 +358,7 @@ fn next_goal(
         }
         InstanceGoal::Retire { removed_in, since } => {
             let drain = assignment.spec.role.drain.unwrap_or(input.policy.drain);
-            let of_dead_process =
-                || matches!(input.seen_on(machine, id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
+            let of_dead_process = || matches!(input.reported_state_on(machine, id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
             let drained = || {
                 let may_end = input.retired_for(since) >= drain.millis() || input.active_requests(id) == 0;
                 may_end || of_dead_process() || input.index.is_fenced(machine)

@@ -54,7 +54,7 @@ pub(crate) fn cause(placed: PlacedAllocation<'_>, is_settled: bool, input: &Plan
     if role.stop_first() {
         return cause_of_single(placed, is_settled, input);
     }
-    let seen = input.seen_on(machine, id);
+    let seen = input.reported_state_on(machine, id);
     match input.index.readiness(machine) {
         MachineReadiness::Lost => {
             // A release step that ended, or may have, does not run again.
@@ -88,7 +88,7 @@ fn cause_of_single(placed: PlacedAllocation<'_>, is_settled: bool, input: &Plann
         _ if !is_settled => None,
         MachineReadiness::Draining => Some(MoveCause::Drained),
         _ => {
-            let ReportedState::Here(instance) = input.seen_on(machine, id) else { return None };
+            let ReportedState::Here(instance) = input.reported_state_on(machine, id) else { return None };
             fails_again_and_again(instance, id.number).then_some(MoveCause::Failed)
         }
     }
@@ -110,7 +110,7 @@ pub(crate) fn predecessor<'a>(
         return None;
     }
     let serves = |placed: &&PlacedAllocation<'_>| {
-        let may_serve = match input.seen_on(placed.machine, placed.id) {
+        let may_serve = match input.reported_state_on(placed.machine, placed.id) {
             ReportedState::Here(instance) => instance.phase == InstancePhase::Ready,
             ReportedState::Unknown => true,
             ReportedState::Absent => false,
@@ -122,7 +122,7 @@ pub(crate) fn predecessor<'a>(
 }
 
 fn is_ready(placed: PlacedAllocation<'_>, input: &PlanningInput<'_>) -> bool {
-    let seen = input.seen_on(placed.machine, placed.id);
+    let seen = input.reported_state_on(placed.machine, placed.id);
     matches!(seen, ReportedState::Here(instance) if instance.phase == InstancePhase::Ready)
 }
 
@@ -229,7 +229,9 @@ impl<'a> SpreadCopies<'a> {
             }
             match older {
                 [] => {
-                    let ReportedState::Here(instance) = input.seen_on(newest.machine, newest.id) else { return None };
+                    let ReportedState::Here(instance) = input.reported_state_on(newest.machine, newest.id) else {
+                        return None;
+                    };
                     let has_rested = input.now.since(instance.since) >= input.policy.rebalance.interval.millis();
                     if instance.phase != InstancePhase::Ready || !has_rested {
                         return None;
@@ -237,8 +239,7 @@ impl<'a> SpreadCopies<'a> {
                     resting.push((*slot, newest.machine));
                 }
                 older => {
-                    let fails =
-                        matches!(input.seen_on(newest.machine, newest.id), ReportedState::Here(i) if i.restarts > 0);
+                    let fails = matches!(input.reported_state_on(newest.machine, newest.id), ReportedState::Here(i) if i.restarts > 0);
                     if fails {
                         return None;
                     }

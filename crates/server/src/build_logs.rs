@@ -18,8 +18,8 @@ pub(crate) fn path(settings: &ServerSettings, app: &AppName, number: DeployNumbe
     settings.data.join("builds").join(format!("{app}-{}.log", number.0))
 }
 
-/// Keeps the log of an ended build as a blob. A build is worth more than its log, so a failure is only reported.
-pub(crate) async fn keep(server: &Server, app: &AppName, number: DeployNumber) -> Option<Digest> {
+/// Stores the log of an ended build as a blob. A build is worth more than its log, so a failure is only reported.
+pub(crate) async fn store_as_blob(server: &Server, app: &AppName, number: DeployNumber) -> Option<Digest> {
     server.servers.as_ref()?;
     let file = tokio::fs::File::open(path(&server.settings, app, number)).await.ok()?;
     match server.blobs.put_stream(ReaderStream::new(file).boxed(), None).await {
@@ -31,11 +31,11 @@ pub(crate) async fn keep(server: &Server, app: &AppName, number: DeployNumber) -
     }
 }
 
-/// Writes the log of a build that another server has led, unless this server has it.
-pub(crate) async fn bring(server: &Server, deploy: &Deploy) {
+/// Fetches the log of a build that another server has led, unless this server has the log.
+pub(crate) async fn fetch(server: &Server, deploy: &Deploy) {
     let path = path(&server.settings, &deploy.app, deploy.number);
     let Some(digest) = deploy.log.as_ref().filter(|_| !path.exists()) else { return };
-    let brought = async {
+    let fetched = async {
         let failed = |error: std::io::Error| BlobError::Backend { action: "copy", source: error.into() };
         let mut text = StreamReader::new(server.blobs.get(digest).await?.stream);
         let unfinished = path.with_extension("part");
@@ -44,7 +44,7 @@ pub(crate) async fn bring(server: &Server, deploy: &Deploy) {
         file.flush().await.map_err(failed)?;
         tokio::fs::rename(&unfinished, &path).await.map_err(failed)
     };
-    if let Err(error) = brought.await {
+    if let Err(error) = fetched.await {
         tracing::warn!(app = %deploy.app, number = %deploy.number, error = causes(&error), "the output of a build is lost");
     }
 }

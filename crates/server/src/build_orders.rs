@@ -212,7 +212,7 @@ async fn follow(session: &mut (impl AsyncRead + AsyncWrite + Unpin), output: &Ou
 /// Tells every agent about a change to the build caches. A failure is only logged: a build never uses the cache of
 /// another app, and the agents collect caches of apps that no longer exist.
 pub(crate) async fn change_cache(server: &Server, order: CacheOrder) {
-    let machines = machine_choice::asked_machines(&server.core.view()).reporting;
+    let machines = machine_choice::machines_by_report(&server.core.view()).reporting;
     let told = machines.into_iter().map(|machine| change_cache_of(server, machine, &order));
     futures_util::stream::iter(told).buffer_unordered(CACHES_AT_ONCE).collect::<()>().await;
 }

@@ -174,7 +174,7 @@ async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<
     };
     drop(slot);
     gantry_failpoint::failpoint!("build.made");
-    let log = build_logs::keep(server, &deploy.app, deploy.number).await;
+    let log = build_logs::store_as_blob(server, &deploy.app, deploy.number).await;
     report_outcome(server, Deploy { log, ..deploy }, outcome).await;
     gantry_failpoint::failpoint!("build.reported");
 }

@@ -122,8 +122,8 @@ impl DeployFollower {
             changes.borrow_and_update();
             let mut output = self.server.builds.follow_output(&self.app, self.number);
             let is_first = self.shown.is_none();
-            let Some(DeployNews { deploy, lines, end, short_wait }) = self.look() else { return };
-            build_logs::bring(&self.server, &deploy).await;
+            let Some(DeployNews { deploy, lines, end, short_wait }) = self.read_news() else { return };
+            build_logs::fetch(&self.server, &deploy).await;
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
             if is_first && deploy.order.is_some() {
@@ -157,7 +157,7 @@ impl DeployFollower {
     }
 
     /// Reads the deploy, and what is new about the deploy since the last call; none if the deploy was removed.
-    fn look(&mut self) -> Option<DeployNews> {
+    fn read_news(&mut self) -> Option<DeployNews> {
         let view = self.server.core.view();
         let deploy = Arc::clone(view.records.deploys.get(&self.app)?.get(&self.number)?);
         let mut lines = Vec::new();

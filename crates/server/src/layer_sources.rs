@@ -100,10 +100,10 @@ impl LayersLink {
     }
 
     /// Takes note of a message of the agent, and counts machines as gone that have been silent.
-    pub(crate) fn seen(&self) {
+    pub(crate) fn mark_alive(&self) {
         let sources = &self.server.layer_sources;
         let (mut state, now) = (sources.lock(), sources.now());
-        let mut changed = state.distribution.seen(&self.machine, now);
+        let mut changed = state.distribution.mark_alive(&self.machine, now);
         if now.saturating_sub(state.expired) >= EXPIRY {
             state.expired = now;
             changed.extend(state.distribution.expire(now));

@@ -266,7 +266,7 @@ impl Leadership {
 
     /// Renews leadership once.
     async fn renew(&self) -> Result<ControlFlow<ServerError>, ServerError> {
-        let asked = reading().booted;
+        let sent = reading().booted;
         let term = *self.term.lock().await;
         let kept = match self.store.keep_alive(term.lease).await {
             Err(StoreError::LeaseGone(_)) => self.take_again(term.revision).await,
@@ -278,7 +278,7 @@ impl Leadership {
             kept => kept.is_ok(),
         };
         if is_kept {
-            self.renewed.store(asked, Ordering::Relaxed);
+            self.renewed.store(sent, Ordering::Relaxed);
             self.term.lock().await.renewed = Instant::now();
         }
         // A briefly unreachable store does not affect running workloads; only writes fail meanwhile.

@@ -7,9 +7,9 @@ use gantry_model::{MachineName, MachineState};
 
 use crate::core::ClusterView;
 
-/// The machines of the cluster, by whether they can be asked.
+/// The machines of the cluster, by whether their agents report.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct AskedMachines {
+pub(crate) struct MachinesByReport {
     /// Machines whose agents report.
     pub(crate) reporting: Vec<MachineName>,
     /// Machines whose agents are silent, or have not reported yet.
@@ -17,11 +17,11 @@ pub(crate) struct AskedMachines {
 }
 
 /// Divides the known machines by whether their agents report. A machine that was silent for a moment is asked.
-pub(crate) fn asked_machines(view: &ClusterView) -> AskedMachines {
+pub(crate) fn machines_by_report(view: &ClusterView) -> MachinesByReport {
     // A machine whose registration could not be written reports all the same.
     let known: BTreeSet<&MachineName> = view.records.machines.keys().chain(view.observed.machines.keys()).collect();
     let (reporting, silent) = known.into_iter().cloned().partition(|name| is_reporting(view, name));
-    AskedMachines { reporting, silent }
+    MachinesByReport { reporting, silent }
 }
 
 fn is_reporting(view: &ClusterView, name: &MachineName) -> bool {
@@ -125,10 +125,10 @@ mod tests {
         for app in 0..20 {
             assert_eq!(for_build(&view, &format!("app-{app}"), &[]), Some(named("c")));
         }
-        assert_eq!(asked_machines(&view).silent, [], "a machine that was silent for a moment is asked");
+        assert_eq!(machines_by_report(&view).silent, [], "a machine that was silent for a moment is asked");
         Arc::make_mut(&mut view.states).insert(named("c"), MachineState::Lost);
         assert_eq!(by_use(&view), [named("a")], "a cordoned machine is better than a silent one");
-        assert_eq!(asked_machines(&view).silent, [named("c")]);
+        assert_eq!(machines_by_report(&view).silent, [named("c")]);
         Arc::make_mut(&mut view.states).insert(named("a"), MachineState::Lost);
         assert_eq!(by_use(&view).len(), 3, "an agent may be back in a moment");
     }

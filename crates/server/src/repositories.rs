@@ -16,9 +16,9 @@ use crate::Server;
 
 /// Notes about repairs, for the next push of each app.
 #[derive(Default)]
-pub(crate) struct Notes(Mutex<HashMap<AppName, Vec<String>>>);
+pub(crate) struct RepairNotes(Mutex<HashMap<AppName, Vec<String>>>);
 
-impl Notes {
+impl RepairNotes {
     fn add(&self, app: &AppName, note: String) {
         self.lock().entry(app.clone()).or_default().push(note);
     }
@@ -36,9 +36,9 @@ impl Notes {
 /// The repositories that have the pushes that other servers, or the servers before a restore, accepted. Each is restored
 /// once in a term, by one task at a time.
 #[derive(Default)]
-pub(crate) struct Restored(Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>);
+pub(crate) struct RestoredRepositories(Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>);
 
-impl Restored {
+impl RestoredRepositories {
     fn of(&self, app: &AppName) -> Arc<tokio::sync::Mutex<bool>> {
         let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(all.entry(app.clone()).or_default())
@@ -141,7 +141,7 @@ async fn report_repairs(server: &Server, app: &AppName, mended: &Repair) {
 }
 
 /// Checks the repository of each app, so that damage by a power loss is known before the next push.
-pub(crate) async fn look_at_all(server: Arc<Server>) {
+pub(crate) async fn inspect_all(server: Arc<Server>) {
     let apps: Vec<AppName> = {
         let view = server.core.view();
         view.records.apps.values().filter(|app| app.rename.is_none()).map(|app| app.name.clone()).collect()

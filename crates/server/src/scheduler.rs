@@ -25,7 +25,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::Mutex;
 
 use crate::core::AppValues;
-use crate::jobs::{EVERY, JobsError, StoredTemplate, paced};
+use crate::jobs::{EVERY, JobsError, StoredTemplate, pause_after};
 use crate::{Server, core, http};
 
 /// Maximum number of schedules of one pass.
@@ -55,7 +55,7 @@ pub(crate) async fn run(server: Arc<Server>) {
     let followed = Arc::new(Mutex::new(followed));
     let pass = move || {
         let (server, followed) = (Arc::clone(&server), Arc::clone(&followed));
-        async move { paced(pass(&server, &mut *followed.lock().await).await) }
+        async move { pause_after(pass(&server, &mut *followed.lock().await).await) }
     };
     ReconcileLoop::new("schedules", EVERY, Backoff::constant(EVERY)).run(pass).await;
 }

@@ -205,14 +205,14 @@ mod tests {
     async fn an_order_is_open_only_while_its_session_is() {
         let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
         let order = SessionKind::Base(BaseOrder { recipe: String::new() });
-        let asked = async {
+        let agent_side = async {
             let request = broker.next(&machine).await;
             assert_eq!(broker.machine_of_order(&request.id).as_ref(), Some(&machine));
             assert_eq!(broker.machine_of_session(&request.id).as_ref(), Some(&machine));
             assert_eq!((broker.machine_of_order("another"), broker.machine_of_session("another")), (None, None));
             request.id
         };
-        let (opened, id) = tokio::join!(broker.open_order(&machine, order), asked);
+        let (opened, id) = tokio::join!(broker.open_order(&machine, order), agent_side);
         assert!(matches!(opened, Err(OpenError::Silent { .. })), "no agent called back");
         assert_eq!(broker.machine_of_order(&id), None);
     }
@@ -221,7 +221,7 @@ mod tests {
     async fn a_request_that_a_killed_agent_took_is_offered_again() {
         let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
         let order = SessionKind::Base(BaseOrder { recipe: String::new() });
-        let asked = async {
+        let agent_side = async {
             let first = broker.next(&machine).await;
             let second = broker.next(&machine).await;
             assert_eq!(first.id, second.id);
@@ -230,7 +230,7 @@ mod tests {
             let again = tokio::time::timeout(Duration::from_secs(5), broker.next(&machine)).await;
             assert!(again.is_err());
         };
-        let (opened, ()) = tokio::join!(broker.open(&machine, order), asked);
+        let (opened, ()) = tokio::join!(broker.open(&machine, order), agent_side);
         assert!(opened.is_err());
     }
 

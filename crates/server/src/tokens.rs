@@ -77,7 +77,7 @@ pub(crate) async fn admit(core: &core::CoreHandle, tokens: Vec<FirstToken>, seve
 }
 
 /// Takes over the secrets that `gantry up` offered as new ones, once their tokens are recorded.
-pub(crate) fn settle(settings: &ServerSettings) -> Result<(), ServerError> {
+pub(crate) fn adopt_new_secrets(settings: &ServerSettings) -> Result<(), ServerError> {
     for file in TOKEN_FILES {
         let path = settings.data.join(file);
         let fresh = new_token_file(&path);

@@ -311,7 +311,7 @@ impl Simulation {
             if leader.ticks.is_multiple_of(FULL_PLAN_TICKS) {
                 leader.dirty = DirtySet::everything();
             }
-            simulation.settle(leader)
+            simulation.plan_until_stable(leader)
         });
         if is_leading {
             self.with_leader(server, Self::finish_builds);
@@ -346,7 +346,7 @@ impl Simulation {
         self.servers[server].leader = Some(Box::new(leader));
         // Peers learn that another server leads.
         self.break_links(2_000, |link| link.server != server);
-        self.with_leader(server, Self::settle);
+        self.with_leader(server, Self::plan_until_stable);
     }
 
     /// The server's end of a new connection. A new connection of a peer ends the one before.
@@ -437,7 +437,7 @@ impl Simulation {
         }
         self.with_leader(server, |simulation, leader| {
             leader.is_unsettled = false;
-            simulation.settle(leader)
+            simulation.plan_until_stable(leader)
         });
     }
 

@@ -98,12 +98,12 @@ impl Simulation {
         let decided = decide(&leader.core.view().records, self.now_of(leader));
         let Ok((changes, value)) = decided else { return Ok(None) };
         self.commit(leader, vec![changes], TRANSACTION_MAX)?;
-        self.settle(leader)?;
+        self.plan_until_stable(leader)?;
         Ok(Some(value))
     }
 
     /// Plans until nothing changes. If the store refuses a write, the next tick tries again.
-    pub(crate) fn settle(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
+    pub(crate) fn plan_until_stable(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
         for _ in 0..ROUNDS_MAX {
             match self.plan_once(leader) {
                 Ok(true) => {}

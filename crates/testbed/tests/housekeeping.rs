@@ -93,26 +93,28 @@ fn garbage_is_removed_and_a_rollback_finds_its_image() {
 
 #[test]
 fn a_new_app_has_no_log_line_and_no_release_number_of_a_destroyed_one() {
-    let world = TestCluster::start(&[]);
-    let shop = site(&world, "shop", 1);
+    let cluster = TestCluster::start(&[]);
+    let shop = site(&cluster, "shop", 1);
     push_site(&shop, "old");
-    let logs = |world: &TestCluster| world.gantry(&["logs", "shop", "-n", "1000"]);
-    world.wait("its line", |world| logs(world).good().out.contains("old serves").then_some(()));
-    let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
-    world.wait("it is gone", |world| world.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
-    let refused = logs(&world);
+    let logs = |cluster: &TestCluster| cluster.gantry(&["logs", "shop", "-n", "1000"]);
+    cluster.wait("its line", |cluster| logs(cluster).good().out.contains("old serves").then_some(()));
+    let _ = cluster.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
+    cluster.wait("it is gone", |cluster| cluster.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
+    let refused = logs(&cluster);
     assert!(refused.status == 1 && refused.err.contains("no app") && refused.out.is_empty(), "{refused:?}");
-    assert!(world.path("data/logs/shop/shop.v1.web-1").exists(), "the machine keeps the log");
-    let _ = world.gantry(&["app", "create", "shop"]).good();
-    let empty = logs(&world).good();
+    assert!(cluster.path("data/logs/shop/shop.v1.web-1").exists(), "the machine keeps the log");
+    let _ = cluster.gantry(&["app", "create", "shop"]).good();
+    let empty = logs(&cluster).good();
     assert!(!empty.out.contains("old serves"), "{empty:?}");
     push_site(&shop, "new");
     let told =
-        world.wait("the new line", |world| Some(logs(world).good().out).filter(|out| out.contains("new serves")));
+        cluster.wait("the new line", |cluster| Some(logs(cluster).good().out).filter(|out| out.contains("new serves")));
     assert!(!told.contains("old serves"), "{told}");
-    let releases = world.gantry(&["releases", "shop"]).good().out;
+    let releases = cluster.gantry(&["releases", "shop"]).good().out;
     assert!(releases.contains("v2") && !releases.contains("v1"), "{releases}");
-    assert!(world.path("data/logs/shop/shop.v2.web-1").exists() && world.path("data/logs/shop/shop.v1.web-1").exists());
+    assert!(
+        cluster.path("data/logs/shop/shop.v2.web-1").exists() && cluster.path("data/logs/shop/shop.v1.web-1").exists()
+    );
 }
 
 #[test]

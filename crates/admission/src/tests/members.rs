@@ -77,7 +77,7 @@ fn a_token_serves_one_machine_in_its_time_for_its_role() {
     let unknown = JoinRequest { token: "guess".to_owned(), ..request("m2", 2) };
     assert_eq!(join_at(&mut records, unknown, at), Err(Refusal::JoinTokenUnknown));
     let server = JoinRequest { role: JoinRole::Server, ..request("m2", 2) };
-    let wrong = Refusal::JoinTokenRole { role: JoinRole::Agent, asked: JoinRole::Server };
+    let wrong = Refusal::JoinTokenRole { role: JoinRole::Agent, requested: JoinRole::Server };
     assert_eq!(join_at(&mut records, server, at), Err(wrong));
     let late = join_at(&mut records, request("m2", 2), NOW.0 + HOUR + 5);
     assert_eq!(late, Err(Refusal::JoinTokenExpired { millis: 5 }));
@@ -122,8 +122,8 @@ fn networks_of_machines_never_overlap() {
     for number in 2..400_u128 {
         let hash = format!("token {number}");
         token(&mut records, &hash, JoinRole::Agent);
-        let asked = JoinRequest { token: hash, ..request(&format!("m{number}"), number) };
-        let subnet = join_at(&mut records, asked, NOW.0).expect("joined").subnet;
+        let joining = JoinRequest { token: hash, ..request(&format!("m{number}"), number) };
+        let subnet = join_at(&mut records, joining, NOW.0).expect("joined").subnet;
         assert!(known.iter().all(|other| !other.overlaps(subnet)), "{subnet}");
         known.push(subnet);
     }
@@ -156,8 +156,8 @@ fn the_policy_sets_range_and_size_of_new_networks() {
     for number in 2..6_u128 {
         let hash = format!("token {number}");
         token(&mut records, &hash, JoinRole::Agent);
-        let asked = JoinRequest { token: hash, ..request(&format!("m{number}"), number) };
-        given.push(join_at(&mut records, asked, NOW.0).expect("joined").subnet.to_string());
+        let joining = JoinRequest { token: hash, ..request(&format!("m{number}"), number) };
+        given.push(join_at(&mut records, joining, NOW.0).expect("joined").subnet.to_string());
     }
     assert_eq!(given, ["10.200.0.0/24", "10.200.1.0/24", "10.200.2.0/24", "10.200.3.0/24"]);
     token(&mut records, "last", JoinRole::Agent);

@@ -4,9 +4,9 @@ use super::*;
 use crate::{AncestorQuestion, PushBase, check_history};
 
 /// Judges a push of commit `c` by a client that knew `old`, after the hook's answers.
-fn judge(records: &RecordIndex, asked: &[(&str, bool)], old: &str) -> Result<Vec<AncestorQuestion>, Refusal> {
-    let asked = asked.iter().map(|(commit, contained)| ((*commit).to_owned(), *contained)).collect();
-    let base = PushBase { new: "c".to_owned(), old: old.to_owned(), asked };
+fn judge(records: &RecordIndex, answers: &[(&str, bool)], old: &str) -> Result<Vec<AncestorQuestion>, Refusal> {
+    let answers = answers.iter().map(|(commit, contained)| ((*commit).to_owned(), *contained)).collect();
+    let base = PushBase { new: "c".to_owned(), old: old.to_owned(), answers };
     check_history(records, &shop(), &base)
 }
 

@@ -28,7 +28,7 @@ pub(super) struct PushedObjects {
 }
 
 /// Looks at the pushed object and the branch, with one git process.
-pub(super) fn look_at(update: &RefUpdate) -> io::Result<PushedObjects> {
+pub(super) fn inspect(update: &RefUpdate) -> io::Result<PushedObjects> {
     let mut child = git(&["cat-file", "--batch-check=%(objecttype) %(objectname)"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -65,7 +65,7 @@ fn converse(report: PushReport, mut deployable: Option<Deployable>) -> Result<bo
             ServerMessage::Say(text) => eprintln!("{text}"),
             ServerMessage::Ancestors(asked) => {
                 let Deployable { update, .. } = deployable.as_mut().ok_or_else(no_commit)?;
-                git::check_tip(update, &git::look_at(update)?.tip)?;
+                git::check_tip(update, &git::inspect(update)?.tip)?;
                 let mut contained = Vec::new();
                 for ancestor in asked {
                     if git::contains(&update.new, &ancestor)? {
@@ -114,7 +114,7 @@ fn options() -> Vec<String> {
 /// Refuses an update of the branch to an object other than a commit, and an update that loses the branch's commit. An
 /// annotated tag leads to a commit without being one: git would build the tag's commit, but not move the branch to it.
 fn check(update: &RefUpdate) -> Result<(), HookError> {
-    let found = git::look_at(update)?;
+    let found = git::inspect(update)?;
     if found.kind.as_deref() == Some("commit") {
         return git::check_tip(update, &found.tip);
     }

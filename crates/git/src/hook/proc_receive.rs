@@ -61,7 +61,7 @@ fn move_branch(update: &RefUpdate) -> Result<(), HookError> {
         git
     };
     if !move_from(&update.old).stderr(Stdio::null()).status()?.success() {
-        let tip = git::look_at(update)?.tip;
+        let tip = git::inspect(update)?.tip;
         git::check_tip(update, &tip)?;
         let status = move_from(&tip).status()?;
         if !status.success() {

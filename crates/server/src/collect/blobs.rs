@@ -27,7 +27,7 @@ pub(super) async fn collect(server: &Server, pins: &JobPins) -> Result<u64, Blob
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
     let mut used = UsedBlobs::find_in_records(server, pins.images.clone()).await?;
-    if used.is_incomplete && server.servers.as_ref().is_some_and(|servers| !servers.away().is_empty()) {
+    if used.is_incomplete && server.servers.as_ref().is_some_and(|servers| !servers.unavailable().is_empty()) {
         tracing::warn!(
             "a server is away and may have blobs that no other server has; no blob is removed until it is back"
         );

@@ -29,12 +29,12 @@ pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: Admitt
         // The time of a request for a lease that was not granted yet.
         let mut asked: Option<u64> = None;
         loop {
-            news.see();
+            news.mark_seen();
             agent.revalidate(&server, &caller).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
             let revision = part.as_ref().map(|part| part.generation.0).unwrap_or_default();
             if let Some(part) = part {
-                agent.give(part.generation, &part).await?;
+                agent.send_part(part.generation, &part).await?;
             }
             if let Some(asked) = asked.take().filter(|_| server.core.may_grant()) {
                 let millis = server.core.view().records.policy.single_lease();
@@ -43,11 +43,11 @@ pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: Admitt
             tokio::select! {
                 received = agent.receive() => match received? {
                     Received::Report(report) => {
-                        layers.iter().for_each(LayersLink::seen);
+                        layers.iter().for_each(LayersLink::mark_alive);
                         server.core.machine(machine.clone(), report).await;
                     }
                     Received::Alive(report) => {
-                        layers.iter().for_each(LayersLink::seen);
+                        layers.iter().for_each(LayersLink::mark_alive);
                         server.core.machine_alive(machine.clone(), report).await;
                     }
                     Received::Lease(time, report) => {

@@ -119,7 +119,7 @@ impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
     }
 
     /// Sends the part if the peer does not have it.
-    pub(super) async fn give(&mut self, revision: Generation, part: &Arc<P>) -> Result<(), LinkError> {
+    pub(super) async fn send_part(&mut self, revision: Generation, part: &Arc<P>) -> Result<(), LinkError> {
         let Some(step) = self.parts.advance(revision.0, part) else { return Ok(()) };
         let line = self.own_line(&step)?;
         self.stream.sender.send_line(line).await
@@ -195,7 +195,7 @@ impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
 
 impl<R: Replicated> PeerLink<'_, SharedRoutes, R> {
     /// Sends the routes if the router does not have them. The routers that are at the same revision get one message.
-    pub(super) async fn give_routes(&mut self, routes: &Arc<SharedRoutes>) -> Result<(), LinkError> {
+    pub(super) async fn send_routes(&mut self, routes: &Arc<SharedRoutes>) -> Result<(), LinkError> {
         let Some(step) = self.parts.advance(routes.revision().0, routes) else { return Ok(()) };
         let line = match version_one::is_translated(self.version) {
             true => self.own_line(&step)?,

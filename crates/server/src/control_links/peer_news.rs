@@ -19,7 +19,7 @@ impl PeerNews {
     }
 
     /// Counts all news up to now as seen.
-    pub(super) fn see(&mut self) {
+    pub(super) fn mark_seen(&mut self) {
         self.parts.borrow_and_update();
         self.rules.borrow_and_update();
         self.members.borrow_and_update();

@@ -16,10 +16,10 @@ pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: Admit
         let mut router = PeerLink::<SharedRoutes, RouterReport>::welcome(&server, peer, hello, stream).await?;
         let mut news = PeerNews::new(&server, server.core.watch_routes());
         loop {
-            news.see();
+            news.mark_seen();
             router.revalidate(&server, &caller).await?;
             let routes = server.core.routes(&server.core.view());
-            router.give_routes(&routes).await?;
+            router.send_routes(&routes).await?;
             tokio::select! {
                 received = router.receive() => match received? {
                     Received::Report(report) => {

@@ -111,7 +111,7 @@ impl RunningServer {
         tokio::spawn(async move { leadership.renew_until_lost().await });
         let first = tokens::first_tokens(&settings).expect("tokens");
         tokens::admit(&core, first, false).await.expect("admitted");
-        tokens::settle(&settings).expect("settled");
+        tokens::adopt_new_secrets(&settings).expect("settled");
         core.mutate(move |_, _| Ok((records(role).into_iter().map(Into::into).collect(), ()))).await.expect("written");
         let blobs = BlobStore::in_folder(&settings.data.join("blobs")).expect("blobs");
         let server = assembly::assemble(settings, core, blobs, None, None, Coordination::closed(), true);

@@ -157,7 +157,7 @@ impl StoredRecords {
 }
 
 /// Plans until nothing changes, and serializes what is to be written.
-fn settle(state: &mut CoreState, mut dirty: DirtySet, now: Moment) {
+fn plan_until_stable(state: &mut CoreState, mut dirty: DirtySet, now: Moment) {
     while let Some(step) = state.plan(&dirty, now) {
         dirty = DirtySet::default();
         let changes = step.groups.concat();
@@ -187,7 +187,7 @@ fn absorbs_status_changes() {
     for machine in 0..MACHINES {
         state.apply(CoreEvent::Machine(machine_name(&format!("m{machine}")), report(machine)), Moment(1));
     }
-    settle(&mut state, DirtySet::everything(), Moment(1));
+    plan_until_stable(&mut state, DirtySet::everything(), Moment(1));
     let memory = (resident() - before) as f64 / 1e6;
     let revision = state.view().records.plan.routing.revision;
     state.apply(CoreEvent::Router(machine_name("m0"), router(revision)), Moment(1));
@@ -208,7 +208,7 @@ fn absorbs_status_changes() {
             if dirty.is_empty() {
                 break;
             }
-            settle(&mut state, dirty, Moment(2));
+            plan_until_stable(&mut state, dirty, Moment(2));
         }
         took += processor() - begun;
     }
@@ -238,13 +238,13 @@ async fn writes_one_status_change() {
         let message = CoreMessage::Machine(machine_name(&format!("m{machine}")), report(machine));
         task.handle(message).await.expect("handled");
     }
-    task.settle().await.expect("settled");
+    task.plan_until_stable().await.expect("settled");
     let (mut processors, mut waited) = (Vec::new(), Vec::new());
     for machine in 0..MACHINES {
         let (name, report) = news(machine, 7);
         let (begun, at) = (processor(), Instant::now());
         task.handle(CoreMessage::Machine(name, report)).await.expect("handled");
-        task.settle().await.expect("settled");
+        task.plan_until_stable().await.expect("settled");
         processors.push(processor() - begun);
         waited.push(at.elapsed().as_micros());
     }

@@ -144,7 +144,7 @@ impl CoreTask {
             if let Err(error) = handled {
                 return error;
             }
-            if let Err(error) = self.settle().await {
+            if let Err(error) = self.plan_until_stable().await {
                 return error;
             }
         }
@@ -219,7 +219,7 @@ impl CoreTask {
         match decided {
             Ok(changes) => {
                 self.commit_again(vec![changes]).await?;
-                self.settle().await?;
+                self.plan_until_stable().await?;
                 Ok(Ok(()))
             }
             Err(refusal) => Ok(Err(refusal.into())),
@@ -249,7 +249,7 @@ impl CoreTask {
     }
 
     /// Plans until nothing changes. If the store cannot be reached, the next tick tries again.
-    pub(super) async fn settle(&mut self) -> Result<(), ServerError> {
+    pub(super) async fn plan_until_stable(&mut self) -> Result<(), ServerError> {
         let settled = self.plan_until_stable().await;
         self.notify();
         settled

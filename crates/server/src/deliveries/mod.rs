@@ -114,7 +114,7 @@ impl Sender {
         let command = DeliveryCommand::Take {
             most: free,
             most_per_host: PER_HOST,
-            rooms: self.slots.rooms(),
+            rooms: self.slots.free_requests(),
             after: self.round.after.clone(),
         };
         let DeliveryReply::Taken(TakenDeliveries { deliveries, last }) = server.jobs.delivery(command).await? else {

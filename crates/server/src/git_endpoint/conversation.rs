@@ -204,15 +204,15 @@ impl PushConversation<'_> {
         update: &RefUpdate,
         options: PushOptions,
     ) -> Result<DeployNumber, PushError> {
-        let mut base = PushBase { new: update.new.clone(), old: update.old.clone(), asked: BTreeMap::new() };
+        let mut base = PushBase { new: update.new.clone(), old: update.old.clone(), answers: BTreeMap::new() };
         // A push that must be refused is refused before the tree is stored.
         let questions = check_history(&self.server.core.view().records, app, &base).map_err(PushError::refused)?;
-        self.ask(app, &mut base, questions).await?;
+        self.query_ancestors(app, &mut base, questions).await?;
         let gc_pin = self.server.gc_pins.take();
         let source = self.store_tree().await?;
         gantry_failpoint::failpoint!("push.kept");
         let pack = self.store_pack(app, &update.new).await?;
-        self.server.pushes.will_move(push, &update.new);
+        self.server.pushes.expect_move(push, &update.new);
         let cause = DeployCause::Push { commit: update.new.clone(), source };
         for _ in 0..QUESTIONS_MAX {
             let (name, by, cause, known) = (app.clone(), user.to_owned(), cause.clone(), base.clone());
@@ -237,7 +237,7 @@ impl PushConversation<'_> {
                     drop(gc_pin);
                     return Ok(number);
                 }
-                Err(questions) => self.ask(app, &mut base, questions).await?,
+                Err(questions) => self.query_ancestors(app, &mut base, questions).await?,
             }
         }
         Err(PushError::Overtaken)
@@ -246,7 +246,7 @@ impl PushConversation<'_> {
     /// Asks the hook which commits the pushed commit contains. The branch has moved to each accepted one by then, if
     /// git will ever move it: so the hook, which compares the branch before it answers, refuses a push that would lose
     /// one.
-    async fn ask(
+    async fn query_ancestors(
         &mut self,
         app: &AppName,
         base: &mut PushBase,
@@ -256,14 +256,14 @@ impl PushConversation<'_> {
             return Ok(());
         }
         for question in questions.iter().filter(|question| question.accepted) {
-            if !self.server.pushes.settled(app, &question.commit).await {
+            if !self.server.pushes.moves_ended(app, &question.commit).await {
                 return Err(PushError::Unsettled(question.commit.chars().take(12).collect()));
             }
         }
         let commits: Vec<String> = questions.into_iter().map(|question| question.commit).collect();
         self.socket.send(&ServerMessage::Ancestors(commits.clone())).await;
         let contained: Vec<String> = self.socket.read_line().await?;
-        base.asked.extend(commits.into_iter().map(|commit| {
+        base.answers.extend(commits.into_iter().map(|commit| {
             let is_contained = contained.contains(&commit);
             (commit, is_contained)
         }));

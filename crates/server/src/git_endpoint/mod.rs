@@ -34,7 +34,7 @@ pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + 
         .map_err(|source| failed("guard", source))?;
     let server = Arc::clone(server);
     Ok(async move {
-        server.tasks.spawn(INSPECTION, repositories::look_at_all(Arc::clone(&server)));
+        server.tasks.spawn(INSPECTION, repositories::inspect_all(Arc::clone(&server)));
         loop {
             match listener.accept().await {
                 Ok((socket, _)) => drop(server.tasks.spawn(HOOK, serve(Arc::clone(&server), socket))),

@@ -48,7 +48,7 @@ impl OpenPushes {
 
     /// Notes that the commit of a push is about to be deployed. If the deploy succeeds, git moves the branch to the
     /// commit.
-    pub(super) fn will_move(&self, id: &str, commit: &str) {
+    pub(super) fn expect_move(&self, id: &str, commit: &str) {
         self.0.send_modify(|pushes| pushes.get_mut(id).into_iter().for_each(|push| push.moving = Some(commit.into())));
     }
 
@@ -59,7 +59,7 @@ impl OpenPushes {
 
     /// Waits until no push is moving the app's branch to `commit`: the branch has moved, or never will. Returns false
     /// after a timeout.
-    pub(super) async fn settled(&self, app: &AppName, commit: &str) -> bool {
+    pub(super) async fn moves_ended(&self, app: &AppName, commit: &str) -> bool {
         let is_moving = |push: &OpenPush| push.app == *app && push.moving.as_deref() == Some(commit);
         let mut pushes = self.0.subscribe();
         let settled = pushes.wait_for(|pushes| !pushes.values().any(is_moving));
@@ -94,14 +94,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_commit_is_settled_once_the_branch_has_moved_or_git_has_ended() {
         let pushes = OpenPushes::default();
-        assert!(pushes.settled(&shop(), "a").await, "no push moves the branch");
+        assert!(pushes.moves_ended(&shop(), "a").await, "no push moves the branch");
         for end in [OpenPushes::branch_moved, OpenPushes::end] {
             let id = pushes.begin(&shop(), "alice");
-            pushes.will_move(&id, "a");
-            assert!(pushes.settled(&shop(), "b").await, "another commit");
-            assert!(!pushes.settled(&shop(), "a").await, "the timeout ends the wait");
+            pushes.expect_move(&id, "a");
+            assert!(pushes.moves_ended(&shop(), "b").await, "another commit");
+            assert!(!pushes.moves_ended(&shop(), "a").await, "the timeout ends the wait");
             let app = shop();
-            let (settled, ()) = tokio::join!(pushes.settled(&app, "a"), async { end(&pushes, &id) });
+            let (settled, ()) = tokio::join!(pushes.moves_ended(&app, "a"), async { end(&pushes, &id) });
             assert!(settled);
         }
     }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use super::call::{Call, Routes};
 use super::{HttpResult, apps};
 use crate::core::ClusterView;
-use crate::machine_choice::asked_machines;
+use crate::machine_choice::machines_by_report;
 use crate::servers::OtherServers;
 use crate::warnings::{overruled, warnings};
 use crate::{Server, tokens as secrets};
@@ -102,8 +102,8 @@ async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
 /// Asks all agents that report for the disk usage of their machines, and adds the answers up. A machine that does not
 /// answer in time is left out; the list of machines shows which one is silent.
 async fn machine_usage(server: &Server) -> BTreeMap<String, u64> {
-    let machines = asked_machines(&server.core.view()).reporting;
-    let asked = machines.into_iter().map(|machine| async move {
+    let machines = machines_by_report(&server.core.view()).reporting;
+    let requests = machines.into_iter().map(|machine| async move {
         let usage = tokio::time::timeout(MACHINE_TIMEOUT, usage_of(server, &machine)).await;
         usage.ok().flatten().unwrap_or_default()
     });
@@ -111,7 +111,7 @@ async fn machine_usage(server: &Server) -> BTreeMap<String, u64> {
         usage.into_iter().for_each(|(kind, bytes)| *sum.entry(kind).or_default() += bytes);
         sum
     };
-    futures_util::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).fold(BTreeMap::new(), add).await
+    futures_util::stream::iter(requests).buffer_unordered(ASKED_AT_ONCE).fold(BTreeMap::new(), add).await
 }
 
 async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<String, u64>> {

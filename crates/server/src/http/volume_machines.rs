@@ -15,7 +15,7 @@ use super::HttpResult;
 use super::sessions::no_machine;
 use crate::Server;
 use crate::core::ClusterView;
-use crate::machine_choice::{asked_machines, least_used};
+use crate::machine_choice::{least_used, machines_by_report};
 
 /// Timeout of an agent that works on volumes and sends nothing. A working agent sends an empty frame every 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -27,7 +27,11 @@ const ANSWER_MAX: usize = 16 << 20;
 const ASKED_AT_ONCE: usize = 32;
 
 /// Requests work from a machine's agent and returns its answer.
-pub(super) async fn ask(server: &Server, machine: &MachineName, request: VolumeRequest) -> HttpResult<VolumeAnswer> {
+pub(super) async fn send_volume_request(
+    server: &Server,
+    machine: &MachineName,
+    request: VolumeRequest,
+) -> HttpResult<VolumeAnswer> {
     let opened = server.sessions.open(machine, SessionKind::Volumes { request }).await;
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
     let broken = |why: &str| {
@@ -69,14 +73,14 @@ pub(super) struct FoundVolumes {
 
 /// Lists the volumes of all machines, or those of one folder. Fails if no machine can be asked.
 pub(super) async fn find_all(server: &Server, folder: Option<&AppName>) -> HttpResult<FoundVolumes> {
-    let machines = asked_machines(&server.core.view());
+    let machines = machines_by_report(&server.core.view());
     // A cluster without a machine that reports may have one that is back in a moment.
-    let (asked, silent) = match machines.reporting.is_empty() {
+    let (machines_to_ask, silent) = match machines.reporting.is_empty() {
         true => (machines.silent, Vec::new()),
         false => (machines.reporting, machines.silent),
     };
-    let listed = asked.into_iter().map(|machine| async move {
-        let answer = ask(server, &machine, VolumeRequest::List { app: folder.cloned() }).await;
+    let listed = machines_to_ask.into_iter().map(|machine| async move {
+        let answer = send_volume_request(server, &machine, VolumeRequest::List { app: folder.cloned() }).await;
         (machine, answer)
     });
     let mut listed = futures_util::stream::iter(listed).buffered(ASKED_AT_ONCE);

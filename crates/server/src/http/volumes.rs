@@ -20,7 +20,7 @@ use super::HttpResult;
 use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::sessions::join_connections;
-use super::volume_machines::{FoundVolumes, ask, find_all, machine_of_volume, unexpected};
+use super::volume_machines::{FoundVolumes, find_all, machine_of_volume, send_volume_request, unexpected};
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -29,7 +29,7 @@ async fn work(server: &Server, app: &AppName, name: &VolumeName, what: VolumeAct
     let folder = folder_of(&server.core.view().records, app)?;
     let machine = machine_of_volume(server, (app, &folder, name)).await?;
     let request = VolumeRequest::One { app: folder, name: name.clone(), what };
-    match ask(server, &machine, request).await? {
+    match send_volume_request(server, &machine, request).await? {
         VolumeAnswer::One { volume } => Ok(with_roles(&server.core.view(), *volume)),
         _ => Err(unexpected(&machine).into()),
     }

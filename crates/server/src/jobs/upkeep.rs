@@ -25,7 +25,7 @@ pub(crate) async fn run(server: Arc<Server>) {
         let server = Arc::clone(&server);
         async move {
             let policy = server.core.view().records.policy.clone();
-            paced(pass(&server.jobs, &policy, elapsed).await)
+            pause_after(pass(&server.jobs, &policy, elapsed).await)
         }
     };
     ReconcileLoop::new("upkeep of the jobs", EVERY, Backoff::constant(EVERY)).run(pass).await;
@@ -33,7 +33,7 @@ pub(crate) async fn run(server: Arc<Server>) {
 
 /// The time until the next pass over the queue. Neither a disk that takes no writes nor the end of the server is a
 /// failure: both are named elsewhere, and a new server follows.
-pub(crate) fn paced(pass: Result<Duration, JobsError>) -> Result<Duration, JobsError> {
+pub(crate) fn pause_after(pass: Result<Duration, JobsError>) -> Result<Duration, JobsError> {
     match pass {
         Ok(pause) => Ok(pause.max(SHORTEST)),
         Err(JobsError::Stopping | JobsError::ReadOnly) => Ok(EVERY),

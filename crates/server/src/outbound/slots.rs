@@ -40,7 +40,7 @@ impl HostSlots {
     }
 
     /// Further requests of each host that does not have [`PER_HOST`] free.
-    pub(crate) fn rooms(&self) -> BTreeMap<String, u32> {
+    pub(crate) fn free_requests(&self) -> BTreeMap<String, u32> {
         let mut slow: Vec<_> = self.hosts.iter().filter(|(_, host)| host.slow).collect();
         let mut left = MOST_SLOW.saturating_sub(slow.iter().map(|(_, host)| host.running).sum());
         // The one that waits longest goes first.
@@ -86,15 +86,15 @@ mod tests {
         for _ in 0..3 {
             slots.begin("a");
         }
-        assert_eq!((slots.rooms()["a"], slots.free()), (1, MOST - 3));
+        assert_eq!((slots.free_requests()["a"], slots.free()), (1, MOST - 3));
         slots.end("a", true);
-        assert_eq!(slots.rooms()["a"], 0, "two requests are under way");
+        assert_eq!(slots.free_requests()["a"], 0, "two requests are under way");
         slots.end("a", true);
         slots.end("a", true);
-        assert_eq!(slots.rooms()["a"], 1);
+        assert_eq!(slots.free_requests()["a"], 1);
         slots.begin("a");
         slots.end("a", false);
-        assert!(slots.rooms().is_empty(), "a response makes the host a usual one");
+        assert!(slots.free_requests().is_empty(), "a response makes the host a usual one");
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
             slots.end(&name(number), true);
         }
         let given = |slots: &HostSlots| -> Vec<String> {
-            slots.rooms().into_iter().filter(|(_, room)| *room > 0).map(|(name, _)| name).collect()
+            slots.free_requests().into_iter().filter(|(_, room)| *room > 0).map(|(name, _)| name).collect()
         };
         let first = given(&slots);
         assert_eq!(first.len(), MOST_SLOW as usize);

@@ -37,7 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// This server's part in the cluster.
 #[derive(Clone)]
-enum Standing {
+enum ServerPart {
     /// No leader is known, or this server's term begins.
     Waiting,
     /// Another server leads. The token is cancelled once that is no longer so.
@@ -59,24 +59,24 @@ pub(super) struct LeadingTerm {
 
 /// The gate of one server.
 pub(super) struct Gate {
-    standing: watch::Sender<Standing>,
+    part: watch::Sender<ServerPart>,
     membership: Arc<Membership>,
 }
 
 impl Gate {
     /// A gate of a server that has just begun. `membership` connects to the leader.
     pub(super) fn new(membership: Arc<Membership>) -> Self {
-        Self { standing: watch::Sender::new(Standing::Waiting), membership }
+        Self { part: watch::Sender::new(ServerPart::Waiting), membership }
     }
 
     /// Forwards requests to this leader.
     pub(super) fn follow(&self, leader: &LeaderRecord) {
-        self.standing.send_if_modified(|standing| match standing {
-            Standing::Following(known, _) if known == leader => false,
+        self.part.send_if_modified(|part| match part {
+            ServerPart::Following(known, _) if known == leader => false,
             _ => {
                 tracing::info!(leader = leader.name, "following the leader");
-                leave(standing);
-                *standing = Standing::Following(leader.clone(), CancellationToken::new());
+                leave(part);
+                *part = ServerPart::Following(leader.clone(), CancellationToken::new());
                 true
             }
         });
@@ -84,33 +84,33 @@ impl Gate {
 
     /// Returns the leader that this server follows.
     pub(super) fn leader(&self) -> Option<LeaderRecord> {
-        match &*self.standing.borrow() {
-            Standing::Following(leader, _) => Some(leader.clone()),
+        match &*self.part.borrow() {
+            ServerPart::Following(leader, _) => Some(leader.clone()),
             _ => None,
         }
     }
 
     /// Gives requests to this server's term.
-    pub(super) fn lead(&self, term: LeadingTerm) {
-        self.set(Standing::Leading(term));
+    pub(super) fn begin_term(&self, term: LeadingTerm) {
+        self.set(ServerPart::Leading(term));
     }
 
     /// Makes new requests wait.
     pub(super) fn wait(&self) {
-        self.set(Standing::Waiting);
+        self.set(ServerPart::Waiting);
     }
 
-    fn set(&self, next: Standing) {
-        self.standing.send_modify(|standing| {
-            leave(standing);
-            *standing = next;
+    fn set(&self, next: ServerPart) {
+        self.part.send_modify(|part| {
+            leave(part);
+            *part = next;
         });
     }
 }
 
 /// Ends the requests on their way to a deposed leader.
-fn leave(standing: &Standing) {
-    if let Standing::Following(_, ended) = standing {
+fn leave(part: &ServerPart) {
+    if let ServerPart::Following(_, ended) = part {
         ended.cancel();
     }
 }
@@ -122,31 +122,31 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
 
 /// Answers a request.
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request) -> Response {
-    let mut standings = gate.standing.subscribe();
+    let mut parts = gate.part.subscribe();
     forward::restore_client(&mut request);
     let was_forwarded = forward::was_forwarded(request.headers());
     let deadline = tokio::time::Instant::now() + HOLD;
     let mut why = "no server leads at this moment".to_owned();
     loop {
-        let standing = standings.borrow_and_update().clone();
-        match standing {
-            Standing::Leading(term) => return serve(term, request).await,
-            Standing::Following(LeaderRecord { name, address: Some(address), .. }, ended) if !was_forwarded => {
+        let part = parts.borrow_and_update().clone();
+        match part {
+            ServerPart::Leading(term) => return serve(term, request).await,
+            ServerPart::Following(LeaderRecord { name, address: Some(address), .. }, ended) if !was_forwarded => {
                 match transport::connect(&gate.membership, &name, &address).await {
                     Ok(connection) => return forwarded(connection, request, ended).await,
                     Err(error) => why = crate::causes(&error),
                 }
             }
-            Standing::Following(LeaderRecord { name, address: None, .. }, _) => {
+            ServerPart::Following(LeaderRecord { name, address: None, .. }, _) => {
                 why = format!("the leading server {name} is of an earlier version and takes no forwarded requests");
             }
-            Standing::Following(leader, _) => why = format!("this server follows {}", leader.name),
-            Standing::Waiting => {}
+            ServerPart::Following(leader, _) => why = format!("this server follows {}", leader.name),
+            ServerPart::Waiting => {}
         }
         if tokio::time::Instant::now() >= deadline {
             return refuse(ErrorCode::LeaderUnreachable, &why);
         }
-        let _ = tokio::time::timeout(RETRY_PAUSE, standings.changed()).await;
+        let _ = tokio::time::timeout(RETRY_PAUSE, parts.changed()).await;
     }
 }
 

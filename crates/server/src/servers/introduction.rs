@@ -47,7 +47,7 @@ async fn introduce_to(node: &Node, name: &str, address: Option<&PeerAddress>) ->
     let told: Result<(), _> =
         transport::call(&node.membership, (name, address), (Method::POST, INTRODUCTION), &tokens).await;
     told.map_err(|error| ServerError::NotIntroduced(Box::new(error)))?;
-    tokens::settle(&node.settings)
+    tokens::adopt_new_secrets(&node.settings)
 }
 
 /// Records the first tokens of a follower.

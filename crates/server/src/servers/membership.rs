@@ -43,7 +43,7 @@ pub(crate) struct ServerRecord {
 
 impl ServerRecord {
     /// Returns what a connection to the server needs.
-    pub(super) fn reach(&self) -> (&str, &PeerAddress) {
+    pub(super) fn connection_target(&self) -> (&str, &PeerAddress) {
         (&self.name, &self.address)
     }
 }

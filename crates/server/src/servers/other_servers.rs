@@ -58,7 +58,7 @@ impl OtherServers {
     }
 
     /// Returns the names of the known servers that do not live.
-    pub(crate) fn away(&self) -> Vec<String> {
+    pub(crate) fn unavailable(&self) -> Vec<String> {
         self.membership.all().into_iter().filter(|(_, lives)| !lives).map(|(record, _)| record.name).collect()
     }
 }

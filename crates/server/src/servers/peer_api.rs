@@ -50,7 +50,10 @@ pub(super) fn routes(api: PeerApi) -> Router {
     Router::new()
         .route(PATH, get(list))
         .route(&format!("{PATH}/collect"), post(collect))
-        .route(&format!("{PATH}/{{digest}}"), get(read).head(look).put(write).layer(DefaultBodyLimit::disable()))
+        .route(
+            &format!("{PATH}/{{digest}}"),
+            get(read).head(report_presence).put(write).layer(DefaultBodyLimit::disable()),
+        )
         .layer(from_fn_with_state(Arc::clone(&api), servers_only))
         .with_state(api)
 }
@@ -81,7 +84,7 @@ async fn list(State(api): State<Arc<PeerApi>>) -> HttpResult<Json<Vec<(Digest, u
 
 /// Reports whether this server has a blob. A blob that is here stays for the time that garbage collection leaves a new
 /// one.
-async fn look(State(api): State<Arc<PeerApi>>, Path(digest): Path<String>) -> HttpResult<()> {
+async fn report_presence(State(api): State<Arc<PeerApi>>, Path(digest): Path<String>) -> HttpResult<()> {
     let digest = parse(&digest)?;
     match api.blobs.size(&digest).await.map_err(|error| problem(&error))? {
         Some(_) => Ok(()),

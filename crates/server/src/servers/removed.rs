@@ -38,7 +38,7 @@ impl OtherServers {
         // Without members, servers share the store alone, and no command removes them.
         match members.is_empty() {
             true => Vec::new(),
-            false => self.away().into_iter().filter(|name| !is_server(name)).collect(),
+            false => self.unavailable().into_iter().filter(|name| !is_server(name)).collect(),
         }
     }
 }

@@ -70,14 +70,17 @@ impl PeerBlobs {
         let timeout = TRANSFER_TIMEOUT + Duration::from_secs(blob.size >> 20);
         let path = format!("{PATH}/{digest}");
         let request = transport::request(&self.membership, Method::PUT, &path, Body::from_stream(blob.stream))?;
-        let sent = tokio::time::timeout(timeout, transport::send(&self.membership, peer.reach(), request));
+        let sent = tokio::time::timeout(timeout, transport::send(&self.membership, peer.connection_target(), request));
         sent.await.map_err(|_| TransportError::Slow)?.map(drop)
     }
 
     async fn has(&self, peer: &ServerRecord, digest: &Digest) -> Result<bool, TransportError> {
         let request = transport::request(&self.membership, Method::HEAD, &format!("{PATH}/{digest}"), Body::empty())?;
-        let asked = tokio::time::timeout(RESPONSE_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
-        match asked.await.map_err(|_| TransportError::Slow)? {
+        let response = tokio::time::timeout(
+            RESPONSE_TIMEOUT,
+            transport::send(&self.membership, peer.connection_target(), request),
+        );
+        match response.await.map_err(|_| TransportError::Slow)? {
             Ok(_) => Ok(true),
             Err(TransportError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -86,7 +89,10 @@ impl PeerBlobs {
 
     async fn open(&self, peer: &ServerRecord, digest: &Digest) -> Result<OpenBlob, TransportError> {
         let request = transport::request(&self.membership, Method::GET, &format!("{PATH}/{digest}"), Body::empty())?;
-        let opened = tokio::time::timeout(RESPONSE_TIMEOUT, transport::send(&self.membership, peer.reach(), request));
+        let opened = tokio::time::timeout(
+            RESPONSE_TIMEOUT,
+            transport::send(&self.membership, peer.connection_target(), request),
+        );
         let response = opened.await.map_err(|_| TransportError::Slow)??;
         let size = hyper::body::Body::size_hint(response.body()).exact().unwrap_or_default();
         let stream = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other).boxed();
@@ -106,7 +112,7 @@ impl PeerBlobs {
     /// Returns the blobs of another server, with their sizes.
     pub(super) async fn list(&self, peer: &ServerRecord) -> Result<BTreeMap<Digest, u64>, TransportError> {
         let list: Vec<(Digest, u64)> =
-            transport::call(&self.membership, peer.reach(), (Method::GET, PATH), &()).await?;
+            transport::call(&self.membership, peer.connection_target(), (Method::GET, PATH), &()).await?;
         Ok(list.into_iter().collect())
     }
 
@@ -125,7 +131,8 @@ impl PeerBlobs {
             let older_millis = u64::try_from(older.as_millis()).unwrap_or(u64::MAX);
             let order = BlobCollection { term, older_millis, digests: digests.to_vec() };
             let path = format!("{PATH}/collect");
-            let freed: u64 = transport::call(&self.membership, peer.reach(), (Method::POST, &path), &order).await?;
+            let freed: u64 =
+                transport::call(&self.membership, peer.connection_target(), (Method::POST, &path), &order).await?;
             bytes += freed;
         }
         Ok(bytes)

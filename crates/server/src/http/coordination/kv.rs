@@ -50,7 +50,7 @@ async fn show(Call { caller, at, query, .. }: AppCall<endpoints::ShowKey>) -> Ht
     if let Some(after) = query.wait {
         let mut poll = caller.poll(true);
         loop {
-            poll.look();
+            poll.mark_seen();
             let events = watched(caller.run(Command::Watch(range.clone(), after + 1)).await?)?;
             if !events.events.is_empty() || !poll.changed().await? {
                 break;
@@ -78,7 +78,7 @@ async fn list(Call { caller, query, .. }: AppCall<endpoints::ListKeys>) -> HttpR
     };
     let mut poll = caller.poll(true);
     loop {
-        poll.look();
+        poll.mark_seen();
         let found = watched(caller.run(Command::Watch(range.clone(), after + 1)).await?)?;
         after = found.through;
         if !found.events.is_empty() || !poll.changed().await? {

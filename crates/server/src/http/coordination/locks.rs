@@ -173,7 +173,7 @@ where
     let lock = Lock::of_caller(&caller, at);
     let mut poll = caller.poll(query.wait.is_some());
     loop {
-        poll.look();
+        poll.mark_seen();
         let info = lock.info().await?;
         let token = info.holder.as_ref().map_or(0, |holder| holder.token);
         if query.wait.is_none_or(|known| known != token) || !poll.changed().await? {

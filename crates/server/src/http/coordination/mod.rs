@@ -122,7 +122,7 @@ struct KeyPoll {
 
 impl KeyPoll {
     /// Marks the present revision as seen. Each look begins with it, so that no change gets lost.
-    fn look(&mut self) {
+    fn mark_seen(&mut self) {
         self.changes.borrow_and_update();
     }
 

@@ -24,7 +24,7 @@ use self::source::{LogSource, SourceItem};
 use super::HttpResult;
 use super::call::Call;
 use crate::Server;
-use crate::machine_choice::{AskedMachines, asked_machines};
+use crate::machine_choice::{MachinesByReport, machines_by_report};
 use crate::tasks::STREAM;
 
 /// Capacity of the queue between agents and client, in lines.
@@ -55,7 +55,7 @@ pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) 
     let (after, since, machines) = {
         let view = server.core.view();
         let after = find_app(&view.records, &at.app)?.earlier_releases;
-        (after, since.map(|since| view.jumps.earliest_stamp(view.now, since)), asked_machines(&view))
+        (after, since.map(|since| view.jumps.earliest_stamp(view.now, since)), machines_by_report(&view))
     };
     let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow, after };
     let (sources, unreachable) = open_sources(&server, machines, &query).await?;
@@ -83,10 +83,10 @@ pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) 
 /// Opens the log of every machine, and returns the machines that cannot be asked.
 async fn open_sources(
     server: &Arc<Server>,
-    machines: AskedMachines,
+    machines: MachinesByReport,
     query: &LogQuery,
 ) -> HttpResult<(Vec<LogSource>, Vec<UnreachableMachine>)> {
-    let AskedMachines { mut reporting, silent } = machines;
+    let MachinesByReport { mut reporting, silent } = machines;
     // A cluster without a machine that reports may have one that is back in a moment.
     let (reporting, mut unreachable) = if reporting.is_empty() {
         reporting.extend(silent);
