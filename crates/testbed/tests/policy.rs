@@ -42,12 +42,16 @@ fn settings_are_the_first_policy_and_a_change_holds_at_once() {
     };
     assert_eq!((row("reserve"), row("builds")), ("reserve 50M yes".into(), "builds 2 default".into()));
     let events = cluster.gantry(&["events"]).good().out;
-    assert!(events.contains("cluster policy: bake-time=2s drain=5s reserve=50M wait-for=bake"), "{events}");
+    let first = format!(
+        "cluster policy: app-url=http:{} bake-time=2s drain=5s reserve=50M wait-for=bake",
+        cluster.http_port()
+    );
+    assert!(events.contains(&first), "{events}");
     cluster.wait("the agent has the policy", |cluster| (agent_policy(cluster)["reserve"] == 50 << 20).then_some(()));
 
     // A wrong rule or value is refused by name, and nothing of the change is done.
     for (words, why) in [
-        (&["set", "drian=9"][..], "there is no rule \"drian\"; the rules are: domain, bake-time"),
+        (&["set", "drian=9"][..], "there is no rule \"drian\"; the rules are: domain, app-url, bake-time"),
         (&["set", "deadline=9", "drain=soon"], "\"soon\" is not a time; write for example 30s, 10m, 2h or 1d"),
         (&["set", "drain=1", "drain=2"], "drain is given twice"),
         (&["unset", "speed"], "there is no rule \"speed\""),
@@ -78,6 +82,9 @@ fn settings_are_the_first_policy_and_a_change_holds_at_once() {
     });
     let app = cluster.gantry(&["app", "show", "shop", "--json"]).good().out;
     assert!(app.contains("http://shop.apps.test:"), "{app}");
+    assert_eq!(policy(&cluster, &["set", "app-url=https"]), "app-url=https\n");
+    let app = cluster.gantry(&["app", "show", "shop", "--json"]).good().out;
+    assert!(app.contains("\"https://shop.apps.test/\""), "{app}");
     assert_eq!(policy(&cluster, &["unset", "domain", "builds"]), "builds=2\ndomain=localhost\n");
     cluster.wait("the first address serves again", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
 
