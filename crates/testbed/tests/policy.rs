@@ -42,10 +42,8 @@ fn settings_are_the_first_policy_and_a_change_holds_at_once() {
     };
     assert_eq!((row("reserve"), row("builds")), ("reserve 50M yes".into(), "builds 2 default".into()));
     let events = cluster.gantry(&["events"]).good().out;
-    let first = format!(
-        "cluster policy: app-url=http:{} bake-time=2s drain=5s reserve=50M wait-for=bake",
-        cluster.http_port()
-    );
+    let first =
+        format!("cluster policy: app-url=http:{} bake-time=2s drain=5s reserve=50M wait-for=bake", cluster.http_port());
     assert!(events.contains(&first), "{events}");
     cluster.wait("the agent has the policy", |cluster| (agent_policy(cluster)["reserve"] == 50 << 20).then_some(()));
 
