@@ -32,7 +32,7 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
                 Some(code) => status!("gantry: {error:#} [{code}]"),
                 None => status!("gantry: {error:#}"),
             }
-            if let Some(hint) = error.downcast_ref().and_then(hint) {
+            if let Some(hint) = error.downcast_ref::<ClientError>().and_then(hint) {
                 status!("{hint}");
             }
             if is_refused_token(&error) {

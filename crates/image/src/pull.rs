@@ -252,7 +252,7 @@ impl<'a> Registry<'a> {
             .redirect(reqwest::redirect::Policy::custom(move |attempt| match attempt.previous().len() {
                 0..=REDIRECTIONS_MAX if may_lead_to(on_loopback, attempt.url()) => attempt.follow(),
                 0..=REDIRECTIONS_MAX => attempt.error("it leads to an address without TLS, or to this machine's own"),
-                _ => attempt.error("it leads on and on"),
+                _ => attempt.error("it leads through too many redirections"),
             }))
             .build()
             .map_err(|error| PullError::Unreachable { registry: remote.registry.clone(), why: causes(&error) })?;

@@ -262,7 +262,7 @@ impl Unpacker {
             // Device nodes are skipped. A container has its own `/dev` and may open no other device.
             EntryType::Char | EntryType::Block if hides => Ok(()),
             EntryType::Char | EntryType::Block => Err(refuse("it is a device")),
-            _ => Err(refuse("its kind is not known")),
+            _ => Err(refuse("Gantry does not know the type of the entry")),
         }
     }
 

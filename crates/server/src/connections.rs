@@ -222,7 +222,9 @@ impl Body for TimedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         ready!(silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE))).as_mut().poll(cx));
-        Poll::Ready(Some(Err(format!("nothing more of the request came within {} s", SILENCE.as_secs()).into())))
+        Poll::Ready(Some(
+            Err(format!("the client sent nothing more of the request for {} s", SILENCE.as_secs()).into()),
+        ))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -68,7 +68,7 @@ async fn answer(
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     if !is_served(parts.uri.path()) {
         let shown: String = path.chars().take(200).collect();
-        return Err(Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {shown}")));
+        return Err(Problem::new(ErrorCode::EndpointNotFound, format!("there is no endpoint at {shown}")));
     }
     let path = format!("/internal/v1/machines/{}/as/{app}{path}", agent.settings.machine);
     let has_body = body.size_hint().exact() != Some(0);

@@ -293,7 +293,7 @@ pub(crate) fn taken_alone(settings: &AgentSettings, app: &AppName, name: &str) -
 
 /// Reason why an instance does not start while a one-off has its volume.
 pub(crate) fn waits(name: &str, other: &str) -> String {
-    format!("its volume {name} is in use by {other} of `gantry run`; it starts when that ends")
+    format!("its volume {name} is in use by {other} of `gantry run`; the instance starts when that run ends")
 }
 
 /// Remedy: the commands that free a volume which these containers have.

@@ -23,7 +23,8 @@ pub(super) fn main() -> ExitCode {
         Ok(false) => {}
         Err(HookError::Refused(refusal)) => eprintln!(" !     {refusal} [{}]", refusal.code()),
         Err(HookError::Io(error)) => {
-            eprintln!("The server went away: {error}. The push was not taken; if its deploy had begun, it goes on.");
+            eprintln!("The connection to the server ended: {error}. The branch was not moved.");
+            eprintln!("A deploy that had begun goes on; `gantry status` names the apps with a deploy.");
         }
     }
     ExitCode::FAILURE

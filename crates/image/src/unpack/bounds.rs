@@ -50,7 +50,7 @@ pub(super) struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other("it goes on without end"))?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other("it has no end"))?;
         Ok(count)
     }
 }

@@ -117,7 +117,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
 
 async fn endpoint_not_found(request: Request) -> ErrorResponse {
     let path = request.uri().path().chars().take(200).collect::<String>();
-    Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {path}")).into()
+    Problem::new(ErrorCode::EndpointNotFound, format!("there is no endpoint at {path}")).into()
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ fn oci_code(code: ErrorCode) -> &'static str {
 }
 
 async fn dispatch(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> HttpResult {
-    let unknown = || Problem::new(ErrorCode::EndpointNotFound, "there is nothing at this path of the registry");
+    let unknown = || Problem::new(ErrorCode::EndpointNotFound, "the registry has no endpoint at this path");
     let parts: Vec<&str> = path.split('/').collect();
     let (repository, target) = match parts.as_slice() {
         [repository @ .., "blobs", "uploads", ""] | [repository @ .., "blobs", "uploads"] => {
