@@ -76,7 +76,7 @@ impl BlobStore {
     }
 
     /// Copies a missing blob from another server to this one, and verifies its digest. Returns whether it is here now.
-    async fn bring(&self, digest: &Digest) -> bool {
+    async fn fetch_missing(&self, digest: &Digest) -> bool {
         let Some(replicas) = &self.replicas else { return false };
         let Some(found) = replicas.fetch(digest.clone()).await else { return false };
         match self.alone().put_stream(found.stream, Some(digest)).await {
@@ -109,7 +109,7 @@ impl BlobStore {
     /// [`BlobError::Backend`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         match self.own_size(digest).await? {
-            None if self.bring(digest).await => self.own_size(digest).await,
+            None if self.fetch_missing(digest).await => self.own_size(digest).await,
             size => Ok(size),
         }
     }
@@ -172,7 +172,7 @@ impl BlobStore {
     /// [`BlobError::Missing`], [`BlobError::Backend`].
     pub async fn local_file(&self, digest: &Digest) -> Result<Option<std::fs::File>, BlobError> {
         let found = match self.backend.get(&blob_path(digest)).await {
-            Err(object_store::Error::NotFound { .. }) if self.bring(digest).await => {
+            Err(object_store::Error::NotFound { .. }) if self.fetch_missing(digest).await => {
                 self.backend.get(&blob_path(digest)).await
             }
             found => found,
@@ -199,7 +199,7 @@ impl BlobStore {
     async fn open(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<OpenBlob, BlobError> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let found = match self.backend.get_opts(&blob_path(digest), options.clone()).await {
-            Err(object_store::Error::NotFound { .. }) if self.bring(digest).await => {
+            Err(object_store::Error::NotFound { .. }) if self.fetch_missing(digest).await => {
                 self.backend.get_opts(&blob_path(digest), options).await
             }
             found => found,

@@ -69,7 +69,7 @@ impl Liveness {
     }
 
     /// Takes over that a machine's agent has reported. Returns whether the machine's state changed.
-    pub(crate) fn heard(&mut self, machine: &MachineName) -> bool {
+    pub(crate) fn record_report(&mut self, machine: &MachineName) -> bool {
         self.fenced.remove(machine);
         if self.state(machine) == Some(MachineState::Ready) {
             return false;
@@ -208,7 +208,7 @@ mod tests {
                 for machine in agents {
                     let report = ObservedMachine { seen: self.now, ..ObservedMachine::default() };
                     self.observed.machines.insert(name(*machine), Arc::new(report));
-                    self.liveness.heard(&name(*machine));
+                    self.liveness.record_report(&name(*machine));
                 }
                 for machine in routers {
                     let id = RouterId { machine: name(*machine), number: 1 };
@@ -397,8 +397,8 @@ mod tests {
             (10_500, changed(), MachineState::Lost, true),
         ];
         assert_eq!(seen, expected);
-        assert!(machines.liveness.heard(&name(2)), "the report ends the loss");
-        assert!(!machines.liveness.heard(&name(2)), "the next report changes no state");
+        assert!(machines.liveness.record_report(&name(2)), "the report ends the loss");
+        assert!(!machines.liveness.record_report(&name(2)), "the next report changes no state");
     }
 
     #[test]

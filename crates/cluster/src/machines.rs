@@ -289,7 +289,7 @@ mod tests {
         assert!(!machines.opened, "a load opens no machine");
         machines.follow(&machine_name("n"), &records, &mut index);
         assert!(!machines.opened, "the machine is not ready");
-        machines.liveness.heard(&machine_name("n"));
+        machines.liveness.record_report(&machine_name("n"));
         machines.follow(&machine_name("n"), &records, &mut index);
         assert!(machines.opened);
         assert_eq!(index.readiness(&machine_name("n")), MachineReadiness::Ready);

@@ -401,7 +401,7 @@ fn machine_heard(state: &mut StateParts<'_>, machine: &MachineName) -> EventEffe
     let mut effects = EventEffects::default();
     let dirty = &mut effects.dirty;
     let known = machines.liveness.state(machine);
-    if machines.liveness.heard(machine) {
+    if machines.liveness.record_report(machine) {
         if machines.follow(machine, &view.records, index) {
             dirty.machines.insert(machine.clone());
         }

@@ -149,7 +149,7 @@ pub async fn accept(connection: Upgraded, serve: impl Fn(LinkStream) + Send + 's
 ///
 /// # Errors
 /// [`LinkError`] if none arrives in time, or another message.
-pub async fn greet(stream: &mut LinkStream) -> Result<Hello, LinkError> {
+pub async fn receive_hello(stream: &mut LinkStream) -> Result<Hello, LinkError> {
     let first = tokio::time::timeout(GREETING_TIMEOUT, stream.receiver.next()).await.map_err(|_| LinkError::Silent)?;
     match first? {
         Some(PeerMessage::Hello(hello)) => Ok(hello),

@@ -15,7 +15,7 @@ fn hello(versions: ProtocolRange) -> Hello {
 
 /// Greets as the server does, and repeats how many heartbeats it heard.
 async fn greet_and_count(mut stream: LinkStream) {
-    let hello = link::greet(&mut stream).await.expect("a greeting");
+    let hello = link::receive_hello(&mut stream).await.expect("a greeting");
     let answer = match SPOKEN.agree(hello.versions) {
         Ok(version) => ServerMessage::Welcome(Welcome { version, lease_millis: 1000 }),
         Err(mismatch) => ServerMessage::Refused { reason: mismatch.to_string() },
@@ -91,7 +91,7 @@ async fn ends_when_the_peer_is_gone() {
 #[tokio::test]
 async fn a_greeting_that_is_no_message_is_an_error() {
     let url = control_server(|mut stream: LinkStream| async move {
-        assert!(matches!(link::greet(&mut stream).await, Err(LinkError::Greeting) | Ok(_)));
+        assert!(matches!(link::receive_hello(&mut stream).await, Err(LinkError::Greeting) | Ok(_)));
         // JSON, but no object with a type.
         let _ = stream.sender.send(&"not a message").await;
     });

@@ -7,8 +7,8 @@
 //! - The servers send a layer twice ([`SEEDS`]). Every further machine fetches from a machine that has the whole layer,
 //!   so the number of copies grows by powers. A hundred machines take two copies from the servers.
 //! - A machine sends at most [`UPLOADS_MAX`] layers at once. Other machines wait in the order of their reports.
-//! - A receiver gets up to [`MORE_MAX`] further sources from machines that have the layer and an upload to spare. First
-//!   sources of other machines come before further ones.
+//! - A receiver gets up to [`FURTHER_SOURCES_MAX`] further sources from machines that have the layer and an upload to
+//!   spare. First sources of other machines come before further ones.
 //! - A receiver fetches a large layer in parts, from all its sources at once: [`PartPlan`] says which source sends which
 //!   part. A source that sends a wrong part, or is slow beside another one, sends no further one.
 //! - A machine names the sources that failed. It gets other sources; after [`SOURCES_MAX`] failures, or when no machine
@@ -23,16 +23,18 @@
 //! **Rejected:** machines that send parts of a layer before they have the whole layer. Receivers would have to learn which
 //! parts each machine has, and the count of copies from the servers would depend on when they learn of them.
 
+mod further_sources;
 mod limits;
 mod member;
-mod more;
 mod part_plan;
 mod spread;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use limits::{LAST_RESORT, LAYERS_MAX, MORE_MAX, SEEDS, SILENCE, SOURCES_AT_ONCE, SOURCES_MAX, UPLOADS_MAX};
+pub use limits::{
+    FURTHER_SOURCES_MAX, LAST_RESORT, LAYERS_MAX, SEEDS, SILENCE, SOURCES_AT_ONCE, SOURCES_MAX, UPLOADS_MAX,
+};
 pub use member::{LayerReport, LayerSource, WantedLayer};
 pub use part_plan::PartPlan;
 pub use state::Distribution;

@@ -17,10 +17,10 @@ pub const UPLOADS_MAX: usize = 2;
 pub const SOURCES_MAX: usize = 3;
 
 /// Maximum number of further sources of a layer for one machine, beside its first one.
-pub const MORE_MAX: usize = 2;
+pub const FURTHER_SOURCES_MAX: usize = 2;
 
 /// Maximum number of sources that send parts of one layer to one machine at once.
-pub const SOURCES_AT_ONCE: usize = MORE_MAX + 1;
+pub const SOURCES_AT_ONCE: usize = FURTHER_SOURCES_MAX + 1;
 
 /// Longest time of a part from a source that is never slow.
 pub(crate) const SLOW_PART: Duration = Duration::from_secs(2);

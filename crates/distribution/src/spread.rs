@@ -15,7 +15,7 @@ pub(crate) struct Spread {
     /// Transfers under way, by receiver.
     pub(crate) transfers: BTreeMap<MachineName, LayerSource>,
     /// Further sources of the transfers, by receiver.
-    pub(crate) more: BTreeMap<MachineName, BTreeSet<MachineName>>,
+    pub(crate) further_sources: BTreeMap<MachineName, BTreeSet<MachineName>>,
     /// Machines that wait for a source, by ticket.
     pub(crate) queue: BTreeMap<u64, MachineName>,
     /// Copies that the servers began to send since the layer is known.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use gantry_model::{Digest, MachineName};
 
+use crate::further_sources;
 use crate::limits::{LAST_RESORT, SILENCE, SOURCES_MAX, UPLOADS_MAX};
 use crate::member::{LayerReport, LayerSource, Member, WantedLayer};
-use crate::more;
 use crate::spread::Spread;
 
 /// Decides the sources of layers. Each change returns the machines whose grants changed.
@@ -96,10 +96,11 @@ impl Distribution {
     /// The further sources of the layers that a machine receives. Such a source has the layer and an upload to spare. The
     /// next change may take the source away again.
     #[must_use]
-    pub fn more(&self, machine: &MachineName) -> BTreeMap<Digest, BTreeSet<MachineName>> {
+    pub fn further_sources(&self, machine: &MachineName) -> BTreeMap<Digest, BTreeSet<MachineName>> {
         let Some(member) = self.members.get(machine) else { return BTreeMap::new() };
-        let more = |digest: &Digest| Some((digest.clone(), self.spreads.get(digest)?.more.get(machine)?.clone()));
-        member.report.wants.keys().filter_map(more).collect()
+        let further_sources =
+            |digest: &Digest| Some((digest.clone(), self.spreads.get(digest)?.further_sources.get(machine)?.clone()));
+        member.report.wants.keys().filter_map(further_sources).collect()
     }
 
     /// Returns the number of transfers from the servers, and from machines.
@@ -186,7 +187,7 @@ impl Distribution {
         for digest in waiting {
             self.settle_layer(&digest, &mut granted);
         }
-        granted.extend(more::settle(&mut self.spreads, &self.members, &self.uploads, self.now));
+        granted.extend(further_sources::assign(&mut self.spreads, &self.members, &self.uploads, self.now));
         granted
     }
 

@@ -104,7 +104,7 @@ fn a_receiver_is_a_source_once_it_has_the_layer() {
     let changed = distribution.report(&machine(3), has(&[1]), at(2));
     // The uploads that machines 1 and 3 have to spare are further sources of the other receivers.
     assert_eq!((changed, source(&distribution, 5)), ([2, 4, 5].map(machine).into(), "m3".to_owned()));
-    assert_eq!([2, 4, 5].map(|number| more(&distribution, number)), ["m1", "m3", ""]);
+    assert_eq!([2, 4, 5].map(|number| further_sources(&distribution, number)), ["m1", "m3", ""]);
     assert_eq!(distribution.under_way(), (1, 2));
 }
 
@@ -202,9 +202,9 @@ fn forgets_ended_transfers() {
 }
 
 /// The further sources of layer 1 for a machine, as text.
-fn more(distribution: &Distribution, number: usize) -> String {
-    let more = distribution.more(&machine(number)).remove(&layer(1)).unwrap_or_default();
-    more.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn further_sources(distribution: &Distribution, number: usize) -> String {
+    let further_sources = distribution.further_sources(&machine(number)).remove(&layer(1)).unwrap_or_default();
+    further_sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn spare_uploads_are_further_sources() {
         for (number, report) in &reports {
             distribution.report(&machine(*number), report.clone(), at(0));
         }
-        let found: Vec<String> = reports.iter().map(|(number, _)| more(&distribution, *number)).collect();
+        let found: Vec<String> = reports.iter().map(|(number, _)| further_sources(&distribution, *number)).collect();
         assert_eq!(found, expected, "{what}");
     }
 }
@@ -257,7 +257,8 @@ fn a_first_source_takes_the_upload_of_a_further_one() {
     }
     for number in 3..=6 {
         distribution.report(&machine(number), wants(&[1]), at(0));
-        let with_more: Vec<usize> = (3..=number).filter(|number| !more(&distribution, *number).is_empty()).collect();
+        let with_more: Vec<usize> =
+            (3..=number).filter(|number| !further_sources(&distribution, *number).is_empty()).collect();
         // Two machines send two layers each.
         assert_eq!(with_more.len(), (number - 2).min(6 - number), "{with_more:?} after m{number}");
         assert_ne!(source(&distribution, number), "waits");
@@ -266,5 +267,8 @@ fn a_first_source_takes_the_upload_of_a_further_one() {
     let changed = distribution.report(&machine(6), has(&[1]), at(0));
     assert!((3..6).any(|number| changed.contains(&machine(number))), "{changed:?}");
     let told = distribution.forget(&machine(6));
-    assert!(!told.is_empty() && (3..6).all(|number| !more(&distribution, number).contains("m6")), "{told:?}");
+    assert!(
+        !told.is_empty() && (3..6).all(|number| !further_sources(&distribution, number).contains("m6")),
+        "{told:?}"
+    );
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gantry_distribution::{
-    Distribution, LAST_RESORT, LayerReport, LayerSource, MORE_MAX, SOURCES_MAX, UPLOADS_MAX, WantedLayer,
+    Distribution, FURTHER_SOURCES_MAX, LAST_RESORT, LayerReport, LayerSource, SOURCES_MAX, UPLOADS_MAX, WantedLayer,
 };
 use gantry_model::{Digest, MachineName};
 use proptest::prelude::*;
@@ -139,10 +139,13 @@ impl DistributionModel {
 
     /// Further sources are other machines that have the layer and did not fail. Returns them.
     fn check_more(&self, number: usize, wanted: &Digest, want: &WantedLayer) -> BTreeSet<MachineName> {
-        let more = self.distribution.more(&machine(number)).remove(wanted).unwrap_or_default();
+        let further_sources = self.distribution.further_sources(&machine(number)).remove(wanted).unwrap_or_default();
         let first = self.grant(number, wanted);
-        assert!(more.len() <= MORE_MAX && (more.is_empty() || first.is_some()), "{more:?} beside {first:?}");
-        for source in &more {
+        assert!(
+            further_sources.len() <= FURTHER_SOURCES_MAX && (further_sources.is_empty() || first.is_some()),
+            "{further_sources:?} beside {first:?}"
+        );
+        for source in &further_sources {
             let has_layer = |(other, report): (&usize, &LayerReport)| {
                 *other != number && machine(*other) == *source && report.has.contains(wanted)
             };
@@ -150,7 +153,7 @@ impl DistributionModel {
             assert!(!want.failed.contains(source), "a source that failed");
             assert_ne!(first, Some(LayerSource::Machine(source.clone())), "a source twice");
         }
-        more
+        further_sources
     }
 
     /// A machine waits only for a transfer that is under way: of this layer, or from a machine that has the layer.

@@ -194,8 +194,8 @@ impl Cluster {
         for (machine, fetcher) in &mut self.machines {
             let Some((digest, size)) = self.layers.get(fetcher.done) else { continue };
             let first = self.distribution.grants(machine).remove(digest).flatten();
-            let more = self.distribution.more(machine).remove(digest).unwrap_or_default();
-            fetcher.offer(*size, first.into_iter().chain(more.into_iter().map(LayerSource::Machine)));
+            let further_sources = self.distribution.further_sources(machine).remove(digest).unwrap_or_default();
+            fetcher.offer(*size, first.into_iter().chain(further_sources.into_iter().map(LayerSource::Machine)));
         }
     }
 

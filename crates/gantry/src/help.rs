@@ -109,11 +109,11 @@ mod tests {
     use clap::FromArgMatches;
 
     /// Calls `visit` with each visible command below the program, and its path.
-    pub(super) fn each(command: &Command, path: &str, visit: &mut impl FnMut(&Command, &str)) {
+    pub(super) fn for_each_command(command: &Command, path: &str, visit: &mut impl FnMut(&Command, &str)) {
         for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             let path = joined(path, sub.get_name());
             visit(sub, &path);
-            each(sub, &path, visit);
+            for_each_command(sub, &path, visit);
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_help_has_a_purpose_and_examples() {
-        each(&command(), "", &mut |command, path| {
+        for_each_command(&command(), "", &mut |command, path| {
             let mut command = command.clone();
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n  gantry "), "{path}\n{help}");
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn every_example_is_a_command_line_of_its_command() {
         let mut left: Vec<&str> = EXAMPLES.iter().map(|(path, _)| *path).collect();
-        each(&command(), "", &mut |command, path| {
+        for_each_command(&command(), "", &mut |command, path| {
             // `gantry server` runs by itself, too.
             if command.has_subcommands() && !command.is_args_conflicts_with_subcommands_set() {
                 return;

@@ -172,11 +172,11 @@ pub(crate) fn host_port(host: &str, port: u16) -> String {
 
 /// URL of a server that listens at this address, as seen from its own machine.
 pub(crate) fn url_of(listen: SocketAddr) -> String {
-    format!("http://{}", here(listen))
+    format!("http://{}", own_address(listen))
 }
 
 /// Address of a server that listens at this address, as seen from its own machine.
-pub(crate) fn here(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn own_address(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -234,7 +234,7 @@ fn name_without_digits(host: &str) -> Option<MachineName> {
 
 impl FirstPolicy {
     /// The values that were given, by rule. Each is valid.
-    pub(crate) fn given(&self) -> impl Iterator<Item = (PolicyKey, &str)> {
+    pub(crate) fn given_rules(&self) -> impl Iterator<Item = (PolicyKey, &str)> {
         let Self { domain, bake_time, wait_for, drain, deadline, compile_time, compile_memory, .. } = self;
         let Self { compile_disk, builds, collect_every, collect_grace, reserve, .. } = self;
         let all = [
@@ -257,7 +257,7 @@ impl FirstPolicy {
     /// The policy with the rules that the arguments set.
     pub(crate) fn rules(&self) -> ClusterPolicy {
         let mut policy = ClusterPolicy::default();
-        for (key, text) in self.given() {
+        for (key, text) in self.given_rules() {
             // The command line was refused if the value is invalid.
             let _ = policy.set(key, text);
         }

@@ -83,7 +83,7 @@ impl Membership {
         let credentials = credentials.with_code(ErrorCode::InvalidIdentity)?;
         let config = credentials.client_config(&[b"http/1.1"])?;
         let own = identity.is_server.then_some(machine.cluster_listen).flatten();
-        let own = own.map(|listen| crate::machine::here(listen).to_string());
+        let own = own.map(|listen| crate::machine::own_address(listen).to_string());
         let addresses = own.iter().cloned().chain(identity.servers.iter().cloned()).collect();
         let servers = Servers::new(addresses, config, PeerName::Server.server_name());
         Ok(Some(Self { folder, identity, credentials, servers, own }))

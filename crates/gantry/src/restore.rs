@@ -94,7 +94,7 @@ pub(crate) async fn restore(
     let source = store_copy::source(from.display(), &machine.name()?);
     let target = RestoreTarget::mark(&address, &source).await?;
     // The server's user gets the folder back at the next start of `gantry up`.
-    server_folder::take_away(&machine.data)
+    server_folder::reclaim(&machine.data)
         .context("cannot close the server's folder")
         .with_code(ErrorCode::FileUnwritable)?;
     let server = machine.server_data();

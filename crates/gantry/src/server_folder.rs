@@ -62,7 +62,7 @@ pub(crate) fn take_over(data: &Path, user: UserIds, is_default_store: bool) -> a
     if is_default_store && !has_store() {
         Replacement::of(&data.join(STORE)).mode(0o600).write(GUARD.as_bytes()).with_context(failed)?;
     }
-    walk::give(&folder, user).with_context(failed)?;
+    walk::change_owner(&folder, user).with_context(failed)?;
     failpoint!("server.given");
     fchown(&folder, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid))).with_context(failed)?;
     gantry_ledger::sync_file_system(data).with_context(failed)
@@ -70,7 +70,7 @@ pub(crate) fn take_over(data: &Path, user: UserIds, is_default_store: bool) -> a
 
 /// Takes the folder `server` in `data` from its user, if there is one: only root enters the folder until
 /// [`take_over`] gives the folder and everything below to its user.
-pub(crate) fn take_away(data: &Path) -> std::io::Result<()> {
+pub(crate) fn reclaim(data: &Path) -> std::io::Result<()> {
     match rustix::fs::open(data.join(NAME), FOLDER, Mode::empty()) {
         Err(Errno::NOENT) => Ok(()),
         opened => Ok(close(&opened?)?),
@@ -237,7 +237,7 @@ mod tests {
         take_over(folder.path(), USER, true).expect("taken over");
         assert_eq!(files(folder.path()), wanted());
         // A restore puts files in place that belong to others.
-        take_away(folder.path()).expect("taken away");
+        reclaim(folder.path()).expect("taken away");
         let about = std::fs::metadata(folder.path().join(NAME)).expect("there");
         assert_eq!((about.uid(), about.mode() & 0o777), (0, 0o700));
         std::fs::remove_file(folder.path().join("server/blobs/sha256/ab/abcd")).expect("removed");

@@ -33,7 +33,7 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
     if let Some(jobs) = machine.jobs {
         add("jobs", jobs.to_string());
     }
-    machine.policy.given().for_each(|(rule, value)| add(rule.name(), value.to_owned()));
+    machine.policy.given_rules().for_each(|(rule, value)| add(rule.name(), value.to_owned()));
     if let Some(store) = &machine.store {
         add("store", store.to_string());
     }

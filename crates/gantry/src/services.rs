@@ -62,7 +62,7 @@ pub(crate) fn start_logging(service: &'static str) {
 }
 
 /// Waits for SIGTERM or SIGINT.
-pub(crate) async fn asked_to_end() {
+pub(crate) async fn shutdown_requested() {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     match (terminate, interrupt) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
@@ -78,7 +78,7 @@ pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     make_folders(machine)?;
     let given = Handover::take()?.socket();
     let listen = || server_process::listen(given, machine.listen);
-    gantry_server::run(machine.server()?, listen, asked_to_end()).await?;
+    gantry_server::run(machine.server()?, listen, shutdown_requested()).await?;
     Ok(DONE)
 }
 
@@ -93,7 +93,7 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     }
     let credentials = membership.as_ref().map(Membership::credentials);
     let client = service_client(machine, membership, true).await?;
-    gantry_agent::run(machine.agent()?, credentials, client, asked_to_end()).await?;
+    gantry_agent::run(machine.agent()?, credentials, client, shutdown_requested()).await?;
     Ok(DONE)
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     let membership = Membership::open(machine)?;
     let settings = machine.router(membership.as_ref().map(Membership::credentials))?;
     let client = service_client(machine, membership, false).await?;
-    gantry_router::run(settings, listeners, client, || handover.accept(), asked_to_end()).await?;
+    gantry_router::run(settings, listeners, client, || handover.accept(), shutdown_requested()).await?;
     Ok(DONE)
 }
 

@@ -396,7 +396,7 @@ mod tests {
         let args = parsed(&["gantry", "up", "--watch", "9"]);
         assert_eq!(args.remote.url, "http://h:1");
         let crate::args::Command::Up(machine) = args.command else { panic!("up") };
-        let given: Vec<_> = machine.policy.given().collect();
+        let given: Vec<_> = machine.policy.given_rules().collect();
         assert_eq!(given, [(PolicyKey::BakeTime, "9"), (PolicyKey::Drain, "8")]);
         assert_eq!(machine.http.port(), 81);
         let args = parsed(&["gantry", "--url", "http://h:2", "store", "check"]);

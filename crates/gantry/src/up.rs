@@ -24,7 +24,7 @@ use crate::membership;
 use crate::printer::status;
 use crate::server_process::{FolderId, ServerProcess};
 use crate::service_arguments::arguments;
-use crate::services::{asked_to_end, make_folders, open_listeners, start_logging};
+use crate::services::{make_folders, open_listeners, shutdown_requested, start_logging};
 use crate::settings;
 use crate::supervisor::{Service, Supervisor};
 use crate::upgrade::{self, Program};
@@ -74,7 +74,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     }
     status!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let mut ending = std::pin::pin!(asked_to_end());
+    let mut ending = std::pin::pin!(shutdown_requested());
     let mut folder = server.as_ref().and_then(ServerProcess::folder);
     let is_whole = loop {
         tokio::select! {
@@ -132,7 +132,7 @@ async fn newer(
     machine: &Machine,
 ) -> anyhow::Result<Program> {
     let newer = program.borrow().newer()?;
-    let known = newer.ask(server, &arguments(upgrade::COMMAND, settings)?).await?;
+    let known = newer.query_files(server, &arguments(upgrade::COMMAND, settings)?).await?;
     known.check(&machine.data)?;
     Ok(newer)
 }

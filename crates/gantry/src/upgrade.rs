@@ -134,7 +134,11 @@ impl Program {
     ///
     /// # Errors
     /// The reason why the program cannot take over.
-    pub(crate) async fn ask(&self, server: Option<&ServerProcess>, arguments: &[String]) -> anyhow::Result<KnownFiles> {
+    pub(crate) async fn query_files(
+        &self,
+        server: Option<&ServerProcess>,
+        arguments: &[String],
+    ) -> anyhow::Result<KnownFiles> {
         let path = self.path.display();
         let mut command = self.command();
         if let Some(server) = server {

@@ -68,7 +68,7 @@ impl Node<'_> {
 ///
 /// # Errors
 /// The first error of a system call, with the path.
-pub fn give(top: &OwnedFd, user: UserIds) -> io::Result<()> {
+pub fn change_owner(top: &OwnedFd, user: UserIds) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     walk(top, &mut |node| {
         let is_top = node.path.as_os_str().is_empty();
@@ -271,7 +271,7 @@ mod tests {
         }
         symlink(outer.path().join("outside"), folder.join("deep/link")).expect("linked");
         std::fs::hard_link(outer.path().join("second"), folder.join("second")).expect("linked");
-        give(&top(&folder).expect("opened"), UserIds { uid: 54_322, gid: 54_323 }).expect("given");
+        change_owner(&top(&folder).expect("opened"), UserIds { uid: 54_322, gid: 54_323 }).expect("given");
         let owner = |path: &str| {
             let about = std::fs::symlink_metadata(outer.path().join(path)).expect("there");
             (about.uid(), about.gid())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::output::{telling_line, within_a_line};
+use crate::output::{explaining_line, within_a_line};
 use crate::remedy;
 use crate::{AppName, Bytes, ExitStatus, RoleLimit, StopReason};
 
@@ -130,7 +130,7 @@ impl fmt::Display for ExitCause<'_> {
         }
         self.status(f)?;
         // The program's last words mostly name the cause.
-        let said = telling_line(&self.0.tail).filter(|_| self.0.code != Some(0));
+        let said = explaining_line(&self.0.tail).filter(|_| self.0.code != Some(0));
         said.map_or(Ok(()), |line| write!(f, " (last output: {})", within_a_line(&line)))
     }
 }

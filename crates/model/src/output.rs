@@ -98,7 +98,7 @@ fn worth(line: &str) -> LineValue {
 /// Returns the line that explains the program's exit best: the last line about a failure, else the last line. Returns
 /// `None` for a program that printed nothing.
 #[must_use]
-pub fn telling_line(lines: &[String]) -> Option<String> {
+pub fn explaining_line(lines: &[String]) -> Option<String> {
     let best = lines.iter().map(|line| worth(line)).max().filter(|worth| *worth > LineValue::Nothing)?;
     let at = lines.iter().rposition(|line| worth(line) == best)?;
     let line = lines[at].trim();
@@ -146,7 +146,7 @@ mod tests {
 
     fn telling(lines: &[&str]) -> String {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        telling_line(&lines).unwrap_or_default()
+        explaining_line(&lines).unwrap_or_default()
     }
 
     #[test]

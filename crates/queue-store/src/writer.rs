@@ -39,7 +39,7 @@ pub struct QueueWriter {
     /// None if the writer is closed.
     requests: Option<mpsc::Sender<Request>>,
     /// True if the storage may have leases that memory does not.
-    doubt: Arc<AtomicBool>,
+    unreconciled: Arc<AtomicBool>,
 }
 
 impl QueueWriter {
@@ -53,33 +53,33 @@ impl QueueWriter {
         broken: impl FnOnce(&QueueStoreError) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, requests) = mpsc::channel(GROUP_MAX);
-        let doubt = Arc::new(AtomicBool::new(true));
+        let unreconciled = Arc::new(AtomicBool::new(true));
         let thread = std::thread::Builder::new().name("jobs".to_owned());
-        let doubts = Arc::clone(&doubt);
+        let flag = Arc::clone(&unreconciled);
         thread.spawn(move || {
-            if let Err(error) = run(store, requests, now, &doubts) {
+            if let Err(error) = run(store, requests, now, &flag) {
                 broken(&error);
             }
         })?;
-        Ok(Self { requests: Some(sender), doubt })
+        Ok(Self { requests: Some(sender), unreconciled })
     }
 
     /// A writer that refuses every command.
     #[must_use]
     pub fn closed() -> Self {
-        Self { requests: None, doubt: Arc::default() }
+        Self { requests: None, unreconciled: Arc::default() }
     }
 
-    /// Reports whether the storage may have leases that memory does not, as at first and after a failed write. The doubt
-    /// is the caller's from now on.
+    /// Reports whether the storage may have leases that memory does not, as at first and after a failed write. The caller
+    /// reads the leases anew.
     #[must_use]
-    pub fn take_doubt(&self) -> bool {
-        self.doubt.swap(false, Ordering::AcqRel)
+    pub fn take_unreconciled(&self) -> bool {
+        self.unreconciled.swap(false, Ordering::AcqRel)
     }
 
-    /// The doubt remains.
-    pub fn doubt(&self) {
-        self.doubt.store(true, Ordering::Release);
+    /// Records that the caller could not read the leases anew.
+    pub fn mark_unreconciled(&self) {
+        self.unreconciled.store(true, Ordering::Release);
     }
 
     /// Carries out commands in one transaction. On return their effects are durable.
@@ -106,7 +106,7 @@ fn run(
     mut store: impl QueueStore,
     mut requests: mpsc::Receiver<Request>,
     now: fn() -> Moment,
-    doubt: &AtomicBool,
+    unreconciled: &AtomicBool,
 ) -> Result<(), Arc<QueueStoreError>> {
     while let Some(first) = requests.blocking_recv() {
         let mut group = vec![first];
@@ -117,7 +117,7 @@ fn run(
             size += request.commands.len();
             group.push(request);
         }
-        commit(&mut store, group, now(), doubt)?;
+        commit(&mut store, group, now(), unreconciled)?;
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ fn commit(
     store: &mut impl QueueStore,
     group: Vec<Request>,
     now: Moment,
-    doubt: &AtomicBool,
+    unreconciled: &AtomicBool,
 ) -> Result<(), Arc<QueueStoreError>> {
     let mut commands = Vec::new();
     let mut waiting = Vec::new();
@@ -145,7 +145,7 @@ fn commit(
             Ok(())
         }
         Err(error) => {
-            doubt.store(true, Ordering::Release);
+            unreconciled.store(true, Ordering::Release);
             let error = Arc::new(error);
             for (_, reply) in waiting {
                 let _ = reply.send(Err(Arc::clone(&error)));

@@ -128,7 +128,7 @@ pub(crate) async fn connect_here(
 ) -> io::Result<TcpStream> {
     let mut last = io::ErrorKind::NotFound.into();
     for copy in copies(routes, &service.app, &service.role) {
-        let Some(address) = copy.on(router.routes.here()) else { continue };
+        let Some(address) = copy.on(router.routes.own_machine()) else { continue };
         match tokio::time::timeout(CONNECT, TcpStream::connect((address, service.port))).await {
             Ok(Ok(stream)) => {
                 gantry_linux::connection::tune(&stream, Some(UNACKNOWLEDGED_MAX));
@@ -149,7 +149,7 @@ async fn connect_elsewhere(
 ) -> Option<(Http2Reader, Http2Writer)> {
     let mut tried: Vec<MachineName> = Vec::new();
     for copy in copies(routes, &service.app, &service.role) {
-        if copy.machine() == router.routes.here() || tried.contains(copy.machine()) {
+        if copy.machine() == router.routes.own_machine() || tried.contains(copy.machine()) {
             continue;
         }
         tried.push(copy.machine().clone());

@@ -10,8 +10,8 @@ use gantry_linux::process::{ProcessHandle, boot_id};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::hiring::Worker;
 use crate::launch::{ContainerIdentity, IDENTITY, LaunchOutcome, UNRELEASED};
+use crate::launcher_client::Worker;
 use crate::sandbox_error::SandboxError;
 use crate::spec::ContainerSpec;
 use crate::worker::{ProbeOutcome, WorkerTask};
@@ -89,7 +89,7 @@ pub async fn probe_users(folder: &Path, init: &Path) -> Result<(), SandboxError>
 
 /// Has a worker carry out a task, and returns its answer. Dropping the future ends the worker.
 async fn perform<T: serde::de::DeserializeOwned>(init: Option<&Path>, task: WorkerTask) -> Result<T, SandboxError> {
-    let mut worker = Worker::hire(init).await?;
+    let mut worker = Worker::fork(init).await?;
     let answered = async {
         worker.begin(&task).await.map_err(SandboxError::launcher("describe the task to"))?;
         worker.answer().await.ok_or(SandboxError::NoResult)

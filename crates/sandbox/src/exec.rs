@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::container::Container;
-use crate::hiring::{Worker, WorkerKill, descriptors};
+use crate::launcher_client::{Worker, WorkerKill, descriptors};
 use crate::sandbox_error::SandboxError;
 use crate::spec::{ProcessUser, variable_names};
 use crate::worker::WorkerTask;
@@ -137,7 +137,7 @@ pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, 
     let pid = container.pid().ok_or(SandboxError::NotRunning)?;
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
     let wanted = if spec.terminal { 1 } else { 3 };
-    let mut worker = Worker::hire(None).await?;
+    let mut worker = Worker::fork(None).await?;
     let task = WorkerTask::Exec(Box::new(ExecRequest { spec, pid, start_time }));
     worker.begin(&task).await.map_err(SandboxError::launcher("send the request to"))?;
     let received = tokio::time::timeout(START_TIMEOUT, descriptors(worker.socket()))

@@ -11,7 +11,7 @@
 //! - [`launch`], [`Container`]: the caller's side. A container needs no caller to keep running; any process finds the
 //!   container again with [`Container::adopt`].
 //! - [`launcher_main`]: the launcher's side. The program's `main` calls this function before `main` starts a thread.
-//!   `hiring` is the caller's side of the launcher, `worker` a worker's.
+//!   `launcher_client` is the caller's side of the launcher, `worker` a worker's.
 //! - [`PreparedSlot`]: the parts of one container that are made ahead, by a worker that waits (`seed`).
 //! - [`exec`]: starts another process in a running container.
 //! - `posture`, `filter`: the capabilities, system calls and paths that a container loses.
@@ -28,11 +28,11 @@ mod cgroupfs;
 mod container;
 mod exec;
 mod filter;
-mod hiring;
 mod init_program;
 mod inside;
 mod launch;
 mod launcher;
+mod launcher_client;
 mod passing;
 mod posture;
 mod sandbox_error;

@@ -10,8 +10,8 @@ use gantry_linux::cgroup::Cgroup;
 use serde::de::DeserializeOwned;
 
 use crate::container::{Container, LAUNCH_TIMEOUT, kill_rest};
-use crate::hiring::Worker;
 use crate::launch::LaunchOutcome;
+use crate::launcher_client::Worker;
 use crate::sandbox_error::SandboxError;
 use crate::seed::SlotOutcome;
 use crate::spec::{ContainerSpec, SlotSpec};
@@ -53,9 +53,9 @@ impl PreparedSlot {
     /// # Errors
     /// When the network or the groups cannot be made, or the launcher fails.
     pub async fn prepare(spec: SlotSpec) -> Result<Self, SandboxError> {
-        let seed = Worker::hire(Some(&spec.init)).await?;
+        let seed = Worker::fork(Some(&spec.init)).await?;
         let mut slot = Self { cgroup: spec.cgroup.clone(), seed };
-        match slot.ask(&WorkerTask::Slot(Box::new(spec))).await? {
+        match slot.request(&WorkerTask::Slot(Box::new(spec))).await? {
             SlotOutcome::Prepared => Ok(slot),
             SlotOutcome::Failed(message) => Err(SandboxError::Launch(message)),
         }
@@ -67,8 +67,8 @@ impl PreparedSlot {
     /// # Errors
     /// [`SandboxError::Launch`] names the failed operation.
     pub async fn launch(mut self, spec: &ContainerSpec) -> Result<Container, SandboxError> {
-        let outcome = self.ask(spec).await?;
-        self.seed.let_end();
+        let outcome = self.request(spec).await?;
+        self.seed.detach();
         match outcome {
             LaunchOutcome::Launched(identity) => Ok(Container::launched(spec, &identity)),
             LaunchOutcome::Failed(message) => Err(SandboxError::Launch(message)),
@@ -91,7 +91,7 @@ impl PreparedSlot {
         kill_rest(&cgroup).await
     }
 
-    async fn ask<T: DeserializeOwned>(&mut self, message: &impl serde::Serialize) -> Result<T, SandboxError> {
+    async fn request<T: DeserializeOwned>(&mut self, message: &impl serde::Serialize) -> Result<T, SandboxError> {
         let answered = async {
             self.seed.send(message).await.map_err(SandboxError::launcher("describe the task to"))?;
             self.seed.receive().await.ok_or(SandboxError::NoResult)

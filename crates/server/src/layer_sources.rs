@@ -127,7 +127,8 @@ impl LayersLink {
 
     fn orders(&self, view: &ClusterView) -> LayerOrders {
         let sources = self.server.layer_sources.lock();
-        let (grants, mut more) = (sources.distribution.grants(&self.machine), sources.distribution.more(&self.machine));
+        let (grants, mut further_sources) =
+            (sources.distribution.grants(&self.machine), sources.distribution.further_sources(&self.machine));
         drop(sources);
         let written = |source| match source {
             gantry_distribution::LayerSource::Server => LayerSource::Server,
@@ -138,9 +139,10 @@ impl LayersLink {
             }
         };
         let orders = grants.into_iter().map(|(digest, source)| {
-            let more = more.remove(&digest).unwrap_or_default();
-            let more = more.into_iter().map(|machine| written(gantry_distribution::LayerSource::Machine(machine)));
-            LayerOrder { source: source.map(written), more: more.collect(), digest }
+            let further_sources = further_sources.remove(&digest).unwrap_or_default();
+            let further_sources =
+                further_sources.into_iter().map(|machine| written(gantry_distribution::LayerSource::Machine(machine)));
+            LayerOrder { source: source.map(written), more: further_sources.collect(), digest }
         });
         LayerOrders { sources: orders.collect() }
     }

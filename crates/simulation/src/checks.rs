@@ -42,7 +42,7 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    pub(crate) fn heard(&mut self, peer: Peer, now: Moment) {
+    pub(crate) fn record_report(&mut self, peer: Peer, now: Moment) {
         self.heard.insert(peer, now);
     }
 

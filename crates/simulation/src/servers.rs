@@ -211,11 +211,11 @@ impl Simulation {
             PeerLink::Router { .. } => changed.routes,
         };
         let links: Vec<LinkId> = leader.peers.iter().filter(|(_, peer)| is_affected(peer)).map(|(id, _)| *id).collect();
-        links.into_iter().for_each(|link| self.give(leader, link));
+        links.into_iter().for_each(|link| self.send_part(leader, link));
     }
 
     /// Sends a peer its part, if the peer does not have it.
-    fn give(&mut self, leader: &mut Leader, link: LinkId) {
+    fn send_part(&mut self, leader: &mut Leader, link: LinkId) {
         if let Some(update) = leader.update_for(link) {
             self.send_down(link, ServerMessage::Update(update));
         }
@@ -365,7 +365,7 @@ impl Simulation {
         self.with_leader(server, |simulation, leader| {
             leader.peers.retain(|_, other| !other.is_of(peer));
             leader.peers.insert(link, peer_link);
-            simulation.give(leader, link);
+            simulation.send_part(leader, link);
             match peer {
                 Peer::Agent(machine) => simulation.register(leader, machine),
                 Peer::Router(_) => Ok(()),
@@ -391,7 +391,7 @@ impl Simulation {
             let Some(peer_link) = leader.peers.get_mut(&link) else { return Ok(()) };
             if message == PeerMessage::Resend {
                 peer_link.resend();
-                simulation.give(leader, link);
+                simulation.send_part(leader, link);
                 return Ok(());
             }
             let asked = match message {
@@ -406,7 +406,7 @@ impl Simulation {
                 }
                 Received::Event(event) => {
                     if simulation.store.leads(leader.term, now) {
-                        simulation.checks.heard(peer, now);
+                        simulation.checks.record_report(peer, now);
                     }
                     let trail = leader.apply(event, simulation.now_of(leader));
                     if let Some(asked) = asked.filter(|_| simulation.store.leads(leader.term, now)) {

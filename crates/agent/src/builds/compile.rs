@@ -10,7 +10,7 @@ use gantry_control::builds::CompileLimits;
 use gantry_error::ErrorChain;
 use gantry_image::{APP_USER, Accounts, Layer, diff};
 use gantry_linux::disk;
-use gantry_model::output::{telling_line, within_a_line};
+use gantry_model::output::{explaining_line, within_a_line};
 use gantry_model::remedy::{self, Program};
 use gantry_model::{BuildPhase, Bytes, Digest};
 use gantry_relay::LogTail;
@@ -238,7 +238,7 @@ fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Res
         ),
         Some(ExitRecord { code: Some(code), .. }) => {
             let tail = output.tail(TAIL);
-            let said = telling_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
+            let said = explaining_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
             let remedy = remedy::of_output(Program::CompileStep, Some(code), &tail);
             let remedy = remedy.map(|remedy| format!("; {remedy}"));
             format!("container/compile exited with {code}{}{}", said.unwrap_or_default(), remedy.unwrap_or_default())

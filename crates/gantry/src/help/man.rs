@@ -86,7 +86,7 @@ mod tests {
         };
         let mut count = 1;
         contains("gantry.1", ".SH SUBCOMMANDS");
-        super::super::tests::each(&super::super::command(), "", &mut |command, path| {
+        super::super::tests::for_each_command(&super::super::command(), "", &mut |command, path| {
             count += 1;
             let file = format!("gantry-{}.1", path.replace(' ', "-"));
             contains(&file, &format!("gantry {path}"));

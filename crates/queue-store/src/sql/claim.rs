@@ -7,7 +7,7 @@ use gantry_queue::{FairShare, JobEvent};
 
 use super::Fault;
 use super::ahead::rank_of;
-use super::row::{StoredJob, natural, whole};
+use super::row::{StoredJob, unsigned, whole};
 use super::value::bound;
 use super::write::Writer;
 use crate::{ClaimedJob, QueueReply};
@@ -80,7 +80,7 @@ impl Writer<'_> {
             }
         }
         match claimed.first_key_value() {
-            Some((id, _)) => Err(Fault::Row(format!("job {} without work", natural(*id)))),
+            Some((id, _)) => Err(Fault::Row(format!("job {} without work", unsigned(*id)))),
             None => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use gantry_queue::{
 };
 
 use super::messages::{MessageContent, Queue, queue, queue_of};
-use super::row::{StoredJob, natural, whole};
+use super::row::{StoredJob, unsigned, whole};
 use super::value::bound;
 use super::write::Writer;
 use super::{Database, Fault, NumberedTable, Row};
@@ -63,17 +63,17 @@ enum Target {
 
 impl DeliveryRow {
     fn read(mut row: Row) -> Result<Self, Fault> {
-        let id = DeliveryId(natural(row.get(0)?));
+        let id = DeliveryId(unsigned(row.get(0)?));
         let strange = |what: &str| Fault::Row(format!("{what} of delivery {id}"));
         let (message, job): (Option<i64>, Option<i64>) = (row.get(2)?, row.get(3)?);
         let target = match (row.get::<Option<i64>>(1)?, message, job) {
             (Some(queue), Some(message), None) => {
-                Target::Message { queue, message: MessageId(natural(message)), subscriber: row.get(4)? }
+                Target::Message { queue, message: MessageId(unsigned(message)), subscriber: row.get(4)? }
             }
-            (None, None, Some(job)) => Target::Job(JobId(natural(job))),
+            (None, None, Some(job)) => Target::Job(JobId(unsigned(job))),
             _ => return Err(strange("the object")),
         };
-        let due = row.get::<Option<i64>>(7)?.map(|due| Moment(natural(due)));
+        let due = row.get::<Option<i64>>(7)?.map(|due| Moment(unsigned(due)));
         let state = match (row.get::<i64>(6)?, due) {
             (WAITING, Some(due)) => DeliveryState::Waiting { due },
             (SENT, Some(until)) => DeliveryState::Sent { until },
@@ -82,9 +82,9 @@ impl DeliveryRow {
             (FAILED, None) => DeliveryState::Failed,
             _ => return Err(strange("the state")),
         };
-        let delivery = Delivery { state, reservation: Reservation(natural(row.get(8)?)), attempts: row.get(9)? };
+        let delivery = Delivery { state, reservation: Reservation(unsigned(row.get(8)?)), attempts: row.get(9)? };
         let status = row.get::<Option<u32>>(10)?.and_then(|status| u16::try_from(status).ok());
-        let tried = row.get::<Option<i64>>(12)?.map(|tried| Moment(natural(tried)));
+        let tried = row.get::<Option<i64>>(12)?.map(|tried| Moment(unsigned(tried)));
         Ok(Self { id, target, host: row.get(5)?, delivery, status, note: row.get(11)?, tried })
     }
 }
@@ -552,7 +552,7 @@ pub(crate) fn callback(database: &dyn Database, job: &StoredJob) -> Result<Optio
 /// The moment at which the next delivery is due.
 pub(crate) fn next_due(database: &dyn Database) -> Result<Option<Moment>, Fault> {
     let sql = "SELECT due FROM deliveries WHERE due IS NOT NULL ORDER BY due LIMIT 1";
-    Ok(database.one(sql, &[])?.map(|mut row| row.get::<i64>(0)).transpose()?.map(|due| Moment(natural(due))))
+    Ok(database.one(sql, &[])?.map(|mut row| row.get::<i64>(0)).transpose()?.map(|due| Moment(unsigned(due))))
 }
 
 /// The key that signs the callbacks of a project.
@@ -560,6 +560,6 @@ fn signing_key(database: &dyn Database, project: &AppName) -> Result<Option<Sign
     let sql = "SELECT current, previous, rotated FROM signing_keys WHERE project = ?1";
     let Some(mut row) = database.one(sql, bound![project.as_str()])? else { return Ok(None) };
     let (current, previous, rotated): (String, Option<String>, Option<i64>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let previous = previous.zip(rotated).map(|(previous, at)| (previous, Moment(natural(at))));
+    let previous = previous.zip(rotated).map(|(previous, at)| (previous, Moment(unsigned(at))));
     Ok(Some(SigningKey { current, previous }))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_model::AppName;
 use gantry_queue::{JobState, QueueLoad, QueueName, Rank};
 
-use super::row::{READY, natural, state_columns};
+use super::row::{READY, state_columns, unsigned};
 use super::value::bound;
 use super::{Database, Fault};
 
@@ -51,7 +51,7 @@ impl Loads {
             let (queue, state, count): (i64, u8, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let load = loads.queues.get_mut(&queue).and_then(|load| load.counts.get_mut(usize::from(state)));
             *load.ok_or_else(|| Fault::Row(format!("jobs of an unknown queue or state: {queue}, {state}")))? =
-                natural(count);
+                unsigned(count);
         }
         Ok(loads)
     }

@@ -8,7 +8,7 @@ use gantry_queue::{
     PAYLOAD_MAX, PushHeaders, PushSettings, Reservation, set_copies_left, take_copies_left,
 };
 
-use super::row::{natural, whole};
+use super::row::{unsigned, whole};
 use super::value::bound;
 use super::write::Writer;
 use super::{Database, Fault, NumberedTable, Row};
@@ -31,13 +31,13 @@ pub(crate) struct Queue {
 
 fn read(mut row: Row) -> Result<(MessageId, String, Message), Fault> {
     let message = Message {
-        due: Moment(natural(row.get(2)?)),
+        due: Moment(unsigned(row.get(2)?)),
         reserved: row.get(3)?,
-        reservation: Reservation(natural(row.get(4)?)),
+        reservation: Reservation(unsigned(row.get(4)?)),
         count: row.get(5)?,
-        expires: Moment(natural(row.get(6)?)),
+        expires: Moment(unsigned(row.get(6)?)),
     };
-    Ok((MessageId(natural(row.get(0)?)), row.get(1)?, message))
+    Ok((MessageId(unsigned(row.get(0)?)), row.get(1)?, message))
 }
 
 fn shown(id: MessageId, body: String, message: &Message, now: Moment) -> StoredMessage {
@@ -270,7 +270,7 @@ impl Writer<'_> {
         let (reservation, expires) = (whole(message.reservation.0), whole(message.expires.0));
         let headers = headers.as_deref();
         let values = bound![queue, body, waiting, due, message.reserved, reservation, message.count, expires, headers];
-        Ok(MessageId(natural(self.database.insert(NumberedTable::Messages, sql, values)?)))
+        Ok(MessageId(unsigned(self.database.insert(NumberedTable::Messages, sql, values)?)))
     }
 
     fn update_message(&self, id: MessageId, message: &Message) -> Result<(), Fault> {
@@ -309,7 +309,7 @@ impl Writer<'_> {
             }
             let (id, body, message) = read(row)?;
             if message.is_dead(&queue.settings) {
-                self.bury(name, &queue.settings, id)?;
+                self.move_to_dead_letters(name, &queue.settings, id)?;
                 continue;
             }
             let Ok(next) = message.after(MessageEvent::Reserve(seconds), self.now) else { continue };
@@ -324,7 +324,12 @@ impl Writer<'_> {
     }
 
     /// Moves a message into the queue of dead letters.
-    fn bury(&mut self, name: &MessageQueueName, settings: &MessageQueueSettings, id: MessageId) -> Result<(), Fault> {
+    fn move_to_dead_letters(
+        &mut self,
+        name: &MessageQueueName,
+        settings: &MessageQueueSettings,
+        id: MessageId,
+    ) -> Result<(), Fault> {
         let Some(policy) = &settings.dead_letter else { return Ok(()) };
         let Some(MessageContent { body, copies_left, .. }) = self.message_content(id)? else { return Ok(()) };
         // A message that may have no further copy stays: a loop of queues ends here.

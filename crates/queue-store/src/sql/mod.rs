@@ -108,7 +108,7 @@ pub(crate) trait Database {
     /// The number that a query always returns.
     fn number(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault> {
         let mut row = self.one(sql, values)?.ok_or_else(|| Fault::Row(format!("no row for {sql}")))?;
-        Ok(row::natural(row.get(0)?))
+        Ok(row::unsigned(row.get(0)?))
     }
 }
 

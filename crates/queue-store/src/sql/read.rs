@@ -6,7 +6,7 @@ use gantry_model::{AppName, Moment};
 use gantry_queue::{Job, JobId, JobState, QueueName, ScheduleName};
 
 use super::load::Loads;
-use super::row::{COLUMNS, StoredJob, natural, whole};
+use super::row::{COLUMNS, StoredJob, unsigned, whole};
 use super::value::bound;
 use super::{Database, Fault, deliveries, messages, schedules};
 use crate::{
@@ -366,8 +366,8 @@ fn queues(database: &dyn Database) -> Result<Vec<QueueInfo>, Fault> {
             paused: load.paused,
             limit: load.limit,
             counts: load.counts,
-            dead: natural(row.get(0)?),
-            extra_runs: natural(row.get(1)?),
+            dead: unsigned(row.get(0)?),
+            extra_runs: unsigned(row.get(1)?),
         });
     }
     Ok(queues)

@@ -67,30 +67,30 @@ pub(crate) struct StoredJob {
 impl StoredJob {
     /// Reads a row with the columns [`COLUMNS`].
     pub(crate) fn read(mut row: Row) -> Result<Self, Fault> {
-        let id = JobId(natural(row.get(0)?));
+        let id = JobId(unsigned(row.get(0)?));
         let strange = |what: &str| Fault::Row(format!("{what} of job {id}"));
         let settings: String = row.get(11)?;
         let place: i64 = row.get(3)?;
         let state = match row.get(2)? {
-            DELAYED => JobState::Delayed { due: Moment(natural(place)) },
+            DELAYED => JobState::Delayed { due: Moment(unsigned(place)) },
             HELD => JobState::Held { rank: Rank(place) },
             READY => JobState::Ready { rank: Rank(place) },
             LEASED => {
                 let machine: String = row.get(8)?;
                 let machine = MachineName::parse(&machine).map_err(|_| strange("the machine"))?;
-                JobState::Leased { machine, since: Moment(natural(place)), cancelling: row.get(9)? }
+                JobState::Leased { machine, since: Moment(unsigned(place)), cancelling: row.get(9)? }
             }
             ENDED => {
                 let end: u8 = row.get(10)?;
                 let end = *JobEnd::ALL.get(usize::from(end)).ok_or_else(|| strange("the end"))?;
-                JobState::Ended { end, at: Moment(natural(place)) }
+                JobState::Ended { end, at: Moment(unsigned(place)) }
             }
             _ => return Err(strange("the state")),
         };
         let job = Job {
             settings: serde_json::from_str(&settings).map_err(|_| strange("the settings"))?,
-            submitted: Moment(natural(row.get(7)?)),
-            fence: Fence(natural(row.get(4)?)),
+            submitted: Moment(unsigned(row.get(7)?)),
+            fence: Fence(unsigned(row.get(4)?)),
             failures: row.get(5)?,
             lost: row.get(6)?,
             state,
@@ -141,6 +141,6 @@ pub(crate) fn whole(number: u64) -> i64 {
 }
 
 /// A number of the file.
-pub(crate) fn natural(number: i64) -> u64 {
+pub(crate) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }

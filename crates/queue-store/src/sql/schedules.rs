@@ -4,7 +4,7 @@ use gantry_model::{AppName, Moment};
 use gantry_queue::{JobId, ScheduleName};
 use gantry_schedule::{Overlap, Progress};
 
-use super::row::{natural, whole};
+use super::row::{unsigned, whole};
 use super::value::bound;
 use super::write::Writer;
 use super::{Database, Fault, NumberedTable, Row, SqlParameter};
@@ -21,7 +21,7 @@ fn read(mut row: Row) -> Result<StoredSchedule, Fault> {
     let (project, name): (String, String) = (row.get(1)?, row.get(2)?);
     let strange = |what: &str| Fault::Row(format!("{what} of schedule {project}/{name}"));
     let schedule: String = row.get(3)?;
-    let moment = |number: Option<i64>| number.map(|number| Moment(natural(number)));
+    let moment = |number: Option<i64>| number.map(|number| Moment(unsigned(number)));
     let new = NewSchedule {
         name: ScheduleName {
             project: AppName::parse(&project).map_err(|_| strange("the project"))?,
@@ -33,18 +33,18 @@ fn read(mut row: Row) -> Result<StoredSchedule, Fault> {
         by: row.get(6)?,
     };
     let progress = Progress {
-        created: Moment(natural(row.get(8)?)),
-        handled: Moment(natural(row.get(9)?)),
-        runs: natural(row.get(10)?),
+        created: Moment(unsigned(row.get(8)?)),
+        handled: Moment(unsigned(row.get(9)?)),
+        runs: unsigned(row.get(10)?),
     };
     Ok(StoredSchedule {
-        id: ScheduleId(natural(row.get(0)?)),
+        id: ScheduleId(unsigned(row.get(0)?)),
         new,
         paused: row.get(7)?,
         progress,
-        skipped: natural(row.get(11)?),
+        skipped: unsigned(row.get(11)?),
         last_run: moment(row.get(12)?),
-        last_job: row.get::<Option<i64>>(13)?.map(|number| JobId(natural(number))),
+        last_job: row.get::<Option<i64>>(13)?.map(|number| JobId(unsigned(number))),
         note: row.get(14)?,
     })
 }
@@ -202,5 +202,5 @@ impl Writer<'_> {
 pub(crate) fn next_due(database: &dyn Database) -> Result<Option<Moment>, Fault> {
     let sql = "SELECT next FROM schedules WHERE next IS NOT NULL AND paused = 0 ORDER BY next LIMIT 1";
     let next = database.one(sql, &[])?.map(|mut row| row.get(0)).transpose()?;
-    Ok(next.map(|next| Moment(natural(next))))
+    Ok(next.map(|next| Moment(unsigned(next))))
 }

@@ -3,7 +3,7 @@
 use gantry_model::Moment;
 use gantry_queue::{JobEvent, QueueName};
 
-use super::row::{COLUMNS, DELAYED, ENDED, StoredJob, natural, whole};
+use super::row::{COLUMNS, DELAYED, ENDED, StoredJob, unsigned, whole};
 use super::value::bound;
 use super::write::Writer;
 use super::{Fault, SqlParameter};
@@ -58,7 +58,7 @@ impl Writer<'_> {
         let next = self.database.one(&first, &[])?.map(|mut row| row.get(0)).transpose()?;
         let more = [due.len(), expiring.len(), removed].contains(&SLICE) || messages >= SLICE;
         let changed = !due.is_empty() || !expiring.is_empty();
-        Ok(Upkeep { more, changed, next: next.map(|place| Moment(natural(place))) })
+        Ok(Upkeep { more, changed, next: next.map(|place| Moment(unsigned(place))) })
     }
 
     fn remove_before(&mut self, moment: Moment) -> Result<usize, Fault> {

@@ -88,7 +88,7 @@ impl Writer<'_> {
         let id = self.database.insert_row(NumberedTable::Jobs, &row::INSERT, values)?;
         self.database.change_row(&row::INSERT_BODY, bound![id, &new.work, &new.payload, &new.by])?;
         self.loads.changed(queue, None, Some(&job.state));
-        let id = JobId(row::natural(id));
+        let id = JobId(row::unsigned(id));
         self.ahead.entered(queue, id, &job.state);
         Ok(id)
     }
@@ -108,7 +108,7 @@ impl Writer<'_> {
     fn find_idempotent(&self, queue: i64, key: &str) -> Result<Option<JobId>, Fault> {
         let sql = "SELECT id FROM jobs WHERE queue = ?1 AND idempotency = ?2";
         let found = self.database.one(sql, bound![queue, key])?.map(|mut row| row.get(0)).transpose()?;
-        Ok(found.map(|id| JobId(row::natural(id))))
+        Ok(found.map(|id| JobId(row::unsigned(id))))
     }
 
     /// Reports whether a key has room for one more job.

@@ -40,7 +40,7 @@ pub fn check_queue(path: &Path) -> Result<u64, QueueStoreError> {
             return Err(Fault::Row(found));
         }
         let jobs: i64 = connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0))?;
-        Ok(row::natural(jobs))
+        Ok(row::unsigned(jobs))
     };
     check().map_err(|error| match error {
         Fault::Sqlite(error) => {

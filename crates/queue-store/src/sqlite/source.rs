@@ -77,7 +77,7 @@ impl MoveSource {
     pub(crate) fn count(&self, table: &Table) -> Result<u64, QueueStoreError> {
         let sql = format!("SELECT count(*) FROM {}", table.name);
         let count = self.connection.query_row(&sql, [], |row| row.get(0));
-        count.map(row::natural).map_err(|error| fault(error.into(), "read", &self.path))
+        count.map(row::unsigned).map_err(|error| fault(error.into(), "read", &self.path))
     }
 
     /// The highest number that a row of the table ever had.

@@ -40,7 +40,7 @@ struct DnsResolver {
 impl DnsResolver {
     fn answer(&self, question: &[u8], size_max: usize) -> LocalAnswer {
         let now = self.routes.now();
-        let data = ZoneData { table: &now.table, services: &now.services, here: self.routes.here() };
+        let data = ZoneData { table: &now.table, services: &now.services, here: self.routes.own_machine() };
         local_answer(data, question, size_max)
     }
 }

@@ -116,7 +116,7 @@ impl RouteStore {
     }
 
     /// Returns the router's machine.
-    pub(crate) fn here(&self) -> &MachineName {
+    pub(crate) fn own_machine(&self) -> &MachineName {
         &self.here
     }
 
@@ -170,9 +170,9 @@ impl RouteStore {
                     let target = match known {
                         Some(known) => Arc::clone(known),
                         None => {
-                            let target = match RouteTarget::here(endpoint, &self.here) {
+                            let target = match RouteTarget::local(endpoint, &self.here) {
                                 Some(target) => target,
-                                None => RouteTarget::elsewhere(endpoint, Arc::clone(peer?))?,
+                                None => RouteTarget::remote(endpoint, Arc::clone(peer?))?,
                             };
                             let target = Arc::new(target);
                             targets.insert(endpoint.clone(), Arc::clone(&target));
@@ -549,7 +549,7 @@ mod tests {
     fn gives_a_new_instance_a_small_share() {
         let now = Instant::now();
         let aged = |n, age| {
-            let target = RouteTarget::here(&endpoint(n), &here()).expect("of this machine");
+            let target = RouteTarget::local(&endpoint(n), &here()).expect("of this machine");
             Arc::new(RouteTarget { since: now.checked_sub(age).expect("a past"), ..target })
         };
         let chosen = |one: Duration, other: Duration| {

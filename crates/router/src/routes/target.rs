@@ -70,13 +70,13 @@ impl Drop for ActiveRequest {
 
 impl RouteTarget {
     /// Creates the target of an endpoint of the machine `here`; none if the endpoint is on another machine.
-    pub(super) fn here(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
+    pub(super) fn local(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
         let address = SocketAddr::from((endpoint.at.on(here)?, endpoint.port));
         Some(Self::new(endpoint, TargetPlace::Here { address, pool: ConnectionPool::new() }))
     }
 
     /// Creates the target of an endpoint of another machine.
-    pub(super) fn elsewhere(endpoint: &Endpoint, peer: Arc<PeerRouter>) -> Option<Self> {
+    pub(super) fn remote(endpoint: &Endpoint, peer: Arc<PeerRouter>) -> Option<Self> {
         let allocation = HeaderValue::from_str(&endpoint.allocation.to_string()).ok()?;
         Some(Self::new(endpoint, TargetPlace::Elsewhere { peer, allocation }))
     }

@@ -213,7 +213,7 @@ impl TableServer {
     }
 
     async fn serve(self, mut stream: LinkStream) {
-        let hello = link::greet(&mut stream).await.expect("a greeting");
+        let hello = link::receive_hello(&mut stream).await.expect("a greeting");
         let version = SPOKEN.agree(hello.versions).expect("a version");
         let welcome = Welcome { version, lease_millis: 10_000 };
         stream.sender.send(&ServerMessage::Welcome(welcome)).await.expect("sent");

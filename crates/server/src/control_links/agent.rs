@@ -19,7 +19,7 @@ use crate::{ChangeError, Server, clock};
 /// Serves the connection of a machine's agent until it ends.
 pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: AdmittedPeer, mut stream: LinkStream) {
     let served = async {
-        let hello = link::greet(&mut stream).await?;
+        let hello = link::receive_hello(&mut stream).await?;
         register(&server, &machine, &hello, &stream).await?;
         let peer = Peer::Agent(machine.clone());
         let mut agent = PeerLink::<MachinePlan, MachineReport>::welcome(&server, peer, hello, stream).await?;

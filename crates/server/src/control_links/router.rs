@@ -10,7 +10,7 @@ use super::{AdmittedPeer, Peer};
 /// Serves the connection of a router until it ends.
 pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: AdmittedPeer, mut stream: LinkStream) {
     let served = async {
-        let hello = link::greet(&mut stream).await?;
+        let hello = link::receive_hello(&mut stream).await?;
         let number = hello.number;
         let peer = Peer::Router(machine.clone(), number);
         let mut router = PeerLink::<SharedRoutes, RouterReport>::welcome(&server, peer, hello, stream).await?;

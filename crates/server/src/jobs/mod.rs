@@ -116,7 +116,7 @@ impl JobService {
         let leased = reader.leased()?;
         let service = Self::new(start(store), Some(reader));
         service.adopt_leases(leased);
-        let _ = service.writer.take_doubt();
+        let _ = service.writer.take_unreconciled();
         Ok(service)
     }
 

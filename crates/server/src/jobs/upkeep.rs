@@ -43,10 +43,10 @@ pub(crate) fn pause_after(pass: Result<Duration, JobsError>) -> Result<Duration,
 
 /// One pass; returns the time until the next delay ends.
 async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> Result<Duration, JobsError> {
-    if jobs.writer.take_doubt()
+    if jobs.writer.take_unreconciled()
         && let Err(error) = jobs.adopt().await
     {
-        jobs.writer.doubt();
+        jobs.writer.mark_unreconciled();
         return Err(error);
     }
     let lost = jobs.state().tick(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));

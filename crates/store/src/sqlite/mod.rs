@@ -64,7 +64,10 @@ impl SqliteStore {
         read(&self.reader, &self.path, query).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> WriteRequest) -> Result<T, StoreError> {
+    async fn write_request<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> WriteRequest,
+    ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let gone = || StoreError::Unavailable {
             address: self.path.display().to_string(),
@@ -159,7 +162,7 @@ impl Store for SqliteStore {
 
     async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         txn.check()?;
-        self.ask(|answer| WriteRequest::Commit(txn, answer)).await?
+        self.write_request(|answer| WriteRequest::Commit(txn, answer)).await?
     }
 
     async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn StoreWatch>, StoreError> {
@@ -168,18 +171,18 @@ impl Store for SqliteStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.ask(|answer| WriteRequest::Grant(ttl, answer)).await?
+        self.write_request(|answer| WriteRequest::Grant(ttl, answer)).await?
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.ask(|answer| WriteRequest::KeepAlive(lease, answer)).await?
+        self.write_request(|answer| WriteRequest::KeepAlive(lease, answer)).await?
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.ask(|answer| WriteRequest::Revoke(lease, answer)).await?
+        self.write_request(|answer| WriteRequest::Revoke(lease, answer)).await?
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        self.ask(|answer| WriteRequest::Compact(revision, answer)).await?
+        self.write_request(|answer| WriteRequest::Compact(revision, answer)).await?
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gantry_model::{Digest, MachineName};
 
-use crate::limits::{MORE_MAX, SOURCES_MAX, UPLOADS_MAX};
+use crate::limits::{FURTHER_SOURCES_MAX, SOURCES_MAX, UPLOADS_MAX};
 use crate::member::{LayerSource, Member};
 use crate::spread::Spread;
 
@@ -64,7 +64,7 @@ impl<'a> Excluded<'a> {
 
 /// Settles the further sources of all transfers. Returns the receivers whose sources changed. `uploads` has the uploads
 /// to machines whose first source is the machine.
-pub(crate) fn settle(
+pub(crate) fn assign(
     spreads: &mut BTreeMap<Digest, Spread>,
     members: &BTreeMap<MachineName, Member>,
     uploads: &BTreeMap<MachineName, usize>,
@@ -72,14 +72,14 @@ pub(crate) fn settle(
 ) -> BTreeSet<MachineName> {
     let mut uploads = Uploads(uploads.clone());
     let mut changed = BTreeSet::new();
-    let before: Vec<_> = spreads.values_mut().map(|spread| std::mem::take(&mut spread.more)).collect();
+    let before: Vec<_> = spreads.values_mut().map(|spread| std::mem::take(&mut spread.further_sources)).collect();
     for ((digest, spread), before) in spreads.iter_mut().zip(&before) {
-        spread.more = still_valid(digest, spread, before, members, &mut uploads);
+        spread.further_sources = still_valid(digest, spread, before, members, &mut uploads);
     }
     for ((digest, spread), before) in spreads.iter_mut().zip(before) {
-        give(digest, spread, members, &mut uploads, now);
-        let receivers: BTreeSet<&MachineName> = before.keys().chain(spread.more.keys()).collect();
-        let differs = |receiver: &&&MachineName| before.get(**receiver) != spread.more.get(**receiver);
+        assign_uploads(digest, spread, members, &mut uploads, now);
+        let receivers: BTreeSet<&MachineName> = before.keys().chain(spread.further_sources.keys()).collect();
+        let differs = |receiver: &&&MachineName| before.get(**receiver) != spread.further_sources.get(**receiver);
         changed.extend(receivers.iter().filter(differs).map(|receiver| (*receiver).clone()));
     }
     changed
@@ -93,7 +93,7 @@ fn still_valid(
     members: &BTreeMap<MachineName, Member>,
     uploads: &mut Uploads,
 ) -> BTreeMap<MachineName, BTreeSet<MachineName>> {
-    let mut more = BTreeMap::new();
+    let mut further_sources = BTreeMap::new();
     for (receiver, sources) in before {
         let excluded = Excluded::of(members, spread, digest, receiver);
         if !excluded.allows_any() {
@@ -103,14 +103,14 @@ fn still_valid(
             |source: &&MachineName| spread.holders.contains(*source) && excluded.allows(source) && uploads.take(source);
         let kept: BTreeSet<MachineName> = sources.iter().filter(&mut stays).cloned().collect();
         if !kept.is_empty() {
-            more.insert(receiver.clone(), kept);
+            further_sources.insert(receiver.clone(), kept);
         }
     }
-    more
+    further_sources
 }
 
 /// Gives the spare uploads of a layer's holders to its receivers, one to each in turn.
-fn give(
+fn assign_uploads(
     digest: &Digest,
     spread: &mut Spread,
     members: &BTreeMap<MachineName, Member>,
@@ -126,13 +126,13 @@ fn give(
     let mut free: BTreeSet<(u64, usize, MachineName)> =
         spread.holders.iter().filter(|holder| counted.has_spare(holder)).map(|holder| rank(holder, counted)).collect();
     let receivers: Vec<MachineName> = spread.transfers.keys().cloned().collect();
-    for round in 0..MORE_MAX {
+    for round in 0..FURTHER_SOURCES_MAX {
         for receiver in &receivers {
             if free.is_empty() {
                 return;
             }
             let excluded = Excluded::of(members, spread, digest, receiver);
-            let known = spread.more.get(receiver);
+            let known = spread.further_sources.get(receiver);
             if known.map_or(0, BTreeSet::len) > round || !excluded.allows_any() {
                 continue;
             }
@@ -146,7 +146,7 @@ fn give(
             if uploads.has_spare(&source) {
                 free.insert(rank(&source, uploads));
             }
-            spread.more.entry(receiver.clone()).or_default().insert(source);
+            spread.further_sources.entry(receiver.clone()).or_default().insert(source);
         }
     }
 }

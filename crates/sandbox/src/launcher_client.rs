@@ -26,7 +26,7 @@ use crate::sandbox_error::SandboxError;
 use crate::worker::WorkerTask;
 
 /// Timeout of the launcher's fork.
-const HIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const FORK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Number of launchers that may end before a worker is there.
 const ATTEMPTS: usize = 3;
@@ -142,17 +142,17 @@ impl Worker {
     ///
     /// # Errors
     /// When no launcher can be started, or none forks a worker in time.
-    pub(crate) async fn hire(init: Option<&Path>) -> Result<Self, SandboxError> {
+    pub(crate) async fn fork(init: Option<&Path>) -> Result<Self, SandboxError> {
         let mut failure = io::Error::other("it ended before it forked a worker");
         for _ in 0..ATTEMPTS {
             let mut asked = None;
-            match tokio::time::timeout(HIRE_TIMEOUT, Self::attempt(init, &mut asked)).await {
+            match tokio::time::timeout(FORK_TIMEOUT, Self::attempt(init, &mut asked)).await {
                 Ok(Ok(worker)) => return Ok(worker),
                 Ok(Err(error)) => failure = error,
                 Err(_) => {
                     // The launcher stands still. Its workers and their containers go on without it.
                     asked.into_iter().for_each(end_launcher);
-                    return Err(SandboxError::NoResponse(HIRE_TIMEOUT.as_secs()));
+                    return Err(SandboxError::NoResponse(FORK_TIMEOUT.as_secs()));
                 }
             }
         }
@@ -185,7 +185,7 @@ impl Worker {
     /// Waits for the worker's last answer; none if the worker ended without one.
     pub(crate) async fn answer<T: DeserializeOwned>(&mut self) -> Option<T> {
         let answer = self.receive().await?;
-        self.let_end();
+        self.detach();
         Some(answer)
     }
 
@@ -198,7 +198,7 @@ impl Worker {
     }
 
     /// Leaves the worker to itself: the last answer is there, and the worker ends.
-    pub(crate) fn let_end(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.process.0 = None;
     }
 
