@@ -11,6 +11,7 @@
 //! - `liveness`: which machines are silent, and which are lost; `machines`: the machines as the planner sees them.
 //! - `changed`: the parts that an event changed, so that the server wakes only their receivers.
 //! - `step`: plans one step and returns its changes in groups.
+//! - `turns`: plans every app in turn, whatever the dirty set says.
 //! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
 //!
 //! The server's core (`gantry-server`) runs this state against a store; `gantry-simulation` runs it under virtual time
@@ -28,6 +29,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod transactions;
+mod turns;
 
 pub use changed::ChangedParts;
 pub use dirty::DirtySet;

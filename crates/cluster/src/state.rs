@@ -21,6 +21,7 @@ use crate::machines::{
     ClusterMachines, apps_for_open_machine, apps_on, apps_without_neighbour, apps_without_room, crowded_apps, names,
 };
 use crate::step::{PlannedStep, plan_step};
+use crate::turns::PlanTurns;
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key, machine_of_part_key};
 
 /// Time for which a silent router is still shown, in milliseconds. The planner counts a router as gone after
@@ -131,6 +132,7 @@ pub struct CoreState {
     global: GlobalRoles,
     index: ClusterIndex,
     machines: ClusterMachines,
+    turns: PlanTurns,
 }
 
 /// The state while an event changes it.
@@ -159,7 +161,8 @@ impl CoreState {
             jumps: Arc::new(jumps),
             states: Arc::default(),
         };
-        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, global, index, machines }
+        let (published, turns) = (PublishedView(Arc::new(RwLock::new(view))), PlanTurns::default());
+        Self { published, activity, global, index, machines, turns }
     }
 
     /// Returns the view for readers.
@@ -180,9 +183,17 @@ impl CoreState {
         plan_step(&self.view(), &self.index, &mut self.machines, dirty, now)
     }
 
+    /// Returns the apps and machines that have their turn at this tick. They are planned although no event affects them:
+    /// a mistake in the dirty set only delays a change.
+    #[must_use]
+    pub fn take_turns(&mut self) -> DirtySet {
+        let view = self.view();
+        self.turns.take(&view, &self.index)
+    }
+
     /// Applies an event at the time `now`.
     pub fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
-        let Self { published, activity, global, index, machines } = self;
+        let Self { published, activity, global, index, machines, .. } = self;
         let mut guard = published.0.write().unwrap_or_else(PoisonError::into_inner);
         let view = &mut *guard;
         view.now = now;

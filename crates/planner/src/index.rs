@@ -2,6 +2,7 @@
 //! to date, so that planning one app looks at that app's machines alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use gantry_model::{AllocationId, AppName, MachineName, ObservedCluster, Plan};
 use gantry_placement::MachineReadiness;
@@ -94,6 +95,20 @@ impl ClusterIndex {
     /// The machines that report instances of an app.
     pub(crate) fn reported_by(&self, app: &AppName) -> impl Iterator<Item = &MachineName> {
         self.reported.get(app).into_iter().flatten()
+    }
+
+    /// The app with assigned instances after another, or the first.
+    #[must_use]
+    pub fn assigned_app_after(&self, app: Option<&AppName>) -> Option<&AppName> {
+        let begin: Bound<&AppName> = app.map_or(Bound::Unbounded, Bound::Excluded);
+        let end: Bound<&AppName> = Bound::Unbounded;
+        self.assigned.range::<AppName, _>((begin, end)).next().map(|(app, _)| app)
+    }
+
+    /// Number of apps with assigned instances.
+    #[must_use]
+    pub fn assigned_count(&self) -> usize {
+        self.assigned.len()
     }
 
     /// All apps with assigned instances.

@@ -28,9 +28,6 @@ const WORK: u64 = 3;
 /// Ticks between two renewals of leadership.
 const RENEWAL_TICKS: u64 = 5;
 
-/// Ticks between two plans of everything.
-const FULL_PLAN_TICKS: u64 = 60;
-
 /// A server's process.
 #[derive(Default)]
 pub(crate) struct SimulatedServer {
@@ -308,9 +305,7 @@ impl Simulation {
             simulation.follow_clock(server, leader)?;
             let trail = leader.apply(CoreEvent::Tick, simulation.now_of(leader));
             simulation.commit_trail(leader, trail)?;
-            if leader.ticks.is_multiple_of(FULL_PLAN_TICKS) {
-                leader.dirty = DirtySet::everything();
-            }
+            leader.dirty.merge(leader.core.take_turns());
             simulation.plan_until_stable(leader)
         });
         if is_leading {

@@ -28,9 +28,6 @@ use gantry_records::{RecordChange, RecordIndex, StoreRecord};
 /// Interval of planning for deadlines and drains, which pass with time alone.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Interval of a full plan. A mistake in the dirty set therefore only delays a change.
-const FULL_PLAN: Duration = Duration::from_secs(30);
-
 /// Maximum number of planning rounds in a row. More rounds would mean that the planner does not converge.
 const ROUNDS_MAX: usize = 64;
 
@@ -128,18 +125,11 @@ impl CoreTask {
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<CoreMessage>) -> ServerError {
         let mut tick = tokio::time::interval(TICK);
-        let mut full_plan = tokio::time::interval(FULL_PLAN);
-        for interval in [&mut tick, &mut full_plan] {
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        }
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let handled = tokio::select! {
                 Some(message) = inbox.recv() => self.handle_all(message, &mut inbox).await,
                 _ = tick.tick() => self.tick().await,
-                _ = full_plan.tick() => {
-                    self.dirty = DirtySet::everything();
-                    Ok(())
-                }
             };
             if let Err(error) = handled {
                 return error;
@@ -189,8 +179,9 @@ impl CoreTask {
         self.record(trail).await
     }
 
-    /// Judges the machines, and records which were lost.
+    /// Judges the machines, and records which were lost. Some apps have their turn to be planned.
     async fn tick(&mut self) -> Result<(), ServerError> {
+        self.dirty.merge(self.state.take_turns());
         let trail = self.apply(CoreEvent::Tick);
         self.record(trail).await
     }
