@@ -82,7 +82,7 @@ impl OfflineImages {
 
     /// The images that are complete on this machine.
     #[must_use]
-    pub fn held(&self) -> BTreeSet<Digest> {
+    pub fn complete_images(&self) -> BTreeSet<Digest> {
         self.known().filter(|image| images::read(&self.folder_of(image)).is_some()).collect()
     }
 
@@ -150,9 +150,9 @@ mod tests {
         assert_eq!((keep(&images, "one"), times()), (digest.clone(), [long_ago; 2]));
         std::fs::write(&files[1], "{").expect("cut");
         age(long_ago);
-        assert!(images.held().is_empty());
+        assert!(images.complete_images().is_empty());
         let _ = keep(&images, "one");
-        assert_eq!(images.held(), BTreeSet::from([digest]));
+        assert_eq!(images.complete_images(), BTreeSet::from([digest]));
         assert!(times().iter().all(|time| *time > long_ago), "{:?}", times());
     }
 
@@ -165,6 +165,6 @@ mod tests {
         images.mark(&BTreeSet::from([two.clone()])).expect("marked");
         let marked = [&one, &two, &damaged].map(|image| images.mark_of(image).exists());
         assert_eq!(marked, [false, true, false]);
-        assert_eq!(images.held(), BTreeSet::from([one, two]));
+        assert_eq!(images.complete_images(), BTreeSet::from([one, two]));
     }
 }

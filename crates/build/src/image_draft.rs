@@ -32,7 +32,7 @@ pub struct ImageDocuments {
 impl ImageDraft {
     /// Begins an image on a base image.
     #[must_use]
-    pub fn on(manifest: &Manifest, config: &Config) -> Self {
+    pub fn on_base(manifest: &Manifest, config: &Config) -> Self {
         let layers = manifest.layers.iter().cloned().zip(config.rootfs.diff_ids.iter().cloned()).collect();
         Self { layers, runtime: config.config.clone() }
     }

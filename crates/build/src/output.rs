@@ -187,7 +187,7 @@ impl Output {
 
     /// Current step of the build.
     #[must_use]
-    pub fn doing(&self) -> BuildProgress {
+    pub fn progress(&self) -> BuildProgress {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let said = now.said.as_ref().map(|(line, at)| (line.clone(), at.elapsed()));
         BuildProgress { step: now.step.clone(), running: now.since.elapsed(), said }

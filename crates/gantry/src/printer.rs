@@ -135,7 +135,7 @@ pub(crate) fn age(moment: Moment) -> String {
 }
 
 /// Time until a moment: `in 12s`, or `expired`.
-pub(crate) fn until(moment: Moment) -> String {
+pub(crate) fn time_until(moment: Moment) -> String {
     match moment.since(now()) {
         0 => "expired".to_owned(),
         millis => format!("in {}", span(millis)),

@@ -91,7 +91,7 @@ pub(crate) enum LooseRef {
 }
 
 /// Reads the file of a branch.
-pub(crate) fn loose(repository: &Path, branch: &str) -> LooseRef {
+pub(crate) fn read_loose_ref(repository: &Path, branch: &str) -> LooseRef {
     match std::fs::read(repository.join("refs/heads").join(branch)) {
         Ok(text) => judge(&text),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => LooseRef::None,
@@ -142,7 +142,7 @@ fn is_packed_line(line: &[u8]) -> bool {
 }
 
 /// Moves a repository aside, replacing an older one that was kept.
-pub(crate) fn keep_aside(repository: &Path) -> io::Result<PathBuf> {
+pub(crate) fn move_aside(repository: &Path) -> io::Result<PathBuf> {
     let kept = layout::set_aside(repository);
     gantry_linux::tree::remove(&kept)?;
     std::fs::rename(repository, &kept)?;

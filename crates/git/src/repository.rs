@@ -229,7 +229,7 @@ impl Repositories {
         }
         let damaged = layout.repair(&path).map_err(failed)?;
         let mut mended: Vec<Repair> = (!damaged.is_empty()).then_some(Repair::Files(damaged)).into_iter().collect();
-        if !*looked || health::loose(&path, branch) == LooseRef::Damaged {
+        if !*looked || health::read_loose_ref(&path, branch) == LooseRef::Damaged {
             mended.extend(self.check_branch(app, branch, taken).await?);
             if matches!(mended.last(), Some(Repair::Anew { .. })) {
                 layout.make(&path).map_err(failed)?;
@@ -243,7 +243,7 @@ impl Repositories {
     async fn check_branch(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Repair>, GitError> {
         let path = self.path(app);
         let failed = |source| GitError::File { path: path.clone(), source };
-        let damaged = health::loose(&path, branch) == LooseRef::Damaged;
+        let damaged = health::read_loose_ref(&path, branch) == LooseRef::Damaged;
         health::clear_refs(&path).map_err(failed)?;
         let name = format!("refs/heads/{branch}");
         // The result is also none for a branch that no push has created.
@@ -261,7 +261,7 @@ impl Repositories {
             }
         }
         match tip.is_some() || damaged && !taken.is_empty() {
-            true => Ok(Some(Repair::Anew { kept: health::keep_aside(&path).map_err(failed)? })),
+            true => Ok(Some(Repair::Anew { kept: health::move_aside(&path).map_err(failed)? })),
             false => Ok(None),
         }
     }
@@ -331,7 +331,7 @@ impl Repositories {
     ///
     /// # Errors
     /// [`GitError`].
-    pub async fn tidy(&self, app: &AppName) -> Result<(), GitError> {
+    pub async fn maintain(&self, app: &AppName) -> Result<(), GitError> {
         if !self.path(app).join("HEAD").exists() {
             return Ok(());
         }

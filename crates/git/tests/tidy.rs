@@ -50,7 +50,7 @@ async fn combines_packs_and_removes_the_lock_of_a_killed_git() {
     }
     let then = SystemTime::now() - Duration::from_secs(120);
     fs::File::options().write(true).open(&old).and_then(|file| file.set_modified(then)).expect("set");
-    repositories.tidy(&app).await.expect("tidied");
+    repositories.maintain(&app).await.expect("tidied");
     // Git keeps the largest pack as it is.
     assert!(packs(&repository) <= 2, "{}", packs(&repository));
     assert_eq!(log(&repository), before.1, "nothing is lost");

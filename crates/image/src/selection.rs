@@ -98,9 +98,9 @@ mod tests {
 
     /// Manifests and indexes by digest.
     #[derive(Default)]
-    struct Shelf(BTreeMap<Digest, Vec<u8>>);
+    struct ManifestStore(BTreeMap<Digest, Vec<u8>>);
 
-    impl Shelf {
+    impl ManifestStore {
         fn put(&mut self, value: &Value) -> Digest {
             let bytes = value.to_string().into_bytes();
             let digest = DigestHasher::of(&bytes);
@@ -148,24 +148,24 @@ mod tests {
 
     #[test]
     fn an_image_is_found_through_nested_indexes_to_a_bound() {
-        let mut shelf = Shelf::default();
-        let image = shelf.manifest("image");
+        let mut store = ManifestStore::default();
+        let image = store.manifest("image");
         let mut top = image.clone();
         for depth in 0..=DEPTH_MAX {
-            assert_eq!(shelf.select(&top).as_ref().ok(), Some(&image), "{depth}");
+            assert_eq!(store.select(&top).as_ref().ok(), Some(&image), "{depth}");
             let platform = own();
-            top = shelf.index(&[(if depth % 2 == 0 { Some(&platform) } else { None }, &top)]);
+            top = store.index(&[(if depth % 2 == 0 { Some(&platform) } else { None }, &top)]);
         }
-        let error = shelf.select(&top).expect_err("too deep").to_string();
+        let error = store.select(&top).expect_err("too deep").to_string();
         assert!(error.contains("nested more than 5 deep"), "{error}");
     }
 
     #[test]
     fn the_best_entry_is_taken_and_a_branch_without_an_image_is_left_again() {
-        let mut shelf = Shelf::default();
-        let (image, other, note) = (shelf.manifest("image"), shelf.manifest("other"), shelf.manifest("note"));
+        let mut store = ManifestStore::default();
+        let (image, other, note) = (store.manifest("image"), store.manifest("other"), store.manifest("note"));
         let (own, tuned) = (own(), format!("{}/v9", own()));
-        let foreign = shelf.index(&[(Some("windows/amd64"), &other), (Some("unknown/unknown"), &note)]);
+        let foreign = store.index(&[(Some("windows/amd64"), &other), (Some("unknown/unknown"), &note)]);
         for (entries, wanted) in [
             (vec![(Some("unknown/unknown"), &note), (Some("linux/mips"), &other), (Some(&*own), &image)], &image),
             (vec![(None, &note), (Some(&*own), &image)], &image),
@@ -175,23 +175,23 @@ mod tests {
             (vec![(Some(&*own), &foreign), (None, &image)], &image),
             (vec![(None, &foreign), (None, &image)], &image),
         ] {
-            let top = shelf.index(&entries);
-            assert_eq!(shelf.select(&top).as_ref().ok(), Some(wanted), "{entries:?}");
+            let top = store.index(&entries);
+            assert_eq!(store.select(&top).as_ref().ok(), Some(wanted), "{entries:?}");
         }
     }
 
     #[test]
     fn without_an_image_for_this_machine_the_others_are_named() {
-        let mut shelf = Shelf::default();
-        let other = shelf.manifest("other");
-        let inner = shelf.index(&[(Some("linux/mips"), &other), (Some("unknown/unknown"), &other)]);
-        let top = shelf.index(&[(None, &inner), (Some("linux/arm/v7"), &other)]);
-        let error = shelf.select(&top).expect_err("none").to_string();
+        let mut store = ManifestStore::default();
+        let other = store.manifest("other");
+        let inner = store.index(&[(Some("linux/mips"), &other), (Some("unknown/unknown"), &other)]);
+        let top = store.index(&[(None, &inner), (Some("linux/arm/v7"), &other)]);
+        let error = store.select(&top).expect_err("none").to_string();
         let wanted =
             format!("no image for this machine, which is {}; it has images for linux/arm/v7, linux/mips", own());
         assert!(error.contains(&wanted) && !error.contains("unknown"), "{error}");
-        let empty = shelf.index(&[]);
-        assert!(shelf.select(&empty).expect_err("none").to_string().contains("it names no platform"));
+        let empty = store.index(&[]);
+        assert!(store.select(&empty).expect_err("none").to_string().contains("it names no platform"));
     }
 
     #[test]
@@ -203,10 +203,10 @@ mod tests {
         let error = selection.next(&digest, text.as_bytes()).expect_err("a circle").to_string();
         assert!(error.contains("leads back to itself"), "{error}");
 
-        let mut shelf = Shelf::default();
-        let empty: Vec<Digest> = (0..60).map(|n| shelf.put(&json!({ "n": n, "manifests": [] }))).collect();
+        let mut store = ManifestStore::default();
+        let empty: Vec<Digest> = (0..60).map(|n| store.put(&json!({ "n": n, "manifests": [] }))).collect();
         let entries: Vec<(Option<&str>, &Digest)> = empty.iter().map(|digest| (None, digest)).collect();
-        let top = shelf.index(&entries);
-        assert!(shelf.select(&top).expect_err("too many").to_string().contains("more than 50 manifests"));
+        let top = store.index(&entries);
+        assert!(store.select(&top).expect_err("too many").to_string().contains("more than 50 manifests"));
     }
 }

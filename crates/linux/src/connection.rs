@@ -16,7 +16,7 @@ const PROBES: (Duration, u32) = (Duration::from_secs(10), 6);
 /// Sets options so that responses are sent without delay and the kernel detects a client whose machine is gone. If
 /// `untaken` is given, the kernel also ends a connection whose client accepts no data for this long. Options that
 /// cannot be set stay unchanged.
-pub fn tune(stream: impl AsFd, untaken: Option<Duration>) {
+pub fn set_stream_options(stream: impl AsFd, untaken: Option<Duration>) {
     let _ = set_tcp_nodelay(&stream, true);
     let _ = set_socket_keepalive(&stream, true).and_then(|()| set_tcp_keepidle(&stream, KEEPALIVE));
     if let Some(untaken) = untaken {
@@ -44,7 +44,7 @@ mod tests {
     fn a_client_that_is_gone_is_noticed_within_two_minutes() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
-        tune(&stream, None);
+        set_stream_options(&stream, None);
         probe_often(&stream);
         assert!(socket_keepalive(&stream).expect("an option"));
         let (idle, interval) = (tcp_keepidle(&stream).expect("an option"), tcp_keepintvl(&stream).expect("an option"));

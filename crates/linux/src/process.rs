@@ -130,7 +130,8 @@ fn forked(result: libc::c_long) -> Result<ForkSide, LinuxError> {
     }
 }
 
-/// Ends this process by SIGALRM after a time, unless [`stay`] is called before. A child does not inherit the deadline.
+/// Ends this process by SIGALRM after a time, unless [`revoke_end_after`] is called before. A child does not inherit
+/// the deadline.
 pub fn end_after(time: Duration) {
     let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
     // SAFETY: the call changes nothing but the process's timer.
@@ -138,7 +139,7 @@ pub fn end_after(time: Duration) {
 }
 
 /// Revokes [`end_after`].
-pub fn stay() {
+pub fn revoke_end_after() {
     // SAFETY: the call changes nothing but the process's timer.
     unsafe { libc::alarm(0) };
 }

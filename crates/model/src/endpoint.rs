@@ -30,7 +30,7 @@ impl MachineAddress {
 
     /// The address, if `here` is its machine.
     #[must_use]
-    pub fn on(&self, here: &MachineName) -> Option<Ipv4Addr> {
+    pub fn address_on(&self, here: &MachineName) -> Option<Ipv4Addr> {
         (self.machine == *here).then_some(self.address)
     }
 }
@@ -60,8 +60,8 @@ mod tests {
     fn only_the_machine_itself_sees_the_address() {
         let machine = |name: &str| MachineName::parse(name).expect("a name");
         let here = MachineAddress::new(machine("m1"), Ipv4Addr::new(10, 83, 0, 2));
-        assert_eq!(here.on(&machine("m1")), Some(Ipv4Addr::new(10, 83, 0, 2)));
-        assert_eq!(here.on(&machine("m2")), None);
+        assert_eq!(here.address_on(&machine("m1")), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        assert_eq!(here.address_on(&machine("m2")), None);
     }
 
     #[test]

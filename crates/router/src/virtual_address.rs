@@ -55,7 +55,7 @@ pub(crate) async fn accept(router: &Arc<RouterState>, threads: &ServingThreads, 
             tokio::time::sleep(RETRY).await;
             continue;
         };
-        gantry_linux::connection::tune(&stream, Some(UNACKNOWLEDGED_MAX));
+        gantry_linux::connection::set_stream_options(&stream, Some(UNACKNOWLEDGED_MAX));
         let Ok(original) = rustix::net::sockopt::ip_original_dst(&stream) else { continue };
         // The runtime of the serving thread has to register the socket.
         let Ok(stream) = stream.into_std() else { continue };
@@ -128,10 +128,10 @@ pub(crate) async fn connect_here(
 ) -> io::Result<TcpStream> {
     let mut last = io::ErrorKind::NotFound.into();
     for copy in copies(routes, &service.app, &service.role) {
-        let Some(address) = copy.on(router.routes.own_machine()) else { continue };
+        let Some(address) = copy.address_on(router.routes.own_machine()) else { continue };
         match tokio::time::timeout(CONNECT, TcpStream::connect((address, service.port))).await {
             Ok(Ok(stream)) => {
-                gantry_linux::connection::tune(&stream, Some(UNACKNOWLEDGED_MAX));
+                gantry_linux::connection::set_stream_options(&stream, Some(UNACKNOWLEDGED_MAX));
                 return Ok(stream);
             }
             Ok(Err(error)) => last = error,

@@ -6,7 +6,9 @@
 mod harness;
 
 use gantry_control::{ServerMessage, Update, UpdateSender};
-use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
+use gantry_fixtures::{
+    ContentChanges, DEADLINE, OtherServer, Script, ServerObservation, other_servers, scripted_server,
+};
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, HostName, RoutingTable, Seconds};
 use harness::{app, endpoint, fetch, full, get, router, table};
@@ -136,9 +138,9 @@ async fn follow_server(OtherServer { name, change, expected }: OtherServer<Expec
     let acknowledged = async {
         loop {
             match observed.recv().await.expect("the server runs") {
-                Heard::Connected => connections += 1,
-                Heard::Message(message) if message["set"]["table"] == REVISIONS[2] => return,
-                Heard::Message(_) | Heard::Frame(..) => {}
+                ServerObservation::Connected => connections += 1,
+                ServerObservation::Message(message) if message["set"]["table"] == REVISIONS[2] => return,
+                ServerObservation::Message(_) | ServerObservation::Frame(..) => {}
             }
         }
     };
@@ -171,7 +173,7 @@ async fn keeps_a_route_whose_update_it_cannot_read() {
     let known = table(REVISIONS[0], vec![endpoint(1, instance, AppProtocol::Http1)]);
     let running = router(known.clone(), &url, None).await;
     while let Some(message) = tokio::time::timeout(DEADLINE, observed.recv()).await.expect("an acknowledgement") {
-        if matches!(message, Heard::Message(message) if message["set"]["table"] == REVISIONS[1]) {
+        if matches!(message, ServerObservation::Message(message) if message["set"]["table"] == REVISIONS[1]) {
             break;
         }
     }

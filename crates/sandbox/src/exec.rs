@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gantry_error::ErrorChain;
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users, stay};
+use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users, revoke_end_after};
 use gantry_linux::{LinuxError, WithAction};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::SendFlags;
@@ -188,7 +188,7 @@ fn serve(alone: &SingleThreaded, request: ExecRequest, socket: &mut UnixStream) 
         .with_action(|| "pass the process's streams to the caller".to_owned())?;
     drop(outer);
     // From here on the worker lives as long as the process and the caller.
-    stay();
+    revoke_end_after();
     match alone.fork()? {
         ForkSide::Child => {
             let error = become_process(&spec, inner);

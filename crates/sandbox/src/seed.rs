@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use gantry_error::ErrorChain;
 use gantry_linux::cgroup::{Cgroup, PreparedGroup};
 use gantry_linux::link::{self, Links};
-use gantry_linux::process::{ForkSide, SingleThreaded, end_after, stay, unshare, user_namespace};
+use gantry_linux::process::{ForkSide, SingleThreaded, end_after, revoke_end_after, unshare, user_namespace};
 use gantry_linux::{LinuxError, WithAction};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, waitpid};
@@ -72,7 +72,7 @@ pub(crate) fn serve(
         Err(error) => return write_message(&mut caller, &SlotOutcome::Failed(ErrorChain(&error).to_string())),
     };
     write_message(&mut caller, &SlotOutcome::Prepared)?;
-    stay();
+    revoke_end_after();
     let spec: ContainerSpec = read_message(&mut caller)?;
     end_after(DEADLINE);
     write_message(&mut caller, &LaunchOutcome::from(holder.launch(slot, &spec)))

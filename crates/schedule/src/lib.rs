@@ -3,7 +3,7 @@
 //! - [`Schedule`]: a schedule, and its next times. Begin there.
 //! - [`Cron`]: cron expressions. `field`: their fields.
 //! - [`Zone`]: time zones, from a database that is part of the program.
-//! - [`Turn`]: the times that are due now. Policies for missed times and for runs that overlap.
+//! - [`DueTimes`]: the times that are due now. Policies for missed times and for runs that overlap.
 //!
 //! # Clock changes
 //! An expression without `*` in hours, minutes and seconds names fixed times of the day. A fixed time is never lost and never
@@ -14,19 +14,19 @@
 //! same, except that two times that meet after a gap are due once.
 
 mod cron;
+mod due_times;
 mod field;
 mod occurrence;
 mod schedule;
 #[cfg(test)]
 mod tests;
 mod time;
-mod turn;
 mod zone;
 
 pub use cron::{Cron, InvalidCron};
+pub use due_times::{DueTimes, Overlap, Progress};
 pub use field::InvalidField;
 pub use gantry_model::role::{MissedPolicy, OverlapPolicy};
 pub use schedule::{InvalidSchedule, Schedule, Timing};
 pub use time::{parse_rfc3339, rfc3339};
-pub use turn::{Overlap, Progress, Turn};
 pub use zone::{UnknownZone, Zone};

@@ -89,7 +89,7 @@ impl RunningBuilds {
     pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
         let running = self.lock();
         let (_, job) = running.iter().filter(|((of, _), _)| of == app).max_by_key(|((_, number), _)| *number)?;
-        let BuildProgress { step, running, said } = job.output.doing();
+        let BuildProgress { step, running, said } = job.output.progress();
         Some(BuildState { step, running, said })
     }
 }

@@ -109,7 +109,7 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
         return None;
     };
     // No send timeout: a reader of a log may stop at a page for any length of time.
-    gantry_linux::connection::tune(&stream, None);
+    gantry_linux::connection::set_stream_options(&stream, None);
     gantry_linux::connection::probe_often(&stream);
     Some(stream)
 }

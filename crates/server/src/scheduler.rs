@@ -3,7 +3,7 @@
 //! ```text
 //! current releases ─► schedules of roles ─► queue's file ◄─ schedules of callers
 //!                                               │
-//!                      due rows ─► Progress::turn ─► Fire: jobs and progress in one transaction
+//!                      due rows ─► Progress::due_times ─► Fire: jobs and progress in one transaction
 //! ```
 //! A `Fire` names the progress that it follows on. After a restart, or beside another server, it changes nothing twice.
 
@@ -134,11 +134,11 @@ async fn follow(server: &Server, wanted: &WantedSchedules<'_>) -> Result<(), Job
 
 /// Queues the jobs of the times that are due. Returns false if the queue is full; the times are then due again.
 async fn fire(server: &Server, schedule: StoredSchedule, now: Moment) -> Result<bool, JobsError> {
-    let turn = schedule.progress.turn(&schedule.new.schedule, now);
+    let due_times = schedule.progress.due_times(&schedule.new.schedule, now);
     // Until the jobs are queued, garbage collection keeps their images.
     let _pin = server.gc_pins.take();
-    let (mut runs, mut skipped, mut note) = (Vec::new(), turn.skipped, None);
-    for at in turn.run {
+    let (mut runs, mut skipped, mut note) = (Vec::new(), due_times.skipped, None);
+    for at in due_times.run {
         match job(server, &schedule, at).await {
             Ok(job) => runs.push((at, job)),
             Err(problem) => {
@@ -149,7 +149,7 @@ async fn fire(server: &Server, schedule: StoredSchedule, now: Moment) -> Result<
         }
     }
     let name = schedule.new.name;
-    let fire = Fire { id: schedule.id, after: schedule.progress, handled: turn.handled, runs, skipped, note };
+    let fire = Fire { id: schedule.id, after: schedule.progress, handled: due_times.handled, runs, skipped, note };
     let reply = server.jobs.schedule(ScheduleCommand::Fire(Box::new(fire))).await?;
     gantry_failpoint::failpoint!("schedule.fired");
     match reply {

@@ -8,7 +8,7 @@ use crate::simulation::Simulation;
 
 impl Simulation {
     /// Returns why the cluster is not at rest in the requested state; none if it is.
-    pub(crate) fn unrest(&self) -> Option<String> {
+    pub(crate) fn reason_not_at_rest(&self) -> Option<String> {
         self.open_deploy()
             .or_else(|| self.open_rename())
             .or_else(|| self.wrong_instances())

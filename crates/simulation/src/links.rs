@@ -92,7 +92,7 @@ impl Simulation {
     }
 
     /// Both ends notice that a connection is broken.
-    pub(crate) fn broken(&mut self, id: LinkId) {
+    pub(crate) fn notice_broken_link(&mut self, id: LinkId) {
         let Some(link) = self.links.open.remove(&id) else { return };
         if let Some(leader) = &mut self.servers[link.server].leader {
             leader.peers.remove(&id);

@@ -175,7 +175,11 @@ impl Simulation {
         {
             self.run_until(Moment(end));
             self.promote_held();
-            let unrest = if end < begin.0 + RECOVERY_MILLIS { Some("faults last".to_owned()) } else { self.unrest() };
+            let unrest = if end < begin.0 + RECOVERY_MILLIS {
+                Some("faults last".to_owned())
+            } else {
+                self.reason_not_at_rest()
+            };
             match (unrest, rest) {
                 (None, None) => rest = Some(end),
                 (None, Some(since)) if end - since >= STAY_MILLIS => return since - begin.0,
@@ -211,7 +215,7 @@ impl Simulation {
             Event::Heartbeat { peer, link } => self.heartbeat(peer, link),
             Event::ToServer { link, message } => self.deliver_to_server(link, message),
             Event::ToPeer { peer, life, message } => self.deliver_to_peer(peer, life, &message),
-            Event::Broken(link) => self.broken(link),
+            Event::Broken(link) => self.notice_broken_link(link),
             Event::Container { machine, id, step } => self.container_step(machine, &id, step),
             Event::Fence(machine) => self.fence(machine),
             Event::RequestBegins { machine } => self.request_begins(machine),

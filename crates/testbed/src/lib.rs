@@ -9,7 +9,7 @@
 //!   `--store` gets its own etcd.
 //! - [`Postgres`]: a real PostgreSQL, for container jobs.
 //! - [`namespace`]: a machine made of a network namespace.
-//! - [`kills`], [`figures`]: a series of kills, and its times.
+//! - [`kills`], [`percentiles`]: a series of kills, and its times.
 //! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
 mod clock;
@@ -33,6 +33,6 @@ pub use etcd::Etcd;
 pub use fleet::{Fleet, FleetLoad};
 pub use postgres::Postgres;
 pub use repository::Repository;
-pub use series::{figures, kills};
+pub use series::{kills, percentiles};
 pub use spare_server::SpareServer;
 pub use test_cluster::TestCluster;

@@ -15,7 +15,7 @@ pub fn kills(short: usize) -> usize {
 
 /// The median, the 99th percentile and the longest of some times, which it sorts. There must be one.
 #[must_use]
-pub fn figures(times: &mut [Duration]) -> String {
+pub fn percentiles(times: &mut [Duration]) -> String {
     times.sort();
     let millis = |part: usize| times[(times.len() * part).div_ceil(100).max(1) - 1].as_millis();
     format!("{} times; median {} ms, p99 {} ms, longest {} ms", times.len(), millis(50), millis(99), millis(100))

@@ -7,7 +7,7 @@ mod site;
 use std::time::{Duration, Instant};
 
 use cluster::{CHECKED, create_app, load_during, ready_copies, wait_for_copies_apart_from, wait_until_settled};
-use gantry_testbed::{Fleet, figures, kills};
+use gantry_testbed::{Fleet, kills, percentiles};
 use site::push_site;
 
 /// Time from the end of a machine to the first answer of a replacement above which something is wrong, however slow this
@@ -41,8 +41,8 @@ fn copies_of_a_lost_machine_answer_elsewhere_in_time() {
         fleet.power_on(&victim);
         wait_until_settled(&fleet, &[("shop", COPIES), ("single", 1)]);
     }
-    println!("machine killed → replacement answers: {}", figures(&mut answered));
-    println!("machine killed → all copies of the other app ready: {}", figures(&mut restored));
+    println!("machine killed → replacement answers: {}", percentiles(&mut answered));
+    println!("machine killed → all copies of the other app ready: {}", percentiles(&mut restored));
     let failed: u64 = failures.iter().map(|(_, report)| report.failed).sum();
     println!("failed requests of the app with {COPIES} copies: {failed}");
     assert_eq!(failed, 0, "{failures:?}");

@@ -66,10 +66,10 @@ fn a_machine_whose_cable_is_cut_is_replaced(fleet: &mut Fleet) {
 fn a_machine_that_does_not_hear_the_server_goes_on_serving(fleet: &mut Fleet) {
     let cut = machine_with_a_copy(fleet);
     under_load(fleet, "shop", &["m1", &cut], |fleet| {
-        fleet.deafen(&cut, &["m1"]);
+        fleet.drop_packets_from(&cut, &["m1"]);
         wait_for_state(fleet, &cut, "lost");
         wait_for_copies_apart_from(fleet, "shop", COPIES, &[&cut]);
-        fleet.deafen(&cut, &[]);
+        fleet.drop_packets_from(&cut, &[]);
         wait_until_settled(fleet, &[("shop", COPIES)]);
     });
 }
@@ -77,10 +77,10 @@ fn a_machine_that_does_not_hear_the_server_goes_on_serving(fleet: &mut Fleet) {
 fn a_machine_that_the_server_does_not_hear_goes_on_serving(fleet: &mut Fleet) {
     let cut = machine_with_a_copy(fleet);
     under_load(fleet, "shop", &["m1", &cut], |fleet| {
-        fleet.deafen("m1", &[&cut]);
+        fleet.drop_packets_from("m1", &[&cut]);
         wait_for_state(fleet, &cut, "lost");
         wait_for_copies_apart_from(fleet, "shop", COPIES, &[&cut]);
-        fleet.deafen("m1", &[]);
+        fleet.drop_packets_from("m1", &[]);
         wait_until_settled(fleet, &[("shop", COPIES)]);
     });
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gantry_testbed::load::{Load, LoadKind, Target};
-use gantry_testbed::{Etcd, Output, Postgres, Repository, SpareServer, TestCluster, figures, kills};
+use gantry_testbed::{Etcd, Output, Postgres, Repository, SpareServer, TestCluster, kills, percentiles};
 use serde_json::Value;
 use site::{page, push_site, site};
 
@@ -282,7 +282,7 @@ fn leaders_are_replaced_in_time() {
         cloud.spares[leader].restart();
         cloud.cluster.wait("all servers live", |_| (cloud.living().len() == 3).then_some(()));
     }
-    println!("leader killed → next accepted change: {}", figures(&mut times));
+    println!("leader killed → next accepted change: {}", percentiles(&mut times));
     assert!(times.iter().all(|took| *took < TAKEOVER_MAX), "{times:?}");
     changes.end(&cloud);
 }

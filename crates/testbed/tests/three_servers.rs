@@ -177,16 +177,16 @@ fn the_leader_s_machine_may_be_lost_and_every_server_serves_over_tls() {
     each_server_has_a_token_and_makes_a_backup(&fleet);
 
     // A machine that the leader cannot reach goes on through a follower, by its own certificate.
-    fleet.deafen("m5", &["m1"]);
-    fleet.deafen("m1", &["m5"]);
+    fleet.drop_packets_from("m5", &["m1"]);
+    fleet.drop_packets_from("m1", &["m5"]);
     fleet.wait("m5 reports through a follower", |fleet| {
         let connected = fleet.run_on("m5", "ss", &["-Htn", "state", "established", "dport", "=", ":7000"]).good().out;
         let through = |name: &str| connected.contains(&format!("{}:7000", fleet.address(name)));
         (!through("m1") && (through("m2") || through("m3"))).then_some(())
     });
     fleet.wait_until_ready(&fleet.names());
-    fleet.deafen("m5", &[]);
-    fleet.deafen("m1", &[]);
+    fleet.drop_packets_from("m5", &[]);
+    fleet.drop_packets_from("m1", &[]);
 
     // The leader's machine loses its power. Another server leads, and the machine's copies run elsewhere.
     let load = fleet.load("m4", "shop", &[LoadKind::Keep, LoadKind::Fresh]);

@@ -93,7 +93,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves one connection.
 async fn serve(agent: Arc<AgentContext>, app: Option<AppName>, stream: TcpStream, limits: CallerLimits) {
-    gantry_linux::connection::tune(&stream, Some(HEAD));
+    gantry_linux::connection::set_stream_options(&stream, Some(HEAD));
     let limits = Arc::new(limits);
     let service = service_fn(move |request| {
         let (agent, app, limits) = (Arc::clone(&agent), app.clone(), Arc::clone(&limits));

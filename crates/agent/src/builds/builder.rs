@@ -46,7 +46,7 @@ impl Build<'_> {
         let blobs = self.blobs.source();
         let fetch = images::fetch_from(self.agent, &blobs, &self.order.base);
         let base = unless_cancelled(output, fetch).await?.map_err(failed(BuildPhase::Base))?;
-        let mut image = ImageDraft::on(&base.manifest, &base.config);
+        let mut image = ImageDraft::on_base(&base.manifest, &base.config);
         let cache = cache::claim(self.agent, &self.order.app, self.order.created);
         let cache = cache.map_err(|error| BuildError::new(BuildPhase::Source, error))?;
         let mut times = self.times(&source, &cache, recipe.compile.is_some(), &scratch).await?;

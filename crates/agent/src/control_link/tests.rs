@@ -9,7 +9,9 @@ use gantry_api::Client;
 use gantry_api::frame::Frame;
 use gantry_control::UpdateSender;
 use gantry_control::jobs::{Fence, JobId, JobOrder, JobRef};
-use gantry_fixtures::{ContentChanges, DEADLINE, Heard, OtherServer, Script, other_servers, scripted_server};
+use gantry_fixtures::{
+    ContentChanges, DEADLINE, OtherServer, Script, ServerObservation, other_servers, scripted_server,
+};
 use gantry_model::{Assignment, Digest, InstanceGoal, InstanceSpec, Moment, Role, RoleCommand};
 use serde_json::{Value, json};
 
@@ -169,7 +171,7 @@ fn agent(url: &str) -> (tempfile::TempDir, Arc<AgentContext>) {
 
 /// Messages of the agent that a server has received.
 #[derive(Debug, Default)]
-struct Told {
+struct ReceivedMessages {
     connections: u32,
     /// The instances that the reports name, each with its last status.
     instances: BTreeMap<String, Value>,
@@ -179,12 +181,12 @@ struct Told {
     frames: Vec<(String, Frame)>,
 }
 
-impl Told {
-    fn take(&mut self, heard: Heard) {
+impl ReceivedMessages {
+    fn take(&mut self, heard: ServerObservation) {
         match heard {
-            Heard::Connected => self.connections += 1,
-            Heard::Frame(session, frame) => self.frames.push((session, frame)),
-            Heard::Message(message) => {
+            ServerObservation::Connected => self.connections += 1,
+            ServerObservation::Frame(session, frame) => self.frames.push((session, frame)),
+            ServerObservation::Message(message) => {
                 let items = message["set"].as_object().cloned().into_iter().flatten();
                 self.instances.extend(items.filter(|(key, _)| key.starts_with("instance/")));
                 self.ended.extend(message["ended"].as_array().cloned().into_iter().flatten());
@@ -206,12 +208,12 @@ async fn follow_server(other: OtherServer<Expected>) {
     let (url, mut heard) = scripted_server(lines).await;
     let (_folder, agent) = agent(&url);
     let (plans, mut arrived) = watch::channel(None);
-    let mut told = Told::default();
+    let mut received = ReceivedMessages::default();
     let wanted = async {
         let is_last = |plan: &Option<MachinePlan>| plan.as_ref().is_some_and(|plan| plan.generation.0 == 2);
         let plan = arrived.wait_for(is_last).await.expect("the agent runs").clone().expect("a plan");
-        while !told.instances.contains_key(reported) || (goal.is_none() && !told.is_refused()) {
-            told.take(heard.recv().await.expect("the server runs"));
+        while !received.instances.contains_key(reported) || (goal.is_none() && !received.is_refused()) {
+            received.take(heard.recv().await.expect("the server runs"));
         }
         plan
     };
@@ -219,9 +221,9 @@ async fn follow_server(other: OtherServer<Expected>) {
         plan = tokio::time::timeout(DEADLINE, wanted) => plan,
         () = follow(&agent, None, &plans) => unreachable!("the agent follows for ever"),
     };
-    let plan = plan.unwrap_or_else(|_| panic!("{}: the server heard {told:?}", other.name));
+    let plan = plan.unwrap_or_else(|_| panic!("{}: the server heard {received:?}", other.name));
 
-    assert_eq!(told.connections, 1, "{}: the connection stays", other.name);
+    assert_eq!(received.connections, 1, "{}: the connection stays", other.name);
     let goals = [(moved(), InstanceGoal::Run), (id("shop.v1.web-2"), InstanceGoal::Run)].into_iter();
     let goals: BTreeMap<_, _> = goals.chain(goal.map(|goal| (id("shop.v1.web-3"), goal))).collect();
     let planned = plan.instances.iter().map(|(id, assignment)| (id.clone(), assignment.goal)).collect();
@@ -230,20 +232,20 @@ async fn follow_server(other: OtherServer<Expected>) {
     let builds = if lacks_policy { PeerPolicy::default().builds } else { 7 };
     assert_eq!(agent.policy.now().builds, builds, "{}", other.name);
     if goal.is_none() {
-        refused(&told);
+        refused(&received);
     }
 }
 
 /// Asserts that the agent has said why it refuses a copy, a job and a session.
-fn refused(told: &Told) {
+fn refused(received: &ReceivedMessages) {
     let names = |text: &str, value| assert!(text.contains(value) && text.contains("update the machine"), "{text}");
-    let copy = &told.instances["instance/shop.v1.web-3"];
+    let copy = &received.instances["instance/shop.v1.web-3"];
     assert_eq!(copy["phase"], "failed");
     names(copy["failure"].as_str().expect("a text"), "freeze");
-    let job = &told.ended[0];
+    let job = &received.ended[0];
     assert_eq!((&job["job"], &job["fence"], &job["outcome"]), (&json!(5), &json!(2), &json!("failed")));
     names(job["details"]["failure"].as_str().expect("a text"), "wasm");
-    let (session, Frame::Failed(why)) = &told.frames[0] else { panic!("{told:?}") };
+    let (session, Frame::Failed(why)) = &received.frames[0] else { panic!("{received:?}") };
     assert_eq!(session, "s1");
     names(why, "teleport");
 }

@@ -147,7 +147,7 @@ async fn connect(
     for address in addresses {
         let connected = async {
             let stream = TcpStream::connect(address.to_string()).await?;
-            gantry_linux::connection::tune(&stream, Some(STALL));
+            gantry_linux::connection::set_stream_options(&stream, Some(STALL));
             TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream).await
         };
         match tokio::time::timeout(CONNECT, connected).await {

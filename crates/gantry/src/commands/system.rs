@@ -9,7 +9,7 @@ use super::apps;
 use crate::args::Token;
 use crate::coded::fail;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, out, span, status, table, until};
+use crate::printer::{age, clock, json as print_json, or_dash, out, span, status, table, time_until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
     let status = client.fetch(&cluster::Status {}).await?;
@@ -92,7 +92,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
                 print_json(&tokens)?;
             } else {
                 let rows = tokens.iter().map(|token| {
-                    let ends = token.expires.map_or("never".to_owned(), until);
+                    let ends = token.expires.map_or("never".to_owned(), time_until);
                     vec![token.name.clone(), scope(&token.scope), format!("{} ago", age(token.created)), ends]
                 });
                 table(&["name", "scope", "created", "expires"], rows);

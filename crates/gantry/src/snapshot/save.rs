@@ -113,7 +113,7 @@ async fn gather(client: &Client, machine: &Machine) -> anyhow::Result<SnapshotCo
     let bases: BTreeSet<Digest> = names.keys().cloned().collect();
     // Only root reads the agent's folder.
     let held = match machine.data.join("images").exists() {
-        true => OfflineImages::in_folder(&machine.data)?.held(),
+        true => OfflineImages::in_folder(&machine.data)?.complete_images(),
         false => BTreeSet::new(),
     };
     for image in held {

@@ -299,7 +299,7 @@ impl PostgresQueue {
     }
 
     /// Drops a part without rows, seldom and one at a time.
-    fn tidy(&mut self) -> Result<(), Fault> {
+    fn drop_empty_part(&mut self) -> Result<(), Fault> {
         let Some(Open { session, .. }) = &self.open else { return Ok(()) };
         for of in [NumberedTable::Jobs, NumberedTable::Messages, NumberedTable::Deliveries] {
             let Some(lowest) = session.lowest_number(of) else { continue };
@@ -330,7 +330,7 @@ impl QueueStore for PostgresQueue {
     fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError> {
         if self.tidied.elapsed() >= self.tidy_every {
             self.tidied = Instant::now();
-            if self.tidy().is_err() {
+            if self.drop_empty_part().is_err() {
                 self.open = None;
             }
         }

@@ -40,7 +40,7 @@ fn due(storage: &StorageUnderTest) -> Vec<StoredSchedule> {
 
 /// The command for what is due now.
 fn fire(storage: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
-    let turn = schedule.progress.turn(&schedule.new.schedule, storage.now);
+    let due_times = schedule.progress.due_times(&schedule.new.schedule, storage.now);
     let job = NewJob {
         queue: queue("shop/report"),
         settings: JobSettings::default(),
@@ -48,8 +48,15 @@ fn fire(storage: &StorageUnderTest, schedule: &StoredSchedule) -> Fire {
         payload: Vec::new(),
         by: "schedule".to_owned(),
     };
-    let runs = turn.run.into_iter().map(|at| (at, job.clone())).collect();
-    Fire { id: schedule.id, after: schedule.progress, handled: turn.handled, runs, skipped: turn.skipped, note: None }
+    let runs = due_times.run.into_iter().map(|at| (at, job.clone())).collect();
+    Fire {
+        id: schedule.id,
+        after: schedule.progress,
+        handled: due_times.handled,
+        runs,
+        skipped: due_times.skipped,
+        note: None,
+    }
 }
 
 fn fired(storage: &mut StorageUnderTest, fire: Fire) -> Fired {

@@ -159,7 +159,7 @@ fn instances(data: ZoneData<'_>, name: &str) -> Option<Vec<Ipv4Addr>> {
     let labels: Vec<&str> = name.split('.').collect();
     let of = |app: &AppName, names: &AppNames, role: &RoleName| -> Vec<Ipv4Addr> {
         let Some(all) = names.roles.get(role) else { return Vec::new() };
-        let own: Vec<Ipv4Addr> = all.iter().filter_map(|address| address.on(here)).collect();
+        let own: Vec<Ipv4Addr> = all.iter().filter_map(|address| address.address_on(here)).collect();
         match services.of_role(app, role) {
             Some(address) if own.is_empty() || own.len() < all.len() => vec![address],
             _ => own,

@@ -35,7 +35,7 @@ impl HttpExchange {
             self.tried.clear();
             let _ = tokio::time::timeout(POLL_INTERVAL, changes.changed()).await;
             if let Some(chosen) = self.search()? {
-                place.found();
+                place.mark_admitted();
                 return Ok(chosen);
             }
         }

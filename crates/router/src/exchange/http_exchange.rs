@@ -75,7 +75,7 @@ impl HalfOpenProbe {
 
 impl Drop for HalfOpenProbe {
     fn drop(&mut self) {
-        self.0.circuit.abandoned(self.1.into_std());
+        self.0.circuit.record_no_outcome(self.1.into_std());
     }
 }
 
@@ -130,15 +130,15 @@ impl HttpExchange {
             }
             match outcome {
                 Ok(response) => {
-                    chosen.target.circuit.worked();
+                    chosen.target.circuit.record_success();
                     return Ok((chosen, response));
                 }
                 Err(AttemptFailure::Unsent(unsent) | AttemptFailure::Refused(unsent)) => {
-                    chosen.target.failed(InstanceFailure::Unreachable, self.now.into_std());
+                    chosen.target.record_failure(InstanceFailure::Unreachable, self.now.into_std());
                     self.body = unsent;
                 }
                 Err(AttemptFailure::Sent(why)) => {
-                    chosen.target.failed(InstanceFailure::Broken, self.now.into_std());
+                    chosen.target.record_failure(InstanceFailure::Broken, self.now.into_std());
                     // Retry once, on another instance if there is one: no response came, and a second request is
                     // harmless.
                     if !repeatable || std::mem::replace(&mut self.repeated, true) {
@@ -151,7 +151,7 @@ impl HttpExchange {
                 }
                 Err(AttemptFailure::Client(response)) => return Err(response),
                 Err(AttemptFailure::Slow) => {
-                    chosen.target.failed(InstanceFailure::Broken, self.now.into_std());
+                    chosen.target.record_failure(InstanceFailure::Broken, self.now.into_std());
                     self.entry.failure = Some(RequestFailure::Slow);
                     return Err(Box::new(error_response::too_slow(
                         self.route.app.as_str(),

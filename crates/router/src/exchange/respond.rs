@@ -77,7 +77,7 @@ impl HttpExchange {
         if !head
             .headers
             .get(UPGRADE)
-            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::alike(answered, requested)))
+            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::is_same_protocol(answered, requested)))
         {
             return Err("the instance changed to another protocol than requested");
         }
@@ -111,13 +111,13 @@ impl HttpExchange {
             match client {
                 ClientUpgrade::Http1(client) => {
                     if let Ok(client) = client.await {
-                        tunnel.carry(tokio::io::split(TokioIo::new(client)), instance, sent).await;
+                        tunnel.copy_until_end(tokio::io::split(TokioIo::new(client)), instance, sent).await;
                     }
                 }
                 ClientUpgrade::Http2(StreamUpgrade { from, to }) => {
                     if let Ok(to) = to.await {
                         let client = (Http2Reader::new(BodyReceiver::new(from), None), Http2Writer(to));
-                        tunnel.carry(client, instance, sent).await;
+                        tunnel.copy_until_end(client, instance, sent).await;
                     }
                 }
             }

@@ -26,7 +26,7 @@ pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
 }
 
 /// Returns whether two fields name the same protocol.
-pub(crate) fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
+pub(crate) fn is_same_protocol(one: &HeaderValue, other: &HeaderValue) -> bool {
     one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }
 

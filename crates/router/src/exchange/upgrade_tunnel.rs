@@ -36,7 +36,7 @@ pub(crate) struct UpgradeTunnel {
 impl UpgradeTunnel {
     /// Copies bytes until either side ends; adds the bytes sent to the client to `sent`. The client may be another
     /// machine's router.
-    pub(crate) async fn carry(
+    pub(crate) async fn copy_until_end(
         self,
         client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
         instance: (SwitchedReader, SwitchedWriter),

@@ -121,7 +121,7 @@ impl ClientListener {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    gantry_linux::connection::tune(&stream, Some(UNACKNOWLEDGED_MAX));
+                    gantry_linux::connection::set_stream_options(&stream, Some(UNACKNOWLEDGED_MAX));
                     // The runtime of the serving thread has to register the socket.
                     if let Ok(stream) = stream.into_std() {
                         self.connection(stream, peer, tls.cloned());

@@ -65,22 +65,22 @@ impl Drop for AdmittedRequest {
     }
 }
 
-/// Place in the waiting queue, until dropped. A place dropped without [`QueuePlace::found`] counts as refused.
+/// Place in the waiting queue, until dropped. A place dropped without [`QueuePlace::mark_admitted`] counts as refused.
 pub(crate) struct QueuePlace {
     gate: Arc<AdmissionGate>,
-    found: bool,
+    admitted: bool,
 }
 
 impl QueuePlace {
-    pub(crate) fn found(mut self) {
-        self.found = true;
+    pub(crate) fn mark_admitted(mut self) {
+        self.admitted = true;
     }
 }
 
 impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.gate.waiting.fetch_sub(1, Ordering::Relaxed);
-        let counted = if self.found { &self.gate.held } else { &self.gate.refused };
+        let counted = if self.admitted { &self.gate.held } else { &self.gate.refused };
         counted.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -126,7 +126,7 @@ impl AdmissionGate {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(QueuePlace { gate: Arc::clone(self), found: false })
+        Some(QueuePlace { gate: Arc::clone(self), admitted: false })
     }
 
     /// Counts a request that ended with a response.
@@ -181,7 +181,7 @@ mod tests {
         let gate = Arc::<AdmissionGate>::default();
         let mut places: Vec<_> = std::iter::from_fn(|| gate.wait()).collect();
         assert_eq!(places.len() as u64, WAITING_MAX);
-        places.pop().expect("a place").found();
+        places.pop().expect("a place").mark_admitted();
         let counts = gate.counts();
         assert_eq!((counts.waiting, counts.held, counts.refused), (WAITING_MAX - 1, 1, 1));
         drop(places);

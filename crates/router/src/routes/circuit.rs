@@ -84,7 +84,7 @@ impl CircuitBreaker {
 
     /// Records a successful connection. While its response is pending, the instance counts as reachable, in case there
     /// is no better choice.
-    pub(crate) fn reached(&self) {
+    pub(crate) fn record_connection(&self) {
         if self.is_troubled() {
             self.trouble().unreachable = 0;
         }
@@ -92,14 +92,14 @@ impl CircuitBreaker {
 
     /// Records that the request sent at `sent` ended without an outcome. If this request was the half-open probe,
     /// another probe may start.
-    pub(crate) fn abandoned(&self, sent: Instant) {
+    pub(crate) fn record_no_outcome(&self, sent: Instant) {
         let mut trouble = self.trouble();
         if trouble.trying.take_if(|trying| *trying == sent).is_some() {
             trouble.until = Some(sent);
         }
     }
 
-    pub(crate) fn worked(&self) {
+    pub(crate) fn record_success(&self) {
         if self.troubled.swap(false, Ordering::Relaxed) {
             *self.trouble() = CircuitState::default();
         }
@@ -107,7 +107,7 @@ impl CircuitBreaker {
 
     /// Records the failure of the request sent at `sent`. Of many requests that were under way at once, only the first
     /// failure counts.
-    pub(crate) fn failed(&self, how: InstanceFailure, sent: Instant, now: Instant) {
+    pub(crate) fn record_failure(&self, how: InstanceFailure, sent: Instant, now: Instant) {
         let mut trouble = self.trouble();
         if trouble.opened.is_some_and(|opened| sent < opened) {
             return;
@@ -140,36 +140,36 @@ mod tests {
     #[test]
     fn opens_after_a_failure_then_allows_one_probe() {
         let (circuit, now) = (CircuitBreaker::default(), Instant::now());
-        circuit.failed(InstanceFailure::Unreachable, now, now);
+        circuit.record_failure(InstanceFailure::Unreachable, now, now);
         assert!(!circuit.is_closed(now) && !circuit.enter(now) && !circuit.is_reachable());
         let later = now + OPEN[0];
         assert!(circuit.is_closed(later) && circuit.enter(later));
         assert!(!circuit.is_closed(later) && !circuit.enter(later), "one tries, the others go elsewhere");
-        circuit.abandoned(now);
+        circuit.record_no_outcome(now);
         assert!(!circuit.enter(later), "another one's end says nothing");
-        circuit.abandoned(later);
+        circuit.record_no_outcome(later);
         assert!(circuit.enter(later), "its client went away");
         assert!(circuit.enter(later + PROBE_TIMEOUT), "the one that tried was never heard of again");
-        circuit.failed(InstanceFailure::Unreachable, later, later);
-        circuit.abandoned(later + PROBE_TIMEOUT);
+        circuit.record_failure(InstanceFailure::Unreachable, later, later);
+        circuit.record_no_outcome(later + PROBE_TIMEOUT);
         assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
         // A hundred requests were sent before that, and waited for the same response.
         let before = now.checked_sub(PROBE_TIMEOUT).expect("a past");
-        (0..100).for_each(|_| circuit.failed(InstanceFailure::Unreachable, before, later + OPEN[0]));
+        (0..100).for_each(|_| circuit.record_failure(InstanceFailure::Unreachable, before, later + OPEN[0]));
         assert!(circuit.is_closed(later + OPEN[1]));
-        circuit.worked();
+        circuit.record_success();
         assert!(circuit.is_closed(now) && circuit.enter(now) && circuit.enter(now));
     }
 
     #[test]
     fn falls_back_to_a_reachable_instance_during_its_probe() {
         let (circuit, now) = (CircuitBreaker::default(), Instant::now());
-        circuit.failed(InstanceFailure::Unreachable, now, now);
+        circuit.record_failure(InstanceFailure::Unreachable, now, now);
         let later = now + OPEN[0];
         assert!(circuit.enter(later) && !circuit.is_reachable());
-        circuit.reached();
+        circuit.record_connection();
         assert!(circuit.is_reachable() && !circuit.is_closed(later), "its answer takes its time");
-        circuit.failed(InstanceFailure::Broken, later, later);
+        circuit.record_failure(InstanceFailure::Broken, later, later);
         assert!(circuit.is_closed(later), "one bad request takes it from nobody");
     }
 
@@ -177,15 +177,15 @@ mod tests {
     fn counts_only_consecutive_broken_responses() {
         let (circuit, now) = (CircuitBreaker::default(), Instant::now());
         for _ in 1..BROKEN_MAX {
-            circuit.failed(InstanceFailure::Broken, now, now);
+            circuit.record_failure(InstanceFailure::Broken, now, now);
         }
         assert!(circuit.is_closed(now));
-        circuit.worked();
+        circuit.record_success();
         for _ in 1..BROKEN_MAX {
-            circuit.failed(InstanceFailure::Broken, now, now);
+            circuit.record_failure(InstanceFailure::Broken, now, now);
         }
         assert!(circuit.is_closed(now));
-        circuit.failed(InstanceFailure::Broken, now, now);
+        circuit.record_failure(InstanceFailure::Broken, now, now);
         assert!(!circuit.is_closed(now) && circuit.is_reachable());
     }
 }

@@ -206,7 +206,7 @@ impl RouteStore {
             if after.contains_key(endpoint) {
                 // An endpoint that returns was restarted: earlier failures say nothing about the new instance.
                 if target.leaving.borrow().is_some() {
-                    target.circuit.worked();
+                    target.circuit.record_success();
                 }
                 target.leave(self.farewell.get().copied());
             } else if let Some(drain) = before.get(endpoint) {
@@ -265,7 +265,7 @@ impl RouteStore {
         let taken: Vec<(Ipv4Addr, Option<&AllocationId>)> = taken_addresses(table, &self.here).collect();
         left.retain(|(_, known)| {
             let endpoint = &known.target.endpoint;
-            let address = endpoint.at.on(&self.here);
+            let address = endpoint.at.address_on(&self.here);
             !taken.iter().any(|(other, id)| Some(*other) == address && *id != Some(&endpoint.allocation))
         });
         for (id, known) in left {
@@ -334,9 +334,9 @@ fn taken_addresses<'a>(
     here: &'a MachineName,
 ) -> impl Iterator<Item = (Ipv4Addr, Option<&'a AllocationId>)> {
     let endpoints = table.routes.values().flat_map(|route| &route.endpoints);
-    let routed = endpoints.filter_map(|endpoint| Some((endpoint.at.on(here)?, Some(&endpoint.allocation))));
+    let routed = endpoints.filter_map(|endpoint| Some((endpoint.at.address_on(here)?, Some(&endpoint.allocation))));
     let named = table.names.values().flat_map(|names| names.roles.values()).flatten();
-    routed.chain(named.filter_map(|at| Some((at.on(here)?, None))))
+    routed.chain(named.filter_map(|at| Some((at.address_on(here)?, None))))
 }
 
 /// Parses a table from disk.
@@ -491,10 +491,10 @@ mod tests {
         let now = Instant::now();
         let choose = |tried: &[AllocationId]| route.choose(tried, now).map(|target| target.endpoint.clone());
         assert!((0..100).all(|_| choose(&[]) == Some(endpoint(2))));
-        route.targets[1].circuit.failed(InstanceFailure::Unreachable, now, now);
+        route.targets[1].circuit.record_failure(InstanceFailure::Unreachable, now, now);
         assert!((0..20).all(|_| choose(&[]) == Some(endpoint(1))));
         assert!(choose(&[endpoint(1).allocation]).is_none());
-        route.targets[1].circuit.worked();
+        route.targets[1].circuit.record_success();
         assert!(choose(&[endpoint(1).allocation]).is_some());
         std::fs::remove_file(&routing.path).expect("removed");
     }
@@ -506,7 +506,7 @@ mod tests {
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let now = Instant::now();
         for _ in 0..10 {
-            route.targets[0].circuit.failed(InstanceFailure::Broken, now, now);
+            route.targets[0].circuit.record_failure(InstanceFailure::Broken, now, now);
         }
         assert!((0..50).all(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)));
         assert!(route.choose(&[endpoint(2).allocation], now).is_some());
@@ -520,7 +520,7 @@ mod tests {
         // A request that waits for the instance all the while.
         let waits = Arc::clone(&routing.now().routes["shop.localhost"]);
         let now = Instant::now();
-        (0..4).for_each(|_| waits.targets[0].circuit.failed(InstanceFailure::Unreachable, now, now));
+        (0..4).for_each(|_| waits.targets[0].circuit.record_failure(InstanceFailure::Unreachable, now, now));
         assert!(waits.choose(&[], now).is_none());
         routing.take(table(2, &[]), false).expect("taken");
         routing.take(table(3, &[1]), false).expect("taken");

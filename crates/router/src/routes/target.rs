@@ -71,7 +71,7 @@ impl Drop for ActiveRequest {
 impl RouteTarget {
     /// Creates the target of an endpoint of the machine `here`; none if the endpoint is on another machine.
     pub(super) fn local(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
-        let address = SocketAddr::from((endpoint.at.on(here)?, endpoint.port));
+        let address = SocketAddr::from((endpoint.at.address_on(here)?, endpoint.port));
         Some(Self::new(endpoint, TargetPlace::Here { address, pool: ConnectionPool::new() }))
     }
 
@@ -123,7 +123,7 @@ impl RouteTarget {
                 let stream = connecting.await.map_err(std::io::Error::from)??;
                 stream.set_nodelay(true)?;
                 let connection = InstanceConnection::begin(stream, self.endpoint.protocol).await?;
-                self.circuit.reached();
+                self.circuit.record_connection();
                 pool.share(&connection);
                 Ok(connection)
             }
@@ -135,9 +135,9 @@ impl RouteTarget {
 
     /// Records the failure of the request sent at `sent`. The failure of another machine's router is not the
     /// instance's.
-    pub(crate) fn failed(&self, how: InstanceFailure, sent: Instant) {
+    pub(crate) fn record_failure(&self, how: InstanceFailure, sent: Instant) {
         if self.is_up() {
-            self.circuit.failed(how, sent, Instant::now());
+            self.circuit.record_failure(how, sent, Instant::now());
         }
     }
 

@@ -238,7 +238,7 @@ impl PeerRouter {
         let failed = |source| PeerError::Connect(address.clone(), source);
         let malformed = |source| PeerError::Protocol(address.clone(), source);
         let stream = TcpStream::connect(address.to_string()).await.map_err(failed)?;
-        gantry_linux::connection::tune(&stream, Some(DEAD));
+        gantry_linux::connection::set_stream_options(&stream, Some(DEAD));
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(self.name.clone(), stream).await.map_err(failed)?;
         let mut builder = h2::client::Builder::new();

@@ -94,7 +94,7 @@ pub(super) async fn answer(
     };
     match outcome {
         Ok(response) => {
-            target.circuit.worked();
+            target.circuit.record_success();
             respond_with(response, &target, &parts, switch, entry).await;
         }
         Err((refusal, why)) => {
@@ -102,7 +102,7 @@ pub(super) async fn answer(
                 TunnelRefusal::Unreachable => InstanceFailure::Unreachable,
                 _ => InstanceFailure::Broken,
             };
-            target.circuit.failed(how, now.into_std(), Instant::now().into_std());
+            target.circuit.record_failure(how, now.into_std(), Instant::now().into_std());
             entry.refuse(refusal, &why);
         }
     }
@@ -183,7 +183,7 @@ async fn respond_with(
         if !head
             .headers
             .get(UPGRADE)
-            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::alike(answered, requested)))
+            .is_none_or(|answered| requested.is_some_and(|requested| upgrade::is_same_protocol(answered, requested)))
         {
             return entry.refuse(TunnelRefusal::Broken, "the instance changed to another protocol than requested");
         }
@@ -191,7 +191,7 @@ async fn respond_with(
         let is_websocket = requested.is_some_and(upgrade::is_websocket);
         let tunnel = UpgradeTunnel { is_websocket, leaving: target.leaving() };
         let client = (Http2Reader::new(BodyReceiver::new(from_entry), None), Http2Writer(to_entry));
-        return tunnel.carry(client, instance, &mut 0).await;
+        return tunnel.copy_until_end(client, instance, &mut 0).await;
     }
     let is_over = body.is_end_stream();
     let sent = entry.0.lock().send_response(wire::response(head), is_over);

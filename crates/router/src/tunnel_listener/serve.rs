@@ -58,7 +58,7 @@ impl TunnelListener {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            gantry_linux::connection::tune(&stream, Some(UNACKNOWLEDGED_MAX));
+            gantry_linux::connection::set_stream_options(&stream, Some(UNACKNOWLEDGED_MAX));
             // The runtime of the serving thread has to register the socket.
             let Ok(stream) = stream.into_std() else { continue };
             let (router, acceptor, ending) = (Arc::clone(router), self.acceptor.clone(), self.ending.subscribe());

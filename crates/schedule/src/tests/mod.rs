@@ -2,8 +2,8 @@
 
 mod changes;
 mod dialect;
+mod due_times;
 mod properties;
-mod turn;
 
 use gantry_model::Moment;
 use jiff::Timestamp;

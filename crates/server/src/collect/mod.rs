@@ -79,6 +79,6 @@ async fn round(server: &Arc<Server>) {
     server.core.compact().await.unwrap_or_else(|error| wrong("old revisions", &error));
     let apps: Vec<AppName> = server.core.view().records.apps.keys().cloned().collect();
     for app in &apps {
-        server.repositories.tidy(app).await.unwrap_or_else(|error| wrong("a repository", &error));
+        server.repositories.maintain(app).await.unwrap_or_else(|error| wrong("a repository", &error));
     }
 }

@@ -231,7 +231,7 @@ mod tests {
                         ObservedInstance { exit: Some(exit), ..ObservedInstance::new(InstancePhase::Exited, since) }
                     }
                     _ => ObservedInstance {
-                        address: at.and_then(|at| at.on(machine)),
+                        address: at.and_then(|at| at.address_on(machine)),
                         ..ObservedInstance::new(InstancePhase::Ready, since)
                     },
                 };

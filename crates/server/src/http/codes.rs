@@ -157,7 +157,7 @@ impl NewCode {
         let failed =
             |why: &dyn std::error::Error| Problem::internal(format!("the image of {}: {}", self.name, causes(why)));
         let (manifest, config) = server.images.image(&base).await.map_err(|error| failed(&error))?;
-        let mut draft = ImageDraft::on(&manifest, &config);
+        let mut draft = ImageDraft::on_base(&manifest, &config);
         draft.push(layer.descriptor(), layer.diff_id.clone());
         let documents: ImageDocuments = draft.finish_code(command.clone()).map_err(|error| failed(&error))?;
         let image = server.images.store(layer, documents).await.map_err(|error| failed(&error))?;

@@ -55,7 +55,7 @@ impl Fleet {
     ///
     /// # Panics
     /// If there is no such machine.
-    pub fn deafen(&self, name: &str, from: &[&str]) {
+    pub fn drop_packets_from(&self, name: &str, from: &[&str]) {
         let from: Vec<String> = from.iter().map(|other| self.address(other)).collect();
         self.network.drop_packets(name, &from);
     }

@@ -36,8 +36,10 @@ fn describe(here: &MachineName, view: &ClusterView, Service { app, role }: &Serv
     let settings = release.and_then(|release| release.roles.get(role)).ok_or_else(unknown)?;
     let routes = view.records.plan.routes.get(app);
     let named = routes.and_then(|routes| routes.names.as_ref()).and_then(|names| names.roles.get(role));
-    let instances =
-        named.into_iter().flatten().map(|at| ServiceInstance { machine: at.machine().clone(), address: at.on(here) });
+    let instances = named
+        .into_iter()
+        .flatten()
+        .map(|at| ServiceInstance { machine: at.machine().clone(), address: at.address_on(here) });
     Ok(ServiceInfo {
         app: app.clone(),
         role: role.clone(),

@@ -8,10 +8,10 @@ use crate::{MissedPolicy, OverlapPolicy, Schedule};
 /// Age from which a time counts as missed, in milliseconds. Restarts of the server are shorter.
 const MISSED_MILLIS: u64 = 60_000;
 
-/// Maximum number of runs of one turn: the newest missed times of the policy [`MissedPolicy::All`].
+/// Maximum number of runs of one pass: the newest missed times of the policy [`MissedPolicy::All`].
 const RUNS_MAX: usize = 100;
 
-/// Maximum number of times that a turn looks at from the last handled one on. A schedule with more times than this
+/// Maximum number of times that a pass reads from the last handled one on. A schedule with more times than this
 /// since then is dense, and only the times of the last [`DENSE_MILLIS`] matter.
 const TIMES_SCANNED_MAX: usize = 1000;
 const DENSE_MILLIS: u64 = 15 * 60 * 1000;
@@ -32,12 +32,12 @@ pub struct Progress {
 
 /// The times that are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
+pub struct DueTimes {
     /// Times to run, the oldest first.
     pub run: Vec<Moment>,
     /// Number of times that the policy for missed times skips.
     pub skipped: u64,
-    /// All times up to this moment are handled after the turn.
+    /// All times up to this moment are handled once these times are.
     pub handled: Moment,
 }
 
@@ -90,7 +90,7 @@ impl Progress {
 
     /// The times that are due at `now`.
     #[must_use]
-    pub fn turn(&self, schedule: &Schedule, now: Moment) -> Turn {
+    pub fn due_times(&self, schedule: &Schedule, now: Moment) -> DueTimes {
         let mut due = Vec::new();
         let mut after = self.handled;
         while let Some(next) = schedule.next_after(self.created, after).filter(|next| *next <= now) {
@@ -111,7 +111,7 @@ impl Progress {
             run.truncate(left);
         }
         let skipped = (all - run.len()) as u64;
-        Turn { run, skipped, handled: now.max(self.handled) }
+        DueTimes { run, skipped, handled: now.max(self.handled) }
     }
 }
 

@@ -26,8 +26,8 @@ fn missed_times_follow_the_policy() {
     let noon = at("2026-11-30T04:00:10Z");
     let late = at("2026-11-30T04:30:00Z");
     let run = |missed, now| {
-        let turn = Progress::new(created).turn(&hourly(missed), now);
-        (turn.run.len(), turn.skipped, turn.run.last().copied())
+        let due = Progress::new(created).due_times(&hourly(missed), now);
+        (due.run.len(), due.skipped, due.run.last().copied())
     };
     let four = Some(at("2026-11-30T04:00:00Z"));
     assert_eq!(run(MissedPolicy::Skip, noon), (1, 3, four));
@@ -44,10 +44,10 @@ fn a_long_absence_costs_a_bounded_number_of_runs() {
     let created = at("2026-11-30T00:00:00Z");
     let month = Moment(created.0 + 30 * 24 * HOUR);
     let second = Schedule { missed: MissedPolicy::All, ..Schedule::new(Timing::Every(1)) };
-    let turn = Progress::new(created).turn(&second, month);
-    assert_eq!((turn.run.len(), turn.run.last(), turn.handled), (100, Some(&month), month));
+    let due = Progress::new(created).due_times(&second, month);
+    assert_eq!((due.run.len(), due.run.last(), due.handled), (100, Some(&month), month));
     let once = Schedule { missed: MissedPolicy::Once, ..second };
-    let runs = Progress::new(created).turn(&once, month).run;
+    let runs = Progress::new(created).due_times(&once, month).run;
     assert_eq!(runs.last(), Some(&month));
 }
 
@@ -56,7 +56,7 @@ fn a_start_that_passes_while_the_request_is_on_its_way_is_due() {
     let created = at("2026-11-30T06:00:00Z");
     let first = |ago: u64| {
         let schedule = Schedule { start: Some(Moment(created.0 - ago)), ..Schedule::new(Timing::Every(3600)) };
-        Progress::requested(created, &schedule).turn(&schedule, created).run
+        Progress::requested(created, &schedule).due_times(&schedule, created).run
     };
     assert_eq!(first(0), [created]);
     assert_eq!(first(7), [Moment(created.0 - 7)]);
@@ -103,9 +103,9 @@ proptest! {
         let (mut progress, mut now, mut ran) = (Progress::new(created), created, Vec::new());
         for pause in pauses {
             now = Moment(now.0 + pause.min(every * 90_000));
-            let turn = progress.turn(&schedule, now);
-            ran.extend(turn.run.iter().map(|time| time.0));
-            progress = Progress { handled: turn.handled, runs: progress.runs + turn.run.len() as u64, ..progress };
+            let due = progress.due_times(&schedule, now);
+            ran.extend(due.run.iter().map(|time| time.0));
+            progress = Progress { handled: due.handled, runs: progress.runs + due.run.len() as u64, ..progress };
         }
         let wanted: Vec<u64> = (1..).map(|n| created.0 + n * every * 1000).take_while(|time| *time <= now.0).collect();
         prop_assert_eq!(ran, wanted);
