@@ -14,11 +14,11 @@ use gantry_model::output::{explaining_line, within_a_line};
 use gantry_model::remedy::{self, Program};
 use gantry_model::{BuildPhase, Bytes, Digest};
 use gantry_relay::LogTail;
-use gantry_sandbox::{BindMount, Container, ContainerLimits, ContainerSpec, ExitRecord, ProcessUser};
+use gantry_sandbox::{BindMount, Container, ContainerLimits, ContainerSpec, ProcessUser};
 
 use super::{TAIL, cancelled};
 use crate::instance::InstanceError;
-use crate::workload::{ContainerParts, TransientWorkload};
+use crate::workload::{ContainerEnd, ContainerParts, StartAttempts, TransientWorkload, Verdict};
 
 /// CPU limit in thousandths of a CPU: all processors of the machine.
 const MILLI_CPU: u32 = 64_000;
@@ -96,14 +96,17 @@ pub(super) async fn run(
     if output.is_cancelled() {
         return Err(cancelled());
     }
-    let mut begun = begin(step, workload).await;
-    if let Err(error) = &begun {
-        // A transient failure, such as a killed worker, must not fail a build. Try once more.
-        output.note(&format!("cannot start container/compile: {}; Gantry tries again", ErrorChain(error)));
-        workload.workload().clear().await.map_err(failed)?;
-        begun = begin(step, workload).await;
-    }
-    let (container, spec) = begun.map_err(failed)?;
+    let mut attempts = StartAttempts::default();
+    let (container, spec) = loop {
+        match begin(step, workload).await {
+            Ok(begun) => break begun,
+            Err(error) if attempts.is_another_due(workload.workload().name(), &error) => {
+                output.note(&format!("cannot start container/compile: {}; Gantry tries again", ErrorChain(&error)));
+                workload.workload().clear().await.map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    };
     finish(step, workload, &container, &spec, output).await
 }
 
@@ -141,7 +144,9 @@ async fn finish(
     let usage = container.usage();
     gantry_failpoint::failpoint!("compile.ended");
     container.destroy().await.map_err(failed)?;
-    check_exit(spec, usage.oom_kills > 0, output)?;
+    let workload = workload.workload();
+    let end = ContainerEnd { exit: workload.exit(), usage, ..ContainerEnd::default() };
+    check_exit(step.limits, &Verdict::of(workload.kind(), &end), output)?;
     let (upper, scratch, users) = (spec.root.upper.clone(), step.scratch.clone(), step.users);
     let newest = step.newest;
     let read = move || diff(&upper, &MOUNTED, users, newest, &scratch);
@@ -222,29 +227,28 @@ async fn watch(
     }
 }
 
-fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
-    let record = ExitRecord::read(&spec.exit);
-    let message = match record {
-        _ if out_of_memory => {
-            let limit = Bytes(spec.limits.memory);
+fn check_exit(limits: CompileLimits, verdict: &Verdict, output: &Output) -> Result<(), BuildError> {
+    let message = match (verdict.code, verdict.signal) {
+        _ if verdict.out_of_memory => {
+            let limit = Bytes(limits.memory);
             format!(
                 "container/compile ran out of memory: a build may use {limit}; `gantry cluster policy set compile-memory=SIZE` changes the limit"
             )
         }
-        Some(ExitRecord { code: Some(0), .. }) => return Ok(()),
-        Some(ExitRecord { code: Some(126), .. }) => format!(
+        (Some(0), _) => return Ok(()),
+        (Some(126), _) => format!(
             "container/compile, or a program that it runs, cannot be executed{}: it is for another machine, or not executable (git update-index --chmod=+x FILE)",
             output.tail(1).first().map(|line| format!(" (last output: {})", line.trim())).unwrap_or_default()
         ),
-        Some(ExitRecord { code: Some(code), .. }) => {
+        (Some(code), _) => {
             let tail = output.tail(TAIL);
             let said = explaining_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
             let remedy = remedy::of_output(Program::CompileStep, Some(code), &tail);
             let remedy = remedy.map(|remedy| format!("; {remedy}"));
             format!("container/compile exited with {code}{}{}", said.unwrap_or_default(), remedy.unwrap_or_default())
         }
-        Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was killed by signal {signal}"),
-        _ => "container/compile ended without a record".to_owned(),
+        (None, Some(signal)) => format!("container/compile was killed by signal {signal}"),
+        (None, None) => "container/compile ended without a record".to_owned(),
     };
     Err(BuildError { phase: BuildPhase::Compile, message, tail: output.shown(TAIL) })
 }

@@ -6,17 +6,13 @@ use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{ExitStatus, InstanceGoal, InstancePhase, Moment, StopReason};
 use gantry_relay::LogTail;
-use gantry_sandbox::{Container, ExitRecord};
-use rustix::process::Signal;
-use tokio::time::Instant;
+use gantry_sandbox::Container;
 
 use super::Instance;
 use crate::records::ContainerPaths;
 use crate::status::{now, wall};
 use crate::trash::REMOVAL_RETRY;
-
-/// Interval at which the stop signal is repeated to an instance that was never ready.
-const SIGNAL_RETRY: Duration = Duration::from_secs(1);
+use crate::workload::{ContainerEnd, StopOrder, Verdict};
 
 /// Number of output lines kept with an exit.
 const TAIL: usize = 20;
@@ -25,12 +21,6 @@ const TAIL: usize = 20;
 const LINE_SHOWN: usize = 500;
 
 impl Instance {
-    fn send_stop_signal(&self, container: &Container) {
-        if let Err(error) = container.signal(signal_of(self.record.spec.role.stop_signal)) {
-            tracing::warn!(instance = %self.id, error = %ErrorChain(&error), "cannot send the stop signal to the instance");
-        }
-    }
-
     /// Sends the stop signal and waits for the end, at most for the stop timeout. An instance that was never ready gets
     /// the signal repeatedly. Its pid 1 may not have a handler yet, and the kernel discards signals that pid 1 does not
     /// handle. After a quarter of the timeout, the status of an instance that was ready says that the instance is still
@@ -43,26 +33,22 @@ impl Instance {
         if lasts {
             self.write_record();
         }
-        let (signal, timeout) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
-        let time = Duration::from_secs(u64::from(timeout.0));
-        let (deadline, told) = (Instant::now() + time, Instant::now() + time / 4);
         const REMEDY: &str = "let it end on that signal, or set `stop_signal` or `stop_timeout` of the role";
-        self.send_stop_signal(container);
-        while tokio::time::timeout_at(deadline.min(Instant::now() + SIGNAL_RETRY), container.ended()).await.is_err() {
-            if Instant::now() >= deadline {
-                let why = format!("did not end within {timeout} of {signal}; killed; {REMEDY}");
-                tracing::warn!(instance = %self.id, why);
-                self.append_log(&why);
-                self.killed_after = Some(timeout);
-                break;
-            }
-            if !self.record.ready {
-                self.send_stop_signal(container);
-            } else if Instant::now() >= told {
-                let why = format!("was sent {signal} and is still running; Gantry kills it after {timeout}; {REMEDY}");
-                self.status.failure = Some(why);
-                self.enter_phase(self.status.phase);
-            }
+        let role = &self.record.spec.role;
+        let (signal, timeout) = (role.stop_signal.name(), role.stop_timeout);
+        let time = Duration::from_secs(u64::from(timeout.0));
+        let order = StopOrder { signal: role.stop_signal, timeout: time, repeats: !self.record.ready };
+        let name = self.id.to_string();
+        let late = || {
+            let why = format!("was sent {signal} and is still running; Gantry kills it after {timeout}; {REMEDY}");
+            self.status.failure = Some(why);
+            self.enter_phase(self.status.phase);
+        };
+        if !order.carry_out(&name, container, late).await {
+            let why = format!("did not end within {timeout} of {signal}; killed; {REMEDY}");
+            tracing::warn!(instance = %self.id, why);
+            self.append_log(&why);
+            self.killed_after = Some(timeout);
         }
         gantry_failpoint::failpoint!("instance.stopped");
     }
@@ -76,8 +62,8 @@ impl Instance {
         // The exit is on disk before the last trace of the container is removed, so that a restarted agent knows of the
         // exit.
         gantry_failpoint::failpoint!("instance.killed");
-        let full = self.workload.is_full(self.record.spec.role.limits.disk).await;
-        self.record_exit(usage, full);
+        let is_full = self.workload.is_full(self.record.spec.role.limits.disk).await;
+        self.record_exit(usage, is_full);
         gantry_failpoint::failpoint!("instance.noted");
         loop {
             match container.destroy().await {
@@ -113,27 +99,29 @@ impl Instance {
     }
 
     /// Records the exit, from the file that init wrote.
-    pub(super) fn record_exit(&mut self, usage: GroupUsage, full: bool) {
-        let record = ExitRecord::read(&self.workload.paths().folder.join("exit"));
+    pub(super) fn record_exit(&mut self, usage: GroupUsage, is_full: bool) {
         let tail = last_lines(self.workload.paths(), self.record.begun.unwrap_or_default());
-        let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
-        // A service that ends with 0 also ended too early.
-        let unwanted = failed || self.policy().restarts;
-        // A limit that one of its processes hit days ago is not the cause of this exit.
-        let recent = |count: fn(&GroupUsage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
-        let by_limit = recent(|usage| usage.oom_kills);
-        let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
+        let end = ContainerEnd {
+            exit: self.workload.exit(),
+            usage,
+            // A limit that one of its processes hit days ago is not the cause of this exit.
+            before: self.used[0],
+            is_full,
+            killed_for_disk: self.agent.disk.is_over(&self.id),
+            timed_out: false,
+        };
+        let (verdict, limits) = (Verdict::of(self.workload.kind(), &end), self.record.spec.role.limits);
         let exit = ExitStatus {
-            code: record.as_ref().and_then(|record| record.code),
-            signal: record.as_ref().and_then(|record| record.signal),
-            out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
-            out_of_disk: over_disk.then_some(self.record.spec.role.limits.disk.0),
-            out_of_processes: recent(|usage| usage.refused).then_some(self.record.spec.role.limits.pids),
+            code: verdict.code,
+            signal: verdict.signal,
+            out_of_memory: verdict.out_of_memory.then_some(limits.memory.0),
+            out_of_disk: verdict.out_of_disk.then_some(limits.disk.0),
+            out_of_processes: verdict.out_of_processes.then_some(limits.pids),
             at: now(),
             tail,
             stopped: self.record.stop.take(),
             killed_after: self.killed_after.take(),
-            left_processes: record.as_ref().is_some_and(|record| record.left),
+            left_processes: verdict.left_processes,
         };
         self.record.ready = false;
         self.record.exit = Some(exit.clone());
@@ -176,17 +164,4 @@ fn last_lines(paths: &ContainerPaths, begun: Moment) -> Vec<String> {
     lines.retain(|line| !line.own && line.at >= begun);
     let last = lines.split_off(lines.len().saturating_sub(TAIL));
     last.into_iter().map(|line| line.text.chars().take(LINE_SHOWN).collect()).collect()
-}
-
-fn signal_of(signal: gantry_model::role::ShutdownSignal) -> Signal {
-    use gantry_model::role::ShutdownSignal as Asked;
-    match signal {
-        Asked::Term => Signal::TERM,
-        Asked::Quit => Signal::QUIT,
-        Asked::Int => Signal::INT,
-        Asked::Hup => Signal::HUP,
-        Asked::Usr1 => Signal::USR1,
-        Asked::Usr2 => Signal::USR2,
-        Asked::Winch => Signal::WINCH,
-    }
 }

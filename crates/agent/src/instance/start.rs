@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_error::ErrorChain;
 use gantry_model::{AllocationId, InstanceGoal, InstancePhase};
 use gantry_sandbox::{Container, ContainerSpec};
 
@@ -13,6 +12,7 @@ use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
 use crate::images::LocalImage;
 use crate::status::now;
+use crate::workload::StartAttempts;
 use crate::{images, records, volumes};
 
 /// Poll interval while another copy still exists, or a lease is missing.
@@ -22,15 +22,15 @@ const SOLE_COPY_POLL: Duration = Duration::from_millis(100);
 const UNPACK_REPORT: Duration = Duration::from_secs(2);
 
 impl Instance {
-    /// Starts the container, with one retry. A passing failure, such as a link that the kernel is still removing, then
-    /// fails no deploy.
+    /// Starts the container; tries again after a failure, unless the instance is to stop.
     pub(super) async fn start_with_retry(&mut self) -> Result<Container, InstanceError> {
-        match self.start().await {
-            Err(error) if self.goal() != InstanceGoal::Stop => {
-                tracing::warn!(instance = %self.id, error = %ErrorChain(&error), "cannot start the instance; retrying once");
-                self.start().await.map_err(|error| self.explain_disk(error))
+        let (mut attempts, name) = (StartAttempts::default(), self.id.to_string());
+        loop {
+            match self.start().await {
+                Ok(container) => return Ok(container),
+                Err(error) if self.goal() != InstanceGoal::Stop && attempts.is_another_due(&name, &error) => {}
+                Err(error) => return Err(self.explain_disk(error)),
             }
-            result => result,
         }
     }
 

@@ -1,47 +1,41 @@
 //! The end of a job as it is kept: exit, usage, and the newest lines of the output.
 
 use gantry_control::jobs::{AttemptDetails, AttemptOutcome, JobLine, OUTPUT_MAX};
-use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Moment, ResourceLimits};
 use gantry_relay::{LogLine, LogTail};
-use gantry_sandbox::ExitRecord;
 
 use crate::records::ContainerPaths;
+use crate::workload::{ContainerEnd, Verdict, WorkloadKind};
 
 /// Bytes that count for a line besides its text.
 const LINE_OVERHEAD: usize = 32;
 
-/// Facts about a container that has ended.
-pub(super) struct ContainerEnd {
-    pub(super) exit: Option<ExitRecord>,
-    pub(super) usage: GroupUsage,
+/// Facts about an attempt that has ended.
+pub(super) struct AttemptEnd {
+    pub(super) container: ContainerEnd,
     pub(super) peak_memory: u64,
-    /// True if the container has used all of its disk limit.
-    pub(super) full: bool,
-    pub(super) timed_out: bool,
     pub(super) started: Moment,
     pub(super) ended: Moment,
 }
 
 /// The outcome of an attempt, and its details.
-pub(super) fn outcome(end: &ContainerEnd, limits: &ResourceLimits) -> (AttemptOutcome, AttemptDetails) {
-    let code = end.exit.as_ref().and_then(|exit| exit.code);
-    let succeeded = code == Some(0) && !end.timed_out;
-    let outcome = match (succeeded, end.timed_out) {
+pub(super) fn outcome(end: &AttemptEnd, limits: &ResourceLimits) -> (AttemptOutcome, AttemptDetails) {
+    let (verdict, timed_out) = (Verdict::of(WorkloadKind::Job, &end.container), end.container.timed_out);
+    let outcome = match (verdict.succeeded, timed_out) {
         (true, _) => AttemptOutcome::Succeeded,
         (false, true) => AttemptOutcome::TimedOut,
         (false, false) => AttemptOutcome::Failed,
     };
     let details = AttemptDetails {
-        code,
-        signal: end.exit.as_ref().and_then(|exit| exit.signal),
-        out_of_memory: (!succeeded && end.usage.oom_kills > 0).then_some(limits.memory.0),
-        out_of_disk: (!succeeded && end.full).then_some(limits.disk.0),
-        failure: end.timed_out.then(|| "exceeded its timeout".to_owned()),
+        code: verdict.code,
+        signal: verdict.signal,
+        out_of_memory: verdict.out_of_memory.then_some(limits.memory.0),
+        out_of_disk: verdict.out_of_disk.then_some(limits.disk.0),
+        failure: timed_out.then(|| "exceeded its timeout".to_owned()),
         started: Some(end.started),
         ended: end.ended,
         peak_memory: end.peak_memory,
-        cpu_micros: end.usage.cpu_micros,
+        cpu_micros: end.container.usage.cpu_micros,
         output_cut: false,
     };
     (outcome, details)
@@ -74,20 +68,20 @@ fn newest(mut lines: Vec<JobLine>) -> (Vec<JobLine>, bool) {
 
 #[cfg(test)]
 mod tests {
+    use gantry_linux::cgroup::GroupUsage;
     use gantry_model::Bytes;
+    use gantry_sandbox::ExitRecord;
 
     use super::*;
 
-    fn end(code: Option<i32>, oom_kills: u64, timed_out: bool) -> ContainerEnd {
-        ContainerEnd {
+    fn end(code: Option<i32>, oom_kills: u64, timed_out: bool) -> AttemptEnd {
+        let container = ContainerEnd {
             exit: Some(ExitRecord { code, signal: code.is_none().then_some(9), at: 0, left: false }),
             usage: GroupUsage { oom_kills, ..GroupUsage::default() },
-            peak_memory: 1,
-            full: false,
             timed_out,
-            started: Moment(10),
-            ended: Moment(20),
-        }
+            ..ContainerEnd::default()
+        };
+        AttemptEnd { container, peak_memory: 1, started: Moment(10), ended: Moment(20) }
     }
 
     #[test]

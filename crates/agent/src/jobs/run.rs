@@ -11,17 +11,17 @@ use std::time::Duration;
 use gantry_control::jobs::EndedJob;
 use gantry_error::ErrorChain;
 use gantry_image::Runtime;
+use gantry_model::role::ShutdownSignal;
 use gantry_model::{Moment, RoleCommand};
-use gantry_sandbox::{BindMount, Container, ExitRecord};
-use rustix::process::Signal;
+use gantry_sandbox::{BindMount, Container};
 use tokio_util::sync::CancellationToken;
 
-use super::outcome::{self, ContainerEnd};
+use super::outcome::{self, AttemptEnd};
 use super::record::JobRecord;
 use crate::container::{self, ContainerNames};
 use crate::instance::InstanceError;
 use crate::status::now;
-use crate::workload::{ContainerParts, TransientWorkload};
+use crate::workload::{ContainerEnd, ContainerParts, StartAttempts, StopOrder, TransientWorkload};
 use crate::{AgentContext, images};
 
 /// Path of the payload in the container.
@@ -103,19 +103,18 @@ async fn begin(
     }
 }
 
-/// Starts the container, with one retry. A passing failure, such as a worker that was killed, then fails no job.
+/// Starts the container; tries again after a failure of the container alone.
 async fn start_with_retry(
     agent: &Arc<AgentContext>,
     workload: &mut TransientWorkload,
     record: &mut JobRecord,
 ) -> Result<(Container, Moment), StartError> {
-    match start(agent, workload, record).await {
-        Err(StartError::Container(error)) => {
-            let job = record.order.lease.job;
-            tracing::warn!(%job, error = %ErrorChain(&error), "cannot start the job; retrying once");
-            start(agent, workload, record).await
+    let mut attempts = StartAttempts::default();
+    loop {
+        match start(agent, workload, record).await {
+            Err(StartError::Container(error)) if attempts.is_another_due(&record.name(), &error) => {}
+            result => return result,
         }
-        result => result,
     }
 }
 
@@ -184,10 +183,8 @@ async fn finish(
         () = tokio::time::sleep(left) => true,
         () = stop.cancelled() => false,
     };
-    if let Err(error) = container.signal(Signal::TERM) {
-        tracing::warn!(job = %record.order.lease.job, error = %ErrorChain(&error), "cannot send the stop signal to the job");
-    }
-    let _ = tokio::time::timeout(STOP_TIMEOUT, container.ended()).await;
+    let order = StopOrder { signal: ShutdownSignal::Term, timeout: STOP_TIMEOUT, repeats: false };
+    order.carry_out(workload.workload().name(), container, || {}).await;
     let usage = container.usage();
     let peak_memory = container.peak_memory();
     // A process that the kernel does not release is no reason to wait with the report: the removal goes on later.
@@ -195,14 +192,12 @@ async fn finish(
         tracing::error!(job = %record.order.lease.job, error = %ErrorChain(&error), "cannot end the job's container");
     }
     let limits = record.order.spec.role.limits;
-    let full = workload.workload().is_full(limits.disk).await;
-    let paths = workload.workload().paths().clone();
-    let read = move || {
-        let exit = ExitRecord::read(&paths.folder.join("exit"));
-        (exit, outcome::output(&paths))
-    };
+    let is_full = workload.workload().is_full(limits.disk).await;
+    let own = workload.workload().clone();
+    let read = move || (own.exit(), outcome::output(own.paths()));
     let (exit, (output, cut)) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-    let end = ContainerEnd { exit, usage, peak_memory, full, timed_out, started, ended: now() };
+    let container = ContainerEnd { exit, usage, is_full, timed_out, ..ContainerEnd::default() };
+    let end = AttemptEnd { container, peak_memory, started, ended: now() };
     let (outcome, mut details) = outcome::outcome(&end, &limits);
     details.output_cut = cut;
     EndedJob { lease: record.order.lease, outcome, details, output }

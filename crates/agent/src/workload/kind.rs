@@ -28,6 +28,9 @@ pub(crate) struct KindPolicy {
     pub(crate) restarts: bool,
     /// True if health checks decide if the workload is ready.
     pub(crate) checked: bool,
+    /// True if a limit that was reached explains even an exit with 0: a service has ended too early, and a build may go on
+    /// without a process that was killed.
+    pub(crate) judges_success: bool,
     /// Part that counts the disk usage and acts on it.
     pub(crate) disk: DiskAccount,
     /// True if the output stays after the container is removed.
@@ -78,6 +81,7 @@ impl WorkloadKind {
                 prefix: None,
                 restarts: true,
                 checked: true,
+                judges_success: true,
                 disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
@@ -87,6 +91,7 @@ impl WorkloadKind {
                 prefix: None,
                 restarts: false,
                 checked: false,
+                judges_success: false,
                 disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
@@ -96,6 +101,7 @@ impl WorkloadKind {
                 prefix: Some("run-"),
                 restarts: false,
                 checked: false,
+                judges_success: false,
                 disk: DiskAccount::Engine,
                 keeps_output: false,
                 segment: SEGMENT,
@@ -105,6 +111,7 @@ impl WorkloadKind {
                 prefix: Some("build-"),
                 restarts: false,
                 checked: false,
+                judges_success: true,
                 disk: DiskAccount::Owner,
                 keeps_output: false,
                 segment: BUILD_SEGMENT,
@@ -114,6 +121,7 @@ impl WorkloadKind {
                 prefix: Some("job-"),
                 restarts: false,
                 checked: false,
+                judges_success: false,
                 disk: DiskAccount::Engine,
                 keeps_output: false,
                 segment: JOB_SEGMENT,
@@ -123,6 +131,7 @@ impl WorkloadKind {
                 prefix: Some("base-"),
                 restarts: false,
                 checked: false,
+                judges_success: false,
                 disk: DiskAccount::Owner,
                 keeps_output: false,
                 segment: BUILD_SEGMENT,

@@ -4,6 +4,8 @@
 //! clear ─► prepare ─► launch ─► watch, account ─► (stop) ─► discard
 //! ```
 //! - [`WorkloadKind`]: services, release steps, one-offs, builds and jobs, with a table of their differences.
+//! - [`StartAttempts`], [`StopOrder`], [`Verdict`]: repeated starts, the stop with its grace time, and the verdict on an
+//!   end.
 //! - [`Workload`]: the steps of the life cycle. Each step can be repeated, and the agent can be killed between any two.
 //! - [`TransientWorkload`]: a workload outside the plan. It ends with its owner, except a job.
 //! - `prepared`: networks and control groups that are made ahead for jobs.
@@ -12,7 +14,10 @@
 
 mod kind;
 pub(crate) mod prepared;
+mod start;
+mod stop;
 mod transient;
+mod verdict;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -26,15 +31,18 @@ use gantry_linux::disk::nameless;
 use gantry_linux::tree;
 use gantry_model::{AllocationId, Bytes, InstanceSpec};
 use gantry_sandbox::{
-    BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, LogFiles, ProcessUser, RootFilesystem,
-    SandboxError, kill_rest, launch,
+    BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser,
+    RootFilesystem, SandboxError, kill_rest, launch,
 };
 use gantry_supervision::{Backoff, Retry};
 
 pub(crate) use self::kind::{DiskAccount, KindPolicy, SEGMENT, WorkloadKind};
+pub(crate) use self::start::StartAttempts;
+pub(crate) use self::stop::StopOrder;
 pub(crate) use self::transient::{
     TransientMetadata, TransientWorkload, VolumeClaim, all_metadata, read_metadata, write_metadata,
 };
+pub(crate) use self::verdict::{ContainerEnd, Verdict};
 use crate::instance::InstanceError;
 use crate::records::ContainerPaths;
 use crate::trash::REMOVAL_RETRY;
@@ -107,8 +115,18 @@ impl Workload {
         self.kind
     }
 
+    /// The name of the container.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn paths(&self) -> &ContainerPaths {
         &self.paths
+    }
+
+    /// The exit of the container's program; none before pid 1 has written it.
+    pub(crate) fn exit(&self) -> Option<ExitRecord> {
+        ExitRecord::read(&self.paths.exit())
     }
 
     /// The container, if one exists.
