@@ -117,8 +117,6 @@ impl Notifier {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use gantry_cluster::{CoreEvent, CoreState};
     use gantry_control::{MachineReport, RouterReport};
     use gantry_model::clock::ClockJumps;
