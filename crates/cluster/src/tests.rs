@@ -330,12 +330,12 @@ impl SimulatedCluster {
     fn new(records: RecordIndex, now: u64) -> Self {
         let state = CoreState::new(records, ClockJumps::default(), Moment(now));
         let mut cluster = Self { state, now, machines: vec!["a", "b"] };
-        cluster.hear();
+        cluster.report_all();
         cluster
     }
 
     /// Every machine and the router report what the present plan makes of them. Returns what this affects.
-    fn hear(&mut self) -> DirtySet {
+    fn report_all(&mut self) -> DirtySet {
         let mut dirty = DirtySet::default();
         let plan = self.state.view().records.plan.clone();
         for name in self.machines.iter().copied().map(machine_name) {
@@ -395,7 +395,7 @@ impl SimulatedCluster {
                 self.state.apply(CoreEvent::Committed(groups.concat()), Moment(self.now));
             }
             self.now += 1_000;
-            self.hear();
+            self.report_all();
             let view = self.state.view();
             let open = view.records.apps.keys().any(|app| view.records.open_deploys(app).next().is_some());
             let leaving =
@@ -485,7 +485,7 @@ fn three_machines() -> SimulatedCluster {
     deploying(&mut records, 1, START);
     let mut cluster = SimulatedCluster::new(records, START);
     cluster.machines = vec!["a", "b", "c"];
-    cluster.hear();
+    cluster.report_all();
     cluster.run(false);
     cluster
 }
@@ -496,7 +496,7 @@ impl SimulatedCluster {
         let mut trail = Vec::new();
         for _ in 0..millis / 500 {
             self.now += 500;
-            let mut dirty = self.hear();
+            let mut dirty = self.report_all();
             let ticked = self.state.apply(CoreEvent::Tick, Moment(self.now));
             trail.extend(texts(&ticked.trail));
             dirty.merge(ticked.dirty);

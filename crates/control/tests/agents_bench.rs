@@ -227,7 +227,7 @@ struct FakePeer {
 }
 
 impl FakePeer {
-    fn tell(&self, event: PeerEvent) {
+    fn notify(&self, event: PeerEvent) {
         self.news.try_send((self.number, event, Instant::now())).expect("the test reads the news");
     }
 
@@ -259,7 +259,7 @@ impl FakePeer {
         let revision = part.revision();
         let hello = Hello { versions: SPOKEN, program: "fake".to_owned(), revision, machine, number };
         let mut connection = link::connect(client, &path, hello).await?;
-        self.tell(PeerEvent::Connected);
+        self.notify(PeerEvent::Connected);
         let stream = &mut connection.stream;
         part.begin_reports();
         if is_agent {
@@ -271,7 +271,7 @@ impl FakePeer {
             tokio::select! {
                 message = stream.receiver.next() => match message? {
                     Some(ServerMessage::Update(update)) => {
-                        part.receive(&update, &self.app).into_iter().for_each(|event| self.tell(event));
+                        part.receive(&update, &self.app).into_iter().for_each(|event| self.notify(event));
                     }
                     Some(ServerMessage::Resend) => part.resend(),
                     Some(ServerMessage::Refused { reason }) => return Err(LinkError::Refused(reason)),

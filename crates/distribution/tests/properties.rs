@@ -55,7 +55,7 @@ impl DistributionModel {
         self.distribution.grants(&machine(number)).get(digest).cloned().flatten()
     }
 
-    fn tell(&mut self, number: usize) {
+    fn report_state(&mut self, number: usize) {
         let report = self.reports.entry(number).or_default().clone();
         self.distribution.report(&machine(number), report, self.now);
     }
@@ -67,26 +67,26 @@ impl DistributionModel {
                 if !report.has.contains(&layer(*wanted)) {
                     report.wants.entry(layer(*wanted)).or_default();
                 }
-                self.tell(*number);
+                self.report_state(*number);
             }
             Event::Done(number, done) if self.grant(*number, &layer(*done)).is_some() => {
                 let report = self.reports.entry(*number).or_default();
                 report.wants.remove(&layer(*done));
                 report.has.insert(layer(*done));
-                self.tell(*number);
+                self.report_state(*number);
             }
             Event::Fail(number, wanted) => {
                 if let Some(LayerSource::Machine(source)) = self.grant(*number, &layer(*wanted)) {
                     let report = self.reports.entry(*number).or_default();
                     report.wants.entry(layer(*wanted)).or_default().failed.insert(source);
-                    self.tell(*number);
+                    self.report_state(*number);
                 }
             }
             Event::Drop(number, dropped) => {
                 let report = self.reports.entry(*number).or_default();
                 report.has.remove(&layer(*dropped));
                 report.wants.remove(&layer(*dropped));
-                self.tell(*number);
+                self.report_state(*number);
             }
             Event::Die(number) => {
                 self.reports.remove(number);

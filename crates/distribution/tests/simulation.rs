@@ -148,7 +148,7 @@ impl Cluster {
     }
 
     /// Lets a machine report, with its next layer as the wanted one.
-    fn tell(&mut self, machine: &MachineName) {
+    fn report_state(&mut self, machine: &MachineName) {
         let now = self.now();
         let Some(fetcher) = self.machines.get_mut(machine) else { return };
         fetcher.report.has = self.layers[..fetcher.done].iter().map(|(digest, _)| digest.clone()).collect();
@@ -162,10 +162,10 @@ impl Cluster {
 
     fn run(mut self) -> Outcome {
         let names: Vec<MachineName> = self.machines.keys().cloned().collect();
-        names.iter().for_each(|machine| self.tell(machine));
+        names.iter().for_each(|machine| self.report_state(machine));
         while self.machines.values().any(|fetcher| fetcher.done < self.layers.len()) {
             assert!(self.step < 100_000, "the image does not arrive");
-            self.bury();
+            self.remove_dead();
             self.advance();
             self.step += 1;
         }
@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     /// Removes the machines that die in this step. The servers notice after the keepalive of the connection.
-    fn bury(&mut self) {
+    fn remove_dead(&mut self) {
         let dead: Vec<MachineName> = self
             .machines
             .iter()
@@ -242,7 +242,7 @@ impl Cluster {
         let (digest, size) = self.layers[fetcher.done].clone();
         if peer == Some(None) {
             fetcher.fail(source, &digest);
-            self.tell(machine);
+            self.report_state(machine);
             return 0;
         }
         let (bytes, has_arrived) = fetcher.receive(source, size, bytes);
@@ -252,9 +252,9 @@ impl Cluster {
         if has_arrived && peer == Some(Some(true)) {
             self.wasted += bytes_of_part(size);
             fetcher.fail(source, &digest);
-            self.tell(machine);
+            self.report_state(machine);
         } else if has_arrived && fetcher.verify(source) {
-            self.tell(machine);
+            self.report_state(machine);
         }
         bytes
     }

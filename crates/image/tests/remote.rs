@@ -108,8 +108,8 @@ fn image() -> (Vec<u8>, Vec<u8>, Value, Pages) {
 }
 
 /// Pulls `shop:1` from these pages and returns the result.
-async fn said(pages: Pages) -> Result<String, String> {
-    said_of(&registry(pages).await).await
+async fn pull_result(pages: Pages) -> Result<String, String> {
+    pull_result_of(&registry(pages).await).await
 }
 
 /// A folder of blobs with room for 1 GiB.
@@ -144,7 +144,7 @@ impl PullTarget for Target {
 }
 
 /// Pulls `shop:1` from the registry at the address and returns the result.
-async fn said_of(address: &str) -> Result<String, String> {
+async fn pull_result_of(address: &str) -> Result<String, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let target = Target(BlobStore::in_folder(folder.path()).expect("blobs"));
     let blobs = &target.0;
@@ -175,7 +175,7 @@ async fn said_of(address: &str) -> Result<String, String> {
 async fn refuses_a_hostile_registry_with_the_reason() {
     let (config, layer, manifest, pages) = image();
     // Sanity check: a pull of the same image from an honest registry succeeds.
-    assert_eq!(said(pages.clone()).await, Ok(digest(manifest.to_string().as_bytes())));
+    assert_eq!(pull_result(pages.clone()).await, Ok(digest(manifest.to_string().as_bytes())));
 
     let page = "/v2/shop/manifests/1";
     let layer_page = format!("/v2/shop/blobs/{}", digest(&layer));
@@ -313,7 +313,7 @@ async fn refuses_a_hostile_registry_with_the_reason() {
     ];
     assert!(cases.len() >= 30, "{}", cases.len());
     for (name, pages, wanted) in cases {
-        let why = said(pages).await.expect_err(name);
+        let why = pull_result(pages).await.expect_err(name);
         assert!(why.contains(wanted), "{name}: {why}");
     }
 }
@@ -336,7 +336,7 @@ async fn an_image_behind_nested_indexes_is_pulled() {
         top = json!({ "schemaVersion": 2, "manifests": [attestation, entry] }).to_string();
     }
     pages.insert("/v2/shop/manifests/1".to_owned(), ok(top));
-    assert_eq!(said(pages).await, Ok(digest(manifest.as_bytes())));
+    assert_eq!(pull_result(pages).await, Ok(digest(manifest.as_bytes())));
 }
 
 #[tokio::test]
@@ -357,7 +357,7 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
         pages.get(path).cloned()
     })
     .await;
-    assert_eq!(said_of(&address).await, Ok(digest(text.as_bytes())));
+    assert_eq!(pull_result_of(&address).await, Ok(digest(text.as_bytes())));
     assert_eq!(tokens.load(Ordering::SeqCst), 2, "transfers at once share a token");
 
     // A token that never helps is requested once per request, and not without end.
@@ -370,7 +370,7 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
         _ => pages.get(path).cloned(),
     })
     .await;
-    let why = said_of(&address).await.expect_err("refused");
+    let why = pull_result_of(&address).await.expect_err("refused");
     assert!(why.contains("blob sha256:") && why.contains("401"), "{why}");
 }
 
@@ -403,7 +403,7 @@ async fn resumes_an_interrupted_transfer() {
             Some(Reply { head, body: layer[from..end].to_vec(), endless: false })
         })
         .await;
-        assert_eq!(said_of(&address).await, Ok(digest(manifest.to_string().as_bytes())), "{ranges}");
+        assert_eq!(pull_result_of(&address).await, Ok(digest(manifest.to_string().as_bytes())), "{ranges}");
         assert_eq!(*asked.lock().expect("not poisoned"), [0, 1000, 2000], "{ranges}");
     }
 }
@@ -417,13 +417,13 @@ async fn retries_a_busy_registry() {
         if first { Some(reply("429 Too Many Requests", "", "")) } else { pages.get(path).cloned() }
     })
     .await;
-    assert_eq!(said_of(&address).await, Ok(digest(manifest.to_string().as_bytes())));
+    assert_eq!(pull_result_of(&address).await, Ok(digest(manifest.to_string().as_bytes())));
 }
 
 #[tokio::test]
 async fn the_clouds_own_registry_is_known_by_its_answer() {
     let own = serve(|_, _| Some(reply("401 Unauthorized", "gantry-registry: mine\r\n", ""))).await;
-    assert_eq!(said_of(&own).await, Err(format!("{own}/shop:1 is in this cloud's own registry")));
+    assert_eq!(pull_result_of(&own).await, Err(format!("{own}/shop:1 is in this cloud's own registry")));
     let other = serve(|_, _| Some(reply("401 Unauthorized", "gantry-registry: other\r\n", ""))).await;
-    assert!(said_of(&other).await.expect_err("refused").contains("the registry answered 401"));
+    assert!(pull_result_of(&other).await.expect_err("refused").contains("the registry answered 401"));
 }

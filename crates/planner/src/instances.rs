@@ -179,7 +179,7 @@ impl SlotPlanning<'_, '_, '_> {
         };
         let is_settled = self.desired.apps.get(&slot.app).is_some_and(moves::is_settled);
         match moves::cause(current, is_settled, input) {
-            Some(cause) if spec.role.stop_first() => self.let_go(current, cause),
+            Some(cause) if spec.role.stop_first() => self.evict(current, cause),
             Some(MoveCause::Lost) => self.replace(current, MoveCause::Lost, spec),
             Some(cause) if !self.moving.contains(slot) => self.replace(current, cause, spec),
             None if self.crowded.contains(slot) => self.replace(current, MoveCause::Crowded, spec),
@@ -240,7 +240,7 @@ impl SlotPlanning<'_, '_, '_> {
 
     /// Ends the only copy of a role, so that a later pass can place the copy on another machine. The copy goes on as long as
     /// no machine would take it.
-    fn let_go(&mut self, current: PlacedAllocation<'_>, cause: MoveCause) {
+    fn evict(&mut self, current: PlacedAllocation<'_>, cause: MoveCause) {
         let demand = moves::demand_elsewhere(current, cause, self.input);
         match self.draft.loads.refusal(&demand) {
             None => {

@@ -112,7 +112,7 @@ impl Cluster {
         let (plan, index) = (Plan::default(), ClusterIndex::default());
         let mut cluster = Self { desired, observed, plan, index, policy, now, address: 0x0a53_0001 };
         let everything = (0..APPS).map(app_name).collect();
-        cluster.settle(everything, (0..MACHINES).map(machine_name).collect());
+        cluster.plan_until_stable(everything, (0..MACHINES).map(machine_name).collect());
         cluster
     }
 
@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     /// Plans what is affected until nothing changes, with an audit of each pass.
-    fn settle(&mut self, apps: BTreeSet<AppName>, machines: BTreeSet<MachineName>) {
+    fn plan_until_stable(&mut self, apps: BTreeSet<AppName>, machines: BTreeSet<MachineName>) {
         let mut scope = PlanScope { apps, machines };
         for pass in 0.. {
             assert!(pass < 60, "the planner does not come to rest");
@@ -202,7 +202,7 @@ impl Cluster {
         }
         self.index.reported(&machine, report.instances.keys(), next.instances.keys());
         self.observed.machines.insert(machine.clone(), next.into());
-        self.settle(affected, [machine].into());
+        self.plan_until_stable(affected, [machine].into());
     }
 
     fn apply(&mut self, event: &Event) {
@@ -224,21 +224,21 @@ impl Cluster {
             Event::Acknowledge(number) => {
                 let router = self.observed.routers.entry(router_id(number)).or_default();
                 (router.generation, router.seen) = (self.plan.routing.revision, self.now);
-                self.settle(self.waiting(), BTreeSet::new());
+                self.plan_until_stable(self.waiting(), BTreeSet::new());
             }
             Event::RouterGone(number) => {
                 self.observed.routers.remove(&router_id(number));
-                self.settle(self.waiting(), BTreeSet::new());
+                self.plan_until_stable(self.waiting(), BTreeSet::new());
             }
             Event::Scale(number, copies) => {
                 let app = self.desired.apps.get_mut(&app_name(number)).expect("the app");
                 app.app.scale.insert(role_named("web"), copies);
-                self.settle([app_name(number)].into(), BTreeSet::new());
+                self.plan_until_stable([app_name(number)].into(), BTreeSet::new());
             }
             Event::Time(seconds) => {
                 self.now.0 += seconds * 1_000;
                 self.observed.routers.values_mut().for_each(|router| router.seen = self.now);
-                self.settle(self.waiting(), BTreeSet::new());
+                self.plan_until_stable(self.waiting(), BTreeSet::new());
             }
         }
     }
@@ -258,7 +258,7 @@ impl Cluster {
         deploy.enter(DeployState::Placing, self.now);
         app.releases.insert(release.number, release.into());
         app.deploys.push(deploy);
-        self.settle([name].into(), BTreeSet::new());
+        self.plan_until_stable([name].into(), BTreeSet::new());
     }
 
     fn accept(&mut self, machine: usize) {

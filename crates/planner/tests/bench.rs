@@ -122,7 +122,7 @@ impl Cluster {
     }
 
     /// Plans until nothing changes; returns the number of passes.
-    fn settle(&mut self, app: &AppName, mut machines: BTreeSet<MachineName>) -> usize {
+    fn plan_until_stable(&mut self, app: &AppName, mut machines: BTreeSet<MachineName>) -> usize {
         for pass in 1.. {
             let begun = processor();
             let scope = PlanScope { apps: [app.clone()].into(), machines: std::mem::take(&mut machines) };
@@ -218,7 +218,7 @@ fn plans_only_changed_apps() {
         let report = Arc::make_mut(cluster.observed.machines.get_mut(&machine).expect("there"));
         report.instances.get_mut(&id).expect("there").phase = InstancePhase::Unhealthy;
         let revision = cluster.plan.routing.revision;
-        cluster.settle(&app, BTreeSet::new());
+        cluster.plan_until_stable(&app, BTreeSet::new());
         assert!(cluster.plan.routing.revision > revision, "its route changed");
     }
     let change = cluster.took / u32::try_from(apps).expect("small");
@@ -241,11 +241,11 @@ fn plans_only_changed_apps() {
         let desired = cluster.apps.get_mut(&app).expect("there");
         desired.releases.insert(ReleaseNumber(2), Arc::new(release(number, 2)));
         desired.deploys.push(deploy);
-        steps += cluster.settle(&app, BTreeSet::new());
+        steps += cluster.plan_until_stable(&app, BTreeSet::new());
         while !cluster.apps[&app].deploys.is_empty() || cluster.plan.assignments_of(&app).count() > COPIES {
             let machines = cluster.agents_act(&app);
             cluster.routers_acknowledge();
-            steps += cluster.settle(&app, machines);
+            steps += cluster.plan_until_stable(&app, machines);
             cluster.now.0 += 1_000;
         }
         assert_eq!(cluster.apps[&app].app.current, Some(ReleaseNumber(2)));

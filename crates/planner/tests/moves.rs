@@ -80,11 +80,11 @@ impl PlacementScenario {
 
     fn make(&mut self, name: &str, readiness: MachineReadiness) {
         self.machines.get_mut(name).expect("a machine").readiness = readiness;
-        self.settle();
+        self.plan_until_stable();
     }
 
     /// Plans until nothing changes, and audits each step.
-    fn settle(&mut self) {
+    fn plan_until_stable(&mut self) {
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
             let mut index = ClusterIndex::of(&self.plan, &self.observed);
@@ -163,12 +163,12 @@ impl PlacementScenario {
             let router = self.observed.routers.get_mut(&router).expect("a router");
             (router.generation, router.seen) = (self.plan.routing.revision, self.now);
         }
-        self.settle();
+        self.plan_until_stable();
     }
 
     /// Lets all components act until the state no longer changes.
     fn rest(&mut self) {
-        self.settle();
+        self.plan_until_stable();
         for _ in 0..60 {
             self.agents_act(InstancePhase::Ready);
         }
@@ -198,7 +198,7 @@ impl PlacementScenario {
             (DeployState::Placing, Some(release.number), Some(ReleaseNumber(1)));
         app.releases.insert(release.number, Arc::new(release));
         app.deploys.push(deploy);
-        self.settle();
+        self.plan_until_stable();
     }
 
     fn waits(&self) -> Vec<Reason> {
@@ -211,7 +211,7 @@ impl PlacementScenario {
         let has = self.observed.machines.values_mut().find(|report| report.instances.contains_key(&id));
         let instance = Arc::make_mut(has.expect("a machine")).instances.get_mut(&id).expect("a copy");
         (instance.phase, instance.restarts) = (InstancePhase::Exited, restarts);
-        self.settle();
+        self.plan_until_stable();
     }
 }
 
@@ -369,7 +369,7 @@ fn a_drain_moves_a_single_copy_stop_first() {
     assert_eq!(scenario.running(), ["worker-1 a"], "with nowhere to go the copy goes on");
     assert!(matches!(scenario.waits().as_slice(), [Reason::CannotLeave { .. }]), "{:?}", scenario.waits());
     scenario.add("b");
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running(), [""; 0], "the old copy ends first");
     scenario.rest();
     assert_eq!(scenario.running(), ["worker-1.2 b"]);
@@ -413,7 +413,7 @@ fn a_global_role_has_a_copy_on_every_machine_that_fits() {
 fn crowded_copies_spread_one_by_one_once_there_is_room() {
     let mut scenario = PlacementScenario::new(&["a"], &[web(4)]);
     scenario.add("b");
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running().len(), 5, "the new copy starts first: {:?}", scenario.running());
     let mut least = usize::MAX;
     for _ in 0..100 {
@@ -438,7 +438,7 @@ fn the_policy_bounds_the_copies_that_spread_at_once() {
         let mut scenario = PlacementScenario::new(&["a"], &[web(6)]);
         scenario.rebalance = Some(RebalanceBudget { copies, interval: Seconds(0) });
         scenario.add("b");
-        scenario.settle();
+        scenario.plan_until_stable();
         let mut running = scenario.running().len();
         for _ in 0..100 {
             scenario.agents_act(InstancePhase::Ready);
@@ -459,10 +459,10 @@ fn copies_spread_once_all_have_been_ready_for_the_interval() {
     let interval = Seconds(u32::try_from(scenario.now.0 / 1000).expect("a time") + 600);
     scenario.rebalance = Some(RebalanceBudget { copies: 1, interval });
     scenario.add("b");
-    scenario.settle();
+    scenario.plan_until_stable();
     assert!(scenario.running().iter().all(|copy| copy.ends_with(" a")), "{:?}", scenario.running());
     scenario.now = Moment(interval.millis());
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running().len(), 5, "{:?}", scenario.running());
 }
 
@@ -471,7 +471,7 @@ fn nothing_spreads_while_a_copy_of_the_role_fails() {
     let mut scenario = PlacementScenario::new(&["a"], &[web(2)]);
     scenario.fails("web-2", 1);
     scenario.add("b");
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running(), ["web-1 a", "web-2 a"]);
 }
 
@@ -486,7 +486,7 @@ fn copies_of_a_removed_machine_start_elsewhere() {
     scenario.machines.get_mut("a").expect("a machine").readiness = MachineReadiness::Removed;
     scenario.plan.machines.remove(&machine_named("a"));
     scenario.observed.machines.remove(&machine_named("a"));
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running(), ["db-1.2 b"]);
 }
 
@@ -514,7 +514,7 @@ fn a_drain_moves_a_copy_of_each_app_at_once() {
     let mut scenario = PlacementScenario::new(&["a"], &[web(1)]);
     scenario.add_app("blog");
     scenario.add("b");
-    scenario.settle();
+    scenario.plan_until_stable();
     assert_eq!(scenario.running(), ["web-1 a", "web-1 a"]);
     scenario.make("a", MachineReadiness::Draining);
     assert_eq!(scenario.running(), ["web-1 a", "web-1 a", "web-1.2 b", "web-1.2 b"]);

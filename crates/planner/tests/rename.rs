@@ -126,7 +126,7 @@ impl Machines {
     }
 
     /// Plans until nothing changes, with an audit of each pass; returns the groups of routes that changed.
-    fn settle(&mut self) -> Vec<Vec<AppName>> {
+    fn plan_until_stable(&mut self) -> Vec<Vec<AppName>> {
         let mut groups = Vec::new();
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
@@ -185,7 +185,7 @@ impl Machines {
     /// Runs until all deploys have ended and nothing leaves any more.
     fn rest(&mut self) {
         for _ in 0..100 {
-            self.settle();
+            self.plan_until_stable();
             self.act();
         }
         assert!(self.desired.apps.values().all(|app| app.deploys.is_empty()), "{:?}", self.desired.apps);
@@ -238,7 +238,7 @@ fn the_hosts_move_to_the_successor_in_one_group() {
     let mut machines = renaming(false);
     let mut moved = Vec::new();
     for _ in 0..100 {
-        for group in machines.settle() {
+        for group in machines.plan_until_stable() {
             let before = [&group[0], group.last().expect("not empty")];
             if before[0] != before[1] {
                 moved.push(group.clone());
@@ -258,17 +258,17 @@ fn the_hosts_move_to_the_successor_in_one_group() {
 #[test]
 fn the_old_app_stops_only_after_the_routers_have_the_routes_of_the_successor() {
     let mut machines = renaming(false);
-    machines.settle();
+    machines.plan_until_stable();
     machines.act();
     machines.acknowledging = false;
     for _ in 0..20 {
-        machines.settle();
+        machines.plan_until_stable();
         machines.act();
     }
     assert_eq!(machines.desired.apps[&name("new")].deploys[0].state, DeployState::Promoting);
     machines.desired.apps.get_mut(&name("old")).expect("there").app.destroying = true;
     for _ in 0..20 {
-        machines.settle();
+        machines.plan_until_stable();
         machines.act();
     }
     let goals = |machines: &Machines| -> Vec<u8> {
@@ -293,7 +293,7 @@ fn a_role_with_a_volume_leaves_the_old_app_before_the_successor_starts() {
     successor.app.last_release = 2;
     let mut waited = false;
     for _ in 0..100 {
-        machines.settle();
+        machines.plan_until_stable();
         let (old, new) = (machines.runs(&name("old")), machines.runs(&new));
         assert!(old.is_empty() || new.is_empty(), "two writers: {old:?} {new:?}");
         let waits = machines.decide().report.waits;
@@ -320,7 +320,7 @@ fn deploys_of_different_apps_do_not_wait_for_each_other() {
     machines.rest();
     machines.deploy(&one, release(&one, 2, false));
     for _ in 0..5 {
-        machines.settle();
+        machines.plan_until_stable();
         machines.act();
     }
     let revision = machines.plan.routes[&one].revision;
@@ -329,7 +329,7 @@ fn deploys_of_different_apps_do_not_wait_for_each_other() {
     machines.acknowledging = false;
     machines.deploy(&two, release(&two, 2, false));
     for _ in 0..40 {
-        machines.settle();
+        machines.plan_until_stable();
         machines.act();
     }
     assert!(machines.plan.routes[&two].revision > others.revision, "the second waits for its own routes");
@@ -379,7 +379,7 @@ fn a_written_retirement_whose_routes_were_lost_gets_the_next_revision() {
     assert_eq!(removed_in(&machines), Some(lost));
     let routes = AppRoutes { revision: lost, ..(*machines.plan.routes[&two]).clone() };
     machines.plan.put_routes(two.clone(), routes.into());
-    machines.settle();
+    machines.plan_until_stable();
     let retired = removed_in(&machines).expect("still there");
     assert_eq!(retired, machines.plan.routes[&one].revision);
     assert!(retired > lost, "an acknowledgement of {lost} says nothing about the routes of {one}");
@@ -394,12 +394,12 @@ fn an_acknowledgement_of_lost_records_does_not_count() {
     machines.rest();
     machines.acknowledging = false;
     machines.desired.apps.get_mut(&app).expect("there").app.scale.insert(role_named("web"), 1);
-    machines.settle();
+    machines.plan_until_stable();
     // The records come from a backup: the router has routes of the time after it, which name the retired copy.
     let lost = Generation(machines.plan.routing.revision.0 + 30);
     machines.observed.routers.values_mut().for_each(|router| router.generation = lost);
     for _ in 0..60 {
-        machines.settle();
+        machines.plan_until_stable();
         machines.act();
     }
     assert_eq!(machines.plan.routing.floor, lost.next());

@@ -89,7 +89,7 @@ async fn streams_by_name() {
     }
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     for (uid, terminal) in [(0, false), (1000, false), (33, false), (1000, true)] {
         let asked = ExecSpec { user: ProcessUser { uid, gid: uid }, ..executed(&a, terminal, script) };
         let mut session = exec(&container, asked).await.expect("begun");
@@ -183,7 +183,7 @@ async fn shared_memory() {
     }
     a.spec.limits.memory = 160 << 20;
     let container = a.start().await;
-    a.says("written").await;
+    a.wait_for_output("written").await;
     assert!(container.usage().memory >= 80 << 20, "it is counted: {:?}", container.usage());
     let size = |line: &String| line.split_whitespace().nth(1) == Some("163840");
     assert!(a.log().iter().any(size), "{:?}", a.log());
@@ -197,7 +197,7 @@ async fn groups() {
         a.spec.user = ProcessUser { uid, gid: 50 };
         a.spec.groups = vec![4, 27, 65_535];
         let container = a.start().await;
-        a.says("ready").await;
+        a.wait_for_output("ready").await;
         assert_eq!(a.log()[0], "50 4 27 65535", "as {uid}");
         let asked = ExecSpec { groups: vec![7], ..executed(&a, false, "id -G") };
         let mut session = exec(&container, asked).await.expect("begun");
@@ -378,7 +378,7 @@ async fn users() {
             BindMount { source: folder("kept"), target: "/kept".into(), writable: true },
         ];
         let container = it.start().await;
-        it.says("end").await;
+        it.wait_for_output("end").await;
         let lines = it.log();
         assert_eq!(lines[0], "0", "{lines:?}");
         let owner = |path: &str| std::fs::metadata(folder(path)).expect("there").uid();
@@ -410,7 +410,7 @@ async fn users() {
 async fn signals() {
     let a = a_box("trap 'echo got it; exit 3' TERM; echo ready; while true; do sleep 0.01; done");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     container.signal(rustix::process::Signal::TERM).expect("sent");
     container.ended().await;
     assert_eq!(ExitRecord::read(&a.spec.exit).and_then(|r| r.code), Some(3));
@@ -452,7 +452,7 @@ async fn symlinked_dev() {
 async fn execs() {
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     let spec = |terminal, script: &str| executed(&a, terminal, script);
     let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
                   for f in /proc/$$/fd/*; do echo descriptor ${f##*/} $(readlink $f); done; exit 5";
@@ -488,7 +488,7 @@ async fn execs() {
 async fn adopted() {
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     let pid = container.pid();
     drop(container);
     let container = Container::adopt(&a.spec.state, &a.spec.cgroup).expect("found");

@@ -66,7 +66,7 @@ fn signal(pid: i32, signal: Signal) {
 async fn killed_launcher() {
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     let before = launcher();
     signal(before, Signal::KILL);
     assert_eq!(outcome(&a_box("echo next")).await.0, ["next"]);
@@ -144,7 +144,7 @@ async fn ended_caller() {
     std::io::BufReader::new(caller.stdout.take().expect("piped")).read_line(&mut line).expect("read");
     let pids: Vec<i32> = line.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
     let [launcher, pid] = pids[..] else { panic!("{line}") };
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     caller.kill().expect("killed");
     caller.wait().expect("ended");
     until("the launcher outlives its caller", || words(launcher, "comm")[0] != "gantry-launcher").await;

@@ -125,7 +125,7 @@ async fn fork_bomb() {
         let mut a = probing("fork");
         a.spec.limits.pids = limit;
         let bomb = a.start().await;
-        a.says("holding").await;
+        a.wait_for_output("holding").await;
         let holds_all = || bomb.usage().pids == u64::from(limit) && bomb.usage().refused > 0;
         assert!(holds_all(), "{:?} of {limit}", bomb.usage());
         // Meanwhile another container starts and ends as usual.
@@ -180,7 +180,7 @@ async fn own_program() {
     std::fs::set_permissions(&trap, std::fs::Permissions::from_mode(0o755)).expect("set");
     let (own, init) = (before(&program), before(&a.spec.init));
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     for arguments in [["/bin/trap"], ["/proc/self/exe"], ["/bin/true"]] {
         for _ in 0..10 {
             let spec = ExecSpec {
@@ -223,7 +223,7 @@ async fn working_folder() {
     }
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     for number in LEAKED.1.iter().copied().filter(|number| *number >= 16).chain(3..16) {
         let spec = ExecSpec {
             cgroup: a.spec.cgroup.clone(),

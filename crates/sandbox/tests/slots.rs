@@ -287,7 +287,7 @@ async fn outlived() {
     let slot = prepare(&a.spec).await;
     assert_eq!(seeds().len(), 2, "seed and holder");
     let container = slot.launch(&a.spec).await.expect("launched");
-    a.says("ready").await;
+    a.wait_for_output("ready").await;
     until("the seed outlives its launch", || seeds().is_empty()).await;
     let (parent, _) = a.spec.cgroup.rsplit_once('/').expect("a group above");
     assert!(end_slots(parent).await.is_empty());

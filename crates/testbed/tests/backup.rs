@@ -92,8 +92,8 @@ fn a_backup_with_volumes_brings_them_back() {
     damage_is_named_and_left_out(&cluster, &wanted);
     cluster.up();
     cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
-    let told = cluster.gantry(&["why", "shop"]).out;
-    assert!(!told.contains("empty volume"), "{told}");
+    let shown = cluster.gantry(&["why", "shop"]).out;
+    assert!(!shown.contains("empty volume"), "{shown}");
     data_that_is_gone_is_told(&mut cluster, &plain);
 }
 
@@ -103,14 +103,14 @@ fn unreadable_volumes_are_named(cluster: &TestCluster) {
     let _ = shell(&format!("mkdir -p {}/$(printf 'd/%.0s' $(seq 300))", deep.display())).good();
     let file = cluster.path("incomplete.tar").display().to_string();
     for arguments in [&["check"][..], &["backup", "--volumes", &file]] {
-        let told = cluster.offline(arguments);
-        let named = told.err.contains("volumes/shop/deep cannot be read: d/d/") && told.err.contains("volume import");
-        assert!(told.status == 1 && named, "{told:?}");
+        let shown = cluster.offline(arguments);
+        let named = shown.err.contains("volumes/shop/deep cannot be read: d/d/") && shown.err.contains("volume import");
+        assert!(shown.status == 1 && named, "{shown:?}");
     }
     let _ = shell(&format!("rm -r {}", deep.display())).good();
     std::fs::rename(volume(cluster, "data"), volume(cluster, "away")).expect("moved");
-    let told = cluster.offline(&["check"]);
-    assert!(told.status == 1 && told.err.contains("volumes/shop/data is missing (role web of shop)"), "{told:?}");
+    let shown = cluster.offline(&["check"]);
+    assert!(shown.status == 1 && shown.err.contains("volumes/shop/data is missing (role web of shop)"), "{shown:?}");
     std::fs::rename(volume(cluster, "away"), volume(cluster, "data")).expect("moved back");
 }
 
@@ -196,8 +196,8 @@ fn data_that_is_gone_is_told(cluster: &mut TestCluster, plain: &str) {
     assert!(restored.err.contains("shop has no data of volume data: web begins with an empty one"), "{restored:?}");
     cluster.up();
     cluster.wait("why names the empty volume", |cluster| {
-        let told = cluster.gantry(&["why", "shop"]).out;
-        (told.contains("shop.v1.web-1 began with an empty volume data") && told.contains("volume import shop data"))
+        let shown = cluster.gantry(&["why", "shop"]).out;
+        (shown.contains("shop.v1.web-1 began with an empty volume data") && shown.contains("volume import shop data"))
             .then_some(())
     });
     let events = cluster.gantry(&["events", "shop"]).good().out;
@@ -207,7 +207,7 @@ fn data_that_is_gone_is_told(cluster: &mut TestCluster, plain: &str) {
     let _ = cluster.gantry(&["volume", "import", "shop", "data", "--replace", &archive]).good();
     let _ = cluster.gantry(&["scale", "shop", "web=1"]).good();
     cluster.wait("it serves with its data", |cluster| {
-        let told = cluster.gantry(&["why", "shop"]).out;
-        (page(cluster, "shop").starts_with("one") && !told.contains("empty volume")).then_some(())
+        let shown = cluster.gantry(&["why", "shop"]).out;
+        (page(cluster, "shop").starts_with("one") && !shown.contains("empty volume")).then_some(())
     });
 }

@@ -130,22 +130,22 @@ fn transcript(cluster: &TestCluster, broken: &Broken) -> String {
     let push = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]);
     if name == "leaks-under-load" {
         let _ = page(cluster, name);
-        told(cluster, name, "out of memory");
+        wait_until_explained(cluster, name, "out of memory");
     }
     if name == "deaf-to-sigterm" {
         // A second release replaces the application.
         repository.write("more", "");
         repository.commit("more");
         let _ = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
-        told(cluster, name, "is still running");
+        wait_until_explained(cluster, name, "is still running");
     }
     if name.starts_with("prints-with") {
-        told(cluster, name, "prints so much");
+        wait_until_explained(cluster, name, "prints so much");
         let kept = logs(cluster, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
         // One full segment of 8 MiB, and the part of the other segment that was written since its last truncation.
         assert!((7 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
-        let told = cluster.gantry(&["logs", name, "-n", "1"]).good().out;
-        assert!(told.contains("xxxx"), "{name}: {told}");
+        let output = cluster.gantry(&["logs", name, "-n", "1"]).good().out;
+        assert!(output.contains("xxxx"), "{name}: {output}");
     }
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
     // The waiting times differ from run to run, and with them the lines that report them.
@@ -173,7 +173,7 @@ fn transcript(cluster: &TestCluster, broken: &Broken) -> String {
 }
 
 /// Waits until the output of `gantry why` contains `what`.
-fn told(cluster: &TestCluster, name: &str, what: &str) {
+fn wait_until_explained(cluster: &TestCluster, name: &str, what: &str) {
     cluster.wait("it is told", |cluster| cluster.gantry(&["why", name]).out.contains(what).then_some(()));
 }
 

@@ -46,9 +46,9 @@ fn a_build_begins_again_when_its_agent_is_killed() {
     cluster.kill_service("agent");
     is_gone(&cluster, &first);
     let output = pushing.wait_with_output().expect("git");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("ended during the work: beginning again"), "{told}");
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{shown}");
+    assert!(shown.contains("ended during the work: beginning again"), "{shown}");
     assert!(page(&cluster, "shop").starts_with("two"));
 }
 

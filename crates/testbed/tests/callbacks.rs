@@ -116,11 +116,11 @@ fn a_result_is_signed_retried_and_shown() {
     let cluster = cluster();
     let receiver = Receiver::start(|number| if number == 0 { 503 } else { 204 });
     let job = queue(&cluster, &receiver, "exit 3");
-    let told = cluster.wait("the result is delivered", |cluster| {
-        Some(show(cluster, &job)).filter(|told| told["callback"]["state"] == "delivered")
+    let shown = cluster.wait("the result is delivered", |cluster| {
+        Some(show(cluster, &job)).filter(|shown| shown["callback"]["state"] == "delivered")
     });
-    assert_eq!((&told["callback"]["attempts"], &told["callback"]["status"]), (&Value::from(2), &Value::from(204)));
-    assert!(!told.to_string().contains("secret"), "{told}");
+    assert_eq!((&shown["callback"]["attempts"], &shown["callback"]["status"]), (&Value::from(2), &Value::from(204)));
+    assert!(!shown.to_string().contains("secret"), "{shown}");
     let text = cluster.gantry(&["job", "show", &job]).good().out;
     assert!(text.contains("delivered, 2 attempts") && !text.contains("secret"), "{text}");
     let received = receiver.all();
@@ -157,10 +157,10 @@ fn a_name_that_leads_to_a_private_address_gets_no_request() {
     let named =
         Receiver { url: receiver.url.replace("127.0.0.1", "localhost"), received: Arc::clone(&receiver.received) };
     let job = queue(&cluster, &named, "true");
-    let told = cluster.wait("the address is refused", |cluster| {
-        Some(show(cluster, &job)).filter(|told| told["callback"]["error"].is_string())
+    let shown = cluster.wait("the address is refused", |cluster| {
+        Some(show(cluster, &job)).filter(|shown| shown["callback"]["error"].is_string())
     });
-    let error = told["callback"]["error"].as_str().expect("an error");
+    let error = shown["callback"]["error"].as_str().expect("an error");
     assert!(error.contains("private address") && error.contains("callback-private-addresses"), "{error}");
     assert!(receiver.all().is_empty());
     // Once the policy allows the address, the next try succeeds.

@@ -94,8 +94,8 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     let numbers: Vec<u64> = events.as_array().expect("events").iter().filter_map(|e| e["number"].as_u64()).collect();
     assert!(numbers.is_sorted() && numbers.len() > 5, "{numbers:?}");
     let lines: Vec<&str> = events.as_array().expect("events").iter().filter_map(|e| e["text"].as_str()).collect();
-    let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!((told("went back by 1 h"), told("went forward by 4 h")), (2, 1), "{events}");
+    let matching_lines = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((matching_lines("went back by 1 h"), matching_lines("went forward by 4 h")), (2, 1), "{events}");
 
     // A server that is killed while the clock is wrong finds timestamps in the future.
     shop.write("four", "4");

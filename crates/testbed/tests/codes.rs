@@ -67,11 +67,11 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
     let newer = cluster.gantry(&["job", "run", "shop/report"]).good().out;
     let _ = cluster.gantry(&["queue", "resume", "shop/report"]).good();
     for (job, revision, said) in [(queued.trim(), 1, "one hello"), (newer.trim(), 2, "two\n")] {
-        let told = cluster.wait("the job has succeeded", |cluster| {
-            let told = json(cluster, &["job", "show", job]);
-            (told["status"] == "succeeded").then_some(told)
+        let output = cluster.wait("the job has succeeded", |cluster| {
+            let output = json(cluster, &["job", "show", job]);
+            (output["status"] == "succeeded").then_some(output)
         });
-        assert_eq!(told["revision"], revision, "{told}");
+        assert_eq!(output["revision"], revision, "{output}");
         assert!(cluster.gantry(&["job", "logs", job]).good().out.starts_with(said));
     }
     let shown = json(&cluster, &["code", "show", "shop/report"]);
@@ -102,13 +102,13 @@ fn uploaded_code_runs_without_a_build_and_each_job_keeps_its_revision() {
         little.0 > 0 && little.0 < more.0 && little.1 > more.1 && more.0 < 100 && more.1 > 100,
         "{little:?} {more:?}"
     );
-    let told = cluster.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", "echo said; exit 3"]);
-    assert_eq!(told.status, 3, "{}", told.all());
-    assert!(told.out.contains("no process opened") && !told.out.contains("said"), "{}", told.all());
+    let output = cluster.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", "echo said; exit 3"]);
+    assert_eq!(output.status, 3, "{}", output.all());
+    assert!(output.out.contains("no process opened") && !output.out.contains("said"), "{}", output.all());
     // Processes that the command leaves behind, and that open files without end, do not keep the report waiting.
     let busy = "(while :; do for file in /usr/bin/*; do : < $file; done; done) & exit 4";
-    let told = cluster.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", busy]);
-    assert_eq!(told.status, 4, "{}", told.all());
+    let output = cluster.gantry(&["image", "report", &image, "--run", "--", "sh", "-c", busy]);
+    assert_eq!(output.status, 4, "{}", output.all());
     let events = cluster.gantry(&["events", "shop"]).good().out;
     let named = format!("run in image {} without a release", shown["current"]["image"].as_str().expect("an image"));
     assert!(events.contains(&named), "{events}");

@@ -68,11 +68,11 @@ fn a_deploy_is_followed_on_when_its_server_is_killed() {
     push_site(&repository, "one");
     push_site(&repository, "two");
     let mut rollback = cluster.gantry_into("rollback", &["rollback", "shop", "--wait"]);
-    let told = |cluster: &TestCluster| std::fs::read_to_string(cluster.path("rollback")).unwrap_or_default();
-    cluster.wait("it serves, and is watched", |cluster| told(cluster).contains("v3 serves;").then_some(()));
+    let rollback_output = |cluster: &TestCluster| std::fs::read_to_string(cluster.path("rollback")).unwrap_or_default();
+    cluster.wait("it serves, and is watched", |cluster| rollback_output(cluster).contains("v3 serves;").then_some(()));
     cluster.kill_service("server");
-    assert!(rollback.wait().expect("ended").success(), "{}", told(&cluster));
-    let text = told(&cluster);
+    assert!(rollback.wait().expect("ended").success(), "{}", rollback_output(&cluster));
+    let text = rollback_output(&cluster);
     for once in ["Starting v3", "v3 serves;", "the server went away", "http://shop.localhost"] {
         assert_eq!(text.matches(once).count(), 1, "{once} in\n{text}");
     }
@@ -270,9 +270,9 @@ fn requests_wait_for_the_only_copy_to_come_back() {
             (ps[0]["restarts"] == crash && ps[0]["phase"] == "ready").then_some(())
         });
     }
-    let told: serde_json::Value =
+    let info: serde_json::Value =
         serde_json::from_str(&cluster.gantry(&["app", "show", "shop", "--json"]).good().out).expect("JSON");
-    assert!(told["requests"]["held"].as_u64() >= Some(1) && told["requests"]["refused"] == 0, "{told}");
+    assert!(info["requests"]["held"].as_u64() >= Some(1) && info["requests"]["refused"] == 0, "{info}");
 }
 
 #[test]
@@ -375,8 +375,8 @@ fn a_build_of_a_destroyed_app_gives_its_successor_no_image() {
     assert!(page(&cluster, "shop").starts_with("new"));
     repository.write("server.py", &site::SERVER.replace("VERSION", "newer"));
     repository.commit("newer");
-    let told = repository.push().good().all();
-    assert!(!told.contains("said by the old one"), "{told}");
+    let output = repository.push().good().all();
+    assert!(!output.contains("said by the old one"), "{output}");
 }
 
 /// A mount that ends when the value is dropped.
@@ -397,10 +397,10 @@ impl Drop for Mounted {
 }
 
 /// Waits until Gantry reports that an instance of `shop` cannot be removed, and why.
-fn is_told(cluster: &TestCluster, instance: &str, why: &str) {
+fn wait_until_why_says(cluster: &TestCluster, instance: &str, why: &str) {
     cluster.wait("it is told", |cluster| {
-        let told = cluster.gantry(&["why", "shop", instance]).out;
-        (told.contains("cannot be removed; retrying") && told.contains(why)).then_some(())
+        let explanation = cluster.gantry(&["why", "shop", instance]).out;
+        (explanation.contains("cannot be removed; retrying") && explanation.contains(why)).then_some(())
     });
 }
 
@@ -476,8 +476,8 @@ fn a_process_that_cannot_be_killed_is_reported_and_blocks_no_other() {
     // The frozen instance answers no request; the next release replaces it nevertheless.
     push_site(&shop, "two");
     assert!(page(&cluster, "shop").starts_with("two"));
-    let told = |cluster: &TestCluster| is_told(cluster, &name, "does not end");
-    told(&cluster);
+    let wait_until_explained = |cluster: &TestCluster| wait_until_why_says(cluster, &name, "does not end");
+    wait_until_explained(&cluster);
     // Agent and server restart while the frozen process remains.
     cluster.kill_service("agent");
     cluster.kill_service("server");
@@ -486,7 +486,7 @@ fn a_process_that_cannot_be_killed_is_reported_and_blocks_no_other() {
     let _ = cluster.gantry(&["scale", "shop", "web=2"]).good();
     cluster
         .wait("both are ready", |cluster| cluster.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
-    told(&cluster);
+    wait_until_explained(&cluster);
     drop(frozen);
     cluster.wait("it is gone", |cluster| (!cluster.gantry(&["ps", "shop"]).out.contains(&name)).then_some(()));
     assert_eq!(cluster.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());

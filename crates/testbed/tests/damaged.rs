@@ -59,14 +59,14 @@ fn offsets_are_told(fleet: &Fleet, behind: &str, ahead: &str) {
         let is_about = |name: &str, minutes: i64| offset(name).is_some_and(|by| (by - minutes * MINUTE).abs() < MINUTE);
         (is_about(behind, -10) && is_about(ahead, 10) && offset("m1").is_none()).then_some(())
     });
-    let told = fleet.gantry(&["status"]).good().out;
+    let shown = fleet.gantry(&["status"]).good().out;
     for part in [
         format!("machine  {behind}: heard "),
         "behind the server's\n".to_owned(),
         format!("set the clock on {behind} (`timedatectl set-ntp true`)"),
         format!("the clock of {ahead} is "),
     ] {
-        assert!(told.contains(&part), "{part}: {told}");
+        assert!(shown.contains(&part), "{part}: {shown}");
     }
 }
 

@@ -244,8 +244,8 @@ fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
     // A copy stands still while it holds the lock, loses it, and then writes with its old token.
     for copy in ["worker-1", "worker-2"] {
         cluster.wait("the copy is told to stand still", |cluster| {
-            let told = cluster.gantry(&["exec", "shop", "--instance", copy, "--", "touch", "/tmp/stall"]);
-            (told.status == 0).then_some(())
+            let info = cluster.gantry(&["exec", "shop", "--instance", copy, "--", "touch", "/tmp/stall"]);
+            (info.status == 0).then_some(())
         });
     }
     let refused = cluster.wait("the write of an old holder is refused", |cluster| {

@@ -114,12 +114,12 @@ fn failpoints() -> BTreeSet<String> {
 }
 
 /// The API's description of an app; null while the server is away.
-fn told(cluster: &TestCluster, app: &str) -> serde_json::Value {
+fn app_info(cluster: &TestCluster, app: &str) -> serde_json::Value {
     serde_json::from_str(&cluster.gantry(&["app", "show", app, "--json"]).out).unwrap_or_default()
 }
 
 fn shop(cluster: &TestCluster) -> serde_json::Value {
-    told(cluster, "shop")
+    app_info(cluster, "shop")
 }
 
 /// Roles of the app with a volume and a release step. The step prints a line each time it runs.
@@ -224,8 +224,8 @@ impl Sweep {
                 let _ =
                     self.cluster.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.serving())]).good();
                 let victim = self.cluster.gantry(&["app", "show", "victim", "--json"]).good().out;
-                let told: serde_json::Value = serde_json::from_str(&victim).expect("JSON");
-                assert!(told["ready"] == told["wanted"] && told["ready"] != 0, "deployed, and not there: {victim}");
+                let shown: serde_json::Value = serde_json::from_str(&victim).expect("JSON");
+                assert!(shown["ready"] == shown["wanted"] && shown["ready"] != 0, "deployed, and not there: {victim}");
             }
             Operation::Volume => self.forget_volume(),
             Operation::ScaleUp => scale(2),
@@ -352,7 +352,7 @@ impl Sweep {
             Operation::Rename => self.cluster.wait("it has the new name", |cluster| {
                 let victim = cluster.gantry(&["app", "show", "victim"]);
                 // Refused while the rename is under way. A request without acknowledgement may have been accepted.
-                if victim.status == 0 && told(cluster, "heir").is_null() {
+                if victim.status == 0 && app_info(cluster, "heir").is_null() {
                     let _ = cluster.gantry(&["app", "rename", "victim", "heir"]);
                 }
                 victim.err.contains("no app").then_some(())
@@ -366,8 +366,8 @@ impl Sweep {
                 );
                 assert!(!acknowledged || !folder.join("notes").exists(), "acknowledged and there");
                 self.cluster.wait("the volume is gone", |cluster| {
-                    let told = cluster.gantry(&["volume", "rm", "books", "notes"]);
-                    told.err.contains("has no volume notes").then_some(())
+                    let refused = cluster.gantry(&["volume", "rm", "books", "notes"]);
+                    refused.err.contains("has no volume notes").then_some(())
                 });
                 self.cluster.wait("nothing half made is left", |_| {
                     let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -377,8 +377,8 @@ impl Sweep {
             }
             Operation::Job => self.cluster.wait("every job has succeeded", |cluster| {
                 let text = cluster.gantry(&["job", "ls", "--json"]).out;
-                let told: serde_json::Value = serde_json::from_str(&text).ok()?;
-                let mut jobs = told["jobs"].as_array()?.iter();
+                let listed: serde_json::Value = serde_json::from_str(&text).ok()?;
+                let mut jobs = listed["jobs"].as_array()?.iter();
                 let files = std::fs::read_dir(cluster.path("data/jobs")).map_or(0, Iterator::count);
                 (jobs.all(|job| job["status"] == "succeeded") && files == 0).then_some(())
             }),
@@ -406,7 +406,7 @@ impl Sweep {
             Operation::Volume => {
                 let text = page(&self.cluster, "books");
                 assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
-                let release = told(&self.cluster, "books")["current"].to_string();
+                let release = app_info(&self.cluster, "books")["current"].to_string();
                 let release = format!("v{} release-1 | migrating", release.trim_matches(['"', 'v']));
                 let lines = self.cluster.gantry(&["logs", "books", "-p", "release", "-n", "1000"]).good().out;
                 let own = lines.lines().filter(|line| line.ends_with(&release));
@@ -424,8 +424,8 @@ impl Sweep {
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
             Operation::Job => {
                 let text = self.cluster.gantry(&["job", "ls", "--json"]).good().out;
-                let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-                assert_eq!(told["jobs"][0]["status"], "succeeded", "acknowledged and gone: {text}");
+                let listed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                assert_eq!(listed["jobs"][0]["status"], "succeeded", "acknowledged and gone: {text}");
             }
             Operation::Held
             | Operation::Destroy
@@ -496,7 +496,7 @@ impl Sweep {
 
     /// Remains of the removed app `victim` in the data folder.
     fn of_victim(&self) -> Vec<String> {
-        if told(&self.cluster, "victim")["name"] == "victim" {
+        if app_info(&self.cluster, "victim")["name"] == "victim" {
             return Vec::new();
         }
         let entries = ["server/git", "caches", "times", "server/builds"].into_iter().flat_map(|folder| {
@@ -512,7 +512,7 @@ impl Sweep {
         let begun = Instant::now();
         while begun.elapsed() < limit {
             let mut apps = vec![("shop", 2), ("books", 1)];
-            apps.extend(told(&self.cluster, "heir")["name"].is_string().then_some(("heir", 2)));
+            apps.extend(app_info(&self.cluster, "heir")["name"].is_string().then_some(("heir", 2)));
             let apps = apps.into_iter().map(|(app, copies)| settled(&self.cluster, app, copies));
             let wanted: Result<Vec<Vec<String>>, String> = apps.collect();
             match wanted {
@@ -534,7 +534,7 @@ impl Sweep {
 
 /// Wanted instances of an app, if no operation is in progress; else the app's description.
 fn settled(cluster: &TestCluster, app: &str, copies: u64) -> Result<Vec<String>, String> {
-    let value = told(cluster, app);
+    let value = app_info(cluster, app);
     // The requested scale. The plan follows later.
     let wanted = value["scale"]["web"].as_u64().unwrap_or(copies);
     if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {

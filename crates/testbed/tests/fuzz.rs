@@ -195,15 +195,17 @@ async fn no_request_causes_an_internal_server_error() {
             .header("authorization", format!("Bearer {}", tokens.choose(&mut rng).expect("some")))
             .body(Full::new(body.clone()))
             .expect("a request");
-        let told = || format!("seed {seed}, request {number}: {method} {address} {:?}", String::from_utf8_lossy(&body));
+        let request_text =
+            || format!("seed {seed}, request {number}: {method} {address} {:?}", String::from_utf8_lossy(&body));
         let answer = tokio::time::timeout(Duration::from_secs(30), sender.send_request(request)).await;
-        let answer =
-            answer.unwrap_or_else(|_| panic!("no answer: {}", told())).unwrap_or_else(|e| panic!("{e}: {}", told()));
+        let answer = answer
+            .unwrap_or_else(|_| panic!("no answer: {}", request_text()))
+            .unwrap_or_else(|e| panic!("{e}: {}", request_text()));
         let status = answer.status().as_u16();
-        let text = answer.into_body().collect().await.unwrap_or_else(|e| panic!("{e}: {}", told())).to_bytes();
-        assert!(status < 500, "{status} {}: {}", String::from_utf8_lossy(&text), told());
+        let text = answer.into_body().collect().await.unwrap_or_else(|e| panic!("{e}: {}", request_text())).to_bytes();
+        assert!(status < 500, "{status} {}: {}", String::from_utf8_lossy(&text), request_text());
         *statuses.entry(status).or_default() += 1;
-        sender.ready().await.unwrap_or_else(|e| panic!("{e}: {}", told()));
+        sender.ready().await.unwrap_or_else(|e| panic!("{e}: {}", request_text()));
     }
     println!("seed {seed}: {statuses:?}");
     assert!(statuses.len() >= 3 && statuses[&200] > count / 50, "{statuses:?}");

@@ -71,14 +71,14 @@ fn garbage_is_removed_and_a_rollback_finds_its_image() {
     // `gantry status` reports disk space by kind, as JSON and as text.
     let status: serde_json::Value =
         serde_json::from_str(&cluster.gantry(&["status", "--json"]).good().out).expect("JSON");
-    let told = cluster.gantry(&["status"]).good().out;
+    let shown = cluster.gantry(&["status"]).good().out;
     for kind in ["blobs", "layers", "images", "git", "builds", "logs", "containers", "router"] {
         assert!(status["space"][kind].as_u64().is_some_and(|bytes| bytes > 0), "{kind}: {status}");
-        assert!(told.contains(kind), "{told}");
+        assert!(shown.contains(kind), "{shown}");
     }
     let measured: u64 = blobs(&cluster).values().map(|path| std::fs::metadata(path).expect("there").len()).sum();
-    let told = status["space"]["blobs"].as_u64().expect("a number");
-    assert!((measured..measured * 2).contains(&told), "{told} where the blobs have {measured}");
+    let shown = status["space"]["blobs"].as_u64().expect("a number");
+    assert!((measured..measured * 2).contains(&shown), "{shown} where the blobs have {measured}");
     assert!(page(&cluster, "kept").starts_with("two"));
     let _ = cluster.gantry(&["rollback", "kept"]).good();
     assert!(page(&cluster, "kept").starts_with("one"));
@@ -107,9 +107,9 @@ fn a_new_app_has_no_log_line_and_no_release_number_of_a_destroyed_one() {
     let empty = logs(&cluster).good();
     assert!(!empty.out.contains("old serves"), "{empty:?}");
     push_site(&shop, "new");
-    let told =
+    let shown =
         cluster.wait("the new line", |cluster| Some(logs(cluster).good().out).filter(|out| out.contains("new serves")));
-    assert!(!told.contains("old serves"), "{told}");
+    assert!(!shown.contains("old serves"), "{shown}");
     let releases = cluster.gantry(&["releases", "shop"]).good().out;
     assert!(releases.contains("v2") && !releases.contains("v1"), "{releases}");
     assert!(
@@ -278,8 +278,8 @@ fn a_backup_brings_everything_back() {
     cluster.up();
     cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
     cluster.wait("the other one too", |cluster| page(cluster, "keeper").starts_with("one").then_some(()));
-    let told = cluster.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
-    assert!(!told.contains("two write"), "{told}");
+    let shown = cluster.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
+    assert!(!shown.contains("two write"), "{shown}");
     assert!(cluster.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
     // The repository is restored too: the next push sends only its new objects.
     push_site(&shop, "three");
@@ -334,11 +334,11 @@ fn damage_is_named_and_left_out(cluster: &mut TestCluster) {
 
     let path = cluster.path("damaged.tar").display().to_string();
     for (arguments, has_git) in [(&["check"][..], true), (&["backup", &path], false)] {
-        let told = cluster.offline(arguments);
-        let names = |text: &str| told.err.lines().any(|line| line.contains(text) && line.contains("shop v1"));
-        assert_eq!(told.status, 1, "{told:?}");
-        assert!(names(&format!("{layer_name} is damaged")) && names(&format!("{config_name} is missing")), "{told:?}");
-        assert_eq!(told.err.contains("git/keeper.git"), has_git, "{told:?}");
+        let shown = cluster.offline(arguments);
+        let names = |text: &str| shown.err.lines().any(|line| line.contains(text) && line.contains("shop v1"));
+        assert_eq!(shown.status, 1, "{shown:?}");
+        assert!(names(&format!("{layer_name} is damaged")) && names(&format!("{config_name} is missing")), "{shown:?}");
+        assert_eq!(shown.err.contains("git/keeper.git"), has_git, "{shown:?}");
     }
     std::fs::write(&head, kept).expect("written");
 
@@ -375,14 +375,14 @@ fn damage_is_repaired(cluster: &TestCluster, shop: &Repository, first: &str) {
     let name = format!("blobs/sha256/{}/{hex}", &hex[..2]);
     let path = cluster.path("data/server").join(&name);
     std::fs::write(&path, "damaged").expect("written");
-    let told = cluster.offline(&["check"]);
+    let shown = cluster.offline(&["check"]);
     let damaged = format!("{name} is damaged");
-    assert!(told.status == 1 && told.err.contains(&damaged) && path.exists(), "{told:?}");
-    assert!(told.err.contains("[E_DATA_DAMAGED]"), "{told:?}");
-    let told = cluster.offline(&["check", "--repair"]);
-    assert!(told.status == 1 && told.err.contains(&format!("removed {name}")) && !path.exists(), "{told:?}");
-    let told = cluster.offline(&["check"]);
-    assert!(told.status == 1 && told.err.contains(&format!("{name} is missing")), "{told:?}");
+    assert!(shown.status == 1 && shown.err.contains(&damaged) && path.exists(), "{shown:?}");
+    assert!(shown.err.contains("[E_DATA_DAMAGED]"), "{shown:?}");
+    let shown = cluster.offline(&["check", "--repair"]);
+    assert!(shown.status == 1 && shown.err.contains(&format!("removed {name}")) && !path.exists(), "{shown:?}");
+    let shown = cluster.offline(&["check"]);
+    assert!(shown.status == 1 && shown.err.contains(&format!("{name} is missing")), "{shown:?}");
 }
 
 /// Cuts the archive before its last file, like a copy that was interrupted between two files.

@@ -39,8 +39,8 @@ fn show(cluster: &TestCluster, job: &str) -> Value {
 
 fn wait_for(cluster: &TestCluster, job: &str, status: &str) -> Value {
     cluster.wait(&format!("job {job} is {status}"), |cluster| {
-        let told = show(cluster, job);
-        (told["status"] == status).then_some(told)
+        let info = show(cluster, job);
+        (info["status"] == status).then_some(info)
     })
 }
 
@@ -59,9 +59,9 @@ fn runs_a_job_once_and_keeps_its_result() {
     assert_eq!(said.status, 0, "{}", said.all());
     assert_eq!(said.out, "{\"month\":11,\"api_key\":\"k\"}\n1\n");
     assert!(said.all().contains("oops"), "{}", said.all());
-    let told = wait_for(&cluster, "1", "succeeded");
-    assert_eq!(told["payload"], r#"{"api_key":"[masked]","month":11}"#);
-    assert_eq!((&told["attempt"]["code"], &told["queue"]["code"]), (&Value::from(0), &Value::from("worker")));
+    let info = wait_for(&cluster, "1", "succeeded");
+    assert_eq!(info["payload"], r#"{"api_key":"[masked]","month":11}"#);
+    assert_eq!((&info["attempt"]["code"], &info["queue"]["code"]), (&Value::from(0), &Value::from("worker")));
     // The role's own command and configuration, in a queue of its own.
     let _ = cluster.gantry(&["config", "set", "shop", "REPORT=sales"]).good();
     let said = cluster.gantry(&["job", "run", "shop/report", "--follow"]).good();
@@ -112,9 +112,9 @@ fn retries_failures_and_distinguishes_every_outcome() {
     let cluster = cluster();
     let failed = follow(&cluster, &["--retries", "1", "--retry-delay", "1s"], "echo attempt; exit 3");
     assert_eq!(failed.status, 3, "{}", failed.all());
-    let told = show(&cluster, "1");
+    let info = show(&cluster, "1");
     assert_eq!(
-        (&told["status"], &told["failures"], &told["note"]),
+        (&info["status"], &info["failures"], &info["note"]),
         (&"failed".into(), &2.into(), &"exited with 3".into())
     );
     let slow = follow(&cluster, &["--timeout", "1s"], "echo begun; sleep 100");
@@ -128,13 +128,13 @@ fn retries_failures_and_distinguishes_every_outcome() {
     let hungry =
         follow(&cluster, &["--memory", "16M"], "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo $x | wc -c");
     assert_ne!(hungry.status, 0, "{}", hungry.all());
-    let told = show(&cluster, "4");
-    assert_eq!(told["note"], "killed: exceeded its memory limit of 16 MiB", "{told}");
-    assert!(told["attempt"]["peak_memory"].as_u64().is_some_and(|peak| peak > 1 << 20), "{told}");
+    let info = show(&cluster, "4");
+    assert_eq!(info["note"], "killed: exceeded its memory limit of 16 MiB", "{info}");
+    assert!(info["attempt"]["peak_memory"].as_u64().is_some_and(|peak| peak > 1 << 20), "{info}");
     let loud = queue(&cluster, &[], "yes 0123456789 | head -c 20000000; echo end");
-    let told = wait_for(&cluster, &loud, "succeeded");
+    let info = wait_for(&cluster, &loud, "succeeded");
     let output = logs(&cluster, &loud);
-    assert!(output.ends_with("end\n") && output.len() < 100_000 && told["attempt"]["output_cut"] == true, "{told}");
+    assert!(output.ends_with("end\n") && output.len() < 100_000 && info["attempt"]["output_cut"] == true, "{info}");
     let missing = cluster.gantry(&["job", "run", "shop/worker", "--follow", "--", "/no/such/program"]);
     assert_ne!(missing.status, 0, "{}", missing.all());
     let dead = cluster.gantry(&["queue", "dead", "shop/worker", "--json"]).good().out;
@@ -269,8 +269,8 @@ fn jobs_start_in_slots_and_share_none() {
         let pid = holder.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a pid");
         cluster.signal("KILL", pid);
     }
-    let told = wait_for(&cluster, &queue(&cluster, &[], "echo without"), "succeeded");
-    assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+    let info = wait_for(&cluster, &queue(&cluster, &[], "echo without"), "succeeded");
+    assert_eq!((&info["failures"], &info["attempt"]["code"]), (&0.into(), &0.into()), "{info}");
     assert!(cluster.log().contains("cannot start a job in its slot"), "{}", cluster.log());
     only_slots_are_left(&cluster);
     let slots = cluster.wait("slots are ready", |cluster| {
@@ -300,8 +300,8 @@ fn jobs_survive_the_death_of_server_and_agent() {
     cluster.kill_service("server");
     cluster.wait("the server is back", |cluster| (cluster.gantry(&["status"]).status == 0).then_some(()));
     for job in jobs.iter().chain([&late]) {
-        let told = wait_for(&cluster, job, "succeeded");
-        assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+        let info = wait_for(&cluster, job, "succeeded");
+        assert_eq!((&info["failures"], &info["attempt"]["code"]), (&0.into(), &0.into()), "{info}");
         let output = logs(&cluster, job);
         assert!(output == "done\n" || output == "late\n", "{output}");
     }

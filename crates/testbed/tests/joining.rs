@@ -82,7 +82,7 @@ impl Machine {
     }
 
     /// Runs a client's command against the machine's own server.
-    fn ask(&self, words: &[&str]) -> Output {
+    fn run_client(&self, words: &[&str]) -> Output {
         let token = std::fs::read_to_string(self.folder.join("data/admin-token")).unwrap_or_default();
         let mut command = Command::new(program("gantry"));
         command.args(words).env("GANTRY_URL", format!("http://127.0.0.1:{}", self.port(1)));
@@ -142,7 +142,7 @@ impl Cluster {
 
     /// State of a machine as the first machine's server knows it.
     fn state(&self, name: &str) -> Option<String> {
-        let listed = self.machines[0].ask(&["machine", "ls", "--json"]);
+        let listed = self.machines[0].run_client(&["machine", "ls", "--json"]);
         let machines: Vec<Value> = serde_json::from_str(&listed.out).ok()?;
         let machine = machines.iter().find(|machine| machine["name"] == name)?;
         Some(machine["state"].as_str()?.to_owned())
@@ -154,7 +154,8 @@ impl Cluster {
 
     /// A new join token of the first machine's server.
     fn token(&self, role: &str) -> Value {
-        let created = self.machines[0].ask(&["cluster", "join-token", "create", "--role", role, "--json"]).good();
+        let created =
+            self.machines[0].run_client(&["cluster", "join-token", "create", "--role", role, "--json"]).good();
         serde_json::from_str(&created.out).expect("JSON")
     }
 }
@@ -206,7 +207,8 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
     refused(join(&cluster, 1, &token.replace("-agent-", "-server-")), "E_JOIN_TOKEN_ROLE");
     let other_authority = token.replace(&token[18..82], &"ab".repeat(32));
     refused(join(&cluster, 1, &other_authority), "E_AUTHORITY_MISMATCH");
-    let short = cluster.machines[0].ask(&["cluster", "join-token", "create", "--role", "agent", "--ttl", "1s"]).good();
+    let short =
+        cluster.machines[0].run_client(&["cluster", "join-token", "create", "--role", "agent", "--ttl", "1s"]).good();
     let ended = |cluster: &Cluster| join(cluster, 2, &token_of(&short.out)).err.contains("E_JOIN_TOKEN_EXPIRED");
     // A machine that comes in time joins with the token, and may repeat its request until the token has expired.
     cluster.wait("the token has expired", |cluster| ended(cluster).then_some(()));
@@ -224,10 +226,10 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
     cluster.machines[1].up();
     cluster.wait_until_ready("two");
     assert!(!cluster.machines[1].folder.join("data/server").exists(), "no server runs there");
-    let shown = cluster.machines[0].ask(&["machine", "show", "two", "--json"]).good();
+    let shown = cluster.machines[0].run_client(&["machine", "show", "two", "--json"]).good();
     assert!(shown.out.contains("ssd"), "{}", shown.out);
     cluster.wait("its router reports", |cluster| {
-        let status: Value = serde_json::from_str(&cluster.machines[0].ask(&["status", "--json"]).out).ok()?;
+        let status: Value = serde_json::from_str(&cluster.machines[0].run_client(&["status", "--json"]).out).ok()?;
         (status["routers"].as_object()?.len() == 2).then_some(())
     });
 
@@ -240,12 +242,12 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
     // HTTPS for people.
     let hash = new["ca_hash"].as_str().expect("a hash");
     let url = format!("https://{server}");
-    let unknown = cluster.machines[0].ask(&["status", "--url", &url]);
+    let unknown = cluster.machines[0].run_client(&["status", "--url", &url]);
     assert!(unknown.err.contains("gantry login"), "{}", unknown.all());
-    let wrong = cluster.machines[0].ask(&["login", &url, "--ca-hash", &"ab".repeat(32)]);
+    let wrong = cluster.machines[0].run_client(&["login", &url, "--ca-hash", &"ab".repeat(32)]);
     assert!(wrong.err.contains("E_AUTHORITY_MISMATCH"), "{}", wrong.all());
-    let _ = cluster.machines[0].ask(&["login", &url, "--ca-hash", hash]).good();
-    let status = cluster.machines[0].ask(&["status", "--url", &url, "--json"]).good();
+    let _ = cluster.machines[0].run_client(&["login", &url, "--ca-hash", hash]).good();
+    let status = cluster.machines[0].run_client(&["status", "--url", &url, "--json"]).good();
     assert!(status.out.contains("\"two\""), "{}", status.out);
 
     // The certificate is good for the machine itself alone; one that proves no name may only renew.
@@ -282,7 +284,7 @@ fn a_machine_joins_with_a_token_and_is_refused_once_it_is_removed() {
     // A removed machine is refused at once, and joins again with its id.
     let id = || std::fs::read_to_string(cluster.machines[1].folder.join("data/machine-id")).expect("an id");
     let before = id();
-    let _ = cluster.machines[0].ask(&["machine", "rm", "two", "--force"]).good();
+    let _ = cluster.machines[0].run_client(&["machine", "rm", "two", "--force"]).good();
     let refused_now = curl(&own_certificate, own_path, None);
     assert!(refused_now.contains("not_member"), "{refused_now}");
     let renewed = curl(&own_certificate, "/internal/v1/renew", Some(r#"{"machine":"two"}"#));

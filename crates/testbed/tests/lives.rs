@@ -56,10 +56,10 @@ fn created_and_removed_containers_leave_nothing() {
     let scale = |copies: u32| {
         let _ = cluster.gantry(&["scale", "many", &format!("worker={copies}")]).good();
         cluster.wait("the copies are as many", |cluster| {
-            let told: serde_json::Value =
+            let shown: serde_json::Value =
                 serde_json::from_str(&cluster.gantry(&["app", "show", "many", "--json"]).out).unwrap_or_default();
             let there = std::fs::read_dir(cluster.path("data/containers")).expect("read").count();
-            (told["ready"] == copies && there == copies as usize).then_some(())
+            (shown["ready"] == copies && there == copies as usize).then_some(())
         });
     };
     let pid = cluster.service_pid("agent");

@@ -37,7 +37,7 @@ impl Outside {
         let _ = run(ip).good();
     }
 
-    fn asks(&self, address: &str) -> Output {
+    fn fetch(&self, address: &str) -> Output {
         let mut curl = Command::new("ip");
         curl.args(["netns", "exec", &self.name, "curl", "-sS", "--max-time", "3", address]);
         run(curl)
@@ -86,7 +86,7 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     };
     let outside = Outside::new(&cluster);
     assert!(here().good().out.starts_with("one"), "the machine itself reaches it");
-    let refused = outside.asks(&address);
+    let refused = outside.fetch(&address);
     assert!(refused.status != 0, "it was answered: {refused:?}");
     // Mutation test: without the firewall rule the same request arrives. The agent, which repairs the rules, stands still.
     let agent = cluster.service_pid("agent").expect("the agent runs");
@@ -94,7 +94,7 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     let mut nft = Command::new("nft");
     nft.args(["flush", "chain", "inet", cluster.name(), "in"]);
     let _ = run(nft).good();
-    let answered = outside.asks(&address);
+    let answered = outside.fetch(&address);
     cluster.signal("CONT", agent);
     assert!(answered.good().out.starts_with("one"));
 }

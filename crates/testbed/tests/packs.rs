@@ -402,9 +402,9 @@ fn stops_an_endless_pack_at_its_bound() {
     }
     let sent = sending.join().expect("it sent");
     let output = child.wait_with_output().expect("ended");
-    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!((1000..1300).contains(&sent), "{sent} MiB were taken: {told}");
-    assert!(!told.contains("unpack ok"), "{told}");
+    let shown = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!((1000..1300).contains(&sent), "{sent} MiB were taken: {shown}");
+    assert!(!shown.contains("unpack ok"), "{shown}");
     assert_eq!(state(&cluster), before);
     assert_eq!(cluster.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
     assert!(page(&cluster, "shop").starts_with("one"));

@@ -187,11 +187,11 @@ fn a_log_is_followed_into_the_next_release() {
     push_site(&repository, "one");
     let mut follower = cluster.gantry_into("followed", &["logs", "shop", "-f", "--grep", "serves"]);
     let followed = |cluster: &TestCluster| std::fs::read_to_string(cluster.path("followed")).expect("read");
-    let told = |text: &str| cluster.wait(text, |cluster| followed(cluster).contains(text).then_some(()));
-    told("v1 web-1 | one serves");
+    let wait_for_line = |text: &str| cluster.wait(text, |cluster| followed(cluster).contains(text).then_some(()));
+    wait_for_line("v1 web-1 | one serves");
     for (release, version) in [(2, "two"), (3, "three")] {
         push_site(&repository, version);
-        told(&format!("v{release} web-1 | {version} serves"));
+        wait_for_line(&format!("v{release} web-1 | {version} serves"));
     }
     let all = followed(&cluster);
     let ended = follower.try_wait().expect("asked");
@@ -219,9 +219,9 @@ fn an_image_that_was_built_here_is_deployed_as_another_app() {
     let done = deploy().good();
     assert!(done.err.contains("Roles from container/roles.json"), "{done:?}");
     assert!(page(&cluster, "production").contains("one"));
-    let tell = "echo $REVISION $GREETING $(cat /app/REVISION)";
-    let told = cluster.gantry(&["exec", "production", "--", "/bin/sh", "-c", tell]).good();
-    assert_eq!(told.out.trim(), format!("{commit} good day {commit}"));
+    let script = "echo $REVISION $GREETING $(cat /app/REVISION)";
+    let output = cluster.gantry(&["exec", "production", "--", "/bin/sh", "-c", script]).good();
+    assert_eq!(output.out.trim(), format!("{commit} good day {commit}"));
     let plan = cluster.gantry(&["ps", "production"]).good();
     assert!(plan.out.contains("production.v1.web-1"), "{plan:?}");
 }

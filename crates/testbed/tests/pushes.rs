@@ -239,8 +239,8 @@ fn bounded(cluster: &TestCluster) {
     let refused = set(140_000);
     assert!(refused.status == 2 && refused.err.contains("CA is too long: 140003 bytes"), "{refused:?}");
     let _ = set(131_068).good();
-    let told = ["exec", "ca", "--instance", "worker-1", "--", "/bin/sh", "-c", "echo ${#CA}"];
-    assert_eq!(cluster.gantry(&told).good().out, "131068\n");
+    let command = ["exec", "ca", "--instance", "worker-1", "--", "/bin/sh", "-c", "echo ${#CA}"];
+    assert_eq!(cluster.gantry(&command).good().out, "131068\n");
     // The same from the repository: the server deploys nothing, and the configuration does not change.
     let config = || cluster.gantry(&["config", "ls", "ca"]).good().out.lines().count();
     ca.write("app.json", &format!("{{\"env\": {{\"LONG\": \"{}\"}}}}", "b".repeat(140_000)));

@@ -44,7 +44,7 @@ struct Registry<'a> {
 }
 
 impl Registry<'_> {
-    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> RegistryResponse {
+    fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> RegistryResponse {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "-i", "--path-as-is", "--max-time", "30", "--request", method]);
         curl.args(headers.iter().flat_map(|header| ["--header", header]));
@@ -67,13 +67,13 @@ impl Registry<'_> {
     fn put(&self, repository: &str, content: &[u8]) -> String {
         let digest = digest(content);
         let path = format!("{repository}/blobs/uploads/?digest={digest}");
-        let answer = self.ask("POST", &path, &[], content);
+        let answer = self.send("POST", &path, &[], content);
         assert_eq!(answer.status, 201, "{answer:?}");
         digest
     }
 
     fn begin(&self, repository: &str) -> String {
-        let answer = self.ask("POST", &format!("{repository}/blobs/uploads/"), &[], b"");
+        let answer = self.send("POST", &format!("{repository}/blobs/uploads/"), &[], b"");
         assert_eq!(answer.status, 202, "{answer:?}");
         answer.header("location").expect("a location").trim_start_matches("/v2/").to_owned()
     }
@@ -97,14 +97,19 @@ fn the_distribution_specification_line_by_line() {
         let _ = cluster.gantry(&["app", "create", app]).good();
     }
     let registry = Registry { cluster: &cluster, token: cluster.token() };
-    let ask = |method: &str, path: &str| registry.ask(method, path, &[], b"");
-    assert_eq!(ask("GET", "").status, 200);
+    let send = |method: &str, path: &str| registry.send(method, path, &[], b"");
+    assert_eq!(send("GET", "").status, 200);
     // Without this header on every response, Docker's client makes no index.
     let nobody = Registry { cluster: &cluster, token: "nobody".to_owned() };
-    let foreign = nobody.ask("GET", "shop/tags/list", &[], b"");
-    for answer in
-        [ask("GET", ""), ask("HEAD", ""), ask("PUT", ""), ask("GET", "shop/manifests/none"), ask("GET", "x"), foreign]
-    {
+    let foreign = nobody.send("GET", "shop/tags/list", &[], b"");
+    for answer in [
+        send("GET", ""),
+        send("HEAD", ""),
+        send("PUT", ""),
+        send("GET", "shop/manifests/none"),
+        send("GET", "x"),
+        foreign,
+    ] {
         assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"), "{answer:?}");
     }
     let bare = gantry_testbed::run({
@@ -120,77 +125,78 @@ fn the_distribution_specification_line_by_line() {
     let config_digest = registry.put("shop", config);
     let upload = registry.begin("shop");
     let layer_digest = digest(layer);
-    let done = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], layer);
+    let done = registry.send("PUT", &format!("{upload}?digest={layer_digest}"), &[], layer);
     assert_eq!((done.status, done.header("docker-content-digest")), (201, Some(layer_digest.as_str())));
     let location = done.header("location").expect("a location").trim_start_matches("/v2/").to_owned();
-    assert_eq!(ask("GET", &location).body.as_bytes(), layer);
-    let wrong = registry.ask("PUT", &format!("{}?digest={config_digest}", registry.begin("shop")), &[], layer);
+    assert_eq!(send("GET", &location).body.as_bytes(), layer);
+    let wrong = registry.send("PUT", &format!("{}?digest={config_digest}", registry.begin("shop")), &[], layer);
     assert_eq!((wrong.status, wrong.code().as_str()), (400, "DIGEST_INVALID"), "{wrong:?}");
-    let none = registry.ask("PUT", &registry.begin("shop"), &[], layer);
+    let none = registry.send("PUT", &registry.begin("shop"), &[], layer);
     assert_eq!((none.status, none.code().as_str()), (400, "DIGEST_INVALID"), "{none:?}");
-    let kind = registry.ask("PUT", &format!("{}?digest=md5:00", registry.begin("shop")), &[], layer);
+    let kind = registry.send("PUT", &format!("{}?digest=md5:00", registry.begin("shop")), &[], layer);
     assert_eq!((kind.status, kind.code().as_str()), (400, "DIGEST_INVALID"), "{kind:?}");
 
     // Push in chunks: order, progress, and resumption after an interruption.
     let upload = registry.begin("shop");
     let (first, rest) = layer.split_at(10);
-    let part = |range: &str, bytes: &[u8]| registry.ask("PATCH", &upload, &[&format!("Content-Range: {range}")], bytes);
+    let part =
+        |range: &str, bytes: &[u8]| registry.send("PATCH", &upload, &[&format!("Content-Range: {range}")], bytes);
     let begun = part("0-9", first);
     assert_eq!((begun.status, begun.header("range")), (202, Some("0-9")));
     assert_eq!(part("20-29", rest).status, 416, "a gap");
     assert_eq!(part("0-9", first).status, 416, "the same again");
-    let far = ask("GET", &upload);
+    let far = send("GET", &upload);
     assert_eq!((far.status, far.header("range")), (204, Some("0-9")));
     let end = format!("10-{}", layer.len() - 1);
     assert_eq!(part(&end, rest).status, 202);
-    let done = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
+    let done = registry.send("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
     assert_eq!(done.status, 201, "{done:?}");
-    let gone = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
+    let gone = registry.send("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
     assert_eq!((gone.status, gone.code().as_str()), (404, "BLOB_UPLOAD_UNKNOWN"));
     let given_up = registry.begin("shop");
-    assert_eq!((ask("DELETE", &given_up).status, ask("GET", &given_up).status), (204, 404));
+    assert_eq!((send("DELETE", &given_up).status, send("GET", &given_up).status), (204, 404));
 
     // Mount from another repository. If that repository lacks the blob, an upload starts instead.
-    let mounted = registry.ask("POST", &format!("other/blobs/uploads/?mount={layer_digest}&from=shop"), &[], b"");
+    let mounted = registry.send("POST", &format!("other/blobs/uploads/?mount={layer_digest}&from=shop"), &[], b"");
     assert_eq!((mounted.status, mounted.header("docker-content-digest")), (201, Some(layer_digest.as_str())));
     let absent = format!("sha256:{}", "0".repeat(64));
-    let begun = registry.ask("POST", &format!("other/blobs/uploads/?mount={absent}&from=shop"), &[], b"");
+    let begun = registry.send("POST", &format!("other/blobs/uploads/?mount={absent}&from=shop"), &[], b"");
     assert!(begun.status == 202 && begun.header("location").is_some(), "{begun:?}");
 
     // Blobs: present with their size, or absent.
-    let head = ask("HEAD", &format!("shop/blobs/{layer_digest}"));
+    let head = send("HEAD", &format!("shop/blobs/{layer_digest}"));
     assert_eq!((head.status, head.header("content-length")), (200, Some(layer.len().to_string().as_str())));
-    assert_eq!(ask("HEAD", &format!("shop/blobs/{absent}")).status, 404);
-    let missing = ask("GET", &format!("shop/blobs/{absent}"));
+    assert_eq!(send("HEAD", &format!("shop/blobs/{absent}")).status, 404);
+    let missing = send("GET", &format!("shop/blobs/{absent}"));
     assert_eq!((missing.status, missing.code().as_str()), (404, "BLOB_UNKNOWN"));
-    assert_eq!(ask("GET", "shop/blobs/sha256:short").code(), "DIGEST_INVALID");
-    let kept = ask("DELETE", &format!("shop/blobs/{layer_digest}"));
+    assert_eq!(send("GET", "shop/blobs/sha256:short").code(), "DIGEST_INVALID");
+    let kept = send("DELETE", &format!("shop/blobs/{layer_digest}"));
     assert_eq!((kept.status, kept.code().as_str()), (405, "UNSUPPORTED"), "blobs go by themselves");
 
     // Manifests, by tag and by digest.
     let text = manifest(&config_digest, config.len(), &layer_digest, layer.len());
     let whole = digest(text.as_bytes());
     for reference in ["one", "two", "ten", whole.as_str()] {
-        let put = registry.ask("PUT", &format!("shop/manifests/{reference}"), &[], text.as_bytes());
+        let put = registry.send("PUT", &format!("shop/manifests/{reference}"), &[], text.as_bytes());
         assert_eq!((put.status, put.header("docker-content-digest")), (201, Some(whole.as_str())), "{put:?}");
     }
     // A repository may have the name of an app that does not exist; the registry says so.
     registry.put("nosuch", config);
-    let _ = registry.ask("POST", &format!("nosuch/blobs/uploads/?mount={layer_digest}"), &[], b"");
-    let put = registry.ask("PUT", "nosuch/manifests/one", &[], text.as_bytes());
+    let _ = registry.send("POST", &format!("nosuch/blobs/uploads/?mount={layer_digest}"), &[], b"");
+    let put = registry.send("PUT", "nosuch/manifests/one", &[], text.as_bytes());
     let warning = "299 - \"there is no app nosuch; create it with: gantry app create nosuch\"";
     assert_eq!((put.status, put.header("warning")), (201, Some(warning)), "{put:?}");
-    let put = registry.ask("PUT", "team/tools/manifests/one", &[], text.as_bytes());
+    let put = registry.send("PUT", "team/tools/manifests/one", &[], text.as_bytes());
     assert_eq!((put.status, put.header("warning")), (201, None), "{put:?}");
     for reference in ["one", whole.as_str()] {
-        let got = ask("GET", &format!("shop/manifests/{reference}"));
+        let got = send("GET", &format!("shop/manifests/{reference}"));
         assert_eq!((got.status, got.body.as_str()), (200, text.as_str()));
         assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.manifest.v1+json"));
-        let head = ask("HEAD", &format!("shop/manifests/{reference}"));
+        let head = send("HEAD", &format!("shop/manifests/{reference}"));
         assert_eq!((head.status, head.header("docker-content-digest")), (200, Some(whole.as_str())));
         assert_eq!(head.header("content-length"), Some(text.len().to_string().as_str()));
     }
-    assert_eq!(ask("HEAD", "shop/manifests/none").status, 404);
+    assert_eq!(send("HEAD", "shop/manifests/none").status, 404);
     for (what, path, body, status, code) in [
         ("unknown", "shop/manifests/none", None, 404, "MANIFEST_UNKNOWN"),
         ("no JSON", "shop/manifests/x", Some("hello".to_owned()), 400, "MANIFEST_INVALID"),
@@ -216,24 +222,24 @@ fn the_distribution_specification_line_by_line() {
         ("in a folder above", "shop/../../manifests/x", Some(text.clone()), 404, ""),
     ] {
         let answer = match body {
-            Some(body) => registry.ask("PUT", path, &[], body.as_bytes()),
-            None => ask("GET", path),
+            Some(body) => registry.send("PUT", path, &[], body.as_bytes()),
+            None => send("GET", path),
         };
         assert!(answer.status == status || code.is_empty() && answer.status >= 400, "{what}: {answer:?}");
         assert!(code.is_empty() || answer.code() == code, "{what}: {answer:?}");
     }
 
     // Tags, all at once and in pages.
-    let list = |path: &str| serde_json::from_str::<Value>(&ask("GET", path).body).expect("JSON");
+    let list = |path: &str| serde_json::from_str::<Value>(&send("GET", path).body).expect("JSON");
     assert_eq!(list("shop/tags/list"), json!({ "name": "shop", "tags": ["one", "ten", "two"] }));
-    let page = ask("GET", "shop/tags/list?n=2");
+    let page = send("GET", "shop/tags/list?n=2");
     assert_eq!(page.header("link"), Some("</v2/shop/tags/list?n=2&last=ten>; rel=\"next\""));
     assert_eq!(list("shop/tags/list?n=2&last=ten")["tags"], json!(["two"]));
-    assert!(ask("GET", "shop/tags/list?n=2&last=ten").header("link").is_none());
+    assert!(send("GET", "shop/tags/list?n=2&last=ten").header("link").is_none());
     assert_eq!(list("shop/tags/list?n=0")["tags"], json!([]));
     assert_eq!(list("other/tags/list")["tags"], json!([]));
     assert_eq!(list("base/debian/tags/list")["tags"], json!(["latest"]));
-    let unknown = ask("GET", "ghost/tags/list");
+    let unknown = send("GET", "ghost/tags/list");
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "NAME_UNKNOWN"));
 
     // Referrers of an image: pushed before or after the image, listed by type, and gone after their removal.
@@ -251,12 +257,12 @@ fn the_distribution_specification_line_by_line() {
     let (signature, parts) = (refers("signature/x", &whole), refers("parts/x", &whole));
     for referrer in [&signature, &parts, &refers("early/x", &absent)] {
         let path = format!("shop/manifests/{}", digest(referrer.as_bytes()));
-        let put = registry.ask("PUT", &path, &[], referrer.as_bytes());
+        let put = registry.send("PUT", &path, &[], referrer.as_bytes());
         assert!(put.status == 201 && put.header("oci-subject").is_some(), "{put:?}");
-        assert_eq!(ask("GET", &path).body, *referrer);
+        assert_eq!(send("GET", &path).body, *referrer);
     }
     assert_eq!((referrers(&whole).len(), referrers(&absent).len()), (2, 1));
-    let listed = ask("GET", &format!("shop/referrers/{whole}?artifactType=signature%2Fx"));
+    let listed = send("GET", &format!("shop/referrers/{whole}?artifactType=signature%2Fx"));
     assert_eq!(listed.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
     assert_eq!(listed.header("oci-filters-applied"), Some("artifactType"));
     let only: Value = serde_json::from_str(&listed.body).expect("JSON");
@@ -265,30 +271,30 @@ fn the_distribution_specification_line_by_line() {
         json!([{ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(signature.as_bytes()),
             "size": signature.len(), "artifactType": "signature/x", "annotations": { "of": "signature/x" } }])
     );
-    assert_eq!(ask("GET", "shop/referrers/sha256:short").code(), "DIGEST_INVALID");
+    assert_eq!(send("GET", "shop/referrers/sha256:short").code(), "DIGEST_INVALID");
     assert_eq!(list(&format!("shop/referrers/{whole}?artifactType=no+such/x"))["manifests"], json!([]));
     let talks = refers(&"long/".repeat(4000), &whole);
-    let refused = registry.ask("PUT", "shop/manifests/long", &[], talks.as_bytes());
+    let refused = registry.send("PUT", "shop/manifests/long", &[], talks.as_bytes());
     assert!(refused.status == 400 && refused.body.contains("annotations"), "{refused:?}");
-    assert_eq!(ask("DELETE", &format!("shop/manifests/{}", digest(parts.as_bytes()))).status, 202);
+    assert_eq!(send("DELETE", &format!("shop/manifests/{}", digest(parts.as_bytes()))).status, 202);
     assert_eq!(referrers(&whole).len(), 1);
     let odd = text.replacen('{', r#"{"subject":{"digest":"nonsense"},"#, 1);
-    let refused = registry.ask("PUT", "shop/manifests/odd", &[], odd.as_bytes());
+    let refused = registry.send("PUT", "shop/manifests/odd", &[], odd.as_bytes());
     assert_eq!((refused.status, refused.code().as_str()), (400, "MANIFEST_INVALID"));
 
     // Tags in the query of a push by digest, and digests of another algorithm.
     let path = format!("shop/manifests/{whole}");
-    let put = registry.ask("PUT", &format!("{path}?tag=v1&tag=v2"), &[], text.as_bytes());
+    let put = registry.send("PUT", &format!("{path}?tag=v1&tag=v2"), &[], text.as_bytes());
     assert_eq!((put.status, put.header("oci-tag")), (201, Some("v1")), "{put:?}");
-    assert_eq!(["v1", "v2"].map(|tag| ask("GET", &format!("shop/manifests/{tag}")).status), [200, 200]);
-    let put = registry.ask("PUT", &format!("{path}?tag=v3&tag=-x"), &[], text.as_bytes());
+    assert_eq!(["v1", "v2"].map(|tag| send("GET", &format!("shop/manifests/{tag}")).status), [200, 200]);
+    let put = registry.send("PUT", &format!("{path}?tag=v3&tag=-x"), &[], text.as_bytes());
     assert_eq!((put.status, put.code().as_str()), (400, "MANIFEST_INVALID"), "{put:?}");
-    assert_eq!(ask("GET", "shop/manifests/v3").status, 404);
+    assert_eq!(send("GET", "shop/manifests/v3").status, 404);
     let longer = format!("sha512:{}", "0".repeat(128));
     for refused in [
-        ask("GET", &format!("shop/blobs/{longer}")),
-        ask("GET", &format!("shop/manifests/{longer}")),
-        registry.ask("PUT", &format!("shop/manifests/{longer}"), &[], text.as_bytes()),
+        send("GET", &format!("shop/blobs/{longer}")),
+        send("GET", &format!("shop/manifests/{longer}")),
+        registry.send("PUT", &format!("shop/manifests/{longer}"), &[], text.as_bytes()),
     ] {
         assert_eq!((refused.status, refused.code().as_str()), (400, "DIGEST_INVALID"), "{refused:?}");
         assert!(refused.body.contains("digests of sha512 are not supported; use sha256"), "{refused:?}");
@@ -298,33 +304,33 @@ fn the_distribution_specification_line_by_line() {
     // repository.
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
         { "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": whole, "size": text.len() }] });
-    let put = registry.ask("PUT", "shop/manifests/many", &[], index.to_string().as_bytes());
+    let put = registry.send("PUT", "shop/manifests/many", &[], index.to_string().as_bytes());
     assert_eq!(put.status, 201, "{put:?}");
-    let got = ask("GET", "shop/manifests/many");
+    let got = send("GET", "shop/manifests/many");
     assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
-    assert_eq!(ask("GET", &format!("other/manifests/{whole}")).status, 404);
+    assert_eq!(send("GET", &format!("other/manifests/{whole}")).status, 404);
 
     // Ranges of a blob.
     let part = |range: &str| {
-        registry.ask("GET", &format!("shop/blobs/{layer_digest}"), &[&format!("Range: bytes={range}")], b"")
+        registry.send("GET", &format!("shop/blobs/{layer_digest}"), &[&format!("Range: bytes={range}")], b"")
     };
-    let told = |range: &str| format!("bytes {range}/{}", layer.len());
-    for (asked, from, to) in [("0-3", 0, 4), ("5-", 5, layer.len()), ("-6", layer.len() - 6, layer.len())] {
-        let got = part(asked);
+    let content_range = |range: &str| format!("bytes {range}/{}", layer.len());
+    for (range, from, to) in [("0-3", 0, 4), ("5-", 5, layer.len()), ("-6", layer.len() - 6, layer.len())] {
+        let got = part(range);
         assert_eq!((got.status, got.body.as_bytes()), (206, &layer[from..to]), "{got:?}");
-        assert_eq!(got.header("content-range"), Some(told(&format!("{from}-{}", to - 1)).as_str()));
+        assert_eq!(got.header("content-range"), Some(content_range(&format!("{from}-{}", to - 1)).as_str()));
     }
     let beyond = part("1000-");
-    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some(told("*").as_str())));
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some(content_range("*").as_str())));
     assert_eq!((part("0-1,3-4").status, part("x").status), (200, 200));
 
     // Removal of one tag, and of all tags of a digest.
-    assert_eq!(ask("DELETE", "shop/manifests/one").status, 202);
-    assert_eq!((ask("GET", "shop/manifests/one").status, ask("GET", "shop/manifests/two").status), (404, 200));
-    assert_eq!(ask("DELETE", &format!("shop/manifests/{whole}")).status, 202);
+    assert_eq!(send("DELETE", "shop/manifests/one").status, 202);
+    assert_eq!((send("GET", "shop/manifests/one").status, send("GET", "shop/manifests/two").status), (404, 200));
+    assert_eq!(send("DELETE", &format!("shop/manifests/{whole}")).status, 202);
     assert_eq!(list("shop/tags/list")["tags"], json!(["many"]));
-    assert_eq!(ask("GET", &format!("shop/manifests/{whole}")).status, 404);
-    let gone = ask("DELETE", "shop/manifests/two");
+    assert_eq!(send("GET", &format!("shop/manifests/{whole}")).status, 404);
+    let gone = send("DELETE", "shop/manifests/two");
     assert_eq!((gone.status, gone.code().as_str()), (404, "MANIFEST_UNKNOWN"));
 
     // Scopes of tokens.
@@ -332,13 +338,13 @@ fn the_distribution_specification_line_by_line() {
     let reader = Registry { cluster: &cluster, token: token(&["token", "create", "eyes", "--read"]) };
     let other = Registry { cluster: &cluster, token: token(&["token", "create", "ci", "--deploy", "other"]) };
     let nobody = Registry { cluster: &cluster, token: "gantry_nonsense".to_owned() };
-    let tags = |who: &Registry<'_>| who.ask("GET", "shop/tags/list", &[], b"").status;
+    let tags = |who: &Registry<'_>| who.send("GET", "shop/tags/list", &[], b"").status;
     assert_eq!((tags(&reader), tags(&other), tags(&nobody)), (200, 403, 401));
-    let push = |who: &Registry<'_>| who.ask("POST", "shop/blobs/uploads/", &[], b"").status;
+    let push = |who: &Registry<'_>| who.send("POST", "shop/blobs/uploads/", &[], b"").status;
     assert_eq!((push(&reader), push(&other), push(&nobody)), (403, 403, 401));
-    let remove = |who: &Registry<'_>| who.ask("DELETE", "shop/manifests/many", &[], b"").status;
+    let remove = |who: &Registry<'_>| who.send("DELETE", "shop/manifests/many", &[], b"").status;
     assert_eq!((remove(&reader), remove(&other), remove(&nobody)), (403, 403, 401));
-    assert!(nobody.ask("GET", "", &[], b"").header("www-authenticate").is_some());
+    assert!(nobody.send("GET", "", &[], b"").header("www-authenticate").is_some());
     assert_eq!(cluster.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
 }
 
@@ -356,12 +362,12 @@ fn a_push_repairs_a_damaged_blob() {
     let blob = format!("shop/blobs/{name}");
     let mount = format!("shop/blobs/uploads/?mount={name}&from=other");
     for damage in [&b"a layer's bytes, whatever they arE"[..], b"a layer's bytes", b""] {
-        assert_eq!(registry.ask("HEAD", &blob, &[], b"").status, 200);
-        assert_eq!(registry.ask("POST", &mount, &[], b"").status, 201);
+        assert_eq!(registry.send("HEAD", &blob, &[], b"").status, 200);
+        assert_eq!(registry.send("POST", &mount, &[], b"").status, 201);
         std::fs::write(&path, damage).expect("damaged");
-        let told = registry.ask("HEAD", &blob, &[], b"");
-        assert_eq!(told.status, 404, "{}: {told:?}", damage.escape_ascii());
-        let begun = registry.ask("POST", &mount, &[], b"");
+        let response = registry.send("HEAD", &blob, &[], b"");
+        assert_eq!(response.status, 404, "{}: {response:?}", damage.escape_ascii());
+        let begun = registry.send("POST", &mount, &[], b"");
         assert_eq!(begun.status, 202, "{}: {begun:?}", damage.escape_ascii());
         registry.put("shop", layer);
         assert_eq!(std::fs::read(&path).expect("there"), layer);
@@ -388,22 +394,22 @@ fn resumes_an_interrupted_upload() {
     const SENT: usize = 9 << 20;
     let content = b"0123456789abcdefghijklmnopqrstuvwxyz".repeat(300_000);
     let name = digest(&content);
-    let range = |upload: &str| registry.ask("GET", upload, &[], b"").header("range").map(str::to_owned);
+    let range = |upload: &str| registry.send("GET", upload, &[], b"").header("range").map(str::to_owned);
 
     // Uploads as Docker sends them, streamed without a range. The final request may carry the last part, at the right
     // offset only.
     let upload = registry.begin("shop");
-    let streamed = registry.ask("PATCH", &upload, &["Transfer-Encoding: chunked"], &content[..1000]);
+    let streamed = registry.send("PATCH", &upload, &["Transfer-Encoding: chunked"], &content[..1000]);
     assert_eq!((streamed.status, streamed.header("range")), (202, Some("0-999")), "{streamed:?}");
     let end = |from: usize| {
         let header = format!("Content-Range: {from}-{}", content.len() - 1);
-        registry.ask("PUT", &format!("{upload}?digest={name}"), &[&header], &content[from..])
+        registry.send("PUT", &format!("{upload}?digest={name}"), &[&header], &content[from..])
     };
     let gap = end(2000);
     assert_eq!((gap.status, gap.code().as_str()), (416, "BLOB_UPLOAD_INVALID"), "{gap:?}");
     assert_eq!(end(1000).status, 201);
     let upload = registry.begin("shop");
-    let late = registry.ask("PATCH", &upload, &["Content-Range: 10-19"], b"0123456789");
+    let late = registry.send("PATCH", &upload, &["Content-Range: 10-19"], b"0123456789");
     assert_eq!((late.status, late.code().as_str()), (416, "BLOB_UPLOAD_INVALID"), "the first part is not the first");
 
     // A connection that breaks, and a client that vanishes silently: the next request resumes after the received
@@ -423,23 +429,23 @@ fn resumes_an_interrupted_upload() {
         }
         let begun = std::time::Instant::now();
         let from: usize = cluster.wait("what came is told", |_| {
-            let told = range(&upload)?;
-            let last: usize = told.strip_prefix("0-")?.parse().ok()?;
+            let received = range(&upload)?;
+            let last: usize = received.strip_prefix("0-")?.parse().ok()?;
             (last > 0).then_some(last + 1)
         });
         assert!(begun.elapsed() < Duration::from_secs(5), "the one before was waited for");
         assert!(from <= SENT, "{from}");
         let header = format!("Content-Range: {from}-{}", content.len() - 1);
-        assert_eq!(registry.ask("PATCH", &upload, &[&header], &content[from..]).status, 202);
-        let done = registry.ask("PUT", &format!("{upload}?digest={name}"), &[], b"");
+        assert_eq!(registry.send("PATCH", &upload, &[&header], &content[from..]).status, 202);
+        let done = registry.send("PUT", &format!("{upload}?digest={name}"), &[], b"");
         assert_eq!(done.status, 201, "{done:?}");
         drop(kept);
     }
-    assert_eq!(registry.ask("GET", &format!("shop/blobs/{name}"), &[], b"").body.as_bytes(), content);
+    assert_eq!(registry.send("GET", &format!("shop/blobs/{name}"), &[], b"").body.as_bytes(), content);
 
     // A repository has a limit of simultaneous uploads. Errors have the specified form, also for unauthorized
     // clients.
-    let all: Vec<RegistryResponse> = (0..60).map(|_| registry.ask("POST", "shop/blobs/uploads/", &[], b"")).collect();
+    let all: Vec<RegistryResponse> = (0..60).map(|_| registry.send("POST", "shop/blobs/uploads/", &[], b"")).collect();
     let too_many: Vec<&RegistryResponse> = all.iter().filter(|answer| answer.status != 202).collect();
     assert!((10..=60).contains(&too_many.len()), "{}", too_many.len());
     assert!(too_many.iter().all(|answer| (answer.status, answer.code().as_str()) == (429, "TOOMANYREQUESTS")));
@@ -447,15 +453,15 @@ fn resumes_an_interrupted_upload() {
     let reader = cluster.gantry(&["token", "create", "eyes", "--read"]).good().out.trim().to_owned();
     let reader = Registry { cluster: &cluster, token: reader };
     for (who, status, code) in [(&nobody, 401, "UNAUTHORIZED"), (&reader, 403, "DENIED")] {
-        let answer = who.ask("POST", "shop/blobs/uploads/", &[], b"");
+        let answer = who.send("POST", "shop/blobs/uploads/", &[], b"");
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
     }
     // An image without layers is valid.
     let empty = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [],
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": name, "size": content.len() } });
-    let put = registry.ask("PUT", "shop/manifests/empty", &[], empty.to_string().as_bytes());
+    let put = registry.send("PUT", "shop/manifests/empty", &[], empty.to_string().as_bytes());
     assert_eq!(put.status, 201, "{put:?}");
-    let after = registry.ask("GET", "shop/tags/list?last=a", &[], b"");
+    let after = registry.send("GET", "shop/tags/list?last=a", &[], b"");
     assert!(after.status == 200 && after.body.contains("\"empty\""), "{after:?}");
 }
 
@@ -464,25 +470,25 @@ struct Pusher {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     token: String,
     /// True if the client checks for a blob before the upload.
-    asks_first: bool,
+    checks_first: bool,
     /// Pause between an image's blobs and its manifest, as with larger images. Garbage collection runs meanwhile.
     pause: Duration,
-    asked: usize,
+    request_count: usize,
     /// Paths and contents of the last three images, which have a tag each and must stay available.
     kept: Vec<(String, Vec<u8>)>,
 }
 
 impl Pusher {
-    async fn connect(port: u16, token: String, asks_first: bool, pause: Duration) -> Self {
+    async fn connect(port: u16, token: String, checks_first: bool, pause: Duration) -> Self {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
-        Self { sender, token, asks_first, pause, asked: 0, kept: Vec::new() }
+        Self { sender, token, checks_first, pause, request_count: 0, kept: Vec::new() }
     }
 
-    async fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
-        self.asked += 1;
+    async fn send(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
+        self.request_count += 1;
         let request = http::Request::builder().method(method).uri(format!("/v2/shop/{path}")).header("host", "x");
         let request = request.header("authorization", format!("Bearer {}", self.token));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
@@ -496,16 +502,16 @@ impl Pusher {
     async fn image(&mut self, tag: &str, config: &[u8], layer: &[u8]) -> Option<String> {
         for content in [config, layer] {
             let digest = digest(content);
-            if !self.asks_first || self.ask("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
-                let (status, text) = self.ask("POST", &format!("blobs/uploads/?digest={digest}"), content).await;
+            if !self.checks_first || self.send("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
+                let (status, text) = self.send("POST", &format!("blobs/uploads/?digest={digest}"), content).await;
                 assert_eq!(status, 201, "{text:?}");
             }
         }
         tokio::time::sleep(self.pause).await;
         let text = manifest(&digest(config), config.len(), &digest(layer), layer.len());
-        let (status, told) = self.ask("PUT", &format!("manifests/{tag}"), text.as_bytes()).await;
+        let (status, body) = self.send("PUT", &format!("manifests/{tag}"), text.as_bytes()).await;
         if status != 201 {
-            return Some(format!("{status} {told:?}"));
+            return Some(format!("{status} {body:?}"));
         }
         for (path, content) in [
             (format!("manifests/{tag}"), text.as_bytes()),
@@ -516,7 +522,7 @@ impl Pusher {
         }
         self.kept.drain(..self.kept.len().saturating_sub(9));
         for (path, content) in self.kept.clone() {
-            let (status, body) = self.ask("GET", &path, b"").await;
+            let (status, body) = self.send("GET", &path, b"").await;
             if status != 200 || body != content {
                 return Some(format!("{path}: {status}"));
             }
@@ -532,7 +538,7 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
     let cluster = TestCluster::start(&["--collect-every", "1", "--collect-grace", grace]);
     let _ = cluster.gantry(&["app", "create", "shop"]).good();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (mut lost, mut asked) = (Vec::new(), 0);
+    let (mut lost, mut request_count) = (Vec::new(), 0);
     let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     runtime.block_on(async {
         let clients: Vec<_> = (0..CLIENTS)
@@ -552,14 +558,14 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
                         lost.extend(pusher.image(&tag, config.as_bytes(), layer.as_bytes()).await);
                         over.fetch_or(!lost.is_empty(), std::sync::atomic::Ordering::Relaxed);
                     }
-                    (lost, pusher.asked)
+                    (lost, pusher.request_count)
                 })
             })
             .collect();
         for client in clients {
             let (of_client, count) = client.await.expect("it went on");
             lost.extend(of_client);
-            asked += count;
+            request_count += count;
         }
     });
     // Garbage collection removes unreferenced blobs in the end: each tag has one image, of two blobs and a manifest.
@@ -573,14 +579,14 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
             (left <= named + 10).then_some(())
         });
     }
-    (lost, asked, left)
+    (lost, request_count, left)
 }
 
 #[test]
 fn garbage_collection_keeps_blobs_of_running_pushes() {
-    let (lost, asked, _) = race("2", 120, Duration::from_millis(25));
-    assert!(asked >= 2000, "{asked}");
-    assert!(lost.is_empty(), "{} of {asked}: {lost:?}", lost.len());
+    let (lost, request_count, _) = race("2", 120, Duration::from_millis(25));
+    assert!(request_count >= 2000, "{request_count}");
+    assert!(lost.is_empty(), "{} of {request_count}: {lost:?}", lost.len());
     // Mutation test: without a grace period blobs are lost. Garbage collection runs each second, and each image takes
     // longer.
     let (lost, ..) = race("0", 60, Duration::from_millis(1200));

@@ -9,7 +9,7 @@ use gantry_testbed::{Repository, TestCluster};
 use site::{page, push_site, site};
 
 /// Status and body of the app's response.
-fn ask(cluster: &TestCluster) -> (String, String) {
+fn fetch(cluster: &TestCluster) -> (String, String) {
     let output = cluster.curl("shop.localhost", &["--write-out", "\n%{http_code}"]);
     let (body, status) = output.out.rsplit_once('\n').expect("a status");
     (status.to_owned(), body.to_owned())
@@ -37,19 +37,19 @@ fn pauses_refuses_and_limits_requests_and_names_the_actor() {
 
     assert!(said(&["maintenance", "on", "shop", "--message", "back at noon"]).contains("maintenance: back at noon"));
     cluster.wait("it is refused", |cluster| {
-        (ask(cluster) == ("503".to_owned(), "503 shop: back at noon\n".to_owned())).then_some(())
+        (fetch(cluster) == ("503".to_owned(), "503 shop: back at noon\n".to_owned())).then_some(())
     });
     // A new release does not end the maintenance.
     let _ = said(&["config", "set", "shop", "COLOR=blue"]);
-    assert_eq!(ask(&cluster).0, "503");
+    assert_eq!(fetch(&cluster).0, "503");
     assert!(said(&["why", "shop"]).contains("in maintenance, clients get the message \"back at noon\""));
     let _ = said(&["maintenance", "off", "shop"]);
     cluster.wait("it serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
 
     assert!(said(&["limit", "shop", "--rate", "1"]).contains("at most 1 requests a second"));
-    cluster.wait("one is over the limit", |cluster| (ask(cluster).0 == "429").then_some(()));
+    cluster.wait("one is over the limit", |cluster| (fetch(cluster).0 == "429").then_some(()));
     let _ = said(&["limit", "shop"]);
-    cluster.wait("none is", |cluster| (0..5).all(|_| ask(cluster).0 == "200").then_some(()));
+    cluster.wait("none is", |cluster| (0..5).all(|_| fetch(cluster).0 == "200").then_some(()));
     let nothing = cluster.gantry(&["limit", "shop", "--rate", "0"]);
     assert!(nothing.status == 2 && nothing.err.contains("lets nothing through"), "{nothing:?}");
     let events = said(&["events", "shop"]);
@@ -77,9 +77,9 @@ fn requests_wait_while_the_only_copy_is_replaced() {
     let report = runtime.block_on(load.end());
     assert!(report.failed == 0 && report.sent > 100, "{report:?}");
     assert!(page(&cluster, "shop").starts_with("two"));
-    let told = cluster.gantry(&["app", "show", "shop", "--json"]).good().out;
-    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-    assert!(told["requests"]["held"].as_u64() >= Some(1) && told["requests"]["refused"] == 0, "{told}");
+    let shown = cluster.gantry(&["app", "show", "shop", "--json"]).good().out;
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert!(shown["requests"]["held"].as_u64() >= Some(1) && shown["requests"]["refused"] == 0, "{shown}");
 }
 
 #[test]

@@ -36,8 +36,8 @@ fn json(cluster: &TestCluster, arguments: &[&str]) -> Value {
 /// Waits until a schedule has run `runs` times.
 fn wait_for_runs(cluster: &TestCluster, name: &str, runs: u64) -> Value {
     cluster.wait(&format!("schedule {name} has run {runs} times"), |cluster| {
-        let told = json(cluster, &["schedule", "show", name]);
-        told["runs"].as_u64().is_some_and(|count| count >= runs).then_some(told)
+        let info = json(cluster, &["schedule", "show", name]);
+        info["runs"].as_u64().is_some_and(|count| count >= runs).then_some(info)
     })
 }
 
@@ -51,11 +51,11 @@ fn a_schedule_queues_jobs_until_it_is_paused_or_removed() {
     let again = create(&cluster, &["--name", "nightly", "--every", "1h"]);
     assert!(again.all().contains("E_SCHEDULE_EXISTS"), "{}", again.all());
     let _ = create(&cluster, &["--name", "often", "--cron", "* * * * * *", "--count", "3"]).good();
-    let told = wait_for_runs(&cluster, "shop/often", 3);
-    let last = told["last_job"].to_string();
+    let info = wait_for_runs(&cluster, "shop/often", 3);
+    let last = info["last_job"].to_string();
     let output = cluster.wait("the job has ended", |cluster| {
-        let told = json(cluster, &["job", "show", &last]);
-        (told["status"] == "succeeded").then(|| cluster.gantry(&["job", "logs", &last]).good().out)
+        let info = json(cluster, &["job", "show", &last]);
+        (info["status"] == "succeeded").then(|| cluster.gantry(&["job", "logs", &last]).good().out)
     });
     assert!(output.contains(":") && output.trim().ends_with("+00:00"), "{output}");
     assert_eq!(json(&cluster, &["schedule", "show", "shop/often"])["next"], Value::from(Vec::<u64>::new()));
@@ -89,9 +89,9 @@ fn a_schedule_queues_jobs_until_it_is_paused_or_removed() {
 fn the_schedule_of_a_role_follows_the_current_release() {
     let cluster = cluster();
     push(&cluster, "{ worker: 'sleep 100000', report: { command: 'echo $GANTRY_RELEASE', schedule: '* * * * * *' } }");
-    let told = wait_for_runs(&cluster, "shop/report", 1);
-    assert_eq!((&told["of_release"], &told["overlap"]), (&Value::from(true), &Value::Null));
-    let job = told["last_job"].to_string();
+    let info = wait_for_runs(&cluster, "shop/report", 1);
+    assert_eq!((&info["of_release"], &info["overlap"]), (&Value::from(true), &Value::Null));
+    let job = info["last_job"].to_string();
     cluster.wait("the job has ended", |cluster| {
         (json(cluster, &["job", "show", &job])["status"] == "succeeded").then_some(())
     });
@@ -120,8 +120,8 @@ fn no_time_runs_twice_and_none_is_lost() {
     }
     wait_for_runs(&cluster, "shop/worker", 10);
     let _ = cluster.gantry(&["schedule", "pause", "shop/worker"]).good();
-    let told = json(&cluster, &["schedule", "show", "shop/worker"]);
-    assert_eq!(told["skipped"], 0, "{told}");
+    let info = json(&cluster, &["schedule", "show", "shop/worker"]);
+    assert_eq!(info["skipped"], 0, "{info}");
     let jobs = json(&cluster, &["job", "ls", "shop/worker", "-n", "1000"]);
     let keys: Vec<String> = jobs["jobs"]
         .as_array()
@@ -131,7 +131,7 @@ fn no_time_runs_twice_and_none_is_lost() {
         .collect();
     let times: BTreeSet<u64> =
         keys.iter().map(|key| key.rsplit('/').next().and_then(|time| time.parse().ok()).expect("a time")).collect();
-    assert_eq!((keys.len(), Some(keys.len() as u64)), (times.len(), told["runs"].as_u64()), "{keys:?}");
+    assert_eq!((keys.len(), Some(keys.len() as u64)), (times.len(), info["runs"].as_u64()), "{keys:?}");
     let (first, last) = (times.first().expect("a time"), times.last().expect("a time"));
     assert_eq!((last - first) / 1000 + 1, times.len() as u64, "a time is lost: {times:?}");
 }

@@ -114,7 +114,7 @@ struct Column {
 }
 
 /// Returns the status and the body of the server's response.
-fn ask(cluster: &TestCluster, method: &str, path: &str, column: &Column) -> (String, String) {
+fn send_request(cluster: &TestCluster, method: &str, path: &str, column: &Column) -> (String, String) {
     let path = path
         .replace("{app}", column.app)
         .replace("{name}", "ghost")
@@ -169,7 +169,8 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
     let _ = cluster.gantry(&["token", "revoke", "gone"]).good();
     let expired = made(&["token", "create", "late", "--admin", "--expires", "1s"]);
     let late = Column { name: "late", token: expired.clone(), app: "one" };
-    cluster.wait("it has expired", |cluster| (ask(cluster, "GET", "/v1/apps", &late).0 == "401").then_some(()));
+    cluster
+        .wait("it has expired", |cluster| (send_request(cluster, "GET", "/v1/apps", &late).0 == "401").then_some(()));
     let deploy = made(&["token", "create", "ci", "--deploy", "one"]);
     let machine = std::fs::read_to_string(cluster.path("data/machine-token")).expect("a token").trim().to_owned();
     let columns = [
@@ -211,7 +212,7 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
     for (path, method) in &operations {
         let _ = write!(table, "{:<58}", format!("{method} {path}"));
         for column in &columns {
-            let (status, body) = ask(&cluster, method, path, column);
+            let (status, body) = send_request(&cluster, method, path, column);
             if status.starts_with(['4', '5']) && method != "HEAD" {
                 let code = error_code(&body);
                 let is_known = code.as_ref().is_some_and(|code| codes.contains(code));

@@ -138,11 +138,11 @@ struct Changes {
 impl Changes {
     fn begin(cloud: &Cloud) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
-        let (told, known) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+        let (stopped, known) = (Arc::clone(&stop), Arc::clone(&acknowledged));
         let (ports, token) = (cloud.ports(), cloud.cluster.token());
         let thread = std::thread::spawn(move || {
             for number in 0.. {
-                if told.load(Ordering::Relaxed) {
+                if stopped.load(Ordering::Relaxed) {
                     return;
                 }
                 let (name, port) = (format!("load-{number}"), ports[number % ports.len()]);
@@ -303,10 +303,10 @@ impl Cloud {
 
     /// Waits until a job has succeeded at its first attempt.
     fn succeeds(&self, port: u16, job: &str) {
-        let told = self.cluster.wait(&format!("job {job} has succeeded"), |_| {
-            Some(self.job(port, job)).filter(|told| told["status"] == "succeeded")
+        let job = self.cluster.wait(&format!("job {job} has succeeded"), |_| {
+            Some(self.job(port, job)).filter(|job| job["status"] == "succeeded")
         });
-        assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+        assert_eq!((&job["failures"], &job["attempt"]["code"]), (&0.into(), &0.into()), "{job}");
         assert_eq!(self.through(port, &["job", "logs", job]).good().out, "done\n");
     }
 }

@@ -94,6 +94,6 @@ fn a_snapshot_brings_every_image_and_damage_brings_none() {
     std::fs::create_dir(&unused).expect("made");
     cluster.wait("garbage was collected", |_| (!unused.exists()).then_some(()));
     assert_eq!(names(&data.join("images")), before);
-    let told: Value = serde_json::from_str(&cluster.gantry(&["base", "ls", "--json"]).good().out).expect("JSON");
-    assert!(told.as_array().is_some_and(|bases| bases.len() >= 2), "{told}");
+    let shown: Value = serde_json::from_str(&cluster.gantry(&["base", "ls", "--json"]).good().out).expect("JSON");
+    assert!(shown.as_array().is_some_and(|bases| bases.len() >= 2), "{shown}");
 }

@@ -128,7 +128,7 @@ async fn fails_no_request_during_deploys_crashes_and_kills() {
     let target = Target::shop(cluster.http_port(), &PLAIN, Duration::from_millis(20));
     let mut soak = Soak { cluster, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
     let load = Load::begin(&target, 9, length + Duration::from_secs(300));
-    let (begun, mut told, mut done) = (Instant::now(), Instant::now(), BTreeMap::<Action, u32>::new());
+    let (begun, mut reported, mut done) = (Instant::now(), Instant::now(), BTreeMap::<Action, u32>::new());
     let mut steady = None;
     while begun.elapsed() < length {
         let kills = begun.elapsed() < length / 2;
@@ -138,8 +138,8 @@ async fn fails_no_request_during_deploys_crashes_and_kills() {
             soak.settle();
         });
         *done.entry(action).or_default() += 1;
-        if told.elapsed() >= WINDOW {
-            told = Instant::now();
+        if reported.elapsed() >= WINDOW {
+            reported = Instant::now();
             let memory = soak.memory();
             if !kills {
                 steady = steady.or(Some(memory));

@@ -209,10 +209,10 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
         (&format!("nft flush chain inet {name} host"), "table"),
         (&format!("ip link set {name} down"), "gone or down"),
     ];
-    for (command, told) in taken {
+    for (command, shown) in taken {
         let _ = sh(command).good();
         cluster.wait(&format!("`{command}` is put right"), |cluster| {
-            let is_told = network_lines(cluster).iter().any(|line| line.contains(told));
+            let is_told = network_lines(cluster).iter().any(|line| line.contains(shown));
             let page = cluster.curl("shop.localhost", &["--max-time", "1"]);
             (is_told && page.out.starts_with("one") && open(cluster) == both).then_some(())
         });

@@ -98,8 +98,8 @@ fn check_asks_the_other_servers(fleet: &Fleet) {
         ["m1", "m2", "m3"].into_iter().filter_map(|name| Some((away(name), std::fs::read(away(name)).ok()?))).collect();
     kept.iter().for_each(|(path, _)| std::fs::rename(path, path.with_extension("away")).expect("moved"));
     let damaged = check("m2");
-    let told = format!("{image} is missing on every server: m1, m2, m3 (shop v1");
-    assert!(damaged.status == 1 && damaged.err.contains(&told), "{told}: {}", damaged.all());
+    let expected = format!("{image} is missing on every server: m1, m2, m3 (shop v1");
+    assert!(damaged.status == 1 && damaged.err.contains(&expected), "{expected}: {}", damaged.all());
     kept.iter().for_each(|(path, _)| std::fs::rename(path.with_extension("away"), path).expect("moved"));
     let _ = check("m2").good();
 }

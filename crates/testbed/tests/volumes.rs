@@ -108,8 +108,9 @@ fn listed_and_refused_while_in_use(cluster: &TestCluster) {
         &["run", "shop", "--volume", "data", "--", "true"],
     ] {
         let refused = cluster.gantry(arguments);
-        let told = refused.err.contains("in use by shop.v1.web-1") && refused.err.contains("gantry scale shop web=0");
-        assert!(refused.status == 1 && told, "{arguments:?}: {refused:?}");
+        let is_refused =
+            refused.err.contains("in use by shop.v1.web-1") && refused.err.contains("gantry scale shop web=0");
+        assert!(refused.status == 1 && is_refused, "{arguments:?}: {refused:?}");
     }
     // Without a container, the copy of a running program's files is made, with a word.
     let exported =
@@ -404,8 +405,8 @@ fn renamed(cluster: &TestCluster) {
         &["run", "memos", "--volume", "data", "--", "true"],
     ] {
         let refused = cluster.gantry(arguments);
-        let told = refused.err.contains("in use by memos.") && refused.err.contains("gantry scale memos web=0");
-        assert!(refused.status == 1 && told, "{arguments:?}: {refused:?}");
+        let is_refused = refused.err.contains("in use by memos.") && refused.err.contains("gantry scale memos web=0");
+        assert!(refused.status == 1 && is_refused, "{arguments:?}: {refused:?}");
     }
     let old = cluster.gantry(&["volume", "rm", "notes", "data", "--force"]);
     assert!(old.status == 1 && old.err.contains("belong to memos"), "{old:?}");

@@ -154,7 +154,7 @@ fn first(cluster: &TestCluster, arguments: &[&str]) -> String {
 }
 
 /// Waits until the first line contains `wanted`.
-fn says(cluster: &TestCluster, arguments: &[&str], wanted: &str) {
+fn wait_for_text(cluster: &TestCluster, arguments: &[&str], wanted: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         cluster.wait("it is told", |cluster| {
@@ -169,7 +169,7 @@ fn says(cluster: &TestCluster, arguments: &[&str], wanted: &str) {
     assert!(found.is_ok(), "{arguments:?}: not {wanted:?}, but {}", last.lock().expect("a line"));
 }
 
-fn ask(cluster: &TestCluster, app: &str, path: &str) -> String {
+fn status_of(cluster: &TestCluster, app: &str, path: &str) -> String {
     let url = format!("http://{app}.localhost:{}/{path}", cluster.http_port());
     let mut curl = std::process::Command::new("curl");
     curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", &url]);
@@ -185,12 +185,12 @@ fn workers(cluster: &TestCluster) {
     let roles =
         format!("{{ web: {{ command: 'python3 server.py', health: {{ path: '/up' }} }}, {} }}", workers.join(", "));
     let _ = create(cluster, "faults", &roles).push().good();
-    says(cluster, &["faults"], "done (push of ");
+    wait_for_text(cluster, &["faults"], "done (push of ");
     assert!(first(cluster, &["faults"]).contains("v1 serves"));
-    assert_eq!(ask(cluster, "faults", "go"), "200");
+    assert_eq!(status_of(cluster, "faults", "go"), "200");
     for (role, wanted) in FAULTS {
         let id = format!("faults.v1.{role}-1");
-        says(cluster, &["faults", &id], wanted);
+        wait_for_text(cluster, &["faults", &id], wanted);
         let line = first(cluster, &["faults", &id]);
         assert!(!line.contains("left running") && !line.contains("1 times"), "{line}");
     }
@@ -215,16 +215,16 @@ fn workers(cluster: &TestCluster) {
 fn sick(cluster: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', health: { path: '/up', attempts: 2 } } }";
     let _ = create(cluster, "sick", roles).push().good();
-    assert_eq!(ask(cluster, "sick", "sick"), "200");
-    says(cluster, &["sick"], "sick.v1.web-1 serves, but 1 of 2 checks failed: GET /up: 503: database is gone");
+    assert_eq!(status_of(cluster, "sick", "sick"), "200");
+    wait_for_text(cluster, &["sick"], "sick.v1.web-1 serves, but 1 of 2 checks failed: GET /up: 503: database is gone");
     assert!(
         cluster.gantry(&["ps", "sick"]).good().out.contains("1 of 2 checks failed: GET /up: 503: database is gone")
     );
     const STOPPED: &str =
         "sick.v1.web-1 failed its check 2 times in a row and was stopped: GET /up: 503: database is gone";
-    says(cluster, &["sick"], STOPPED);
-    says(cluster, &["sick"], "restarted 1 time");
-    says(
+    wait_for_text(cluster, &["sick"], STOPPED);
+    wait_for_text(cluster, &["sick"], "restarted 1 time");
+    wait_for_text(
         cluster,
         &["sick", "sick.v1.web-1"],
         "sick.v1.web-1: failed its check 2 times in a row and was stopped: GET /up: 503",
@@ -256,30 +256,34 @@ fn sick(cluster: &TestCluster) {
 fn traffic(cluster: &TestCluster) {
     let roles = "{ web: { command: 'python3 server.py', request_timeout: 1, health: { path: '/up' } } }";
     let _ = create(cluster, "traffic", roles).push().good();
-    assert_eq!(ask(cluster, "traffic", ""), "200");
-    assert_eq!(ask(cluster, "traffic", "reset"), "502");
-    says(cluster, &["traffic"], "1 of 1 requests failed in the last ");
+    assert_eq!(status_of(cluster, "traffic", ""), "200");
+    assert_eq!(status_of(cluster, "traffic", "reset"), "502");
+    wait_for_text(cluster, &["traffic"], "1 of 1 requests failed in the last ");
     let line = first(cluster, &["traffic"]);
     assert!(line.contains("traffic.v1.web-1 closed the connection before it responded (502)"), "{line}");
     // The most frequent failure of the last two minutes is the first line.
     for _ in 0..2 {
-        let _ = ask(cluster, "traffic", "cut");
+        let _ = status_of(cluster, "traffic", "cut");
     }
-    says(cluster, &["traffic"], "requests failed in the last ");
-    says(cluster, &["traffic"], "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output");
+    wait_for_text(cluster, &["traffic"], "requests failed in the last ");
+    wait_for_text(
+        cluster,
+        &["traffic"],
+        "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output",
+    );
     for _ in 0..3 {
-        assert_eq!(ask(cluster, "traffic", "slow"), "504");
+        assert_eq!(status_of(cluster, "traffic", "slow"), "504");
     }
-    says(cluster, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
+    wait_for_text(cluster, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
     let _ = create(cluster, "error", roles).push().good();
-    assert_eq!(ask(cluster, "error", "error"), "500");
-    says(cluster, &["error"], "1 of 1 requests failed in the last ");
+    assert_eq!(status_of(cluster, "error", "error"), "500");
+    wait_for_text(cluster, &["error"], "1 of 1 requests failed in the last ");
     assert!(first(cluster, &["error"]).contains("the application itself returned 500"));
     let evidence = why(cluster, &["error"]);
     assert!(evidence.contains("  the last error output of error.v1.web-1:\n  no such table: users\n"), "{evidence}");
     // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = cluster.gantry(&["scale", "error", "web=0"]).good();
-    says(cluster, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
+    wait_for_text(cluster, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
     // The line ends with the code of the cause, which `gantry explain` knows.
     let line = first(cluster, &["error"]);
     assert!(line.ends_with(" [scaled_to_zero]"), "{line}");
@@ -311,7 +315,7 @@ fn steps(cluster: &TestCluster) {
         pushed.err
     );
     assert!(pushed.err.contains("v1 runs"), "{}", pushed.err);
-    says(cluster, &["steps"], "v1 runs; none of its roles serves HTTP");
+    wait_for_text(cluster, &["steps"], "v1 runs; none of its roles serves HTTP");
 }
 
 /// The first line reports a hanging compile step with its duration and its last output.
@@ -321,20 +325,20 @@ fn compiles(cluster: &TestCluster) {
     repository.commit("hangs");
     std::thread::scope(|scope| {
         let push = scope.spawn(|| repository.push());
-        says(cluster, &["compiles"], "ago: resolving");
+        wait_for_text(cluster, &["compiles"], "ago: resolving");
         let line = first(cluster, &["compiles"]);
         assert!(line.contains("Running container/compile, for "), "{line}");
         let _ = cluster.gantry(&["abort", "compiles"]).good();
         let _ = push.join().expect("a push");
     });
-    says(cluster, &["compiles"], "reverted: aborted by `gantry abort`; nothing serves");
+    wait_for_text(cluster, &["compiles"], "reverted: aborted by `gantry abort`; nothing serves");
 }
 
 /// A web role without a health path, whose port closes after the deploy.
 fn closes(cluster: &TestCluster) {
     let _ = create(cluster, "closes", "{ web: 'python3 server.py' }").push().good();
-    assert_eq!(ask(cluster, "closes", "close"), "200");
-    says(
+    assert_eq!(status_of(cluster, "closes", "close"), "200");
+    wait_for_text(
         cluster,
         &["closes"],
         "closes.v1.web-1 serves, but 1 of 3 checks failed: connect to port 8080: connection refused",
@@ -344,7 +348,7 @@ fn closes(cluster: &TestCluster) {
 /// Deploys that fail before the application serves.
 fn starts(cluster: &TestCluster) {
     let _ = cluster.gantry(&["app", "create", "never"]).good();
-    says(
+    wait_for_text(
         cluster,
         &["never"],
         "app never: never was never deployed; run `git push`, or `gantry deploy never --image REF`",
@@ -384,7 +388,7 @@ fn holds_its_volume(cluster: &TestCluster) {
     repository.write("more", "");
     repository.commit("more");
     let mut push = repository.push_in_background();
-    says(
+    wait_for_text(
         cluster,
         &["volume"],
         "web runs one copy at a time, so its old copy volume.v1.web-1 must be gone before the new one starts",
@@ -393,7 +397,7 @@ fn holds_its_volume(cluster: &TestCluster) {
     assert!(line.starts_with("deploy #2 of volume: "), "{line}");
     assert!(push.wait().expect("a push").success());
     let mut destroy = cluster.gantry_into("destroy", &["app", "destroy", "volume", "--confirm", "volume"]);
-    says(cluster, &["volume"], "app volume: volume is being destroyed");
+    wait_for_text(cluster, &["volume"], "app volume: volume is being destroyed");
     assert!(destroy.wait().expect("an end").success());
 }
 
@@ -405,13 +409,13 @@ fn machine(cluster: &TestCluster) {
     let (router, agent) = (pid("router"), pid("agent"));
     cluster.signal("STOP", router);
     cluster.signal("STOP", agent);
-    says(cluster, &["machine"], "app machine: no router has reported for 1");
+    wait_for_text(cluster, &["machine"], "app machine: no router has reported for 1");
     cluster.signal("CONT", router);
-    says(cluster, &["machine"], "app machine: machine m has been silent for 1");
+    wait_for_text(cluster, &["machine"], "app machine: machine m has been silent for 1");
     cluster.kill_service("server");
-    says(cluster, &["machine"], "app machine: machine m has not reported");
+    wait_for_text(cluster, &["machine"], "app machine: machine m has not reported");
     cluster.signal("CONT", agent);
-    says(cluster, &["machine"], "v1 serves");
+    wait_for_text(cluster, &["machine"], "v1 serves");
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Cluster {
         let routers = vec![Some(Generation(0)); ROUTERS];
         let mut cluster = Self { state, now: START, dirty: DirtySet::everything(), agents, routers, address: 0 };
         cluster.heartbeats();
-        cluster.settle();
+        cluster.plan_until_stable();
         cluster
     }
 
@@ -157,7 +157,7 @@ impl Cluster {
     }
 
     /// Plans what is dirty until nothing changes. Then a plan of everything must change nothing either.
-    fn settle(&mut self) {
+    fn plan_until_stable(&mut self) {
         self.apply(CoreEvent::Tick);
         let now = Moment(self.now);
         let mut steps = 0;
@@ -211,7 +211,7 @@ impl Cluster {
                 for _ in 0..halves {
                     self.now += 500;
                     self.heartbeats();
-                    self.settle();
+                    self.plan_until_stable();
                 }
             }
             Happening::CarryOut(seconds) => (0..seconds).for_each(|_| self.carry_out()),
@@ -299,7 +299,7 @@ proptest! {
         let mut cluster = Cluster::new();
         for happenings in &history {
             happenings.iter().for_each(|happening| cluster.happen(happening));
-            cluster.settle();
+            cluster.plan_until_stable();
         }
     }
 }
@@ -309,7 +309,7 @@ fn deployed(apps: &[usize]) -> Cluster {
     let mut cluster = Cluster::new();
     for app in apps {
         cluster.happen(&Happening::Deploy(*app));
-        cluster.settle();
+        cluster.plan_until_stable();
         rest(&mut cluster);
     }
     cluster
@@ -345,13 +345,13 @@ fn a_copy_that_waits_for_a_neighbour_is_placed_when_the_neighbour_comes() {
     assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (1, 2));
     cluster.happen(&Happening::Scale(blog, 0));
     cluster.happen(&Happening::Scale(shop, 0));
-    cluster.settle();
+    cluster.plan_until_stable();
     cluster.happen(&Happening::CarryOut(60));
     assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (0, 0));
     // The step that places the copy of `shop` refuses the one of `blog`, which comes first.
     cluster.happen(&Happening::Scale(blog, 1));
     cluster.happen(&Happening::Scale(shop, 1));
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!((copies(&cluster, "blog/main"), copies(&cluster, "shop/main")), (1, 1));
 }
 
@@ -366,12 +366,12 @@ fn a_failing_copy_that_no_machine_took_moves_when_a_machine_opens() {
     };
     [1, 2].iter().for_each(|machine| cluster.happen(&Happening::Availability(*machine, 1)));
     cluster.happen(&Happening::Crash(0, 0, 3));
-    cluster.settle();
+    cluster.plan_until_stable();
     let waits = cluster.state.view().report.waits[&app_name("shop")].clone();
     assert!(matches!(waits.as_slice(), [Reason::CannotMove { .. }]), "{waits:?}");
     assert_eq!(second_allocations(&cluster), [""; 0]);
     cluster.happen(&Happening::Availability(2, 0));
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!(second_allocations(&cluster), ["c"]);
 }
 
@@ -381,7 +381,7 @@ fn a_global_role_gets_a_copy_where_its_neighbour_comes() {
     let mut cluster = deployed(&[shop, blog]);
     assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "blog/near")), (2, 2));
     cluster.happen(&Happening::Scale(shop, 3));
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "blog/near")), (3, 3));
 }
 

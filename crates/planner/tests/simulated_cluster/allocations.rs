@@ -20,7 +20,7 @@ fn deployed(shape: AppShape) -> TestCluster {
 
 fn scale(cluster: &mut TestCluster, copies: u32) {
     cluster.app().app.scale.insert(role_named("web"), copies);
-    cluster.settle();
+    cluster.plan_until_stable();
 }
 
 /// The allocations of the plan with their goals.
@@ -110,7 +110,7 @@ fn does_not_treat_an_unknown_allocation_as_new() {
         let unknown = AllocationId::parse("shop.v1.web-1.3").expect("an id");
         let stranger = ObservedInstance { phase: InstancePhase::Ready, ..fresh(&unknown, cluster.now) };
         cluster.machine().instances.insert(unknown.clone(), stranger);
-        cluster.settle();
+        cluster.plan_until_stable();
         assert_eq!(running(&cluster), expected, "volume: {volume}");
         cluster.machine().instances.remove(&unknown);
         cluster.left_alone();

@@ -147,7 +147,7 @@ impl TestCluster {
     }
 
     /// Plans until nothing changes, and runs the auditor after each pass.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn plan_until_stable(&mut self) {
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
             let decision = self.plan_once();
@@ -222,13 +222,13 @@ impl TestCluster {
                 // Agents and routers keep their state while the server loses its own, and report again.
                 let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
                 self.observed = ObservedCluster { began: self.now, ..ObservedCluster::default() };
-                self.settle();
+                self.plan_until_stable();
                 (self.observed.machines, self.observed.routers) = (machines, routers);
             }
         }
         self.heartbeat();
         self.report();
-        self.settle();
+        self.plan_until_stable();
     }
 
     fn push(&mut self, hold: bool) {

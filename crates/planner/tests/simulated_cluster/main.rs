@@ -325,7 +325,7 @@ fn goal_of_second(cluster: &TestCluster) -> Option<InstanceGoal> {
 
 fn scale_to_one(cluster: &mut TestCluster) {
     cluster.app().app.scale.insert(RoleName::parse("web").expect("a name"), 1);
-    cluster.settle();
+    cluster.plan_until_stable();
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn an_instance_that_left_the_routes_stops_only_when_every_router_knows() {
     let mut cluster = plain();
     deploy_one(&mut cluster);
     cluster.machine().instances.values_mut().nth(1).expect("the second copy").phase = InstancePhase::Unhealthy;
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!(cluster.table().routes[&host()].endpoints.len(), 1, "the routes lose the copy");
     scale_to_one(&mut cluster);
     assert!(matches!(goal_of_second(&cluster), Some(InstanceGoal::Retire { .. })), "{:?}", goal_of_second(&cluster));
@@ -362,7 +362,7 @@ fn a_restarted_server_waits_for_the_routers_of_all_machines() {
         } else {
             cluster.apply(&ClusterEvent::Time(11));
         }
-        cluster.settle();
+        cluster.plan_until_stable();
         assert_eq!(goal_of_second(&cluster), Some(InstanceGoal::Stop), "the other router reports: {reports}");
     }
 }
@@ -408,7 +408,7 @@ fn a_release_step_may_exceed_the_deadline() {
 fn away(cluster: &mut TestCluster) {
     cluster.now.0 += 600_000;
     cluster.observed = ObservedCluster { began: cluster.now, ..ObservedCluster::default() };
-    cluster.settle();
+    cluster.plan_until_stable();
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn a_crash_while_the_server_was_away_reverts_the_deploy() {
     away(&mut cluster);
     cluster.observed.routers = routers;
     cluster.heartbeat();
-    cluster.settle();
+    cluster.plan_until_stable();
     cluster.observed.machines = machines;
     cluster.apply(&ClusterEvent::InstanceCrashes(2));
     cluster.left_alone();
@@ -452,7 +452,7 @@ fn unpacking_a_large_image_is_progress() {
         assert!(cluster.history.is_empty(), "after {megabytes} reports: {:?}", cluster.history);
         let report = std::sync::Arc::make_mut(cluster.observed.machines.get_mut(&machine()).expect("a report"));
         report.instances.values_mut().for_each(|instance| instance.unpacked = megabytes << 20);
-        cluster.settle();
+        cluster.plan_until_stable();
     }
     // The image is unpacked, and the phases go on from there: a later step outweighs all that was unpacked.
     (0..2).for_each(|n| cluster.apply(&ClusterEvent::InstanceAdvances(n)));
@@ -487,7 +487,7 @@ fn a_restarted_server_keeps_the_routes() {
     deploy_one(&mut cluster);
     let before = cluster.table();
     cluster.observed = ObservedCluster::default();
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!(cluster.table(), before);
     assert_ne!(before.generation, Generation(0));
 }
@@ -503,10 +503,10 @@ fn restored_records_are_numbered_above_reported_generations() {
     (cluster.desired, cluster.plan) = (desired, old);
     let (agent, router) = (cluster.agent.generation, cluster.observed.routers[&router()].generation);
     assert!(agent > cluster.plan.machines[&machine()].generation && router > cluster.table().generation);
-    cluster.settle();
+    cluster.plan_until_stable();
     assert!(cluster.plan.machines[&machine()].generation > agent && cluster.table().generation > router);
     let given = (cluster.plan.machines[&machine()].generation, cluster.table().generation);
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!((cluster.plan.machines[&machine()].generation, cluster.table().generation), given, "once is enough");
     cluster.left_alone();
     let running: Vec<u64> = cluster.plan.assignments().map(|(_, id, _)| id.slot.release.0).collect();
@@ -532,7 +532,7 @@ fn a_destroyed_app_leaves_no_assignment_and_no_route() {
 #[test]
 fn an_app_without_serving_instances_is_closed_with_the_cause() {
     let mut cluster = plain();
-    cluster.settle();
+    cluster.plan_until_stable();
     let closed = |cluster: &TestCluster| cluster.table().closed.get(&host()).map(|closed| closed.reason);
     assert_eq!(closed(&cluster), Some(ClosedReason::NoRelease));
     deploy_one(&mut cluster);
@@ -544,7 +544,7 @@ fn an_app_without_serving_instances_is_closed_with_the_cause() {
     assert!(cluster.table().generation > generation);
     assert_eq!(cluster.plan.assignments().count(), 0, "the copies ended");
     cluster.app().app.traffic.paused = true;
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!((closed(&cluster), cluster.table().routes.len()), (None, 1), "requests wait while the app is paused");
 }
 
@@ -555,7 +555,7 @@ fn routes_carry_the_tunnels_of_the_machines() {
     let generation = cluster.table().generation;
     let address = "10.0.0.7:7001".parse().expect("an address");
     cluster.desired.tunnels.set(&MachineName::parse("other").expect("a name"), &[address]);
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!(cluster.table().tunnels, cluster.desired.tunnels);
     assert!(cluster.table().generation > generation);
 }
@@ -566,7 +566,7 @@ fn routes_carry_the_trusted_proxies() {
     deploy_one(&mut cluster);
     let generation = cluster.table().generation;
     cluster.desired.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
-    cluster.settle();
+    cluster.plan_until_stable();
     assert_eq!(cluster.table().trusted_proxies, cluster.desired.trusted_proxies);
     assert!(cluster.table().generation > generation);
     cluster.app().app.traffic.trusted_proxies = TrustedProxies::new(vec!["::1".parse().expect("a range")]);
@@ -597,7 +597,7 @@ fn a_declared_start_time_extends_the_deadline() {
         while cluster.history.is_empty() {
             cluster.apply(&ClusterEvent::Time(1));
             cluster.heartbeat();
-            cluster.settle();
+            cluster.plan_until_stable();
             assert!(cluster.now.since(begun) < 400_000, "the deploy has no end");
         }
         let waited = cluster.now.since(begun) / 1000;

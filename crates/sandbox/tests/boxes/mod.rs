@@ -151,7 +151,7 @@ impl TestBox {
     }
 
     /// Waits until the log has a line equal to `text`.
-    pub(crate) async fn says(&self, text: &str) {
+    pub(crate) async fn wait_for_output(&self, text: &str) {
         while !self.log().iter().any(|line| line == text) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
