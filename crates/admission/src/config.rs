@@ -60,8 +60,8 @@ impl Actor<'_> {
         Ok((changes, Some(deploy)))
     }
 
-    /// Returns whether values that the app already has still need a deploy. That is so if the serving release differs
-    /// in them, because the deploy that carried them failed, and no deploy under way has them.
+    /// Returns whether unchanged values still need a deploy: the serving release has other values, because their deploy
+    /// failed, and no deploy under way has the values either.
     fn is_due(&self, app: &App, keys: &[String]) -> bool {
         let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
         let has_it = |number| self.records.release(&app.name, number).is_some_and(same);

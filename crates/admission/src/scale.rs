@@ -35,8 +35,8 @@ impl Actor<'_> {
     }
 }
 
-/// Refuses a role that the release does not have, a second copy of a role that has one, and a number of copies of a role
-/// that has one on each machine.
+/// Refuses a role that the release lacks, a second copy of a role that is limited to one copy, and any number of copies
+/// of a global role.
 fn check_role(release: &Release, role: &RoleName, count: u32) -> Result<(), Refusal> {
     let Some(settings) = release.roles.get(role).filter(|settings| settings.is_service()) else {
         let known = release.services().map(|(role, _)| role.clone()).collect();

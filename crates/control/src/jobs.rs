@@ -44,7 +44,7 @@ pub struct HeldJob {
 pub struct JobsReport {
     /// Jobs that the machine takes at the same time.
     pub capacity: u32,
-    /// All jobs that the machine has, except ended ones that were acknowledged.
+    /// All jobs of the machine, except ended jobs that the server has acknowledged.
     #[serde(default)]
     pub held: Vec<HeldJob>,
     /// Ends that the server has not acknowledged; at most [`BATCH_MAX`]. An end whose outcome the server cannot

@@ -59,8 +59,8 @@ pub struct Keyspace {
 }
 
 impl Keyspace {
-    /// A keyspace from its records. Its history begins empty, and each lease has its whole time again. A key whose lease
-    /// has no record ends at once: its lease is granted as one that is over.
+    /// Loads a keyspace from its records. The history begins empty, and each lease has its whole time again. A key whose
+    /// lease has no record ends at once, because the missing lease counts as expired.
     #[must_use]
     pub fn load(
         quota: Quota,

@@ -151,7 +151,7 @@ pub(crate) async fn restore(
 
 /// The store that gets the records.
 enum RestoreTarget<'a> {
-    /// The file at this path. No process uses it before it has its final name.
+    /// The file at this path. No process uses the file before the file has its final name.
     File(&'a Path),
     /// An etcd that no server and no other copy uses.
     Etcd(Arc<dyn Store>, CopyMark),

@@ -17,7 +17,7 @@ use crate::Replacement;
 pub struct FileSchema {
     /// Name of the file.
     pub name: &'static str,
-    /// The version that this program writes, and the newest that it reads.
+    /// The version that this program writes, which is also the newest version that it reads.
     pub version: u32,
 }
 

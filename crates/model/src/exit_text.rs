@@ -31,7 +31,7 @@ impl ExitStatus {
         self.role_limit().map(RoleLimit::remedy).or_else(disk).map(str::to_owned)
     }
 
-    /// Line for the log of an instance that ended because it reached one of its limits; `None` for any other end.
+    /// Log line for an instance that a limit of its role ended; `None` for any other end.
     #[must_use]
     pub fn limit_line(&self, instance: &str) -> Option<String> {
         let limit = ExitCause(self).limit().filter(|_| self.stopped.is_none())?;

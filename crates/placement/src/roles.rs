@@ -65,8 +65,8 @@ impl PlacedRoles {
         self.roles.iter().filter(|(role, _)| role.is_covered_by(pattern))
     }
 
-    /// The roles that must be apart from a copy: by the copy's rules, or by theirs. A role is never apart from itself:
-    /// that is what "one per machine" says.
+    /// The roles that must be apart from a copy: by the copy's rules, or by the rules of those roles. A role is never
+    /// apart from itself: the rule "one per machine" covers that case.
     pub(crate) fn conflicts<'a>(
         &'a self,
         demand: &'a PlacementDemand,

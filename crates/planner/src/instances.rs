@@ -20,7 +20,7 @@ use crate::{DesiredApp, DesiredCluster};
 /// The allocations that run for the wanted slots.
 #[derive(Default)]
 pub(crate) struct AssignedSlots {
-    /// One allocation of each wanted slot that has or gets one. All other allocations retire.
+    /// For each wanted slot, the allocation that stays or is new. All other allocations retire.
     pub(crate) chosen: BTreeSet<AllocationId>,
     /// Reasons why slots of each app wait.
     pub(crate) waits: BTreeMap<AppName, Vec<Reason>>,
@@ -224,7 +224,7 @@ impl SlotPlanning<'_, '_, '_> {
         with_volume.map(|(machine, ..)| PinnedMachine::HasData(machine.clone())).collect()
     }
 
-    /// Lets an allocation go on, beside the one that serves in its place until it is ready.
+    /// Keeps an allocation, and the predecessor that serves until the allocation is ready.
     fn keep(&mut self, current: PlacedAllocation<'_>) {
         self.assigned.chosen.insert(current.id.clone());
         self.assigned.chosen.extend(moves::predecessor(current, self.input).map(|old| old.id.clone()));

@@ -108,7 +108,7 @@ impl Subscriber {
 /// A change to the subscribers of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriberChange {
-    /// Adds subscribers; one with a known name takes the place of that one.
+    /// Adds subscribers. A subscriber with a known name replaces the known subscriber.
     Add(Vec<Subscriber>),
     /// Replaces all subscribers.
     Replace(Vec<Subscriber>),

@@ -47,7 +47,7 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     let first = table(1, endpoints(1).into_iter().chain([endpoint(9, gone, AppProtocol::Http1)]).collect());
     let server = TableServer::default();
     let running = router(first, &server.start().await, None).await;
-    // The next table follows as soon as the router says that it follows the one before, and has it on disk.
+    // The server publishes the next table once the router has acknowledged the previous table and has it on disk.
     let giving = tokio::spawn(async move {
         for generation in 2.. {
             server.publish(table(generation, endpoints(generation)));

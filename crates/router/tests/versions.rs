@@ -1,7 +1,8 @@
 //! The router's connection to servers of other versions.
 //!
-//! A server that lacks a field, a value or a message never sends it. A server that adds one sends one that this router
-//! does not know. Either way the router takes the table over, acknowledges it, and keeps its connection.
+//! An older server never sends a field, a value or a message that it lacks. A newer server sends fields, values and
+//! messages that this router does not know. In both cases the router uses the table, acknowledges the table, and keeps
+//! the connection.
 
 mod harness;
 

@@ -242,7 +242,7 @@ async fn limits() {
     let lines = a.log();
     assert_eq!(lines[..2], ["50331648", "17"], "{lines:?}");
     assert!(lines[2] == "70000" || lines[2] == "70000 100000", "{lines:?}");
-    // Its groups are the root that it sees, but those of controllers that limit nothing.
+    // The container sees its own control groups as the root, except those of controllers without a limit.
     assert!(!lines.iter().any(|line| line.contains("slot-")), "{lines:?}");
     nothing_is_left(&a.spec).await;
 }

@@ -60,7 +60,7 @@ impl LeaderRecord {
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     record: LeaderRecord,
-    /// Time that leadership outlives a server that does not renew it.
+    /// Time for which a leadership remains without a renewal.
     ttl: Duration,
     /// Time without a renewal after which the server counts itself as deposed. Until then a store that is briefly
     /// unreachable costs no term: the fencing token protects the records in any case.

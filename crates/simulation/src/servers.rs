@@ -250,7 +250,7 @@ impl Simulation {
     /// The time by a leader's own clock.
     pub(crate) fn now_of(&self, leader: &Leader) -> Moment {
         let awake = self.timeline.now.0;
-        // The clock that does not jump is the one that counts.
+        // The clock without jumps counts.
         leader.clock.now(ClockReading { wall: self.timeline.now, awake, booted: awake })
     }
 

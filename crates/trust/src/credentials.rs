@@ -17,8 +17,8 @@ use crate::identity::{Identity, key_path, read_certificates, read_key};
 use crate::key::MachineKey;
 use crate::renewal::is_renewal_due;
 
-/// Key, certificate and authority of a machine. Clones share the certificate: a renewed one is taken by all of them, and
-/// by every configuration that they made.
+/// Key, certificate and authority of a machine. Clones share the certificate: all clones, and the TLS
+/// configurations made from them, use a renewed certificate.
 #[derive(Clone)]
 pub struct Credentials(Arc<Shared>);
 

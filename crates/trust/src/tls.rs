@@ -91,7 +91,7 @@ impl Credentials {
 pub enum Peer {
     /// A peer without a certificate: a person, or another client of the public API.
     Anonymous,
-    /// A peer that has this key, and no valid certificate: a machine that joins, or one whose certificate has expired.
+    /// A peer that has this key, and no valid certificate: a machine that joins, or a machine with an expired certificate.
     Key(PublicKey),
     /// A machine with a valid certificate. The caller checks that the records still know the machine and the key.
     Machine {

@@ -1,7 +1,7 @@
 //! The agent's connection to servers of other versions, over a real socket.
 //!
-//! A server that lacks a field, a value or a message never sends it. A server that adds one sends one that this agent
-//! does not know. Either way the agent follows the plan, reports, and keeps its connection.
+//! An older server never sends a field, a value or a message that it lacks. A newer server sends fields, values and
+//! messages that this agent does not know. In both cases the agent follows the plan, reports, and keeps its connection.
 
 use std::collections::BTreeMap;
 

@@ -75,7 +75,7 @@ struct LayerFetch<'a> {
     agent: &'a AgentContext,
     path: &'a str,
     part: LayerPart,
-    /// Bytes that came from the servers, also those that were dropped.
+    /// Bytes received from the servers, dropped bytes included.
     from_servers: u64,
     /// The machines that bytes of the part came from.
     sources: BTreeSet<MachineName>,

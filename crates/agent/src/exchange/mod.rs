@@ -59,7 +59,7 @@ const EXPIRY: Duration = Duration::from_secs(60);
 /// Silence of the servers after which a machine fetches a layer from them directly.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The layers that this machine has for others, and those that it wants.
+/// Exchange of layers: the layers that this machine sends to others, and the layers that this machine fetches.
 pub(crate) struct LayerExchange {
     /// Configuration of connections to other machines; none in a cloud of one machine.
     tls: Option<Arc<ClientConfig>>,

@@ -104,7 +104,7 @@ struct PartsFetch<'a> {
     path: &'a str,
     layer: PartialLayer,
     plan: Mutex<PartPlan>,
-    /// Bytes that came from the servers, also those that were dropped.
+    /// Bytes received from the servers, dropped bytes included.
     from_servers: AtomicU64,
     servers: Mutex<ServerSource>,
     /// The machines that verified parts came from.

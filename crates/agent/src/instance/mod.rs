@@ -150,7 +150,8 @@ impl Instance {
         self.workload.container().filter(|container| self.known && container.was_released())
     }
 
-    /// Reports whether the container may have run: it was started, and its worker did not end before releasing it.
+    /// Reports whether the container may have run: the agent started the container, and the worker released the container
+    /// before the worker ended.
     fn may_have_run(&self) -> bool {
         self.record.started && self.workload.container().is_none_or(|container| container.was_released())
     }

@@ -1,8 +1,8 @@
 //! Volumes that begin empty after a restore: the backup has none of their data, and neither has the disk.
 //!
-//! `gantry restore` leaves a mark for each. The first release that gets such a volume writes its name into the mark, and
-//! its instances carry a warning. The mark goes once data is brought back, or once a later release takes the volume
-//! over.
+//! `gantry restore` leaves a mark for each such volume. The first release that gets the volume writes the release's name
+//! into the mark, and the instances of the release carry a warning. The agent removes the mark once data is imported, or
+//! once a later release uses the volume.
 
 use std::path::{Path, PathBuf};
 

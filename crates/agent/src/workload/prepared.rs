@@ -166,7 +166,7 @@ impl PreparedSlots {
         self.slot_pool().backoff.reset();
     }
 
-    /// Records that a slot failed and its job then started without one. Ends the waiting slots, which may fail as well.
+    /// Records that a slot failed, so that its job started without a slot. Ends the waiting slots, which may fail as well.
     pub(crate) fn fail(&self, addresses: &AddressPool) {
         let rest = std::mem::take(&mut self.slot_pool().idle);
         end(rest, addresses);
@@ -329,7 +329,7 @@ pub(crate) async fn close(agent: &AgentContext) {
     }
 }
 
-/// Removes what an agent that was killed left of its slots.
+/// Removes the slots that a killed agent left behind.
 pub(crate) async fn sweep(settings: &AgentSettings) {
     for error in end_slots(&settings.cgroup).await {
         tracing::warn!(error = %ErrorChain(&error), "cannot remove a slot of an earlier agent");

@@ -25,13 +25,13 @@ endpoints! {
     List: GET "/v1/machines", Read, NoBody => Json<Vec<MachineInfo>>, [];
     /// One machine
     Show { name: MachineName }: GET "/v1/machines/{name}", Read, NoBody => Json<MachineInfo>, [MachineNotFound];
-    /// Change its labels; null removes a label
+    /// Change the labels of a machine; null removes a label
     Label { name: MachineName }: PATCH "/v1/machines/{name}/labels", Admin, Json<ChangeLabels> => Json<MachineInfo>,
         [MachineNotFound, TooManyLabels];
-    /// Let it take copies, take no new ones, or lose its own
+    /// Let the machine take copies, take no new copies, or lose its copies
     SetAvailability { name: MachineName }: PUT "/v1/machines/{name}/availability", Admin,
         Json<ChangeAvailability> => Json<MachineInfo>, [MachineNotFound, InvalidMachineReason];
-    /// Remove it from the cluster
+    /// Remove the machine from the cluster
     Remove { name: MachineName }: DELETE "/v1/machines/{name}" ? RemoveMachineQuery, Admin,
         NoBody => Json<MachineInfo>, [MachineNotFound, MachineInUse];
 }

@@ -52,7 +52,7 @@ pub struct ImageReport {
     pub largest: Vec<FileReport>,
 }
 
-/// Files of an image that a command opened, and those that it did not open.
+/// Files of an image, by whether a command opened them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpensReport {
     /// Files that a process opened.

@@ -7,7 +7,7 @@
 //! - A server that opens the queue raises the epoch.
 //! - Every transaction begins with `SELECT … FOR UPDATE` of that row. A server that finds another epoch writes nothing: the
 //!   epoch is the fencing token of the queue. So counts in memory are those of the database, as with SQLite.
-//! - The row also has the id of the cluster whose servers write the queue. The first of them notes the id. A server of
+//! - The row also has the id of the cluster whose servers write the queue. The first server notes the id. A server of
 //!   another cluster raises no epoch, writes nothing, and reads nothing: [`QueueStoreError::OtherCluster`].
 //! - Every transaction ends with the number of its batch. After a connection that broke during `COMMIT`, the server
 //!   connects again, waits for the row, and reads the number: either the batch is committed and its replies are true, or

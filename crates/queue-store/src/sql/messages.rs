@@ -17,7 +17,7 @@ use crate::{
     MessageQueueInfo, MessageQueueName, MessageReply, NewMessage, StoredMessage,
 };
 
-/// Messages whose moment is over that one command makes waiting, and expired ones that it removes.
+/// Maximum number of messages that one command makes available when they are due, and removes when they expire.
 const SLICE: u32 = 1000;
 
 const COLUMNS: &str = "id, body, due, reserved, reservation, reservations, expires";

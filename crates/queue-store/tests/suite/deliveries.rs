@@ -259,7 +259,7 @@ pub(crate) fn a_forwarded_message_is_queued_once(storage: &mut StorageUnderTest)
     assert_eq!(forwarding_queue(storage, "news", &["inbox"]), MessageReply::Done);
     let _ = post(storage, "news", &["hello"]);
     let message = || NewMessage { body: "hello".to_owned(), ..NewMessage::default() };
-    // A sender that dies before its command leaves the delivery to the next one, and comes too late with its own.
+    // A sender that dies before its command leaves the delivery to the next sender. Its own late command is refused.
     let lost = take(storage);
     storage.restart();
     storage.pass(30_000);

@@ -87,8 +87,8 @@ async fn accepts_the_right_certificates_alone() {
     only_near(&cluster.router("m", endpoints(&cluster)).await, "a removed machine").await;
 }
 
-/// A machine that takes one request, and then neither answers nor closes anything. It says first that it takes no more
-/// requests, if it `leaves`.
+/// A machine that takes one request, and then neither answers nor closes anything. With `leaves`, the machine
+/// first announces that it takes no more requests.
 async fn falls_silent(cluster: &Cluster, leaves: bool) -> tokio::sync::oneshot::Receiver<()> {
     let listener = cluster.tunnels["far"].try_clone().expect("a socket");
     listener.set_nonblocking(true).expect("set");

@@ -1,7 +1,7 @@
 //! Connections of agents and routers of other versions, over a real socket.
 //!
-//! A peer that lacks a field, a value or a message never sends it. A peer that adds one sends one that this server does
-//! not know. Either way the server reads the rest of the report, and keeps the connection.
+//! An older peer never sends a field, a value or a message that it lacks. A newer peer sends fields, values and messages
+//! that this server does not know. In both cases the server reads the rest of the report, and keeps the connection.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -104,7 +104,7 @@ impl AppStates {
         read(apps.entry(space.clone()).or_default())
     }
 
-    /// Tells those that wait that the app has a new revision.
+    /// Notifies the waiting requests that the app has a new revision.
     fn advance(&self, space: &AppName, revision: Revision) {
         self.with(space, |app| app.revision.send_replace(revision));
     }

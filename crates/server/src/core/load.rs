@@ -50,7 +50,7 @@ pub(super) async fn load(
     Ok(LoadedRecords { records, refused })
 }
 
-/// True for a store that has only the keys that servers write before one of them leads.
+/// Reports whether the store has no records yet, apart from keys that servers write before the first leader.
 fn is_new(records: &RawRecords) -> bool {
     records.keys().all(|key| key == leadership::KEY || servers::is_server_key(key))
 }

@@ -236,7 +236,8 @@ fn one_off_spec(
 /// Maximum number of machines that are asked to take a one-off.
 const ASKED_FOR_ONE_OFF: usize = 3;
 
-/// The machines that may take a one-off, best first: the one with its volumes, or those with the fewest instances.
+/// The machines that may take a one-off, best first: the machine with its volumes, or the machines with the fewest
+/// instances.
 async fn machines_for_one_off(
     server: &Server,
     app: &AppName,

@@ -16,7 +16,7 @@ fn takes_a_list_that_covers_the_layer() {
         (list(size, PART_SIZE, 2), false),
         (list(size, PART_SIZE, 4), false),
         (list(size + 1, PART_SIZE, 3), false),
-        // Parts so small that each costs more than its bytes, and parts so large that they are none.
+        // Parts that are too small to be worth their request, and parts that are larger than the layer.
         (list(size, 1, 3), false),
         (list(size, 0, 3), false),
         (list(size, u64::MAX, 1), false),
