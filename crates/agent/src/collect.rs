@@ -80,7 +80,7 @@ fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Dige
     for name in file_names(&folder) {
         let path = folder.join(&name);
         let is_used = Digest::from_hex(&name).is_ok_and(|digest| used.contains(&digest));
-        let is_of_snapshot = path.join(crate::offline_images::MARK).exists();
+        let is_of_snapshot = path.join(crate::offline_images::MARK_FILE).exists();
         if is_used || is_of_snapshot || file_age(&path).is_none_or(|age| age < grace) {
             match crate::images::read(&path) {
                 Some((_, config)) => layers.extend(config.rootfs.diff_ids),

@@ -7,7 +7,7 @@ use gantry_api::endpoint::Endpoint;
 use gantry_control::endpoints::AgentControl;
 use gantry_control::sessions::SessionRequest;
 use gantry_control::update::UnreadItem;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     Connection, Hello, LinkError, MachineReport, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, ReportSender,
     ServerMessage, Update, UpdateReceiver, link, version_one,
@@ -57,7 +57,13 @@ async fn connect(
     let path = AgentControl { machine: agent.settings.machine.clone() }.path();
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let machine = machine::facts(&agent.settings).map_err(LinkError::Machine)?;
-    let hello = Hello { versions: SPOKEN, program, revision: received.revision(), machine: Some(machine), number: 0 };
+    let hello = Hello {
+        versions: SUPPORTED_VERSIONS,
+        program,
+        revision: received.revision(),
+        machine: Some(machine),
+        number: 0,
+    };
     let Connection { stream, welcome, .. } = &mut link::connect(&agent.client, &path, hello).await?;
     let (version, here) = (welcome.version, &agent.settings.machine);
     agent.exchange.connected(version);

@@ -13,7 +13,7 @@ use gantry_model::{ClusterPolicy, Digest};
 use crate::images;
 
 /// Name of the mark in the folder of an image.
-pub(crate) const MARK: &str = "snapshot";
+pub(crate) const MARK_FILE: &str = "snapshot";
 
 /// The images of a machine.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl OfflineImages {
     }
 
     fn mark_of(&self, image: &Digest) -> PathBuf {
-        self.folder_of(image).join(MARK)
+        self.folder_of(image).join(MARK_FILE)
     }
 }
 

@@ -29,7 +29,7 @@ const FOLDER: &str = "trash";
 const WAITING_MAX: usize = 64;
 
 /// Interval of the passes that no removal asks for.
-const EVERY: Duration = Duration::from_secs(60);
+const PASS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The trash of an agent.
 pub(crate) struct Trash {
@@ -80,7 +80,9 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
         let own = Arc::clone(agent);
         tokio::task::spawn_blocking(move || own.trash.empty()).await.map_err(io::Error::other)?
     };
-    ReconcileLoop::new("trash", EVERY, Backoff::constant(REMOVAL_RETRY)).run_nudged(&agent.trash.thrown, pass).await;
+    ReconcileLoop::new("trash", PASS_INTERVAL, Backoff::constant(REMOVAL_RETRY))
+        .run_nudged(&agent.trash.thrown, pass)
+        .await;
 }
 
 #[cfg(test)]

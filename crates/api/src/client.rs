@@ -95,7 +95,7 @@ impl AsyncWrite for Session {
 const IDLE: Duration = Duration::from_secs(2);
 
 /// Timeout of the next piece of a blob.
-const SILENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Client {
     /// Creates a client of the server at `url` (`http://127.0.0.1:4680`).
@@ -376,13 +376,13 @@ fn data(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
     BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other)).boxed()
 }
 
-/// Ends a stream of pieces with its first error, also if no piece comes for [`SILENCE`]. A connection to a machine that has
+/// Ends a stream of pieces with its first error, also if no piece comes for [`STALL_TIMEOUT`]. A connection to a machine that has
 /// lost its power never ends by itself.
 fn until_silent(pieces: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Bytes>> {
     let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
     let next = move |pieces: Option<BoxStream<'static, io::Result<Bytes>>>| async move {
         let mut pieces = pieces?;
-        let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())))?;
+        let piece = tokio::time::timeout(STALL_TIMEOUT, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())))?;
         let rest = piece.is_ok().then_some(pieces);
         Some((piece, rest))
     };
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(silent.next().await.expect("a piece").expect("no error"), "piece");
         let begun = tokio::time::Instant::now();
         let error = silent.next().await.expect("an end with a cause").expect_err("silence");
-        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, SILENCE));
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, STALL_TIMEOUT));
         assert!(silent.next().await.is_none(), "the stream goes on after its error");
         let broken = Err(io::Error::other("reset"));
         let mut broken = until_silent(stream::iter([piece(), broken, piece()]).boxed());

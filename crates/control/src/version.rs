@@ -19,13 +19,13 @@ pub struct ProtocolRange {
 
 /// The versions that this program speaks. Version 2 names allocations apart from slots. With version 3, an agent certainly
 /// fences single copies, and fetches layers from other machines.
-pub const SPOKEN: ProtocolRange = ProtocolRange { oldest: ProtocolVersion(1), newest: ProtocolVersion(3) };
+pub const SUPPORTED_VERSIONS: ProtocolRange = ProtocolRange { oldest: ProtocolVersion(1), newest: ProtocolVersion(3) };
 
 /// The first version whose agents fetch layers from other machines, and whose servers name the sources.
 pub const SHARES_LAYERS: ProtocolVersion = ProtocolVersion(3);
 
 /// The newest agents keep the promises of every role.
-const _: () = assert!(SPOKEN.newest.0 >= gantry_model::role::FENCE_PROTOCOL);
+const _: () = assert!(SUPPORTED_VERSIONS.newest.0 >= gantry_model::role::FENCE_PROTOCOL);
 
 /// Two programs have no version in common.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

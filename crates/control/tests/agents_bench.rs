@@ -21,7 +21,7 @@ use gantry_control::endpoints::{AgentControl, Join, RouterControl};
 use gantry_control::jobs::JobsReport;
 use gantry_control::join::{JoinCall, JoinReply};
 use gantry_control::layers::LayersReport;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     Hello, LinkError, MachineFacts, MachineReport, PeerMessage, ReportSender, RouterReport, ServerMessage, Update,
     UpdateReceiver, link,
@@ -257,7 +257,7 @@ impl FakePeer {
             (RouterControl { machine: name.clone() }.path(), None, ROUTER)
         };
         let revision = part.revision();
-        let hello = Hello { versions: SPOKEN, program: "fake".to_owned(), revision, machine, number };
+        let hello = Hello { versions: SUPPORTED_VERSIONS, program: "fake".to_owned(), revision, machine, number };
         let mut connection = link::connect(client, &path, hello).await?;
         self.notify(PeerEvent::Connected);
         let stream = &mut connection.stream;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gantry_api::Client;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     Hello, LinkError, LinkStream, PeerMessage, ProtocolRange, ProtocolVersion, ServerMessage, Welcome, link,
 };
@@ -16,7 +16,7 @@ fn hello(versions: ProtocolRange) -> Hello {
 /// Greets as the server does, and repeats how many heartbeats it heard.
 async fn greet_and_count(mut stream: LinkStream) {
     let hello = link::receive_hello(&mut stream).await.expect("a greeting");
-    let answer = match SPOKEN.agree(hello.versions) {
+    let answer = match SUPPORTED_VERSIONS.agree(hello.versions) {
         Ok(version) => ServerMessage::Welcome(Welcome { version, lease_millis: 1000 }),
         Err(mismatch) => ServerMessage::Refused { reason: mismatch.to_string() },
     };
@@ -36,8 +36,8 @@ async fn greet_and_count(mut stream: LinkStream) {
 #[tokio::test]
 async fn carries_messages_of_both_sides_in_order() {
     let client = Client::new(&control_server(greet_and_count).await, "token");
-    let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
-    assert_eq!(connection.welcome, Welcome { version: SPOKEN.newest, lease_millis: 1000 });
+    let mut connection = link::connect(&client, "/control", hello(SUPPORTED_VERSIONS)).await.expect("connected");
+    assert_eq!(connection.welcome, Welcome { version: SUPPORTED_VERSIONS.newest, lease_millis: 1000 });
     for count in 1..=100u64 {
         connection.stream.sender.send(&PeerMessage::Alive).await.expect("sent");
         let heard = connection.stream.receiver.next().await.expect("a message");
@@ -51,20 +51,20 @@ async fn carries_messages_of_both_sides_in_order() {
 #[tokio::test]
 async fn refuses_a_program_without_a_common_version() {
     let client = Client::new(&control_server(greet_and_count).await, "token");
-    let next = ProtocolVersion(SPOKEN.newest.0 + 1);
+    let next = ProtocolVersion(SUPPORTED_VERSIONS.newest.0 + 1);
     let newer = ProtocolRange { oldest: next, newest: next };
     let error = link::connect(&client, "/control", hello(newer)).await.expect_err("refused");
     assert!(matches!(&error, LinkError::Refused(reason) if reason.contains("update the older program")), "{error:?}");
     // A program that also speaks an older version is welcome.
-    let both = ProtocolRange { oldest: SPOKEN.newest, newest: next };
+    let both = ProtocolRange { oldest: SUPPORTED_VERSIONS.newest, newest: next };
     let connection = link::connect(&client, "/control", hello(both)).await.expect("connected");
-    assert_eq!(connection.welcome.version, SPOKEN.newest);
+    assert_eq!(connection.welcome.version, SUPPORTED_VERSIONS.newest);
 }
 
 #[tokio::test]
 async fn passes_over_a_message_of_a_newer_version() {
     let client = Client::new(&control_server(greet_and_count).await, "token");
-    let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
+    let mut connection = link::connect(&client, "/control", hello(SUPPORTED_VERSIONS)).await.expect("connected");
     let news = serde_json::json!({"type": "weather", "rain": true});
     connection.stream.sender.send(&news).await.expect("sent");
     let heard = connection.stream.receiver.next().await.expect("a message");
@@ -82,7 +82,7 @@ async fn ends_when_the_peer_is_gone() {
         }
     });
     let client = Client::new(&url.await, "token");
-    let connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
+    let connection = link::connect(&client, "/control", hello(SUPPORTED_VERSIONS)).await.expect("connected");
     drop(connection);
     let deadline = Duration::from_secs(30);
     tokio::time::timeout(deadline, noticed.recv()).await.expect("the server notices").expect("the end");
@@ -96,6 +96,6 @@ async fn a_greeting_that_is_no_message_is_an_error() {
         let _ = stream.sender.send(&"not a message").await;
     });
     let client = Client::new(&url.await, "token");
-    let error = link::connect(&client, "/control", hello(SPOKEN)).await.expect_err("an error");
+    let error = link::connect(&client, "/control", hello(SUPPORTED_VERSIONS)).await.expect_err("an error");
     assert!(matches!(error, LinkError::Message(_)), "{error:?}");
 }

@@ -33,7 +33,7 @@ mod state;
 mod tests;
 
 pub use limits::{
-    FURTHER_SOURCES_MAX, LAST_RESORT, LAYERS_MAX, SEEDS, SILENCE, SOURCES_AT_ONCE, SOURCES_MAX, UPLOADS_MAX,
+    FURTHER_SOURCES_MAX, LAST_RESORT, LAYERS_MAX, SEEDS, SILENCE_TIMEOUT, SOURCES_AT_ONCE, SOURCES_MAX, UPLOADS_MAX,
 };
 pub use member::{LayerReport, LayerSource, WantedLayer};
 pub use part_plan::PartPlan;

@@ -29,7 +29,7 @@ pub(crate) const SLOW_PART: Duration = Duration::from_secs(2);
 pub(crate) const SLOW_TIMES: u32 = 8;
 
 /// Silence after which a machine counts as gone: it is no source, and its transfers have ended.
-pub const SILENCE: Duration = Duration::from_secs(5);
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time without a failure after which half of a machine's failures as a source still count.
 pub(crate) const FAULTS_HALVED: Duration = Duration::from_secs(600);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_model::{Digest, MachineName};
 
 use crate::further_sources;
-use crate::limits::{LAST_RESORT, SILENCE, SOURCES_MAX, UPLOADS_MAX};
+use crate::limits::{LAST_RESORT, SILENCE_TIMEOUT, SOURCES_MAX, UPLOADS_MAX};
 use crate::member::{LayerReport, LayerSource, Member, WantedLayer};
 use crate::spread::Spread;
 
@@ -69,10 +69,10 @@ impl Distribution {
         self.settle()
     }
 
-    /// Counts machines as gone that have been silent for [`SILENCE`].
+    /// Counts machines as gone that have been silent for [`SILENCE_TIMEOUT`].
     pub fn expire(&mut self, now: Duration) -> BTreeSet<MachineName> {
         self.now = self.now.max(now);
-        let is_late = |member: &Member| !member.is_silent && now.saturating_sub(member.seen) > SILENCE;
+        let is_late = |member: &Member| !member.is_silent && now.saturating_sub(member.seen) > SILENCE_TIMEOUT;
         let late: Vec<MachineName> =
             self.members.iter().filter(|(_, member)| is_late(member)).map(|(name, _)| name.clone()).collect();
         if late.is_empty() {

@@ -17,7 +17,7 @@ use crate::damage::{BlobReferences, Damage, Fault, digest_of_name};
 use crate::remote;
 
 /// Maximum number of digests of one question.
-const ASKED_AT_ONCE: usize = 5_000;
+const DIGESTS_PER_REQUEST: usize = 5_000;
 
 /// Manifests that only other servers have, by the hex digits of their digests.
 pub(crate) type FetchedManifests = BTreeMap<String, Vec<u8>>;
@@ -67,7 +67,7 @@ impl OtherServers {
     /// Returns the damage that is left once the other servers are asked: blobs that no server has, with the servers.
     pub(crate) async fn explain(&self, missing: Vec<Damage>) -> Vec<Damage> {
         let mut left = Vec::new();
-        for part in missing.chunks(ASKED_AT_ONCE) {
+        for part in missing.chunks(DIGESTS_PER_REQUEST) {
             let digests = part.iter().filter_map(digest_of).collect();
             let asked = self.client.submit(&FindBlobs {}, &BlobQuery { digests }).await;
             left.extend(part.iter().filter_map(|damage| judge(damage.clone(), &asked)));

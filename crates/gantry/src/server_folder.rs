@@ -35,7 +35,7 @@ const STORE: &str = "store.db";
 
 /// Files and folders of the server in the data folder of earlier versions. The store comes after its logs and before its
 /// high-water mark: an earlier version that runs in between refuses the store.
-const OLD: [&str; 9] =
+const LEGACY_FILES: [&str; 9] =
     ["blobs", "git", "builds", "scratch", "store.db-wal", "store.db-shm", "store.db-journal", STORE, "store.db-head"];
 
 /// Content of the file that stands in place of the old store. Earlier versions take the file for a damaged store, and
@@ -102,7 +102,7 @@ fn close(folder: &OwnedFd) -> rustix::io::Result<()> {
 /// Names of the old files that exist.
 fn old_files(parent: &OwnedFd, is_default_store: bool) -> std::io::Result<Vec<&'static str>> {
     let mut found = Vec::new();
-    for name in OLD.into_iter().filter(|name| is_default_store || !name.starts_with(STORE)) {
+    for name in LEGACY_FILES.into_iter().filter(|name| is_default_store || !name.starts_with(STORE)) {
         match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn resumes_a_killed_takeover() {
-        for done in 0..=OLD.len() {
+        for done in 0..=LEGACY_FILES.len() {
             let folder = old_folder();
             let parent: OwnedFd = File::open(folder.path()).expect("opened").into();
             let server = open_or_make(&parent).expect("made");

@@ -20,11 +20,11 @@ use crate::membership::{self, Membership};
 use crate::server_process;
 
 /// Environment variable with the process id of the supervising `up`. The service ends together with that process.
-pub(crate) const MINDED_BY: &str = "GANTRY_MINDED_BY";
+pub(crate) const SUPERVISED_BY: &str = "GANTRY_MINDED_BY";
 
 /// Binds this process to the `up` that started it. Returns true if that `up` has already ended.
 pub(crate) fn is_orphan() -> bool {
-    let Some(parent) = std::env::var(MINDED_BY).ok().and_then(|text| text.parse::<i32>().ok()) else {
+    let Some(parent) = std::env::var(SUPERVISED_BY).ok().and_then(|text| text.parse::<i32>().ok()) else {
         return false;
     };
     // `up` starts the program through a file descriptor; without this line the process would be named after the

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use gantry_error_codes::ErrorCode;
 
 use crate::args::{Args, Machine, Remote};
-use crate::services::MINDED_BY;
+use crate::services::SUPERVISED_BY;
 
 /// The default settings file.
 const FILE: &str = "/etc/gantry/gantry.toml";
@@ -61,7 +61,7 @@ pub(crate) enum SettingsError {
 pub(crate) fn parse() -> Result<Args, SettingsError> {
     let matches = parse_with(&Values::new());
     // `up` passes every setting to its services as a flag.
-    if std::env::var_os(MINDED_BY).is_some() {
+    if std::env::var_os(SUPERVISED_BY).is_some() {
         return Ok(args(&matches));
     }
     let mut values = match matches.get_one::<PathBuf>("config") {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::coded::{WithCode, fail};
 use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
 use crate::server_process::ServerProcess;
-use crate::services::MINDED_BY;
+use crate::services::SUPERVISED_BY;
 use crate::upgrade::Program;
 
 /// Shortest and longest pause before a crashed service is restarted. A start that fails costs little, and an operator
@@ -22,7 +22,7 @@ use crate::upgrade::Program;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// A service that lived this long restarts with the shortest pause.
-const STEADY: Duration = Duration::from_secs(2);
+const STEADY_UPTIME: Duration = Duration::from_secs(2);
 
 /// Timeout for a new router to serve; after that, the old router stays.
 const SERVING: Duration = Duration::from_secs(20);
@@ -120,7 +120,7 @@ impl Service {
         let mut command = program.command();
         command
             .args(&self.arguments)
-            .env(MINDED_BY, std::process::id().to_string())
+            .env(SUPERVISED_BY, std::process::id().to_string())
             .env(ON_STDIN, "1")
             .env(ROUTER_NUMBER, self.number.to_string())
             .stdin(stdin)
@@ -176,7 +176,7 @@ impl Service {
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             tracing::error!(service = self.name, how, "the service ended; starting it again");
             self.child = None;
-            if self.started.elapsed() >= STEADY {
+            if self.started.elapsed() >= STEADY_UPTIME {
                 self.backoff = BACKOFF.0;
             }
         }

@@ -43,7 +43,7 @@ const FILES: &str = "files: ";
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Maximum number of bytes read of the program's output.
-const SAID_MAX: u64 = 4096;
+const OUTPUT_MAX: u64 = 4096;
 
 /// Runs `gantry upgrade-check`: checks that this program can read the format of the store and the schema version of the
 /// records. Of a store in etcd, the server checks the version when it starts.
@@ -152,7 +152,7 @@ impl Program {
             let read = |pipe: Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>>| async move {
                 let mut text = Vec::new();
                 if let Some(pipe) = pipe {
-                    let _ = pipe.take(SAID_MAX).read_to_end(&mut text).await;
+                    let _ = pipe.take(OUTPUT_MAX).read_to_end(&mut text).await;
                 }
                 String::from_utf8_lossy(&text).trim().to_owned()
             };

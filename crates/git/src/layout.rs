@@ -69,7 +69,7 @@ impl Layout<'_> {
     pub(crate) fn make(&self, path: &Path) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let parent = path.parent().unwrap_or(Path::new("."));
-        let fresh = parent.join(format!("{FRESH}{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let fresh = parent.join(format!("{UNFINISHED_PREFIX}{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         gantry_linux::tree::remove(&fresh)?;
         std::fs::create_dir(&fresh)?;
         self.fill(&fresh)?;
@@ -110,7 +110,7 @@ impl Layout<'_> {
 }
 
 /// Prefix of the name of an unfinished repository.
-pub(crate) const FRESH: &str = ".new-";
+pub(crate) const UNFINISHED_PREFIX: &str = ".new-";
 
 /// Returns the path at which an unreadable repository is kept, one per app.
 pub(crate) fn set_aside(path: &Path) -> PathBuf {

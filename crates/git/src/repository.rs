@@ -27,7 +27,7 @@ const PUSH_MAX: u64 = 1 << 30;
 const REQUEST_MAX: u64 = PUSH_MAX + (64 << 20);
 
 /// Timeouts of a request: the longest silence of a client in the middle of a request, and the longest whole request.
-const SILENCE: Duration = Duration::from_secs(60);
+const CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIME: Duration = Duration::from_secs(3600);
 
 /// Limits for git and each program that git starts, for one conversation: bytes of address space, and seconds of
@@ -37,10 +37,10 @@ const MEMORY_MAX: u64 = 1 << 30;
 const PROCESSOR_MAX: u64 = 900;
 
 /// Delay before the server cuts the response of a git that failed.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const RESPONSE_CUT_DELAY: Duration = Duration::from_millis(100);
 
 /// File that tells the app of a repository from an app that had the same name.
-const MARK: &str = "gantry-app";
+const APP_FILE: &str = "gantry-app";
 
 /// Age at which a lock counts as left over from a killed git: git holds a lock only while it writes a small file.
 const LOCK_AGE: Duration = Duration::from_secs(60);
@@ -160,8 +160,9 @@ impl Repositories {
         let repositories = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let repositories: Vec<PathBuf> = repositories.map(|entry| entry.path()).collect();
         repositories.iter().for_each(|path| unlock(path));
-        let is_unfinished =
-            |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(layout::FRESH));
+        let is_unfinished = |path: &&PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(layout::UNFINISHED_PREFIX))
+        };
         for unfinished in repositories.iter().filter(is_unfinished) {
             if let Err(error) = gantry_linux::tree::remove(unfinished) {
                 tracing::warn!(error = %ErrorChain(&error), "cannot remove an unfinished repository");
@@ -347,7 +348,7 @@ impl Repositories {
     /// # Errors
     /// [`GitError::File`].
     pub fn remove_unless_marked(&self, app: &AppName, mark: &str) -> Result<(), GitError> {
-        match std::fs::read_to_string(self.path(app).join(MARK)) {
+        match std::fs::read_to_string(self.path(app).join(APP_FILE)) {
             Ok(known) if known != mark => self.remove(app),
             _ => Ok(()),
         }
@@ -358,7 +359,7 @@ impl Repositories {
     /// # Errors
     /// [`GitError::File`].
     pub fn mark(&self, app: &AppName, mark: &str) -> Result<(), GitError> {
-        let path = self.path(app).join(MARK);
+        let path = self.path(app).join(APP_FILE);
         if std::fs::read_to_string(&path).is_ok_and(|known| known == mark) {
             return Ok(());
         }
@@ -492,7 +493,7 @@ async fn send(
     let mut reads = true;
     let end = tokio::time::Instant::now() + REQUEST_TIME;
     while let Ok(Some(Ok(piece))) =
-        tokio::time::timeout_at(end.min(tokio::time::Instant::now() + SILENCE), body.next()).await
+        tokio::time::timeout_at(end.min(tokio::time::Instant::now() + CLIENT_STALL_TIMEOUT), body.next()).await
     {
         sent += piece.len() as u64;
         // Git itself limits the pack, and reports an excess. This limit is for input that is no pack.
@@ -536,7 +537,7 @@ fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, i
         // error.
         if !child.wait().await.is_ok_and(|status| status.success()) {
             // Wait until git's last output is sent.
-            tokio::time::sleep(LAST_WORDS).await;
+            tokio::time::sleep(RESPONSE_CUT_DELAY).await;
             let _ = sender.send(Err(io::Error::other("git did not end well"))).await;
         }
         drop(guard);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Drop of the free space since the last measurement that makes a new measurement due, in bytes.
-const LESS: u64 = 64 << 20;
+const REMEASURE_DROP: u64 = 64 << 20;
 
 /// Longest time between two measurements.
 const COUNT: Duration = Duration::from_secs(60);
@@ -79,7 +79,8 @@ pub struct UsageSchedule {
 impl UsageSchedule {
     /// Reports whether a measurement is due with this much free space. If so, records the measurement as done.
     pub fn is_due(&mut self, free: u64, now: Instant) -> bool {
-        let due = self.counted.is_none_or(|(at, then)| now.duration_since(at) >= COUNT || free + LESS <= then);
+        let due =
+            self.counted.is_none_or(|(at, then)| now.duration_since(at) >= COUNT || free + REMEASURE_DROP <= then);
         self.counted = match self.counted {
             // Space freed since the measurement must not hide later writes.
             Some((at, then)) if !due => Some((at, then.max(free))),
@@ -114,11 +115,11 @@ mod tests {
     #[test]
     fn measures_when_free_space_drops_and_at_an_interval() {
         let (mut watch, now) = (UsageSchedule::default(), Instant::now());
-        assert!(watch.is_due(10 * LESS, now) && !watch.is_due(10 * LESS - 1, now));
-        assert!(watch.is_due(9 * LESS, now) && !watch.is_due(9 * LESS, now));
+        assert!(watch.is_due(10 * REMEASURE_DROP, now) && !watch.is_due(10 * REMEASURE_DROP - 1, now));
+        assert!(watch.is_due(9 * REMEASURE_DROP, now) && !watch.is_due(9 * REMEASURE_DROP, now));
         // One process removes data, and another writes as much.
-        assert!(!watch.is_due(12 * LESS, now) && watch.is_due(11 * LESS, now));
-        assert!(!watch.is_due(11 * LESS, now + COUNT / 2) && watch.is_due(11 * LESS, now + COUNT));
+        assert!(!watch.is_due(12 * REMEASURE_DROP, now) && watch.is_due(11 * REMEASURE_DROP, now));
+        assert!(!watch.is_due(11 * REMEASURE_DROP, now + COUNT / 2) && watch.is_due(11 * REMEASURE_DROP, now + COUNT));
         assert!(!is_read_only(&std::env::temp_dir()));
         assert!(free(Path::new("/")) > 0 && free(Path::new("/nonexistent")) == 0);
     }

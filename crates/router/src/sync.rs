@@ -9,7 +9,7 @@ use std::time::Duration;
 use gantry_api::Client;
 use gantry_api::endpoint::Endpoint;
 use gantry_control::endpoints::RouterControl;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     Connection, Hello, LinkError, LinkStream, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage,
     UpdateReceiver, link, version_one,
@@ -62,8 +62,13 @@ async fn connect(
 ) -> Result<(), LinkError> {
     let path = RouterControl { machine: router.settings.machine.clone() }.path();
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let hello =
-        Hello { versions: SPOKEN, program, revision: tables.revision(), machine: None, number: router.settings.number };
+    let hello = Hello {
+        versions: SUPPORTED_VERSIONS,
+        program,
+        revision: tables.revision(),
+        machine: None,
+        number: router.settings.number,
+    };
     let Connection { stream, welcome, .. } = &mut link::connect(client, &path, hello).await?;
     let (version, here) = (welcome.version, &router.settings.machine);
     let mut changes = router.routes.changes();

@@ -33,7 +33,7 @@ const HEAD: Duration = Duration::from_secs(75);
 
 /// Longest silence of a client in the middle of a request's body. A client that sends a base through a pipe may still
 /// be making the base.
-const SILENCE: Duration = Duration::from_secs(300);
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Maximum number of connections that wait for a request: a few for each agent and router of a thousand machines, and
 /// those of people. Further connections wait to be accepted. A connection that became a session (`gantry exec`) no
@@ -221,10 +221,10 @@ impl Body for TimedBody {
             *silence = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        ready!(silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE))).as_mut().poll(cx));
-        Poll::Ready(Some(
-            Err(format!("the client sent nothing more of the request for {} s", SILENCE.as_secs()).into()),
-        ))
+        ready!(silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_TIMEOUT))).as_mut().poll(cx));
+        Poll::Ready(Some(Err(
+            format!("the client sent nothing more of the request for {} s", STALL_TIMEOUT.as_secs()).into()
+        )))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -25,7 +25,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::Mutex;
 
 use crate::core::AppValues;
-use crate::jobs::{EVERY, JobsError, StoredTemplate, pause_after};
+use crate::jobs::{JobsError, PAUSE_MAX, StoredTemplate, pause_after};
 use crate::{Server, core, http};
 
 /// Maximum number of schedules of one pass.
@@ -49,7 +49,7 @@ struct FollowedSchedules {
     is_stored: bool,
 }
 
-/// Runs passes for ever. A new release or schedule is seen within [`EVERY`].
+/// Runs passes for ever. A new release or schedule is seen within [`PAUSE_MAX`].
 pub(crate) async fn run(server: Arc<Server>) {
     let followed = FollowedSchedules { apps: server.core.app_values(of_release), is_stored: false };
     let followed = Arc::new(Mutex::new(followed));
@@ -57,7 +57,7 @@ pub(crate) async fn run(server: Arc<Server>) {
         let (server, followed) = (Arc::clone(&server), Arc::clone(&followed));
         async move { pause_after(pass(&server, &mut *followed.lock().await).await) }
     };
-    ReconcileLoop::new("schedules", EVERY, Backoff::constant(EVERY)).run(pass).await;
+    ReconcileLoop::new("schedules", PAUSE_MAX, Backoff::constant(PAUSE_MAX)).run(pass).await;
 }
 
 /// One pass; returns the time until the next schedule is due.
@@ -73,11 +73,11 @@ async fn pass(server: &Server, followed: &mut FollowedSchedules) -> Result<Durat
     let (due, _) = server.jobs.read(move |reader| reader.due_schedules(now, SLICE)).await?;
     for schedule in due {
         if !fire(server, schedule, now).await? {
-            return Ok(EVERY);
+            return Ok(PAUSE_MAX);
         }
     }
     let (_, next) = server.jobs.read(move |reader| reader.due_schedules(now, 0)).await?;
-    Ok(next.map_or(EVERY, |next| Duration::from_millis(next.since(core::now()))))
+    Ok(next.map_or(PAUSE_MAX, |next| Duration::from_millis(next.since(core::now()))))
 }
 
 /// The schedules of the roles of an app's current release; none without a schedule.

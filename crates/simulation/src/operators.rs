@@ -28,7 +28,7 @@ impl Simulation {
             name: machine_name(machine),
             capacity: MachineCapacity { cpu: MilliCpu(4000), memory: Bytes::mebi(4096) },
             program: "simulated".to_owned(),
-            protocol: gantry_control::version::SPOKEN.newest.0,
+            protocol: gantry_control::version::SUPPORTED_VERSIONS.newest.0,
             registered: now,
             addresses: Vec::new(),
             subnet: None,

@@ -94,7 +94,7 @@ mod tests {
                 name: machine_name(number),
                 capacity: MachineCapacity { cpu: MilliCpu(4000), memory: Bytes::mebi(4096) },
                 program: "simulated".to_owned(),
-                protocol: gantry_control::version::SPOKEN.newest.0,
+                protocol: gantry_control::version::SUPPORTED_VERSIONS.newest.0,
                 registered: Moment(0),
                 addresses: Vec::new(),
                 subnet: None,

@@ -23,7 +23,7 @@ use crate::writes::WriteError;
 const TICK: u64 = 500;
 
 /// Time in which messages gather before the next plan, in milliseconds.
-const WORK: u64 = 3;
+const GATHER_MILLIS: u64 = 3;
 
 /// Ticks between two renewals of leadership.
 const RENEWAL_TICKS: u64 = 5;
@@ -412,7 +412,7 @@ impl Simulation {
                         simulation.send_down(link, ServerMessage::Lease { asked, millis, revision });
                     }
                     if !std::mem::replace(&mut leader.is_unsettled, true) {
-                        simulation.timeline.after(WORK, Event::Settle { server, life });
+                        simulation.timeline.after(GATHER_MILLIS, Event::Settle { server, life });
                     }
                     simulation.commit_trail(leader, trail)
                 }

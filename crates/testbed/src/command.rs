@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Timeout of a command, several times the duration of the slowest command. A command that hangs fails its own test
 /// and blocks no other test.
-const LONGEST: Duration = Duration::from_secs(300);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Result of a command.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub fn run(mut command: Command) -> Output {
     let (group, told) = (format!("-{}", child.id()), named.clone());
     let (over, ended) = channel::<()>();
     std::thread::spawn(move || {
-        if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(COMMAND_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             eprintln!("{told} hangs, and is ended");
             let _ = Command::new("kill").args(["--", &group]).status();
         }

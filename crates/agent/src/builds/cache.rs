@@ -29,7 +29,7 @@ use crate::AgentContext;
 const CACHE_MAX: u64 = 4 << 30;
 
 /// Prefix of the name of a cache on its way out. No app's name begins with a dot.
-const GONE: &str = ".gone-";
+const DISCARDED_PREFIX: &str = ".gone-";
 
 /// The cache of an app.
 pub(super) struct AppCache {
@@ -64,7 +64,7 @@ impl AppCache {
     /// does it later. Returns the new path.
     fn take_folder(&self) -> io::Result<PathBuf> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{GONE}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{DISCARDED_PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let away = self.folder.with_file_name(name);
         match std::fs::rename(&self.folder, &away) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -131,7 +131,7 @@ fn rename_in(data: &Path, from: &str, to: &str) -> io::Result<()> {
 /// Removes caches that were on their way out when the previous agent ended.
 pub(crate) fn sweep(data: &Path) {
     let caches = data.join("caches");
-    names(&caches).iter().filter(|name| name.starts_with(GONE)).for_each(|name| remove(&caches.join(name)));
+    names(&caches).iter().filter(|name| name.starts_with(DISCARDED_PREFIX)).for_each(|name| remove(&caches.join(name)));
 }
 
 /// Collects the caches of apps that no longer exist, and oversized caches of apps without a build in progress.

@@ -48,7 +48,7 @@ use crate::AgentContext;
 pub const SHARED_LAYERS: &str = "shared-layers";
 
 /// Time for which a layer stays for other machines.
-const KEEP: Duration = Duration::from_secs(30 * 60);
+const RETENTION: Duration = Duration::from_secs(30 * 60);
 
 /// Maximum number of bytes of all layers that stay for other machines, and of parts that stay for the next fetch.
 const KEPT_MAX: u64 = 4 << 30;
@@ -235,7 +235,7 @@ impl LayerExchange {
         let mut total: u64 = oldest.iter().map(|(_, _, size, _)| size).sum();
         let mut is_changed = false;
         for (since, digest, size, is_in_parts) in oldest {
-            if !is_full && total <= KEPT_MAX && since.elapsed() < KEEP {
+            if !is_full && total <= KEPT_MAX && since.elapsed() < RETENTION {
                 break;
             }
             total -= size;

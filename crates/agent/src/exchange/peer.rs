@@ -41,7 +41,7 @@ const REASON: &str = "gantry-tunnel-reason";
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// Longest time between two pieces.
-const STALL: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A source is too slow if it brings less than [`PACE_BYTES`] in each interval.
 const PACE_INTERVAL: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ async fn connect(
     for address in addresses {
         let connected = async {
             let stream = TcpStream::connect(address.to_string()).await?;
-            gantry_linux::connection::set_stream_options(&stream, Some(STALL));
+            gantry_linux::connection::set_stream_options(&stream, Some(STALL_TIMEOUT));
             TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream).await
         };
         match tokio::time::timeout(CONNECT, connected).await {
@@ -163,7 +163,8 @@ async fn connect(
 async fn receive(mut pieces: BodyDataStream<Incoming>, receiver: &mut RangeReceiver) -> Result<(), PeerError> {
     let mut interval = (Instant::now(), receiver.received());
     while !receiver.has_enough() {
-        let piece = tokio::time::timeout(STALL, pieces.next()).await.map_err(|_| PeerError::Silent(STALL))?;
+        let piece =
+            tokio::time::timeout(STALL_TIMEOUT, pieces.next()).await.map_err(|_| PeerError::Silent(STALL_TIMEOUT))?;
         let Some(piece) = piece else { break };
         receiver.write(&piece.map_err(PeerError::Broken)?).await?;
         if interval.0.elapsed() >= PACE_INTERVAL {

@@ -112,9 +112,9 @@ async fn parts_stay_for_a_time_and_while_they_are_fetched() {
     let want = exchange.want(&digest(1));
     exchange.expire(false);
     assert_eq!(left(), [1, 2, 3]);
-    tokio::time::advance(KEEP / 2).await;
+    tokio::time::advance(RETENTION / 2).await;
     exchange.begin_parts(&digest(2));
-    tokio::time::advance(KEEP / 2).await;
+    tokio::time::advance(RETENTION / 2).await;
     exchange.expire(false);
     assert_eq!(left(), [1, 2]);
     exchange.expire(true);
@@ -129,7 +129,7 @@ async fn parts_count_in_the_size_and_the_age_of_what_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |number| folder.path().join(SHARED_LAYERS).join(format!("parts-{}", digest(number).hex()));
     std::fs::create_dir(folder.path().join(SHARED_LAYERS)).expect("a folder");
-    let long_ago = Duration::from_millis(gantry_linux::clock::wall()) - 4 * KEEP;
+    let long_ago = Duration::from_millis(gantry_linux::clock::wall()) - 4 * RETENTION;
     for number in 1..=3 {
         std::fs::write(path(number), vec![1; 100_000]).expect("written");
     }
@@ -141,7 +141,7 @@ async fn parts_count_in_the_size_and_the_age_of_what_stays() {
     assert_eq!(left(), [2, 3], "the parts of an earlier agent are as old as their file");
     exchange.drop_parts(&digest(2));
     assert_eq!(left(), [3]);
-    tokio::time::advance(KEEP / 2).await;
+    tokio::time::advance(RETENTION / 2).await;
     exchange.keep(&digest(4), KEPT_MAX);
     exchange.expire(false);
     assert!(left().is_empty(), "the oldest go");
@@ -153,14 +153,14 @@ async fn layers_stay_for_a_time_and_up_to_a_size() {
     let (_folder, exchange) = exchange();
     let has = |exchange: &LayerExchange| exchange.report().has.len();
     exchange.keep(&digest(1), KEPT_MAX / 2);
-    tokio::time::advance(KEEP / 2).await;
+    tokio::time::advance(RETENTION / 2).await;
     exchange.keep(&digest(2), KEPT_MAX / 2);
     exchange.expire(false);
     assert_eq!(has(&exchange), 2);
     exchange.keep(&digest(3), 1);
     exchange.expire(false);
     assert_eq!(exchange.report().has, [digest(2), digest(3)], "the oldest goes");
-    tokio::time::advance(KEEP).await;
+    tokio::time::advance(RETENTION).await;
     exchange.keep(&digest(4), 1);
     exchange.expire(false);
     assert_eq!(exchange.report().has, [digest(4)]);

@@ -14,7 +14,7 @@ use super::{BODY_SHOWN, CheckFailure};
 const OUTPUT_READ: usize = 64 << 10;
 
 /// Time that the rest of the output may take after the command has ended.
-const REST: Duration = Duration::from_millis(200);
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs the command. Dropping the future kills the process.
 pub(super) async fn run_command(container: &Container, spec: ExecSpec) -> Result<(), CheckFailure> {
@@ -30,7 +30,7 @@ pub(super) async fn run_command(container: &Container, spec: ExecSpec) -> Result
     let (outcome, said) = tokio::select! {
         said = &mut reading => (session.outcome().await, Some(said)),
         // Processes that the command leaves running may keep its streams open, so the command's end counts.
-        outcome = session.outcome() => (outcome, tokio::time::timeout(REST, &mut reading).await.ok()),
+        outcome = session.outcome() => (outcome, tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.ok()),
     };
     let said = said.map(|(output, errors)| [output, errors].concat()).unwrap_or_default();
     let why = match outcome {

@@ -134,7 +134,7 @@ impl CheckFailure {
 
 /// Time that an instance without a port must live before it is ready. If such an instance ends later, the old release
 /// is still standing by, and no request is lost.
-const WORKER_SETTLE: Duration = Duration::from_secs(1);
+const WORKER_MIN_UPTIME: Duration = Duration::from_secs(1);
 
 /// Time that an instance must have lived before it is ready. With a declared path or command, the instance is ready as
 /// soon as its check passes.
@@ -144,7 +144,7 @@ pub(crate) fn minimum_uptime(role: &Role) -> Duration {
     } else if role.port.is_some() {
         Duration::from_secs(u64::from(role.health.settle.0))
     } else {
-        WORKER_SETTLE
+        WORKER_MIN_UPTIME
     }
 }
 

@@ -34,7 +34,7 @@ use crate::workload::{KindPolicy, Workload};
 const RESTART_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
 
 /// An instance that lived this long restarts with the shortest pause.
-const STEADY: Duration = Duration::from_secs(600);
+const STEADY_UPTIME: Duration = Duration::from_secs(600);
 
 /// The assignment that the supervisor sends to an instance's task. `None`: the instance is in no plan any more.
 pub(crate) type WantedAssignment = Option<Assignment>;
@@ -273,7 +273,7 @@ impl Instance {
         if self.is_over() {
             return;
         }
-        if begun.elapsed() >= STEADY {
+        if begun.elapsed() >= STEADY_UPTIME {
             self.backoff.reset();
         }
         self.back_off().await;

@@ -19,10 +19,10 @@ pub(super) struct CloudClaim {
 }
 
 /// The first part of a claim's text.
-const MARK: &str = "gantry";
+const CLAIM_PREFIX: &str = "gantry";
 
 /// The separator between the parts of a claim.
-const BETWEEN: char = '|';
+const SEPARATOR: char = '|';
 
 impl CloudClaim {
     /// The claim of these settings. Symbolic links are resolved, so that equal folders have equal names.
@@ -32,16 +32,16 @@ impl CloudClaim {
     }
 
     fn parse(alias: &str) -> Option<Self> {
-        let mut parts = alias.splitn(4, BETWEEN);
+        let mut parts = alias.splitn(4, SEPARATOR);
         let (mark, cgroup, run, data) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        (mark == MARK).then(|| Self { cgroup: cgroup.to_owned(), run: run.into(), data: data.into() })
+        (mark == CLAIM_PREFIX).then(|| Self { cgroup: cgroup.to_owned(), run: run.into(), data: data.into() })
     }
 }
 
 impl fmt::Display for CloudClaim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (run, data) = (self.run.display(), self.data.display());
-        write!(f, "{MARK}{BETWEEN}{}{BETWEEN}{run}{BETWEEN}{data}", self.cgroup)
+        write!(f, "{CLAIM_PREFIX}{SEPARATOR}{}{SEPARATOR}{run}{SEPARATOR}{data}", self.cgroup)
     }
 }
 

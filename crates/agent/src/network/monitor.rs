@@ -26,7 +26,7 @@ use super::{claim, firewall, read, rules};
 use crate::{AgentContext, AgentSettings, status};
 
 /// Poll interval.
-const EVERY: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Minimum interval between two readings of other programs' rules: a machine may have thousands of rules, and change
 /// them often.
@@ -50,7 +50,7 @@ pub(crate) async fn monitor(agent: &Arc<AgentContext>) {
         agent.status.set_network(faults);
         Ok::<_, Infallible>(())
     };
-    ReconcileLoop::new("network monitor", EVERY, Backoff::constant(EVERY)).run(pass).await;
+    ReconcileLoop::new("network monitor", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL)).run(pass).await;
 }
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use super::firewall::{self, Ruleset};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum output of such a program, in bytes. On a machine with more rules, Gantry does not look for faults.
-const LONGEST: u64 = 16 << 20;
+const OUTPUT_MAX: u64 = 16 << 20;
 
 /// The output of a program; `None` if the program is missing, fails, takes too long or prints too much.
 pub(super) async fn printed(program: &str, arguments: &[&str]) -> Option<String> {
@@ -25,11 +25,11 @@ pub(super) async fn printed(program: &str, arguments: &[&str]) -> Option<String>
         .kill_on_drop(true)
         .spawn()
         .ok()?;
-    let mut output = child.stdout.take()?.take(LONGEST);
+    let mut output = child.stdout.take()?.take(OUTPUT_MAX);
     let mut text = String::new();
     let read = async {
         let length = output.read_to_string(&mut text).await.ok()?;
-        (u64::try_from(length).ok()? < LONGEST).then_some(())?;
+        (u64::try_from(length).ok()? < OUTPUT_MAX).then_some(())?;
         child.wait().await.ok()?.success().then_some(())
     };
     tokio::time::timeout(TIMEOUT, read).await.ok()??;

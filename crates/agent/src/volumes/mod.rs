@@ -47,7 +47,7 @@ pub(crate) use lost::warning as lost_warning;
 pub(crate) use session::serve;
 
 /// Prefix of folders that are unfinished or discarded. No name of a volume begins with a dot.
-const HALF: &str = ".half-";
+const UNFINISHED_PREFIX: &str = ".half-";
 
 /// A volume, by the folder of its app's volumes and its name. The folder has the name that the app had first.
 type Key = (AppName, VolumeName);
@@ -209,7 +209,7 @@ struct TemporaryFolder {
 impl TemporaryFolder {
     /// A new name for a folder of the app; the folder is not created.
     fn named(settings: &AgentSettings, app: &AppName) -> Self {
-        Self { path: folder_of(settings, app).join(format!("{HALF}{:016x}", rand::random::<u64>())) }
+        Self { path: folder_of(settings, app).join(format!("{UNFINISHED_PREFIX}{:016x}", rand::random::<u64>())) }
     }
 
     /// An empty folder of the app, for root alone.
@@ -238,7 +238,7 @@ pub(crate) fn sweep(settings: &AgentSettings) {
     let halves: Vec<TemporaryFolder> = apps
         .iter()
         .flat_map(|app| subfolders(app))
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(HALF)))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED_PREFIX)))
         .map(|path| TemporaryFolder { path })
         .collect();
     if !halves.is_empty() {

@@ -17,13 +17,13 @@ use crate::sessions::SessionError;
 use crate::tasks::SESSION;
 
 /// Interval of the empty frames that keep a session open while the agent works.
-const ALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Timeout of the next piece of an archive, and of a client that does not close its connection.
-const SILENCE: Duration = Duration::from_secs(600);
+const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Number of frames between the connection and the thread that works.
-const AHEAD: usize = 16;
+const FRAME_BUFFER: usize = 16;
 
 /// Carries out a request. Returns the exit status of the session.
 pub(crate) async fn serve(
@@ -32,7 +32,7 @@ pub(crate) async fn serve(
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
 ) -> Result<i32, SessionError> {
-    let (sender, frames) = mpsc::channel(AHEAD);
+    let (sender, frames) = mpsc::channel(FRAME_BUFFER);
     let answer = match run_on_thread(work_of(Arc::clone(agent), request, reader, sender), frames, writer).await? {
         Ok(None) => return Ok(0),
         Ok(Some(answer)) => answer,
@@ -88,7 +88,7 @@ async fn run_on_thread<T: Send + 'static>(
     writer: &mut WriteHalf<Session>,
 ) -> Result<T, SessionError> {
     let mut work = tokio::task::spawn_blocking(work);
-    let mut alive = tokio::time::interval(ALIVE);
+    let mut alive = tokio::time::interval(KEEPALIVE_INTERVAL);
     let mut open = true;
     let result = loop {
         let frame = tokio::select! {
@@ -111,10 +111,10 @@ async fn run_on_thread<T: Send + 'static>(
 /// Receives an archive. Reads until the client closes the connection, even if nothing needs the archive any more: a
 /// connection that is closed with unread data loses the answer.
 fn receive(agent: &AgentContext, mut reader: ReadHalf<Session>) -> IncomingArchive {
-    let (sender, pieces) = mpsc::channel(AHEAD);
+    let (sender, pieces) = mpsc::channel(FRAME_BUFFER);
     agent.tasks.spawn(SESSION, async move {
         let mut sender = Some(sender);
-        while let Ok(Ok(Some(frame))) = tokio::time::timeout(SILENCE, Frame::read(&mut reader)).await {
+        while let Ok(Ok(Some(frame))) = tokio::time::timeout(STALL_TIMEOUT, Frame::read(&mut reader)).await {
             let piece = match frame {
                 Frame::Input(bytes) => ArchiveChunk::Bytes(bytes),
                 Frame::InputEnd => ArchiveChunk::End,

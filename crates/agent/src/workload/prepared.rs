@@ -35,7 +35,7 @@ use crate::{AgentContext, AgentSettings};
 const IDLE_MAX: usize = 8;
 
 /// Slots that are prepared at the same time. A preparation mostly waits for the kernel.
-const MAKERS: usize = 3;
+const CONCURRENT_PREPARATIONS: usize = 3;
 
 /// Time without a job after which all slots end.
 const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -265,7 +265,7 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let pass = async || {
         let expired = agent.prepared.slot_pool().take_expired(Instant::now());
         end(expired, &agent.addresses);
-        let makers: [_; MAKERS] = std::array::from_fn(|_| fill(agent));
+        let makers: [_; CONCURRENT_PREPARATIONS] = std::array::from_fn(|_| fill(agent));
         let [first, second, third] = makers;
         tokio::join!(first, second, third);
         Ok::<_, Infallible>(())

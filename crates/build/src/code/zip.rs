@@ -13,7 +13,7 @@ use super::entries::{Entries, TARGET_MAX};
 use super::{CodeError, ENTRIES_MAX, damaged, shown};
 
 /// Size of the record at the end, without its comment.
-const END: usize = 22;
+const END_RECORD_SIZE: usize = 22;
 
 /// Size of an entry of the central directory, without its names.
 const CENTRAL: usize = 46;
@@ -54,15 +54,15 @@ pub(super) fn read(archive: &mut File, entries: &mut Entries<'_>) -> Result<(), 
 /// Reads the central directory; returns it with its offset.
 fn directory(archive: &mut File) -> Result<(Vec<u8>, u64), CodeError> {
     let length = archive.seek(SeekFrom::End(0)).map_err(CodeError::Disk)?;
-    let tail_length = length.min(END as u64 + u64::from(u16::MAX));
+    let tail_length = length.min(END_RECORD_SIZE as u64 + u64::from(u16::MAX));
     let mut tail = vec![0; usize::try_from(tail_length).map_err(damaged)?];
     archive.seek(SeekFrom::Start(length - tail_length)).map_err(CodeError::Disk)?;
     archive.read_exact(&mut tail).map_err(damaged)?;
     let is_end = |at: &usize| {
         let record = &tail[*at..];
-        record.starts_with(b"PK\x05\x06") && END + usize::from(short(record, 20)) == record.len()
+        record.starts_with(b"PK\x05\x06") && END_RECORD_SIZE + usize::from(short(record, 20)) == record.len()
     };
-    let last = tail.len().checked_sub(END).ok_or_else(|| damaged("it is cut off"))?;
+    let last = tail.len().checked_sub(END_RECORD_SIZE).ok_or_else(|| damaged("it is cut off"))?;
     let at = (0..=last).rev().find(is_end).ok_or_else(|| damaged("it has no end record: it is cut off"))?;
     let record = &tail[at..];
     let end = length - tail_length + at as u64;

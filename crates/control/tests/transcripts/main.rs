@@ -22,12 +22,12 @@ mod transcript;
 mod words;
 
 use gantry_control::ProtocolVersion;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use transcript::Transcript;
 
 #[test]
 fn today_s_types_read_and_write_the_recorded_messages_of_every_version() {
-    for version in (SPOKEN.oldest.0..=SPOKEN.newest.0).map(ProtocolVersion) {
+    for version in (SUPPORTED_VERSIONS.oldest.0..=SUPPORTED_VERSIONS.newest.0).map(ProtocolVersion) {
         let mut transcript = Transcript::open(version);
         messages::record(&mut transcript);
         parts::record(&mut transcript);

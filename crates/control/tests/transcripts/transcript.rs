@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use gantry_control::ProtocolVersion;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -90,7 +90,8 @@ impl Transcript {
         match &self.text {
             Some(text) => assert!(*text == written, "{path} has other spaces or another order than its entries need"),
             None => {
-                let is_asked = std::env::var_os("GANTRY_TEST_BLESS").is_some() && self.version == SPOKEN.newest;
+                let is_asked =
+                    std::env::var_os("GANTRY_TEST_BLESS").is_some() && self.version == SUPPORTED_VERSIONS.newest;
                 assert!(is_asked, "{path} is missing; GANTRY_TEST_BLESS=1 writes the file of the newest version alone");
                 std::fs::write(&self.path, written).expect("written");
             }

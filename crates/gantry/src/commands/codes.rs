@@ -20,7 +20,7 @@ use crate::exit::{DONE, Exit};
 use crate::printer::{age, json as print_json, out, status, table};
 
 /// Folders that belong to version control, and to no code.
-const LEFT_OUT: [&str; 3] = [".git", ".hg", ".svn"];
+const IGNORED_FOLDERS: [&str; 3] = [".git", ".hg", ".svn"];
 
 pub(crate) async fn run(client: &Client, command: Code, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -66,7 +66,7 @@ fn pack(packed: &mut tar::Builder<File>, folder: &Path, inside: &Path) -> std::i
         let (path, name) = (entry.path(), inside.join(entry.file_name()));
         if !entry.file_type()?.is_dir() {
             packed.append_path_with_name(&path, &name)?;
-        } else if !LEFT_OUT.iter().any(|left_out| entry.file_name() == *left_out) {
+        } else if !IGNORED_FOLDERS.iter().any(|left_out| entry.file_name() == *left_out) {
             packed.append_dir(&name, &path)?;
             pack(packed, &path, &name)?;
         }

@@ -129,7 +129,7 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
             gone = Some(Instant::now());
             status!("gantry: the server went away; the deploy goes on, and is followed again when the server is back");
         }
-        if gone.is_some_and(|since| since.elapsed() > AWAY) {
+        if gone.is_some_and(|since| since.elapsed() > OUTAGE_MAX) {
             let lost = lost.map_or_else(|| anyhow::anyhow!("the server ends before the deploy does"), Into::into);
             let lost =
                 lost.context(format!("the deploy can no longer be followed; `gantry why {app}` shows its result"));
@@ -140,7 +140,7 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
 }
 
 /// Time that the server may be unreachable: `up` restarts a crashed server within 2 s, and the store may need time.
-const AWAY: Duration = Duration::from_secs(30);
+const OUTAGE_MAX: Duration = Duration::from_secs(30);
 
 /// Retry interval for following a deploy again.
 const RETRY: Duration = Duration::from_millis(200);

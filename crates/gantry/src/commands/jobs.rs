@@ -23,7 +23,7 @@ use crate::printer::{age, duration, fields, json as print_json, or_dash, out, sp
 const POLL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Time that the server may be away while a job is followed.
-const AWAY: Duration = Duration::from_secs(30);
+const OUTAGE_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -172,8 +172,8 @@ async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
                 }
             }
             // A restarted server continues the job.
-            Err(ClientError::Unreachable { .. }) if away < AWAY => away += pause,
-            Err(ClientError::Problem(problem)) if problem.status == 503 && away < AWAY => away += pause,
+            Err(ClientError::Unreachable { .. }) if away < OUTAGE_MAX => away += pause,
+            Err(ClientError::Problem(problem)) if problem.status == 503 && away < OUTAGE_MAX => away += pause,
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(pause).await;

@@ -39,7 +39,7 @@ const FORMAT: u32 = 1;
 
 /// Names of the first and the last member, and the folder of the others.
 const HEADING: &str = "snapshot.json";
-const END: &str = "end";
+const END_MEMBER: &str = "end";
 const BLOBS: &str = "blobs";
 
 /// Maximum number of images of a snapshot.

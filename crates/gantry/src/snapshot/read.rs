@@ -13,7 +13,8 @@ use gantry_model::Digest;
 use crate::archive::escaped;
 
 use super::{
-    BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END, FORMAT, HEADING, HEADING_MAX, IMAGES_MAX, SnapshotBlob, SnapshotHeading,
+    BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END_MEMBER, FORMAT, HEADING, HEADING_MAX, IMAGES_MAX, SnapshotBlob,
+    SnapshotHeading,
 };
 
 /// A snapshot whose digests are verified.
@@ -85,7 +86,7 @@ impl SnapshotReader {
             ensure!(path == Path::new(HEADING), "it is not a snapshot of Gantry: it does not begin with {HEADING}");
             return self.heading(place, content);
         };
-        if path == Path::new(END) {
+        if path == Path::new(END_MEMBER) {
             let mut text = String::new();
             content.take(200).read_to_string(&mut text)?;
             ensure!(text == digest.to_string(), "its list of blobs is damaged");

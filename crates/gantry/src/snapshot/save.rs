@@ -15,8 +15,8 @@ use gantry_image::{Config, Manifest};
 use gantry_model::{Bytes, Digest};
 
 use super::{
-    BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END, FORMAT, HEADING, IMAGES_MAX, SnapshotBlob, SnapshotHeading, SnapshotImage,
-    image_line,
+    BLOBS, DOCUMENT_MAX, DOCUMENTS_MAX, END_MEMBER, FORMAT, HEADING, IMAGES_MAX, SnapshotBlob, SnapshotHeading,
+    SnapshotImage, image_line,
 };
 use crate::args::Machine;
 use crate::coded::{fail, require};
@@ -232,7 +232,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Writes the end.
     pub(super) fn finish(mut self) -> anyhow::Result<W> {
         let text = self.heading.to_string();
-        self.member(END, text.len() as u64)?;
+        self.member(END_MEMBER, text.len() as u64)?;
         self.file.write_all(text.as_bytes())?;
         self.pad(text.len() as u64)?;
         self.file.write_all(&[0; 1024])?;

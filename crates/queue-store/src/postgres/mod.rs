@@ -68,10 +68,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time until a server that leads tries again to take a queue that it may not use. A deposed leader notices within 4 s.
-const TAKE_BACK: Duration = Duration::from_secs(10);
+const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Interval of the search for an empty part.
-const TIDY_EVERY: Duration = Duration::from_secs(20);
+const EMPTY_PART_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The storage of jobs in PostgreSQL. It connects with the first command, and again after a lost connection.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl PostgresQueue {
             away: None,
             given_up: None,
             most_open: WAITING_MAX,
-            tidy_every: TIDY_EVERY,
+            tidy_every: EMPTY_PART_INTERVAL,
             tidied: Instant::now(),
         }
     }
@@ -198,7 +198,7 @@ impl PostgresQueue {
             return Err(Failure::Earlier(cause.clone()).into());
         }
         if let Some((since, user)) = self.given_up
-            && since.elapsed() < TAKE_BACK
+            && since.elapsed() < RECLAIM_INTERVAL
         {
             return Err(user.failure().into());
         }

@@ -21,7 +21,7 @@ use crate::trailers;
 const BUDGET: usize = 32 << 20;
 
 /// Initial buffer size of a body that arrives in pieces.
-const ROOM: usize = 256;
+const INITIAL_CAPACITY: usize = 256;
 
 /// Memory budget that all buffered bodies share.
 pub(crate) struct BufferBudget {
@@ -185,7 +185,7 @@ impl BodyBuffer {
     fn add(&mut self, data: &[u8]) -> bool {
         let (length, room) = (self.all.len() + data.len(), self.all.capacity());
         if length > room {
-            let wanted = length.max(room * 2).max(ROOM).min(self.most.max(length));
+            let wanted = length.max(room * 2).max(INITIAL_CAPACITY).min(self.most.max(length));
             if !self.share.grow(wanted - room) {
                 return false;
             }
@@ -275,7 +275,7 @@ mod tests {
                 BufferOutcome::Partial(begun) => {
                     // The body is too long, or exceeds the budget, including the second copy of a slow body's first
                     // piece.
-                    prop_assert!(sent.len() > most || room < 2 * sent.len() + ROOM);
+                    prop_assert!(sent.len() > most || room < 2 * sent.len() + INITIAL_CAPACITY);
                     let begun: Vec<u8> = begun.pieces.iter().flatten().copied().chain(rest).collect();
                     prop_assert_eq!(begun, sent);
                 }

@@ -23,13 +23,13 @@ const PREAMBLE_MAX: usize = 2048;
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The first bytes of version 1.
-const WORD: &[u8] = b"PROXY ";
+const VERSION_ONE_PREFIX: &[u8] = b"PROXY ";
 
 /// Extension: the client's connection to the proxy used TLS (section 2.2.5).
 const TLS_EXTENSION: u8 = 0x20;
 
 /// Time that the rest of a preamble may take after its first byte.
-const REST: Duration = Duration::from_secs(5);
+const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Poll interval for a preamble that arrives in pieces.
 const POLL: Duration = Duration::from_millis(5);
@@ -71,7 +71,9 @@ pub(crate) async fn take(stream: &mut TcpStream, first_byte: Duration) -> io::Re
                 return Ok(Some(preamble));
             }
             ParsedPreamble::Partial if length == 0 => return Ok(None),
-            ParsedPreamble::Partial if length < bytes.len() => deadline = deadline.min(Instant::now() + REST),
+            ParsedPreamble::Partial if length < bytes.len() => {
+                deadline = deadline.min(Instant::now() + PREAMBLE_TIMEOUT)
+            }
             ParsedPreamble::Partial | ParsedPreamble::Malformed => return Err(io::ErrorKind::InvalidData.into()),
         }
         timeout_at(deadline, sleep(POLL)).await?;
@@ -82,9 +84,9 @@ fn parse(bytes: &[u8]) -> ParsedPreamble {
     let begins = |mark: &[u8]| bytes.starts_with(mark);
     if begins(SIGNATURE) {
         version_2(bytes)
-    } else if begins(WORD) {
+    } else if begins(VERSION_ONE_PREFIX) {
         version_1(bytes)
-    } else if SIGNATURE.starts_with(bytes) || WORD.starts_with(bytes) {
+    } else if SIGNATURE.starts_with(bytes) || VERSION_ONE_PREFIX.starts_with(bytes) {
         ParsedPreamble::Partial
     } else {
         ParsedPreamble::Absent

@@ -18,7 +18,7 @@ use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
 const SPREAD: f64 = 0.8;
 
 /// Longest time that the closing handshake may take (RFC 6455, section 7.1.1).
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Size of a read buffer in bytes; small, because there may be thousands of tunnels.
 const BUFFER: usize = 4096;
@@ -57,7 +57,7 @@ impl UpgradeTunnel {
                     Err(_) => break,
                 },
                 // Until then, the close frame of the other side passes through.
-                () = tokio::time::sleep(CLOSING), if up_ended || down_ended => break,
+                () = tokio::time::sleep(CLOSE_TIMEOUT), if up_ended || down_ended => break,
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::tunnel::wire::{LayerRequest, TunnelRefusal};
 pub(crate) const UPLOADS_MAX: usize = 8;
 
 /// Longest time for which a receiver may take nothing.
-const STALL: Duration = Duration::from_secs(20);
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Size of one read.
 const PIECE: usize = 256 << 10;
@@ -65,7 +65,7 @@ impl OpenLayer {
                 Ok(read) if read > 0 => read,
                 _ => return,
             };
-            let sent = tokio::time::timeout(STALL, receiver.write_all(&piece[..read])).await;
+            let sent = tokio::time::timeout(STALL_TIMEOUT, receiver.write_all(&piece[..read])).await;
             if !matches!(sent, Ok(Ok(()))) {
                 return;
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::Client;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     LinkStream, PeerMessage, Receipt, RouterReport, ServerMessage, UpdateReceiver, UpdateSender, Welcome, link,
 };
@@ -214,7 +214,7 @@ impl TableServer {
 
     async fn serve(self, mut stream: LinkStream) {
         let hello = link::receive_hello(&mut stream).await.expect("a greeting");
-        let version = SPOKEN.agree(hello.versions).expect("a version");
+        let version = SUPPORTED_VERSIONS.agree(hello.versions).expect("a version");
         let welcome = Welcome { version, lease_millis: 10_000 };
         stream.sender.send(&ServerMessage::Welcome(welcome)).await.expect("sent");
         let mut tables = UpdateSender::new(hello.revision);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_admission::Actor;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{Hello, LinkError, LinkStream, MachineFacts, MachineReport, ServerMessage, link};
 use gantry_error::ErrorChain;
 use gantry_model::{Machine, MachineAvailability, MachineName, MachinePlan, MachineState, Moment};
@@ -83,7 +83,7 @@ pub(crate) async fn serve_agent(AdmittedPeer { server, caller, machine }: Admitt
 
 /// Registers the machine of an agent that connects. Refuses a second machine with the name of a connected one.
 async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &LinkStream) -> Result<(), LinkError> {
-    let (Some(facts), Ok(version)) = (hello.machine.clone(), SPOKEN.agree(hello.versions)) else {
+    let (Some(facts), Ok(version)) = (hello.machine.clone(), SUPPORTED_VERSIONS.agree(hello.versions)) else {
         return Ok(());
     };
     let (name, program, protocol) = (name.clone(), hello.program.clone(), version.0);

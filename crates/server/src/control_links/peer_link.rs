@@ -6,7 +6,7 @@ use gantry_admission::Refusal;
 use gantry_control::jobs::JobsReport;
 use gantry_control::layers::LayersReport;
 use gantry_control::update::UnreadItem;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{
     EncodedLine, Hello, LinkError, LinkStream, PartStep, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, Replicated,
     SentPart, ServerMessage, SharedRoutes, Update, UpdateReceiver, UpdateSender, Welcome, version_one,
@@ -70,7 +70,7 @@ impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
         hello: Hello,
         stream: LinkStream,
     ) -> Result<Self, LinkError> {
-        let version = match SPOKEN.agree(hello.versions) {
+        let version = match SUPPORTED_VERSIONS.agree(hello.versions) {
             Ok(version) => version,
             Err(mismatch) => {
                 let reason = mismatch.to_string();

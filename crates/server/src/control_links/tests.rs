@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gantry_api::Client;
 use gantry_blobs::BlobStore;
-use gantry_control::version::SPOKEN;
+use gantry_control::version::SUPPORTED_VERSIONS;
 use gantry_control::{Connection, Hello, MachineFacts, ProtocolRange, ProtocolVersion, link};
 use gantry_model::{
     AllocationId, App, AppName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
@@ -262,7 +262,7 @@ mod agents {
 
     impl OtherAgent {
         fn new(name: &'static str, change: fn(Vec<Value>) -> Vec<Value>) -> Self {
-            Self { name, versions: SPOKEN, change, phase: InstancePhase::Unhealthy, acknowledged: None }
+            Self { name, versions: SUPPORTED_VERSIONS, change, phase: InstancePhase::Unhealthy, acknowledged: None }
         }
     }
 
@@ -299,7 +299,12 @@ mod agents {
     async fn serve(other: OtherAgent) {
         let running = RunningServer::start().await;
         let mut agent = running.connect("/internal/v1/machines/m/control", hello(other.versions)).await;
-        assert_eq!(agent.connection.welcome.version, other.versions.newest.min(SPOKEN.newest), "{}", other.name);
+        assert_eq!(
+            agent.connection.welcome.version,
+            other.versions.newest.min(SUPPORTED_VERSIONS.newest),
+            "{}",
+            other.name
+        );
         agent.send(vec![json!({"type": "update", "revision": 1})]).await;
         let (id, plan) = agent.find(other.name, copy).await;
         agent.send((other.change)(lines(&id, plan))).await;
@@ -331,7 +336,7 @@ mod agents {
         assert_eq!((copy(&old.heard), core.view().records.machines[&machine()].protocol), (None, 2));
         drop(old);
         // The updated agent keeps the promise of the role.
-        let mut agent = running.connect(path, hello(SPOKEN)).await;
+        let mut agent = running.connect(path, hello(SUPPORTED_VERSIONS)).await;
         agent.send(first()).await;
         agent.find("this version", copy).await;
     }
@@ -393,15 +398,15 @@ mod routers {
 
     fn routers() -> [OtherRouter; 9] {
         [
-            ("this version", SPOKEN, |lines| lines, BOTH),
+            ("this version", SUPPORTED_VERSIONS, |lines| lines, BOTH),
             ("one version older", versions(1, 2), |lines| lines, BOTH),
             ("one version newer", versions(2, 4), |lines| lines, BOTH),
-            ("lacks a field", SPOKEN, lack_fields, BOTH),
-            ("adds a field", SPOKEN, add_fields, BOTH),
-            ("lacks a value", SPOKEN, lack_values, &[RequestFailure::Broken]),
-            ("adds a value", SPOKEN, add_values, BOTH),
-            ("lacks a message", SPOKEN, lack_messages, BOTH),
-            ("adds a message", SPOKEN, add_messages, BOTH),
+            ("lacks a field", SUPPORTED_VERSIONS, lack_fields, BOTH),
+            ("adds a field", SUPPORTED_VERSIONS, add_fields, BOTH),
+            ("lacks a value", SUPPORTED_VERSIONS, lack_values, &[RequestFailure::Broken]),
+            ("adds a value", SUPPORTED_VERSIONS, add_values, BOTH),
+            ("lacks a message", SUPPORTED_VERSIONS, lack_messages, BOTH),
+            ("adds a message", SUPPORTED_VERSIONS, add_messages, BOTH),
         ]
     }
 

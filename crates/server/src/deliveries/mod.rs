@@ -34,10 +34,10 @@ use crate::outbound::{HostSlots, OutboundClient, OutboundError, OutboundRequest,
 use crate::{Server, core, http};
 
 /// Longest pause between two passes.
-const EVERY: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Shortest pause between two passes: jobs may end thousands of times a second.
-const SHORTEST: Duration = Duration::from_millis(5);
+const PAUSE_MIN: Duration = Duration::from_millis(5);
 
 /// Pauses before an answer is recorded again, if the storage is away. Then the delivery is sent again instead.
 const RECORD_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(5)];
@@ -51,16 +51,16 @@ pub(crate) async fn run(server: Arc<Server>) {
             Ok(pause) => pause,
             Err(JobsError::Stopping) => return,
             // The server starts again once the disk is writable.
-            Err(JobsError::ReadOnly) => EVERY,
+            Err(JobsError::ReadOnly) => PAUSE_MAX,
             Err(error) => {
                 tracing::error!(error = crate::causes(&error), "cannot read the deliveries; retrying");
-                EVERY
+                PAUSE_MAX
             }
         };
         tokio::select! {
             Some(ended) = sender.requests.join_next_with_id() => sender.ended(ended),
-            () = nudged => tokio::time::sleep(SHORTEST).await,
-            () = tokio::time::sleep(pause.clamp(SHORTEST, EVERY)) => {}
+            () = nudged => tokio::time::sleep(PAUSE_MIN).await,
+            () = tokio::time::sleep(pause.clamp(PAUSE_MIN, PAUSE_MAX)) => {}
         }
     }
 }
@@ -105,7 +105,7 @@ impl Sender {
         let free = self.slots.free();
         let next = server.jobs.read(|reader| reader.next_delivery()).await?;
         let now = core::now();
-        let Some(next) = next.filter(|_| free > 0) else { return Ok(EVERY) };
+        let Some(next) = next.filter(|_| free > 0) else { return Ok(PAUSE_MAX) };
         if next > now {
             self.round = HostRound::default();
             return Ok(Duration::from_millis(next.since(now)));
@@ -118,11 +118,11 @@ impl Sender {
             after: self.round.after.clone(),
         };
         let DeliveryReply::Taken(TakenDeliveries { deliveries, last }) = server.jobs.delivery(command).await? else {
-            return Ok(EVERY);
+            return Ok(PAUSE_MAX);
         };
         gantry_failpoint::failpoint!("delivery.taken");
         // Everything that is due and not taken waits for a slot, unless a further take may find it.
-        let pause = if self.round.took(last, deliveries.len()) { SHORTEST } else { EVERY };
+        let pause = if self.round.took(last, deliveries.len()) { PAUSE_MIN } else { PAUSE_MAX };
         for delivery in deliveries {
             let host = delivery.host.clone();
             self.begin(host, deliver(Arc::clone(server), Arc::clone(&self.client), delivery));

@@ -24,7 +24,7 @@ use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::{Server, causes};
 
 /// Name of the stored object in messages about a full disk.
-const WHAT: &str = "a code";
+const STORED_OBJECT: &str = "a code";
 
 /// Archives that are unpacked at the same time: each may take a processor and a GiB of the disk.
 static UNPACKING: Semaphore = Semaphore::const_new(2);
@@ -95,11 +95,11 @@ fn invalid(why: &str) -> Problem {
 
 /// Writes an upload into a temporary file.
 async fn receive(server: &Arc<Server>, body: Body) -> HttpResult<File> {
-    check_reserve(server, WHAT, 0)?;
+    check_reserve(server, STORED_OBJECT, 0)?;
     let failed = |error: std::io::Error| Problem::internal(format!("cannot keep the upload: {error}"));
     let file = tempfile::tempfile_in(server.images.scratch()).map_err(failed)?;
     let mut file = tokio::fs::File::from_std(file);
-    let (mut pieces, mut room, mut size) = (body.into_data_stream(), ReserveCheck::new(WHAT), 0);
+    let (mut pieces, mut room, mut size) = (body.into_data_stream(), ReserveCheck::new(STORED_OBJECT), 0);
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| Problem::new(ErrorCode::RequestBroken, causes(&error)))?;
         size += piece.len() as u64;
@@ -176,7 +176,7 @@ async fn unpack(server: &Arc<Server>, archive: File) -> HttpResult<CodeLayer> {
     let full = Arc::new(OnceLock::new());
     let refusal = Arc::clone(&full);
     let unpacking = tokio::task::spawn_blocking(move || {
-        let mut check = ReserveCheck::new(WHAT);
+        let mut check = ReserveCheck::new(STORED_OBJECT);
         let mut room = |bytes: usize| {
             check.take(&own, bytes).map_err(|problem| {
                 let _ = refusal.set(problem);

@@ -10,7 +10,7 @@ use crate::core;
 use crate::jobs::{JobService, StoredWork, WorkSource};
 
 /// Longest payload that a description contains, in characters.
-const SHOWN: usize = 2000;
+const PAYLOAD_SHOWN_MAX: usize = 2000;
 
 /// Describes a job.
 pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
@@ -30,7 +30,7 @@ pub(super) fn job_info(jobs: &JobService, details: JobDetails) -> JobInfo {
         status,
         note: note(&job.state, attempt.as_ref(), core::now()),
         settings: JobSettings { callback: job.settings.callback.as_ref().map(ReceiverUrl::masked), ..job.settings },
-        payload: masked(&payload).map(|text| text.chars().take(SHOWN).collect()),
+        payload: masked(&payload).map(|text| text.chars().take(PAYLOAD_SHOWN_MAX).collect()),
         payload_size: payload.len() as u64,
         by,
         submitted: job.submitted,

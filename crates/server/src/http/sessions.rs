@@ -234,7 +234,7 @@ fn one_off_spec(
 }
 
 /// Maximum number of machines that are asked to take a one-off.
-const ASKED_FOR_ONE_OFF: usize = 3;
+const ONE_OFF_CANDIDATES: usize = 3;
 
 /// The machines that may take a one-off, best first: the machine with its volumes, or the machines with the fewest
 /// instances.
@@ -260,7 +260,7 @@ async fn machines_for_one_off(
         }
     }
     let mut machines = found.map_or_else(|| by_use(&server.core.view()), |(machine, _)| vec![machine]);
-    machines.truncate(ASKED_FOR_ONE_OFF);
+    machines.truncate(ONE_OFF_CANDIDATES);
     if machines.is_empty() { Err(no_machine().into()) } else { Ok(machines) }
 }
 

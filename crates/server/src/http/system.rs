@@ -80,7 +80,7 @@ const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
 const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum number of machines that are asked at once.
-const ASKED_AT_ONCE: usize = 256;
+const CONCURRENT_REQUESTS: usize = 256;
 
 /// Measures the bytes used by each kind of data: of the store, the server and all machines.
 async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
@@ -111,7 +111,7 @@ async fn machine_usage(server: &Server) -> BTreeMap<String, u64> {
         usage.into_iter().for_each(|(kind, bytes)| *sum.entry(kind).or_default() += bytes);
         sum
     };
-    futures_util::stream::iter(requests).buffer_unordered(ASKED_AT_ONCE).fold(BTreeMap::new(), add).await
+    futures_util::stream::iter(requests).buffer_unordered(CONCURRENT_REQUESTS).fold(BTreeMap::new(), add).await
 }
 
 async fn usage_of(server: &Server, machine: &MachineName) -> Option<BTreeMap<String, u64>> {

@@ -18,13 +18,13 @@ use crate::core::ClusterView;
 use crate::machine_choice::{least_used, machines_by_report};
 
 /// Timeout of an agent that works on volumes and sends nothing. A working agent sends an empty frame every 15 s.
-const SILENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Limit in bytes on an agent's answer.
 const ANSWER_MAX: usize = 16 << 20;
 
 /// Maximum number of machines that are asked at once.
-const ASKED_AT_ONCE: usize = 32;
+const CONCURRENT_REQUESTS: usize = 32;
 
 /// Requests work from a machine's agent and returns its answer.
 pub(super) async fn send_volume_request(
@@ -41,8 +41,8 @@ pub(super) async fn send_volume_request(
     };
     let mut text = Vec::new();
     loop {
-        let frame = tokio::time::timeout(SILENCE, Frame::read(&mut agent)).await;
-        let silent = |_| broken(&format!("it sent nothing for {} s", SILENCE.as_secs()));
+        let frame = tokio::time::timeout(STALL_TIMEOUT, Frame::read(&mut agent)).await;
+        let silent = |_| broken(&format!("it sent nothing for {} s", STALL_TIMEOUT.as_secs()));
         match frame.map_err(silent)?.map_err(|error| broken(&error.to_string()))? {
             Some(Frame::Answer(piece)) if text.len() < ANSWER_MAX => text.extend_from_slice(&piece),
             Some(Frame::Answer(_)) => {
@@ -83,7 +83,7 @@ pub(super) async fn find_all(server: &Server, folder: Option<&AppName>) -> HttpR
         let answer = send_volume_request(server, &machine, VolumeRequest::List { app: folder.cloned() }).await;
         (machine, answer)
     });
-    let mut listed = futures_util::stream::iter(listed).buffered(ASKED_AT_ONCE);
+    let mut listed = futures_util::stream::iter(listed).buffered(CONCURRENT_REQUESTS);
     let unreachable = silent.into_iter().map(UnreachableMachine::silent).collect();
     let mut found = FoundVolumes { volumes: Vec::new(), unreachable };
     let (mut answered, mut refused) = (false, None);

@@ -43,7 +43,7 @@ pub(crate) use self::feeder::JobsLink;
 use self::feeders::Feeders;
 use self::state::JobsState;
 pub(crate) use self::template::StoredTemplate;
-pub(crate) use self::upkeep::{EVERY, pause_after, run};
+pub(crate) use self::upkeep::{PAUSE_MAX, pause_after, run};
 pub(crate) use self::work::{StoredWork, WorkSource};
 use crate::{ServerSettings, core};
 

@@ -12,10 +12,10 @@ use super::{JobService, JobsError};
 use crate::{Server, core};
 
 /// Longest pause between two passes over the queue.
-pub(crate) const EVERY: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Shortest pause between two passes.
-const SHORTEST: Duration = Duration::from_millis(20);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Runs passes for ever.
 pub(crate) async fn run(server: Arc<Server>) {
@@ -28,15 +28,15 @@ pub(crate) async fn run(server: Arc<Server>) {
             pause_after(pass(&server.jobs, &policy, elapsed).await)
         }
     };
-    ReconcileLoop::new("upkeep of the jobs", EVERY, Backoff::constant(EVERY)).run(pass).await;
+    ReconcileLoop::new("upkeep of the jobs", PAUSE_MAX, Backoff::constant(PAUSE_MAX)).run(pass).await;
 }
 
 /// The time until the next pass over the queue. Neither a disk that takes no writes nor the end of the server is a
 /// failure: both are named elsewhere, and a new server follows.
 pub(crate) fn pause_after(pass: Result<Duration, JobsError>) -> Result<Duration, JobsError> {
     match pass {
-        Ok(pause) => Ok(pause.max(SHORTEST)),
-        Err(JobsError::Stopping | JobsError::ReadOnly) => Ok(EVERY),
+        Ok(pause) => Ok(pause.max(PAUSE_MIN)),
+        Err(JobsError::Stopping | JobsError::ReadOnly) => Ok(PAUSE_MAX),
         Err(error) => Err(error),
     }
 }
@@ -60,14 +60,14 @@ async fn pass(jobs: &JobService, policy: &ClusterPolicy, elapsed: Duration) -> R
     let keep_since = Moment(now.0.saturating_sub(policy.job_retention().millis()));
     let most_open = policy.max_waiting_jobs().into();
     let QueueReply::Upkept(upkeep) = jobs.writer.one(QueueCommand::Upkeep { keep_since, most_open }).await? else {
-        return Ok(EVERY);
+        return Ok(PAUSE_MAX);
     };
     if upkeep.changed {
         jobs.wake_machines_with_room();
         jobs.deliverable.notify_one();
     }
     if upkeep.more {
-        return Ok(SHORTEST);
+        return Ok(PAUSE_MIN);
     }
-    Ok(upkeep.next.map_or(EVERY, |next| Duration::from_millis(next.since(now))))
+    Ok(upkeep.next.map_or(PAUSE_MAX, |next| Duration::from_millis(next.since(now))))
 }

@@ -107,7 +107,7 @@ const TTL: Duration = Duration::from_secs(2);
 const GIVE_UP: Duration = Duration::from_secs(4);
 
 /// Interval of the renewals.
-const EVERY: Duration = Duration::from_millis(500);
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_gives_up_once_the_store_was_unreachable_for_the_give_up_time() {
@@ -116,7 +116,7 @@ async fn a_leader_gives_up_once_the_store_was_unreachable_for_the_give_up_time()
     let lost = leadership.renew_until_lost().await;
     assert!(matches!(lost, ServerError::Store(StoreError::Unavailable { .. })), "{lost}");
     let lasted = began.elapsed();
-    assert!((GIVE_UP..GIVE_UP + EVERY).contains(&lasted), "{lasted:?}");
+    assert!((GIVE_UP..GIVE_UP + RENEWAL_INTERVAL).contains(&lasted), "{lasted:?}");
     assert!(!leadership.is_certain(), "no renewal succeeded");
 }
 
@@ -154,7 +154,7 @@ async fn another_leader_ends_the_leadership_with_the_next_renewal() {
     let began = Instant::now();
     let lost = leadership.renew_until_lost().await;
     assert!(matches!(lost, ServerError::NotLeading(_)), "{lost}");
-    assert!(began.elapsed() < 2 * EVERY, "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * RENEWAL_INTERVAL, "{:?}", began.elapsed());
     assert_eq!(leadership.revision().await, FIRST_TOKEN);
 }
 

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 /// Maximum number of requests at the same time.
-const MOST: u32 = 128;
+const REQUESTS_MAX: u32 = 128;
 
 /// Maximum number of requests to slow hosts at the same time.
-const MOST_SLOW: u32 = MOST / 2;
+const SLOW_REQUESTS_MAX: u32 = REQUESTS_MAX / 2;
 
 /// Maximum number of requests to one host at the same time.
 pub(crate) const PER_HOST: u32 = 4;
@@ -36,13 +36,13 @@ struct Host {
 impl HostSlots {
     /// Number of further requests.
     pub(crate) fn free(&self) -> u32 {
-        MOST.saturating_sub(self.running)
+        REQUESTS_MAX.saturating_sub(self.running)
     }
 
     /// Further requests of each host that does not have [`PER_HOST`] free.
     pub(crate) fn free_requests(&self) -> BTreeMap<String, u32> {
         let mut slow: Vec<_> = self.hosts.iter().filter(|(_, host)| host.slow).collect();
-        let mut left = MOST_SLOW.saturating_sub(slow.iter().map(|(_, host)| host.running).sum());
+        let mut left = SLOW_REQUESTS_MAX.saturating_sub(slow.iter().map(|(_, host)| host.running).sum());
         // The one that waits longest goes first.
         slow.sort_by_key(|(_, host)| host.ended);
         let mut rooms = BTreeMap::new();
@@ -70,7 +70,7 @@ impl HostSlots {
         let Some(host) = self.hosts.get_mut(name) else { return };
         (host.running, host.slow, host.ended) = (host.running.saturating_sub(1), slow, ends);
         let is_idle = host.running == 0;
-        if is_idle && (!slow || self.hosts.len() > REMEMBERED + MOST as usize) {
+        if is_idle && (!slow || self.hosts.len() > REMEMBERED + REQUESTS_MAX as usize) {
             self.hosts.remove(name);
         }
     }
@@ -86,7 +86,7 @@ mod tests {
         for _ in 0..3 {
             slots.begin("a");
         }
-        assert_eq!((slots.free_requests()["a"], slots.free()), (1, MOST - 3));
+        assert_eq!((slots.free_requests()["a"], slots.free()), (1, REQUESTS_MAX - 3));
         slots.end("a", true);
         assert_eq!(slots.free_requests()["a"], 0, "two requests are under way");
         slots.end("a", true);
@@ -109,10 +109,10 @@ mod tests {
             slots.free_requests().into_iter().filter(|(_, room)| *room > 0).map(|(name, _)| name).collect()
         };
         let first = given(&slots);
-        assert_eq!(first.len(), MOST_SLOW as usize);
+        assert_eq!(first.len(), SLOW_REQUESTS_MAX as usize);
         first.iter().for_each(|name| slots.begin(name));
         assert!(given(&slots).is_empty());
-        assert_eq!(slots.free(), MOST - MOST_SLOW);
+        assert_eq!(slots.free(), REQUESTS_MAX - SLOW_REQUESTS_MAX);
         first.iter().for_each(|name| slots.end(name, true));
         assert!(given(&slots).contains(&name(99)), "those that waited go first");
     }
@@ -125,6 +125,6 @@ mod tests {
             slots.begin(&name);
             slots.end(&name, true);
         }
-        assert!(slots.hosts.len() <= REMEMBERED + MOST as usize + 1);
+        assert!(slots.hosts.len() <= REMEMBERED + REQUESTS_MAX as usize + 1);
     }
 }

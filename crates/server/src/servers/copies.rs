@@ -19,7 +19,7 @@ use crate::{Server, causes};
 const INTERVAL: Duration = Duration::from_secs(300);
 
 /// Time that a change of the servers lasts before the repair begins: a restart is not worth a copy of everything.
-const SETTLING: Duration = Duration::from_secs(3);
+const REPAIR_DELAY: Duration = Duration::from_secs(3);
 
 /// Removes unused blobs of the other servers that are older than `before`. Returns the number of bytes freed.
 pub(crate) async fn collect_copies(server: &Server, used: &UsedBlobs, before: SystemTime) -> u64 {
@@ -55,7 +55,7 @@ pub(crate) async fn repair_copies(server: Arc<Server>) {
         async move {
             let mut changes = changes.lock().await;
             let _ = tokio::time::timeout(INTERVAL, changes.changed()).await;
-            tokio::time::sleep(SETTLING).await;
+            tokio::time::sleep(REPAIR_DELAY).await;
             changes.mark_unchanged();
             let copied = repair(&server).await?;
             if copied > 0 {

@@ -30,7 +30,7 @@ use crate::http::ErrorResponse;
 use crate::leadership::LeaderRecord;
 
 /// Longest time that a request waits for a leader.
-const HOLD: Duration = Duration::from_secs(10);
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Pause between two attempts to reach the leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -125,7 +125,7 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request) -> Response {
     let mut parts = gate.part.subscribe();
     forward::restore_client(&mut request);
     let was_forwarded = forward::was_forwarded(request.headers());
-    let deadline = tokio::time::Instant::now() + HOLD;
+    let deadline = tokio::time::Instant::now() + LEADER_WAIT_MAX;
     let mut why = "no server leads at this moment".to_owned();
     loop {
         let part = parts.borrow_and_update().clone();

@@ -14,12 +14,13 @@ const REPORTED_MILLIS: u64 = 120_000;
 const ALWAYS: [RequestFailure; 3] = [RequestFailure::Broken, RequestFailure::Cut, RequestFailure::Slow];
 
 /// Failures that a healthy app causes too, with the percentage of requests from which such failures are reported.
-const TOLERATED: [(RequestFailure, u64); 2] = [(RequestFailure::ServerError, 10), (RequestFailure::GivenUp, 50)];
+const TOLERATED_FAILURES: [(RequestFailure, u64); 2] =
+    [(RequestFailure::ServerError, 10), (RequestFailure::GivenUp, 50)];
 
 /// Reports requests that reached an instance and failed.
 pub(super) fn failing_requests(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let always = ALWAYS.iter().filter_map(|kind| Some((*kind, run(view, name, *kind)?)));
-    let tolerated = TOLERATED.iter().filter_map(|(kind, percent)| {
+    let tolerated = TOLERATED_FAILURES.iter().filter_map(|(kind, percent)| {
         let run = run(view, name, *kind)?;
         (run.count * 100 >= run.of * percent).then_some((*kind, run))
     });

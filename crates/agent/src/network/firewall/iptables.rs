@@ -70,7 +70,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// Targets after which the next rule follows.
-const GO_ON: [&str; 13] = [
+const PASSING_TARGETS: [&str; 13] = [
     "LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TCPMSS", "CT", "NOTRACK", "TRACE", "TOS", "DSCP", "CLASSIFY",
     "CHECKSUM",
 ];
@@ -107,7 +107,7 @@ fn target(is_goto: bool, name: &str) -> RuleAction {
         "RETURN" => RuleAction::Verdict(Verdict::Return),
         "QUEUE" | "NFQUEUE" | "SYNPROXY" | "TPROXY" => RuleAction::Verdict(Verdict::Unknown),
         "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => RuleAction::Verdict(Verdict::Accept),
-        name if GO_ON.contains(&name) => RuleAction::Nothing,
+        name if PASSING_TARGETS.contains(&name) => RuleAction::Nothing,
         name if is_goto => RuleAction::Verdict(Verdict::Goto(name.to_owned())),
         name => RuleAction::Verdict(Verdict::Jump(name.to_owned())),
     }

@@ -16,10 +16,10 @@ use super::connection::Http1Connection;
 
 /// Smallest and largest read size in bytes. The smallest size fits a head and a small body; larger bodies raise the
 /// read size.
-pub(super) const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
+pub(super) const READ_SIZES: (usize, usize) = (8 * 1024, 256 * 1024);
 
-/// Capacity of the send buffer that a kept connection retains, beside a read buffer of the first [`ROOM`].
-const OUT_KEPT: usize = 4 * 1024;
+/// Capacity of the send buffer that a kept connection retains, beside a read buffer of the first [`READ_SIZES`].
+const SEND_BUFFER_KEPT: usize = 4 * 1024;
 
 /// Receiving side of a connection.
 pub(super) struct ReadSide {
@@ -35,7 +35,7 @@ impl ReadSide {
         self.received.reserve(self.room);
         let bytes = ready!(poll_read_buf(Pin::new(&mut self.from), cx, &mut self.received))?;
         if bytes >= self.room {
-            self.room = (self.room * 2).min(ROOM.1);
+            self.room = (self.room * 2).min(READ_SIZES.1);
         }
         Poll::Ready(Ok(bytes))
     }
@@ -75,9 +75,9 @@ impl Http1Body {
         let over = self.keeps && self.is_end_stream() && self.source.received.is_empty();
         match self.rest {
             RequestRest::Sent { to, mut out } if over => {
-                out.shrink_to(OUT_KEPT);
+                out.shrink_to(SEND_BUFFER_KEPT);
                 let ReadSide { from, received, room } = self.source;
-                let received = if room == ROOM.0 { received } else { BytesMut::new() };
+                let received = if room == READ_SIZES.0 { received } else { BytesMut::new() };
                 Some(Http1Connection { from, to, out, received })
             }
             _ => None,

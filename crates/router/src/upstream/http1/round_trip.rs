@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::chunks::ChunkDecoder;
 use super::connection::Http1Connection;
 use super::head::{self, BadHead, BodyLength, ResponseHead};
-use super::response::{BodyFraming, Http1Body, ROOM, ReadSide, RequestRest};
+use super::response::{BodyFraming, Http1Body, READ_SIZES, ReadSide, RequestRest};
 use super::upload::{RequestUpload, UploadError};
 use crate::headers;
 use crate::message::InterimSink;
@@ -75,7 +75,7 @@ impl Http1Connection {
             }
             Err(why) => return Err(SendFailure::Sent(why.to_string())),
         };
-        let source = ReadSide { from, received, room: ROOM.0 };
+        let source = ReadSide { from, received, room: READ_SIZES.0 };
         // An instance that responds before it has the whole request often closes the connection after the response.
         let keeps = head.keeps && matches!(sending, Poll::Ready(Ok(_)));
         #[expect(clippy::disallowed_methods, reason = "the instance sees the end of the upload")]
@@ -136,7 +136,7 @@ fn poll_head(
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
-        received.reserve(ROOM.0);
+        received.reserve(READ_SIZES.0);
         match ready!(poll_read_buf(Pin::new(from), cx, received)) {
             Ok(0) => return Poll::Ready(Err(NoHead::Closed)),
             Ok(_) => {}

@@ -21,7 +21,7 @@ const COPIED: usize = 4 * 1024;
 
 /// Time for an instance to send the `100 Continue` that its client waits for (`Expect: 100-continue`); many instances
 /// send none.
-const WORD: Duration = Duration::from_secs(1);
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reason why an upload stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ impl RequestUpload {
                 piece = whole.data.clone();
             }
         }
-        let word = body.waits().then(|| Box::pin(tokio::time::sleep(WORD)));
+        let word = body.waits().then(|| Box::pin(tokio::time::sleep(CONTINUE_TIMEOUT)));
         Self { to, out, written: 0, piece, begun: false, body: Some((body, length)), joined, word }
     }
 

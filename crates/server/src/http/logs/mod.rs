@@ -31,7 +31,7 @@ use crate::tasks::STREAM;
 const QUEUE_CAPACITY: usize = 256;
 
 /// Maximum number of machines that are asked at once. Further machines are asked as others answer.
-const ASKED_AT_ONCE: usize = 64;
+const CONCURRENT_REQUESTS: usize = 64;
 
 /// Longest wait for the newest lines of a machine.
 const NEWEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -98,7 +98,7 @@ async fn open_sources(
         return Err(super::sessions::no_machine().into());
     }
     let opened = reporting.into_iter().map(|machine| LogSource::open(server, machine, query.clone()));
-    let mut opened = futures_util::stream::iter(opened).buffered(ASKED_AT_ONCE);
+    let mut opened = futures_util::stream::iter(opened).buffered(CONCURRENT_REQUESTS);
     let mut sources = Vec::new();
     while let Some(opened) = opened.next().await {
         match opened {
