@@ -18,7 +18,7 @@ pub(crate) async fn serve_router(AdmittedPeer { server, caller, machine }: Admit
         loop {
             news.mark_seen();
             router.revalidate(&server, &caller).await?;
-            let routes = server.core.routes(&server.core.view());
+            let routes = server.core.routes();
             router.send_routes(&routes).await?;
             tokio::select! {
                 received = router.receive() => match received? {

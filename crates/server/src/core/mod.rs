@@ -91,9 +91,11 @@ impl CoreHandle {
         self.notifier.routes()
     }
 
-    /// Returns the routes of a view as routers get them.
-    pub(crate) fn routes(&self, view: &ClusterView) -> Arc<SharedRoutes> {
-        self.routes.of(&view.records.plan)
+    /// Returns the present routes as routers get them.
+    pub(crate) fn routes(&self) -> Arc<SharedRoutes> {
+        // Only the plan is kept meanwhile: a commit need not copy the records.
+        let plan = Arc::clone(&self.published.get().records.plan);
+        self.routes.of(&plan)
     }
 
     /// Subscribes to changes of an app: its records, releases and deploys, its routes, and its reasons to wait.
