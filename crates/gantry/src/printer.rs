@@ -32,6 +32,12 @@ pub(crate) fn value(text: &str) {
     if std::io::stdout().is_terminal() { write(&plain(text)) } else { write(text) }
 }
 
+/// Prints `NAME=VALUE`, on one line if standard output is a terminal: a line end in the value could pass for another value.
+pub(crate) fn assignment(name: &str, value: &str) {
+    let value = if std::io::stdout().is_terminal() { one_line(value) } else { Cow::Borrowed(value) };
+    out!("{name}={value}");
+}
+
 #[expect(clippy::disallowed_methods, reason = "a command whose output nobody reads has nothing left to do")]
 fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();

@@ -13,7 +13,7 @@ use super::deploys;
 use crate::args::{Config, Follow, Variable};
 use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{json as print_json, out, status};
+use crate::printer::{assignment, json as print_json, status};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -56,7 +56,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             if json {
                 print_json(&values)?;
             } else {
-                values.iter().for_each(|(name, value)| out!("{name}={value}"));
+                values.iter().for_each(|(name, value)| assignment(name, value));
             }
             Ok(DONE)
         }
