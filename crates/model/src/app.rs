@@ -69,6 +69,7 @@ impl std::fmt::Debug for App {
             traffic,
             current,
             last_release,
+            earlier_releases,
             last_deploy,
             destroying,
             rename,
@@ -87,6 +88,7 @@ impl std::fmt::Debug for App {
             .field("traffic", traffic)
             .field("current", current)
             .field("last_release", last_release)
+            .field("earlier_releases", earlier_releases)
             .field("last_deploy", last_deploy)
             .field("destroying", destroying)
             .field("rename", rename)

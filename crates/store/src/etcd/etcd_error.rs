@@ -57,7 +57,7 @@ impl EtcdError {
 
 /// Reports whether the client failed to make the connection for a call.
 fn is_not_connected(status: &Status) -> bool {
-    std::iter::successors(status.source(), |error| error.source()).any(|error| error.is::<ConnectError>())
+    std::iter::successors(status.source(), |&error| error.source()).any(|error| error.is::<ConnectError>())
 }
 
 /// Reports whether the errors in a member's status include the alarm about the quota.
