@@ -303,10 +303,10 @@ impl Cloud {
 
     /// Waits until a job has succeeded at its first attempt.
     fn succeeds(&self, port: u16, job: &str) {
-        let job = self.cluster.wait(&format!("job {job} has succeeded"), |_| {
-            Some(self.job(port, job)).filter(|job| job["status"] == "succeeded")
+        let ended = self.cluster.wait(&format!("job {job} has succeeded"), |_| {
+            Some(self.job(port, job)).filter(|shown| shown["status"] == "succeeded")
         });
-        assert_eq!((&job["failures"], &job["attempt"]["code"]), (&0.into(), &0.into()), "{job}");
+        assert_eq!((&ended["failures"], &ended["attempt"]["code"]), (&0.into(), &0.into()), "{ended}");
         assert_eq!(self.through(port, &["job", "logs", job]).good().out, "done\n");
     }
 }
