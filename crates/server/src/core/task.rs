@@ -241,12 +241,12 @@ impl CoreTask {
 
     /// Plans until nothing changes. If the store cannot be reached, the next tick tries again.
     pub(super) async fn plan_until_stable(&mut self) -> Result<(), ServerError> {
-        let settled = self.plan_until_stable().await;
+        let planned = self.plan_rounds().await;
         self.notify();
-        settled
+        planned
     }
 
-    async fn plan_until_stable(&mut self) -> Result<(), ServerError> {
+    async fn plan_rounds(&mut self) -> Result<(), ServerError> {
         for _ in 0..ROUNDS_MAX {
             match self.plan_once().await {
                 Ok(true) => self.notify(),
