@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gantry_api::volumes::{
-    CreateSnapshot, ExportVolume, SnapshotInfo, VolumeAction, VolumeAnswer, VolumeReport, VolumeRequest,
+    CreateSnapshot, ExportVolume, SnapshotInfo, VolumeAction, VolumeAnswer, VolumeOwner, VolumeReport, VolumeRequest,
 };
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::ServerMessage;
@@ -165,7 +165,7 @@ fn volume_answers() -> Vec<(&'static str, VolumeAnswer)> {
         name: parsed("data"),
         machine: parsed("m1"),
         size: Bytes(4096),
-        owner: (1000, 1001),
+        owner: VolumeOwner { user: 1000, group: 1001 },
         used: Some(Moment(1_700_000_000_000)),
         in_use: in_use(),
         files: Some(5),
