@@ -221,7 +221,7 @@ MUTATIONS = [
      "-p gantry-router --test floods"),
     ("instances that reset connections passed over", "crates/router/src/routes/circuit.rs", "const BROKEN_MAX: usize = 5;",
      "const BROKEN_MAX: usize = 5_000;", "-p gantry-router --test traffic opens_the_circuit"),
-    ("slow uploads collected", "crates/router/src/exchange/buffer.rs", "if most == 0 || asks", "if true || asks",
+    ("slow uploads collected", "crates/router/src/exchange/buffer.rs", "if most == 0 || is_large_upload", "if true || is_large_upload",
      "-p gantry-router --test bodies buffers_a_slow"),
     ("the rest of an upload read", "crates/router/src/client/body.rs", "drop(runtime.spawn(linger(rest)));", "drop((runtime, rest));",
      "-p gantry-router --test bodies delivers_an_early"),

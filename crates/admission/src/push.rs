@@ -48,11 +48,11 @@ pub fn check_history(records: &RecordIndex, name: &AppName, base: &PushBase) -> 
     // The commit of a held deploy is on the branch already; the commit of a reverting deploy does not get there. The
     // commit of a serving deploy is on the branch if the client knows that commit.
     let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);
-    let comes = |deploy: &&Arc<Deploy>| {
+    let will_land = |deploy: &&Arc<Deploy>| {
         !matches!(deploy.state, Held | Reverting) && deploy.order != Some(DeployOrder::Abort) && !known(deploy)
     };
     let mut questions = Vec::new();
-    for deploy in records.open_deploys(name).filter(comes) {
+    for deploy in records.open_deploys(name).filter(will_land) {
         let Some(commit) = pushed(deploy) else { continue };
         match contains(commit) {
             Some(true) => {}

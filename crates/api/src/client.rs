@@ -376,8 +376,8 @@ fn data(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
     BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other)).boxed()
 }
 
-/// Ends a stream of pieces with its first error, also if no piece comes for [`STALL_TIMEOUT`]. A connection to a machine that has
-/// lost its power never ends by itself.
+/// Ends a stream of pieces with its first error, also if no piece comes for [`STALL_TIMEOUT`]. A connection to a
+/// machine that has lost its power never ends by itself.
 fn until_silent(pieces: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Bytes>> {
     let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
     let next = move |pieces: Option<BoxStream<'static, io::Result<Bytes>>>| async move {

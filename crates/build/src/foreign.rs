@@ -41,12 +41,12 @@ pub(crate) fn port(runtime: &Runtime, set: Option<u16>) -> (u16, String) {
         return (DEFAULT_PORT, "for the image exposes none".to_owned());
     };
     let several = exposed.len() > 1 || exposed.iter().any(|(first, last)| first < last);
-    let said = if several {
+    let origin = if several {
         "of those that it exposes (`--port PORT` of `gantry deploy` names another)"
     } else {
         "which it exposes"
     };
-    (port, said.to_owned())
+    (port, origin.to_owned())
 }
 
 /// Parses the first and last port of `80`, `80/tcp`, `8000-8010` and the like; `None` for other protocols.
@@ -166,8 +166,8 @@ mod tests {
             (None, &[], &["9010-9000/tcp", "70000/tcp", "x", "-", ""], DEFAULT_PORT),
             (None, &[], &[], DEFAULT_PORT),
         ] {
-            let (port, said) = port(&image(env, exposed, &[]), set);
-            assert_eq!(port, wanted, "{set:?} {env:?} {exposed:?}: {said}");
+            let (port, origin) = port(&image(env, exposed, &[]), set);
+            assert_eq!(port, wanted, "{set:?} {env:?} {exposed:?}: {origin}");
         }
     }
 

@@ -53,7 +53,7 @@ struct CurrentStep {
     step: String,
     since: Instant,
     /// Last line of a program in this step, and its time.
-    said: Option<(String, Instant)>,
+    last_output: Option<(String, Instant)>,
 }
 
 /// Current step of a build, for `gantry why`.
@@ -64,7 +64,7 @@ pub struct BuildProgress {
     /// Time since the step began.
     pub running: Duration,
     /// Last line of the app's programs in this step, and the line's age.
-    pub said: Option<(String, Duration)>,
+    pub last_output: Option<(String, Duration)>,
 }
 
 /// Lines that the app's programs printed.
@@ -118,7 +118,7 @@ impl Output {
     }
 
     fn at(destination: Destination) -> Arc<Self> {
-        let now = Mutex::new(CurrentStep { step: String::new(), since: Instant::now(), said: None });
+        let now = Mutex::new(CurrentStep { step: String::new(), since: Instant::now(), last_output: None });
         let (cancelled, _) = watch::channel(false);
         Arc::new(Self { destination, written: watch::Sender::new(0), lines: Mutex::default(), now, cancelled })
     }
@@ -136,7 +136,7 @@ impl Output {
     pub fn step(&self, text: &str) {
         self.write(OutputEvent::Step(text.to_owned()));
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
-            CurrentStep { step: text.to_owned(), since: Instant::now(), said: None };
+            CurrentStep { step: text.to_owned(), since: Instant::now(), last_output: None };
     }
 
     /// Writes a note on the current step.
@@ -150,7 +150,7 @@ impl Output {
         self.write(OutputEvent::Program(clean.clone()));
         if !clean.trim().is_empty() {
             let shown = gantry_model::output::within_a_line(&clean);
-            self.now.lock().unwrap_or_else(PoisonError::into_inner).said = Some((shown, Instant::now()));
+            self.now.lock().unwrap_or_else(PoisonError::into_inner).last_output = Some((shown, Instant::now()));
         }
         self.lines().push(clean);
     }
@@ -189,8 +189,8 @@ impl Output {
     #[must_use]
     pub fn progress(&self) -> BuildProgress {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = now.said.as_ref().map(|(line, at)| (line.clone(), at.elapsed()));
-        BuildProgress { step: now.step.clone(), running: now.since.elapsed(), said }
+        let last_output = now.last_output.as_ref().map(|(line, at)| (line.clone(), at.elapsed()));
+        BuildProgress { step: now.step.clone(), running: now.since.elapsed(), last_output }
     }
 
     /// Last lines of the app's programs.

@@ -146,14 +146,14 @@ impl Recipe {
             return Err(BuildError::new(BuildPhase::Image, "the image names no command (neither Entrypoint nor Cmd)"));
         }
         let mut role = Role::new(RoleCommand::Argv(words));
-        let (port, said) = foreign::port(runtime, settings.port);
+        let (port, port_note) = foreign::port(runtime, settings.port);
         role.port = Some(port);
         role.volumes = settings.volumes.clone();
         if let Some(signal) = runtime.stop_signal.as_deref().and_then(ShutdownSignal::parse) {
             role.stop_signal = signal;
         }
         let web = RoleName::parse(WEB).map_err(|error| BuildError::new(BuildPhase::Image, error))?;
-        let mut notes = vec![format!("One role, web, from the image's own command; its port is {port}, {said}")];
+        let mut notes = vec![format!("One role, web, from the image's own command; its port is {port}, {port_note}")];
         let mounted =
             role.volumes.iter().map(|(name, path)| format!("Volume {name} at {path}: one copy, replaced stop-first"));
         notes.extend(mounted);

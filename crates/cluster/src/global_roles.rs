@@ -30,8 +30,9 @@ impl GlobalRoles {
     pub(crate) fn follow_app(&mut self, records: &RecordIndex, app: &AppName) {
         let known = records.apps.get(app);
         let current = known.and_then(|app| app.current);
-        let coming = known.into_iter().flat_map(|_| records.open_deploys(app)).filter_map(|deploy| deploy.release);
-        let numbers: BTreeSet<ReleaseNumber> = current.into_iter().chain(coming).collect();
+        let upcoming_releases =
+            known.into_iter().flat_map(|_| records.open_deploys(app)).filter_map(|deploy| deploy.release);
+        let numbers: BTreeSet<ReleaseNumber> = current.into_iter().chain(upcoming_releases).collect();
         let releases = numbers.into_iter().filter_map(|number| records.release(app, number));
         let roles = releases.flat_map(|release| &release.roles).filter(|(_, role)| role.placement.global);
         let roles: Vec<GlobalRole> = roles.map(|(name, role)| GlobalRole::new(name, &role.placement)).collect();

@@ -290,8 +290,8 @@ mod tests {
     fn more_than_half_of_the_machines_are_not_lost_at_once() {
         for (count, silent, lost) in [(2, 1, true), (2, 2, false), (5, 2, true), (5, 3, false), (5, 5, false)] {
             let mut machines = Machines::new(count);
-            let heard: Vec<usize> = (silent..count).collect();
-            machines.pass(20_000, &heard, &heard);
+            let reporting: Vec<usize> = (silent..count).collect();
+            machines.pass(20_000, &reporting, &reporting);
             assert_eq!(machines.state(0) == MachineState::Lost, lost, "{silent} of {count}");
         }
     }
@@ -300,8 +300,8 @@ mod tests {
     fn machines_may_be_lost_one_after_another() {
         let mut machines = Machines::new(5);
         for lost in 0..4 {
-            let heard: Vec<usize> = (lost + 1..5).collect();
-            machines.pass(5_000, &heard, &heard);
+            let reporting: Vec<usize> = (lost + 1..5).collect();
+            machines.pass(5_000, &reporting, &reporting);
             assert_eq!(machines.state(lost), MachineState::Lost, "{lost}");
         }
     }

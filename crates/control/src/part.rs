@@ -175,7 +175,7 @@ impl From<&ObservedInstance> for WireStatus {
             failed_checks: seen.failed_checks,
             limit_hits: seen.limit_hits,
             unpacked: seen.unpacked,
-            said: seen.said,
+            said: seen.last_output,
         }
     }
 }
@@ -197,7 +197,7 @@ impl From<WireStatus> for ObservedInstance {
             failed_checks: wire.failed_checks,
             limit_hits: wire.limit_hits,
             unpacked: wire.unpacked,
-            said: wire.said,
+            last_output: wire.said,
         }
     }
 }

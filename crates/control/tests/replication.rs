@@ -56,7 +56,7 @@ fn status(kind: u32) -> ObservedInstance {
         failed_checks: 0,
         limit_hits: Vec::new(),
         unpacked: 7 << 20,
-        said: None,
+        last_output: None,
     }
 }
 

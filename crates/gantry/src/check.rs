@@ -210,8 +210,8 @@ async fn check_repositories(folder: &Path) -> (usize, Vec<Damage>) {
         let fault = match tokio::time::timeout(FSCK, git.output()).await {
             Ok(Ok(output)) if output.status.success() => continue,
             Ok(Ok(output)) => {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                said.lines().next().unwrap_or("git fsck failed").to_owned()
+                let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+                stderr.lines().next().unwrap_or("git fsck failed").to_owned()
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("git fsck did not end in {} s", FSCK.as_secs()),

@@ -25,8 +25,8 @@ pub(crate) const ROUTER_NUMBER: &str = "GANTRY_ROUTER_NUMBER";
 
 /// Reads the number from [`ROUTER_NUMBER`]. A router that was started by hand uses its process id.
 pub(crate) fn router_number() -> u64 {
-    let said = std::env::var(ROUTER_NUMBER).ok().and_then(|text| text.parse().ok());
-    said.unwrap_or_else(|| u64::from(std::process::id()))
+    let number = std::env::var(ROUTER_NUMBER).ok().and_then(|text| text.parse().ok());
+    number.unwrap_or_else(|| u64::from(std::process::id()))
 }
 
 /// Maximum number of sockets that a service listens on.

@@ -225,8 +225,8 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"").await.expect("sent");
             stream
         });
-        let said: String = once_open(async || client.post("/join", &()).await).await.expect("an answer");
-        assert_eq!(said, "here");
+        let reply: String = once_open(async || client.post("/join", &()).await).await.expect("an answer");
+        assert_eq!(reply, "here");
         server.await.expect("ended");
     }
 

@@ -196,8 +196,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("admin-token");
         let remote = Remote { token_file: Some(file.clone()), ..remote("http://127.0.0.1:4680") };
-        let said = refused_token(&remote);
-        assert!(said.contains(&file.display().to_string()) && said.contains("http://127.0.0.1:4680"), "{said}");
+        let refusal = refused_token(&remote);
+        assert!(
+            refusal.contains(&file.display().to_string()) && refusal.contains("http://127.0.0.1:4680"),
+            "{refusal}"
+        );
     }
 
     #[test]

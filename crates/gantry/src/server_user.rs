@@ -101,8 +101,8 @@ fn make(name: &UserName) -> anyhow::Result<MakeResult> {
     if output.status.success() {
         return Ok(MakeResult::Made);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let why = said.lines().next().unwrap_or("useradd failed").trim().to_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let why = stderr.lines().next().unwrap_or("useradd failed").trim().to_owned();
     let is_busy = output.status.code().is_some_and(|code| BUSY.contains(&code));
     if is_busy { Ok(MakeResult::Busy(why)) } else { Err(cannot_make(name, &why)) }
 }

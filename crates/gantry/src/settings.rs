@@ -377,10 +377,10 @@ mod tests {
             ("data = '/x'\ndata = '/y'", "line 2, column 1", "duplicate key"),
             ("data = ", "line 1, column", ""),
         ] {
-            let said = refused(text);
+            let text_of_error = refused(text);
             assert!(
-                said.starts_with(&format!("settings file g.toml, {place}")) && said.contains(why),
-                "{text}: {said}"
+                text_of_error.starts_with(&format!("settings file g.toml, {place}")) && text_of_error.contains(why),
+                "{text}: {text_of_error}"
             );
         }
     }

@@ -66,8 +66,8 @@ pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
 pub(crate) struct KnownFiles(BTreeMap<String, u32>);
 
 impl KnownFiles {
-    fn parse(said: &str) -> Self {
-        let line = said.lines().find_map(|line| line.strip_prefix(FILES)).unwrap_or_default();
+    fn parse(printed: &str) -> Self {
+        let line = printed.lines().find_map(|line| line.strip_prefix(FILES)).unwrap_or_default();
         let pairs = line.split(", ").filter_map(|pair| pair.split_once(' '));
         Self(pairs.filter_map(|(name, version)| Some((name.to_owned(), version.parse().ok()?))).collect())
     }
@@ -168,11 +168,11 @@ impl Program {
         if status.success() && out.starts_with(READY) {
             return Ok(KnownFiles::parse(&out));
         }
-        let said = [err.lines().next(), out.lines().next()].into_iter().flatten().find(|line| !line.is_empty());
+        let printed = [err.lines().next(), out.lines().next()].into_iter().flatten().find(|line| !line.is_empty());
         fail!(
             UpgradeRefused,
             "{path} did not confirm that it can replace the running version ({status}): {}",
-            said.unwrap_or("it printed no reason")
+            printed.unwrap_or("it printed no reason")
         )
     }
 }
@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn a_program_says_which_versions_it_knows() {
         let files = [PLAN_FILE, INSTANCE_FILE, TABLE_FILE];
-        let said = files.map(|FileSchema { name, version }| format!("{name} {version}")).join(", ");
-        let known = KnownFiles::parse(&format!("{READY}: 1.0.0\n{FILES}{said}"));
+        let printed = files.map(|FileSchema { name, version }| format!("{name} {version}")).join(", ");
+        let known = KnownFiles::parse(&format!("{READY}: 1.0.0\n{FILES}{printed}"));
         assert_eq!(known, KnownFiles(files.map(|file| (file.name.to_owned(), file.version)).into()));
         assert_eq!(KnownFiles::parse(READY), KnownFiles(BTreeMap::new()));
     }

@@ -96,12 +96,12 @@ pub enum GitError {
     #[error("git cannot be run: {0}")]
     Run(#[source] io::Error),
     /// Git ended with an error.
-    #[error("git {what} failed: {said}")]
+    #[error("git {what} failed: {output}")]
     Failed {
         /// First argument of the command.
         what: String,
         /// Git's error output.
-        said: String,
+        output: String,
     },
     /// A file of the repository could not be written.
     #[error("cannot write {path}: {source}")]
@@ -206,8 +206,8 @@ impl Repositories {
         if output.status.success() {
             return Ok(output.stdout.into());
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(GitError::Failed { what: arguments.first().copied().unwrap_or_default().to_owned(), said })
+        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(GitError::Failed { what: arguments.first().copied().unwrap_or_default().to_owned(), output })
     }
 
     /// Creates the app's repository, or repairs the damage in it. A second call changes nothing. `taken` lists the
@@ -304,8 +304,8 @@ impl Repositories {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(GitError::Failed { what: "index-pack".to_owned(), said })
+        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(GitError::Failed { what: "index-pack".to_owned(), output })
     }
 
     /// Points the branch to a commit of the repository.
@@ -412,8 +412,8 @@ impl Repositories {
         let output =
             command.arg("--http-backend-info-refs").arg(self.path(app)).output().await.map_err(GitError::Run)?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(GitError::Failed { what: service.name().to_owned(), said });
+            let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(GitError::Failed { what: service.name().to_owned(), output });
         }
         let line = format!("# service={}\n", service.name());
         let mut answer = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
@@ -527,9 +527,9 @@ fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, i
             }
         };
         let complaining = async {
-            let mut said = String::new();
+            let mut output = String::new();
             if let Some(stderr) = stderr {
-                let _ = stderr.take(64 << 10).read_to_string(&mut said).await;
+                let _ = stderr.take(64 << 10).read_to_string(&mut output).await;
             }
         };
         tokio::join!(reading, complaining);

@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_time_never_jumps_and_each_jump_is_described() {
-        for (slept, moved, said) in [
+        for (slept, moved, expected) in [
             (0, -3600, "the clock of the machine went back by 1 h"),
             (0, 3700, "the clock of the machine went forward by 1 h 1 min"),
             (0, 11, "the clock of the machine went forward by 11 s"),
@@ -216,11 +216,11 @@ mod tests {
         ] {
             let mut clock = SteadyClock::new(START);
             let reading = later(10, slept, moved);
-            assert_eq!(clock.now(reading), Moment(START.wall.0 + 10_000), "{said}");
-            let jump = clock.jump(reading).expect(said);
+            assert_eq!(clock.now(reading), Moment(START.wall.0 + 10_000), "{expected}");
+            let jump = clock.jump(reading).expect(expected);
             // The subtraction saturates: 11 days before the epoch becomes the epoch itself.
             if moved > -40_000_000 {
-                assert_eq!((jump.to_string().as_str(), jump.at), (said, reading.wall));
+                assert_eq!((jump.to_string().as_str(), jump.at), (expected, reading.wall));
             }
             clock.follow(reading);
             assert_eq!((clock.now(reading), clock.jump(reading)), (reading.wall, None));

@@ -130,8 +130,8 @@ impl fmt::Display for ExitCause<'_> {
         }
         self.status(f)?;
         // The program's last words mostly name the cause.
-        let said = explaining_line(&self.0.tail).filter(|_| self.0.code != Some(0));
-        said.map_or(Ok(()), |line| write!(f, " (last output: {})", within_a_line(&line)))
+        let last_output = explaining_line(&self.0.tail).filter(|_| self.0.code != Some(0));
+        last_output.map_or(Ok(()), |line| write!(f, " (last output: {})", within_a_line(&line)))
     }
 }
 

@@ -201,8 +201,8 @@ pub struct ObservedInstance {
     pub unpacked: u64,
     /// The last line of the program's output. Agents report this line for instances that run once, such as a release
     /// step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<OutputLine>,
+    #[serde(default, rename = "said", skip_serializing_if = "Option::is_none")]
+    pub last_output: Option<OutputLine>,
 }
 
 impl ObservedInstance {
@@ -222,7 +222,7 @@ impl ObservedInstance {
             failed_checks: 0,
             limit_hits: Vec::new(),
             unpacked: 0,
-            said: None,
+            last_output: None,
         }
     }
 }

@@ -103,9 +103,9 @@ pub fn explaining_line(lines: &[String]) -> Option<String> {
     let at = lines.iter().rposition(|line| worth(line) == best)?;
     let line = lines[at].trim();
     // Rust prints the message of a panic on the line after its location.
-    let said = lines.get(at + 1).filter(|_| line.contains("panicked at") && line.ends_with(':'));
-    Some(match said {
-        Some(said) => format!("{line} {}", said.trim()),
+    let message = lines.get(at + 1).filter(|_| line.contains("panicked at") && line.ends_with(':'));
+    Some(match message {
+        Some(message) => format!("{line} {}", message.trim()),
         None => line.to_owned(),
     })
 }
@@ -144,7 +144,7 @@ pub fn first_words(body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn telling(lines: &[&str]) -> String {
+    fn explaining(lines: &[&str]) -> String {
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
         explaining_line(&lines).unwrap_or_default()
     }
@@ -224,7 +224,7 @@ mod tests {
                 "Caused by: java.io.IOException: no route",
             ),
         ] {
-            assert_eq!(telling(lines), wanted);
+            assert_eq!(explaining(lines), wanted);
         }
     }
 

@@ -124,10 +124,11 @@ impl<'a> DraftParts<'a> {
             }
             // After a restore, the records are older than the last part that an agent received. Agents accept only newer
             // generations.
-            let heard = self.input.observed.machines.get(&machine).map(|report| report.generation).unwrap_or_default();
-            let is_behind = heard > before.map(|before| before.generation).unwrap_or_default();
+            let acknowledged =
+                self.input.observed.machines.get(&machine).map(|report| report.generation).unwrap_or_default();
+            let is_behind = acknowledged > before.map(|before| before.generation).unwrap_or_default();
             if is_behind {
-                part.generation = heard.next();
+                part.generation = acknowledged.next();
             }
             (is_changed || is_behind).then(|| (machine, Arc::new(part)))
         };

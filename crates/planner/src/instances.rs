@@ -45,13 +45,13 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoa
         return wanted;
     }
     let (domain, count) = (&input.policy.domain, CopyCount { input, loads });
-    let coming = coming(app);
+    let upcoming_release = upcoming_release(app);
     if let Some(current) = current_release(app) {
         let handed_over =
-            |role: &RoleName| coming.is_some_and(|(_, new)| hands_over(current, new, role, &[app], input));
+            |role: &RoleName| upcoming_release.is_some_and(|(_, new)| hands_over(current, new, role, &[app], input));
         wanted.extend(wanted_of(&app.app, current, domain, handed_over, count));
     }
-    if let Some((deploy, release)) = coming {
+    if let Some((deploy, release)) = upcoming_release {
         if let Some(slot) = release_step(release) {
             let spec = spec(&app.app, release, &release.roles[&slot.role], domain);
             wanted.insert(slot, spec.into());
@@ -66,7 +66,7 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoa
 /// Reports whether the successor of a renamed app takes the role over at once. The role then leaves the old app as soon
 /// as the successor starts.
 fn is_taken_over(old: &DesiredApp, successor: &DesiredApp, role: &RoleName, input: &PlanningInput<'_>) -> bool {
-    let new = coming(successor).map(|(_, release)| release).or_else(|| current_release(successor));
+    let new = upcoming_release(successor).map(|(_, release)| release).or_else(|| current_release(successor));
     let apps = [successor, old];
     new.zip(current_release(old)).is_some_and(|(new, current)| hands_over(current, new, role, &apps, input))
 }
@@ -76,7 +76,7 @@ fn current_release(app: &DesiredApp) -> Option<&Release> {
 }
 
 /// The deploy whose instances run beside those of the current release, or have already replaced them.
-fn coming(app: &DesiredApp) -> Option<(&Deploy, &Release)> {
+fn upcoming_release(app: &DesiredApp) -> Option<(&Deploy, &Release)> {
     use DeployState::{Draining, Held, Promoting, Starting, Verifying};
     let deploy = app.deploys.iter().find(|d| matches!(d.state, Starting | Verifying | Held | Promoting | Draining))?;
     Some((deploy, app.releases.get(&deploy.release?)?))

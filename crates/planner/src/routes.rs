@@ -49,9 +49,9 @@ impl Revisions {
         let mut head = RoutingHead { trusted_proxies, tunnels, lost, ..before.clone() };
         // After a restore, the records are older than the last routes that a router received. Routers accept only newer
         // revisions, and none of their acknowledgements counts before they have the restored routes.
-        let heard = input.highest_acknowledged();
-        if heard > before.revision {
-            (head.revision, head.floor) = (heard.next(), heard.next());
+        let acknowledged = input.highest_acknowledged();
+        if acknowledged > before.revision {
+            (head.revision, head.floor) = (acknowledged.next(), acknowledged.next());
         } else if head != *before {
             head.revision = head.revision.next();
         }

@@ -23,10 +23,10 @@ use crate::upstream::http1::head::{self, BodyLength};
 /// If the results differ.
 pub fn answer_head(bytes: &[u8]) {
     let whole = head::read(&mut BytesMut::from(bytes), &Method::GET);
-    let mut came = BytesMut::from(&bytes[..bytes.len() / 2]);
-    if let Ok(None) = head::read(&mut came, &Method::GET) {
-        came.extend_from_slice(&bytes[bytes.len() / 2..]);
-        let cut = head::read(&mut came, &Method::GET);
+    let mut received = BytesMut::from(&bytes[..bytes.len() / 2]);
+    if let Ok(None) = head::read(&mut received, &Method::GET) {
+        received.extend_from_slice(&bytes[bytes.len() / 2..]);
+        let cut = head::read(&mut received, &Method::GET);
         assert_eq!(format!("{whole:?}"), format!("{cut:?}"));
     }
 }
@@ -38,11 +38,11 @@ pub fn answer_head(bytes: &[u8]) {
 /// If the output is anything else.
 pub fn request(bytes: &[u8]) {
     let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut came = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(_)) = came.parse(bytes) else { return };
+    let mut received = httparse::Request::new(&mut fields);
+    let Ok(httparse::Status::Complete(_)) = received.parse(bytes) else { return };
     let mut builder =
-        http::Request::builder().method(came.method.unwrap_or_default()).uri(came.path.unwrap_or_default());
-    for field in came.headers.iter() {
+        http::Request::builder().method(received.method.unwrap_or_default()).uri(received.path.unwrap_or_default());
+    for field in received.headers.iter() {
         builder = builder.header(field.name, field.value);
     }
     let Ok(request) = builder.body(()) else { return };
@@ -86,15 +86,15 @@ pub fn chunks(bytes: &[u8]) {
 
 /// Returns the data of a chunked body; none if the body does not end.
 fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
-    let (mut chunks, mut came, mut data) = (ChunkDecoder::default(), BytesMut::new(), Vec::new());
+    let (mut chunks, mut received, mut data) = (ChunkDecoder::default(), BytesMut::new(), Vec::new());
     let mut pieces = bytes.chunks(cut);
     loop {
-        match chunks.next(&mut came)? {
+        match chunks.next(&mut received)? {
             ChunkPiece::Data(bytes) => data.extend_from_slice(&bytes),
             ChunkPiece::Trailers(_) => {}
             ChunkPiece::Ended => return Ok(Some(data)),
             ChunkPiece::Wanting => match pieces.next() {
-                Some(piece) => came.extend_from_slice(piece),
+                Some(piece) => received.extend_from_slice(piece),
                 None => return Ok(None),
             },
         }

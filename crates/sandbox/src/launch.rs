@@ -186,12 +186,14 @@ impl ContainerChild {
         let Self { pid, go, mut error, .. } = self;
         // Without the byte in the pipe `go`, the child ends when the pipe closes.
         let released = prepared.and_then(|identity| release_child(go).map(|()| identity));
-        let mut said = String::new();
-        error.read_to_string(&mut said).with_action(|| "read the container's error".to_owned())?;
+        let mut message = String::new();
+        error.read_to_string(&mut message).with_action(|| "read the container's error".to_owned())?;
         gantry_failpoint::failpoint!("launch.released");
         let result = match released {
             // A child that was not released ends without a word, so these words are the cause.
-            _ if !said.is_empty() => Err(io::Error::other(said)).with_action(|| "create the container".to_owned()),
+            _ if !message.is_empty() => {
+                Err(io::Error::other(message)).with_action(|| "create the container".to_owned())
+            }
             Ok(identity) => return Ok(identity),
             Err(error) => Err(error),
         };

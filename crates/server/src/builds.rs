@@ -89,8 +89,8 @@ impl RunningBuilds {
     pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
         let running = self.lock();
         let (_, job) = running.iter().filter(|((of, _), _)| of == app).max_by_key(|((_, number), _)| *number)?;
-        let BuildProgress { step, running, said } = job.output.progress();
-        Some(BuildState { step, running, said })
+        let BuildProgress { step, running, last_output } = job.output.progress();
+        Some(BuildState { step, running, last_output })
     }
 }
 

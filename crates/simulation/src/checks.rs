@@ -33,7 +33,7 @@ struct AcknowledgedApp {
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// When the leading server last heard from each peer.
-    heard: BTreeMap<Peer, Moment>,
+    last_reports: BTreeMap<Peer, Moment>,
     /// All allocations so far.
     placed: BTreeSet<AllocationId>,
     apps: BTreeMap<AppName, AcknowledgedApp>,
@@ -43,7 +43,7 @@ pub(crate) struct Checks {
 
 impl Checks {
     pub(crate) fn record_report(&mut self, peer: Peer, now: Moment) {
-        self.heard.insert(peer, now);
+        self.last_reports.insert(peer, now);
     }
 
     pub(crate) fn app_created(&mut self, app: &AppName) {
@@ -86,8 +86,8 @@ impl Simulation {
         }
         let now = self.timeline.now;
         for (index, router) in self.routers.iter().enumerate() {
-            let heard = self.checks.heard.get(&Peer::Router(index));
-            let is_live = router.is_up && heard.is_some_and(|heard| now.since(*heard) <= LEASE_MILLIS);
+            let last_report = self.checks.last_reports.get(&Peer::Router(index));
+            let is_live = router.is_up && last_report.is_some_and(|at| now.since(*at) <= LEASE_MILLIS);
             if let Some(table) = router.tables.part().filter(|_| is_live)
                 && let Some(found) = stopped.iter().find(|stopped| leads_to(table, stopped))
             {

@@ -192,10 +192,11 @@ impl Refused {
     /// GOAWAY excluded the request (RFC 9113, section 6.8).
     fn was_not_begun(&self) -> bool {
         let source = std::error::Error::source(&self.error);
-        let said = source.and_then(|source| source.downcast_ref::<h2::Error>());
-        let goes =
-            |said: &h2::Error| said.is_go_away() && said.is_remote() && said.reason() == Some(h2::Reason::NO_ERROR);
-        self.unsent || said.is_some_and(goes)
+        let h2_error = source.and_then(|source| source.downcast_ref::<h2::Error>());
+        let goes = |h2_error: &h2::Error| {
+            h2_error.is_go_away() && h2_error.is_remote() && h2_error.reason() == Some(h2::Reason::NO_ERROR)
+        };
+        self.unsent || h2_error.is_some_and(goes)
     }
 }
 

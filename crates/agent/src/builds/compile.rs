@@ -242,10 +242,14 @@ fn check_exit(limits: CompileLimits, verdict: &Verdict, output: &Output) -> Resu
         ),
         (Some(code), _) => {
             let tail = output.tail(TAIL);
-            let said = explaining_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
+            let last_output = explaining_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
             let remedy = remedy::of_output(Program::CompileStep, Some(code), &tail);
             let remedy = remedy.map(|remedy| format!("; {remedy}"));
-            format!("container/compile exited with {code}{}{}", said.unwrap_or_default(), remedy.unwrap_or_default())
+            format!(
+                "container/compile exited with {code}{}{}",
+                last_output.unwrap_or_default(),
+                remedy.unwrap_or_default()
+            )
         }
         (None, Some(signal)) => format!("container/compile was killed by signal {signal}"),
         (None, None) => "container/compile ended without a record".to_owned(),

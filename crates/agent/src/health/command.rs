@@ -27,20 +27,20 @@ pub(super) async fn run_command(container: &Container, spec: ExecSpec) -> Result
     let mut outputs = outputs.map_err(|error| CheckFailure::because(error.to_string()))?.into_iter();
     let (output, errors) = (outputs.next(), outputs.next());
     let mut reading = pin!(async { tokio::join!(read_stream(output), read_stream(errors)) });
-    let (outcome, said) = tokio::select! {
-        said = &mut reading => (session.outcome().await, Some(said)),
+    let (outcome, received) = tokio::select! {
+        received = &mut reading => (session.outcome().await, Some(received)),
         // Processes that the command leaves running may keep its streams open, so the command's end counts.
         outcome = session.outcome() => (outcome, tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.ok()),
     };
-    let said = said.map(|(output, errors)| [output, errors].concat()).unwrap_or_default();
+    let received = received.map(|(output, errors)| [output, errors].concat()).unwrap_or_default();
     let why = match outcome {
         ExecOutcome::Exited(0) => return Ok(()),
         ExecOutcome::Exited(code) => format!("exit status {code}"),
         ExecOutcome::Failed(why) => why,
     };
-    let end = said.len().saturating_sub(BODY_SHOWN);
+    let end = received.len().saturating_sub(BODY_SHOWN);
     Err(CheckFailure {
-        body: String::from_utf8_lossy(&said[end..]).trim().to_owned(),
+        body: String::from_utf8_lossy(&received[end..]).trim().to_owned(),
         remedy: Some("let the command exit with 0, or change `health.command` of the role".to_owned()),
         ..CheckFailure::because(why)
     })

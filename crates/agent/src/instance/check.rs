@@ -184,9 +184,9 @@ impl Instance {
                 }
             }
         }
-        let said = if self.policy().restarts { None } else { last_output(self.workload.paths()) };
-        let changed = hits != self.status.limit_hits || said != self.status.said;
-        (self.status.limit_hits, self.status.said) = (hits, said);
+        let last = if self.policy().restarts { None } else { last_output(self.workload.paths()) };
+        let changed = hits != self.status.limit_hits || last != self.status.last_output;
+        (self.status.limit_hits, self.status.last_output) = (hits, last);
         if changed {
             self.enter_phase(self.status.phase);
         }

@@ -49,7 +49,7 @@ impl Instance {
         self.status.warning = None;
         self.status.failed_checks = 0;
         self.status.limit_hits.clear();
-        self.status.said = None;
+        self.status.last_output = None;
         self.status.unpacked = 0;
         self.enter_phase(InstancePhase::Preparing);
         self.wait_until_sole_copy().await?;

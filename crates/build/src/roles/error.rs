@@ -44,10 +44,10 @@ pub enum SettingError {
     #[error(transparent)]
     Size(#[from] SizeError),
     /// The size is too small.
-    #[error("{said} is less than the minimum of {least}; write for example \"512M\"")]
+    #[error("{written} is less than the minimum of {least}; write for example \"512M\"")]
     TooSmall {
-        /// The size, as the file says it.
-        said: String,
+        /// The size, as the file has it.
+        written: String,
         /// The minimum.
         least: Bytes,
     },

@@ -69,13 +69,13 @@ pub(super) fn seconds<'de>(least: u32) -> impl DeserializeSeed<'de, Value = u32>
 /// A size of at least `least`. A smaller number is mostly meant as mebibytes.
 pub(super) fn size<'de>(least: Bytes) -> impl DeserializeSeed<'de, Value = Bytes> {
     scalar("a size such as \"512M\", or a number of bytes", move |value| {
-        let (size, said) = match value {
+        let (size, written) = match value {
             Plain::Number(bytes) if bytes >= 1.0 => (Bytes(bytes as u64), format!("{bytes} bytes")),
             Plain::Number(bytes) => return Err(SettingError::NotSize(bytes)),
             Plain::Text(text) => (Bytes::parse(text)?, format!("{text:?}")),
         };
         if size < least {
-            return Err(SettingError::TooSmall { said, least });
+            return Err(SettingError::TooSmall { written, least });
         }
         Ok(size)
     })

@@ -196,7 +196,7 @@ fn in_phase(phase: InstancePhase) -> ObservedInstance {
         failed_checks: 0,
         limit_hits: Vec::new(),
         unpacked: 0,
-        said: None,
+        last_output: None,
     }
 }
 
@@ -220,7 +220,7 @@ fn complete_instance() -> ObservedInstance {
         failed_checks: 3,
         limit_hits: limits.into_iter().map(hit).collect(),
         unpacked: 7_340_032,
-        said: Some(OutputLine { at: last, line: "migrated".to_owned() }),
+        last_output: Some(OutputLine { at: last, line: "migrated".to_owned() }),
     }
 }
 

@@ -78,7 +78,7 @@ fn plan_text(plan: &DeployPlan) -> String {
         format!("{} on {machine}", copy.slot.short())
     };
     for role in roles {
-        let (mark, said) = match role.change {
+        let (mark, summary) = match role.change {
             RoleChange::Added => ('+', "new role".to_owned()),
             RoleChange::Removed => ('-', "role removed".to_owned()),
             _ if role.settings.is_empty() => ('~', "same settings".to_owned()),
@@ -86,7 +86,7 @@ fn plan_text(plan: &DeployPlan) -> String {
         };
         let order = if role.stop_first { "; the old copy ends first" } else { "" };
         let (starts, stops) = (role.starts.len(), role.stops.len());
-        lines.push(format!("{mark} {}: {starts} to start, {stops} to end; {said}{order}", role.role));
+        lines.push(format!("{mark} {}: {starts} to start, {stops} to end; {summary}{order}", role.role));
         lines.extend(role.starts.iter().map(|copy| format!("    + {}", place(copy))));
         lines.extend(role.stops.iter().map(|copy| format!("    - {}", place(copy))));
     }

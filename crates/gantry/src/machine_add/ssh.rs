@@ -48,14 +48,14 @@ impl Ssh {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let said = last_lines(&String::from_utf8_lossy(&output.stderr));
+        let output_end = last_lines(&String::from_utf8_lossy(&output.stderr));
         if output.status.code() == Some(SSH_FAILED) {
             fail!(
                 SshFailed,
-                "cannot reach {target} over ssh: {said}; `ssh {target} true` must work without a password"
+                "cannot reach {target} over ssh: {output_end}; `ssh {target} true` must work without a password"
             );
         }
-        Err(coded(ErrorCode::RemoteStepFailed, format!("a step on {target} failed ({}): {said}", output.status)))
+        Err(coded(ErrorCode::RemoteStepFailed, format!("a step on {target} failed ({}): {output_end}", output.status)))
     }
 
     async fn call(&self, commands: &str, input: &[u8]) -> std::io::Result<Output> {

@@ -130,8 +130,8 @@ fn settings_of_a_push_queue_have_limits() {
     for subscriber in &mut same.subscribers[1..] {
         subscriber.url = "ironmq:///news".parse().expect("a URL");
     }
-    let said = refused(&same);
-    assert!(said.contains("name each queue once") && said.contains("\"c\""), "{said}");
+    let refusal = refused(&same);
+    assert!(refusal.contains("name each queue once") && refusal.contains("\"c\""), "{refusal}");
     let mut named = settings(&["a"]);
     named.subscribers[0].name = "two words".to_owned();
     assert!(refused(&named).contains("not a name of a subscriber"));

@@ -125,11 +125,11 @@ impl BodyBuffer {
         Self { most, first: Bytes::new(), all: Vec::new(), trailers: None, share: BudgetShare::none(budget) }
     }
 
-    /// Resolves once the body is complete, or may not be buffered any further. Calls `came` for each piece.
+    /// Resolves once the body is complete, or may not be buffered any further. Calls `on_progress` for each piece.
     pub(crate) fn poll<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         body: &mut B,
-        came: impl Fn(),
+        on_progress: impl Fn(),
         cx: &mut Context<'_>,
     ) -> Poll<Result<BufferOutcome, B::Error>> {
         loop {
@@ -146,7 +146,7 @@ impl BodyBuffer {
             match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => {
-                    came();
+                    on_progress();
                     if !self.take(&data) {
                         return Poll::Ready(Ok(self.begun(data)));
                     }

@@ -21,9 +21,9 @@ impl HttpExchange {
         let RequestBody::Client(client) = &mut self.body else { return Ok(()) };
         let most = usize::try_from(self.route.timeouts.request_buffer.0).unwrap_or(usize::MAX);
         // If the body is longer than the buffer, the instance decides on the client's `Expect: 100-continue`.
-        let asks = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
+        let is_large_upload = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
         let changes = self.client.is_some() && client.size_hint().exact().is_none();
-        if most == 0 || asks || changes || streams(&self.request.headers) {
+        if most == 0 || is_large_upload || changes || streams(&self.request.headers) {
             return Ok(());
         }
         let (upload, timeout) = (Arc::clone(&client.upload), self.route.timeouts.response);

@@ -29,12 +29,13 @@ fn respond(status: StatusCode, message: &str) -> Response<ResponseBody> {
 /// Turns an error response into its gRPC form: status 200, with code and message in fields. Leaves responses of
 /// instances unchanged.
 pub(crate) fn into_grpc(response: &mut Response<ResponseBody>) {
-    let ResponseBody::Text(said) = response.body() else { return };
+    let ResponseBody::Text(message_text) = response.body() else { return };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
     let status = response.status();
-    let said = said.clone().into_inner().map(|bytes| encoded(bytes.trim_ascii_end())).unwrap_or_default();
+    let message_text =
+        message_text.clone().into_inner().map(|bytes| encoded(bytes.trim_ascii_end())).unwrap_or_default();
     let code = GRPC.iter().find(|(of, _)| *of == status).map_or(GRPC_UNAVAILABLE, |(_, code)| code);
     *response.body_mut() = text(String::new());
     *response.status_mut() = StatusCode::OK;
@@ -42,22 +43,22 @@ pub(crate) fn into_grpc(response: &mut Response<ResponseBody>) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(code));
     // The encoded text has only printable characters.
-    headers.insert("grpc-message", HeaderValue::from_str(&said).unwrap_or(HeaderValue::from_static("")));
+    headers.insert("grpc-message", HeaderValue::from_str(&message_text).unwrap_or(HeaderValue::from_static("")));
 }
 
 /// Lets a gRPC response end with the status UNAVAILABLE if the connection to the instance is lost. Without a router
 /// between them, a gRPC client reports a lost connection by this status too, and may repeat such a call.
 pub(crate) fn end_as_grpc(response: &mut Response<ResponseBody>) {
     // gRPC-Web has its trailers in the body.
-    let is_grpc = response.headers().get(header::CONTENT_TYPE).is_some_and(|said| {
-        let rest = said.as_bytes().strip_prefix(b"application/grpc");
+    let is_grpc = response.headers().get(header::CONTENT_TYPE).is_some_and(|content_type| {
+        let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     });
     if let ResponseBody::Relayed(relayed) = response.body_mut()
         && is_grpc
     {
-        let said = HeaderValue::from_static("the instance broke off the response");
-        let fields = [("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE)), ("grpc-message", said)];
+        let message_value = HeaderValue::from_static("the instance broke off the response");
+        let fields = [("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE)), ("grpc-message", message_value)];
         let trailers = fields.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)).collect();
         relayed.on_loss = Some(Box::new(trailers));
     }
@@ -65,12 +66,12 @@ pub(crate) fn end_as_grpc(response: &mut Response<ResponseBody>) {
 
 /// Percent-encodes the value of `grpc-message`.
 fn encoded(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut said, byte| {
+    bytes.iter().fold(String::new(), |mut escaped, byte| {
         match byte {
-            b' '..=b'~' if *byte != b'%' => said.push(char::from(*byte)),
-            _ => said.push_str(&format!("%{byte:02X}")),
+            b' '..=b'~' if *byte != b'%' => escaped.push(char::from(*byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
         }
-        said
+        escaped
     })
 }
 

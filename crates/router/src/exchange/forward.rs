@@ -22,7 +22,7 @@ pub(super) fn outgoing(
 ) -> (Parts, RequestBody) {
     let (mut parts, body) = request.into_parts();
     let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
-    let takes_trailers = parts.headers.get(TE).is_some_and(|te| says(te, "trailers"));
+    let takes_trailers = parts.headers.get(TE).is_some_and(|te| list_contains(te, "trailers"));
     rewrite(&mut parts, origin, id, protocol);
     parts.extensions.clear();
     if let Some(announced) = announced {
@@ -69,18 +69,18 @@ pub(super) fn streams(headers: &HeaderMap) -> bool {
 }
 
 fn has_type(headers: &HeaderMap, prefixes: &[&str]) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|said| {
-        let said = said.as_bytes();
-        prefixes
-            .iter()
-            .any(|prefix| said.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes())))
+    headers.get(CONTENT_TYPE).is_some_and(|content_type| {
+        let content_type = content_type.as_bytes();
+        prefixes.iter().any(|prefix| {
+            content_type.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
+        })
     })
 }
 
 /// Returns whether the list contains the word, with or without parameters.
-fn says(list: &HeaderValue, word: &str) -> bool {
+fn list_contains(list: &HeaderValue, word: &str) -> bool {
     let words = list.to_str().unwrap_or_default().split(',');
-    words.map(|said| said.split(';').next().unwrap_or_default().trim()).any(|said| said.eq_ignore_ascii_case(word))
+    words.map(|entry| entry.split(';').next().unwrap_or_default().trim()).any(|name| name.eq_ignore_ascii_case(word))
 }
 
 /// Rewrites the head for an instance.

@@ -40,17 +40,17 @@ pub(crate) fn forward(headers: &mut HeaderMap, origin: RequestOrigin<'_>) {
         headers.remove(name);
     }
     headers.reserve(4);
-    let said = if origin.trusted { ForwardedFields::read(headers) } else { ForwardedFields::default() };
-    let chain = said.chain.map(|chain| [&chain[..], b", ", origin.peer.as_bytes()].concat());
+    let forwarded_fields = if origin.trusted { ForwardedFields::read(headers) } else { ForwardedFields::default() };
+    let chain = forwarded_fields.chain.map(|chain| [&chain[..], b", ", origin.peer.as_bytes()].concat());
     let chain = chain.filter(|chain| chain.len() <= CHAIN_MAX).and_then(|chain| HeaderValue::from_bytes(&chain).ok());
-    let proto = said.proto.unwrap_or(if origin.tls { "https" } else { "http" });
-    let host = said.host.or_else(|| headers.get(HOST).cloned());
+    let proto = forwarded_fields.proto.unwrap_or(if origin.tls { "https" } else { "http" });
+    let host = forwarded_fields.host.or_else(|| headers.get(HOST).cloned());
     headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| origin.peer.clone()));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);
     }
-    if let Some(forwarded) = said.forwarded {
+    if let Some(forwarded) = forwarded_fields.forwarded {
         let element = element_of(origin.peer);
         let all = [&forwarded[..], b", for=", element.as_bytes()].concat();
         match HeaderValue::from_bytes(&all).ok().filter(|all| all.len() <= CHAIN_MAX) {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn believes_a_trusted_proxy_field_by_field() {
-        let said = [
+        let forwarded_fields = [
             ("forwarded", "for=203.0.113.9;proto=https"),
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-host", "shop.example"),
@@ -244,7 +244,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "203.0.113.9"),
         ];
-        assert_eq!(forwarded(&said, "10.0.0.7", PROXY), pairs(&expected));
+        assert_eq!(forwarded(&forwarded_fields, "10.0.0.7", PROXY), pairs(&expected));
         let silent =
             [("x-forwarded-for", "10.0.0.7"), ("x-forwarded-host", "shop.localhost:80"), ("x-forwarded-proto", "http")];
         assert_eq!(forwarded(&[], "10.0.0.7", PROXY), pairs(&silent));

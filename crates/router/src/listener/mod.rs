@@ -144,8 +144,8 @@ impl ClientListener {
             // The rare and large parts are in boxes: the task of a connection is as large as its largest part.
             if from_proxy {
                 match Box::pin(proxy_protocol::take(&mut stream, HEADER_TIMEOUT)).await {
-                    Ok(Some(said)) => {
-                        peer = ClientPeer::new(said.client.unwrap_or(address.ip()), tls.is_some() || said.tls);
+                    Ok(Some(preamble)) => {
+                        peer = ClientPeer::new(preamble.client.unwrap_or(address.ip()), tls.is_some() || preamble.tls);
                     }
                     Ok(None) => {}
                     Err(error) => {

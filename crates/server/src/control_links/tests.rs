@@ -128,14 +128,14 @@ impl RunningServer {
         let token = std::fs::read_to_string(self.folder.path().join("data").join(tokens::MACHINE_FILE));
         let client = Client::new(&self.url, token.expect("a token").trim());
         let connection = link::connect(&client, path, hello).await.expect("connected");
-        ConnectedPeer { connection, heard: Vec::new() }
+        ConnectedPeer { connection, messages: Vec::new() }
     }
 }
 
 /// A peer, and what it has heard of the server.
 struct ConnectedPeer {
     connection: Connection,
-    heard: Vec<Value>,
+    messages: Vec<Value>,
 }
 
 impl ConnectedPeer {
@@ -150,20 +150,20 @@ impl ConnectedPeer {
         let mut polls = tokio::time::interval(POLL_INTERVAL);
         let finding = async {
             loop {
-                if let Some(found) = found(&self.heard) {
+                if let Some(found) = found(&self.messages) {
                     return found;
                 }
                 tokio::select! {
                     message = self.connection.stream.receiver.next() => {
                         let message = message.unwrap_or_else(|error| panic!("{name}: {error}"));
-                        self.heard.push(message.unwrap_or_else(|| panic!("{name}: the server ended the connection")));
+                        self.messages.push(message.unwrap_or_else(|| panic!("{name}: the server ended the connection")));
                     }
                     _ = polls.tick() => {}
                 }
             }
         };
         let found = tokio::time::timeout(DEADLINE, finding).await;
-        found.unwrap_or_else(|_| panic!("{name}: the server said {:?}", self.heard))
+        found.unwrap_or_else(|_| panic!("{name}: the server said {:?}", self.messages))
     }
 }
 
@@ -289,8 +289,8 @@ mod agents {
     }
 
     /// The first copy in the updates of the server, and the revision of its update.
-    fn copy(heard: &[Value]) -> Option<(AllocationId, u64)> {
-        heard.iter().find_map(|message| {
+    fn copy(messages: &[Value]) -> Option<(AllocationId, u64)> {
+        messages.iter().find_map(|message| {
             let mut keys = message["set"].as_object()?.keys().filter_map(|key| key.strip_prefix("allocation/"));
             Some((AllocationId::parse(keys.next()?)?, message["revision"].as_u64()?))
         })
@@ -309,15 +309,15 @@ mod agents {
         let (id, plan) = agent.find(other.name, copy).await;
         agent.send((other.change)(lines(&id, plan))).await;
         let core = &running.server.core;
-        let seen = |heard: &[Value]| {
+        let seen = |messages: &[Value]| {
             let seen = core.view().observed.machines.get(&machine())?.instances.get(&id)?.clone();
-            let acknowledged = |wanted: &Value| heard.iter().any(|message| message["acknowledged"] == *wanted);
+            let acknowledged = |wanted: &Value| messages.iter().any(|message| message["acknowledged"] == *wanted);
             let is_last = seen.phase == other.phase && other.acknowledged.as_ref().is_none_or(acknowledged);
             is_last.then_some(seen)
         };
         let seen = agent.find(other.name, seen).await;
         assert_eq!((seen.since, seen.exit), (Moment(7), None), "{}", other.name);
-        assert!(agent.heard.iter().any(|message| message["type"] == "policy"), "{}", other.name);
+        assert!(agent.messages.iter().any(|message| message["type"] == "policy"), "{}", other.name);
     }
 
     #[tokio::test]
@@ -333,7 +333,7 @@ mod agents {
         };
         let refused = |_: &[Value]| core.view().report.waits.get(&app())?.iter().any(is_refused).then_some(());
         old.find("an older agent", refused).await;
-        assert_eq!((copy(&old.heard), core.view().records.machines[&machine()].protocol), (None, 2));
+        assert_eq!((copy(&old.messages), core.view().records.machines[&machine()].protocol), (None, 2));
         drop(old);
         // The updated agent keeps the promise of the role.
         let mut agent = running.connect(path, hello(SUPPORTED_VERSIONS)).await;
@@ -424,7 +424,7 @@ mod routers {
         assert_eq!(seen.counts[&app()], RequestCounts { held: 2, refused: 3, ..RequestCounts::default() }, "{name}");
         assert!(seen.failures[&app()].keys().eq(failures), "{name}: {:?}", seen.failures);
         assert_eq!(seen.active.values().sum::<u64>(), 4, "{name}");
-        router.find(name, |heard| heard.iter().any(|message| message["type"] == "update").then_some(())).await;
+        router.find(name, |messages| messages.iter().any(|message| message["type"] == "update").then_some(())).await;
     }
 
     #[tokio::test]

@@ -41,11 +41,13 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
             let reports = view.observed.machines.values();
             let seen = reports.flat_map(|report| instances_of(&report.instances, &instance.app));
             let newest = seen.filter(|(id, _)| id.slot == *instance).max_by_key(|(id, _)| id.number);
-            let said = match newest.and_then(|(_, seen)| seen.said.as_ref()) {
-                Some(said) => format!("its last output, {} ago: {}", TimeSpan(view.now.since(said.at)), said.line),
+            let last_output = match newest.and_then(|(_, seen)| seen.last_output.as_ref()) {
+                Some(output) => {
+                    format!("its last output, {} ago: {}", TimeSpan(view.now.since(output.at)), output.line)
+                }
                 None => "no output yet".to_owned(),
             };
-            FoundCause { cause: format!("{state}: {}", wait.cause()), ..found }.circumstances(said)
+            FoundCause { cause: format!("{state}: {}", wait.cause()), ..found }.circumstances(last_output)
         }
         Some(wait) => FoundCause { cause: format!("{state}: {}", wait.cause()), remedy: wait.remedy(), ..found },
         None => found,
@@ -63,10 +65,10 @@ fn building(build: Option<&BuildState>) -> String {
     match build {
         None => Reason::BuildRuns.to_string(),
         Some(build) if build.step.is_empty() => "the build waits for other builds to end".to_owned(),
-        Some(BuildState { step, running, said: Some((line, ago)) }) => {
+        Some(BuildState { step, running, last_output: Some((line, ago)) }) => {
             format!("{step}, for {}; its last output, {} ago: {line}", span(*running), span(*ago))
         }
-        Some(BuildState { step, running, said: None }) => {
+        Some(BuildState { step, running, last_output: None }) => {
             format!("{step}, for {}; no output yet", span(*running))
         }
     }

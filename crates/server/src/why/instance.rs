@@ -52,9 +52,9 @@ fn assigned_instances<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iter
 fn worst_fault(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> {
     let states = assigned_instances(view, name).filter_map(|one| Some((state(view, &one)?, one.id)));
     let ((rank, answer), id) = states.min_by_key(|((rank, _), _)| *rank)?;
-    let fellows = assigned_instances(view, name).filter(|one| one.id.slot.role == id.slot.role);
+    let role_instances = assigned_instances(view, name).filter(|one| one.id.slot.role == id.slot.role);
     let (mut ready, mut all) = (0, 0);
-    for one in fellows {
+    for one in role_instances {
         all += 1;
         ready += u32::from(one.seen.phase == InstancePhase::Ready);
     }
@@ -205,12 +205,10 @@ fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause
             Some(found(CauseCode::StepSucceeded, "succeeded".to_owned()))
         }
         (true, Some(exit), InstancePhase::Exited, _) => Some(ended(one.id, exit)),
-        (true, _, InstancePhase::Ready | InstancePhase::Starting, _) => {
-            let said = one.seen.said.as_ref();
-            let said =
-                said.map(|said| format!("its last output, {} ago: {}", TimeSpan(view.now.since(said.at)), said.line));
-            said.map(|said| found(CauseCode::InstanceRuns, format!("runs; {said}")))
-        }
+        (true, _, InstancePhase::Ready | InstancePhase::Starting, _) => one.seen.last_output.as_ref().map(|output| {
+            let age = TimeSpan(view.now.since(output.at));
+            found(CauseCode::InstanceRuns, format!("runs; its last output, {age} ago: {}", output.line))
+        }),
         (_, _, _, InstanceGoal::Stop) => {
             one.seen.failure.clone().map(|failure| found(CauseCode::InstanceStopping, failure))
         }

@@ -12,8 +12,8 @@ const CHECK_UP: &str = "check the output of `gantry up` for errors";
 /// Reports that no router has sent a report, so requests may get no response.
 pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let (observed, now) = (&view.observed, view.now);
-    let heard = observed.awaits_routers(now) || observed.live_routers(now).next().is_some();
-    if heard || !current(view, name).is_some_and(Release::speaks_http) {
+    let routers_report = observed.awaits_routers(now) || observed.live_routers(now).next().is_some();
+    if routers_report || !current(view, name).is_some_and(Release::speaks_http) {
         return None;
     }
     let last = observed.routers.values().map(|router| router.seen).max().unwrap_or(observed.began);

@@ -48,7 +48,7 @@ pub(crate) struct BuildState {
     /// Duration of the current step so far.
     pub(crate) running: Duration,
     /// The last output line of the app's build programs in this step, and its age.
-    pub(crate) said: Option<(String, Duration)>,
+    pub(crate) last_output: Option<(String, Duration)>,
 }
 
 /// Free space on a disk.

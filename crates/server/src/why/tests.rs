@@ -378,9 +378,9 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.deploys.push(deploy(2, DeployState::Building));
             scenario.waits.push(Reason::BuildRuns);
-            let said = Some(("resolving".to_owned(), Duration::from_secs(275)));
+            let last_output = Some(("resolving".to_owned(), Duration::from_secs(275)));
             let (step, running) = ("Running container/compile".to_owned(), Duration::from_secs(280));
-            scenario.build = Some(BuildState { step, running, said });
+            scenario.build = Some(BuildState { step, running, last_output });
         },
         "deploy #2 of shop: building for 50 min: Running container/compile, for 4 min; its last output, 4 min ago: resolving",
     ),
@@ -390,7 +390,7 @@ const FAULTS: &[Fault] = &[
             scenario.deploys.push(deploy(2, DeployState::Building));
             scenario.waits.push(Reason::BuildRuns);
             let (step, running) = ("Running container/compile".to_owned(), Duration::from_secs(20));
-            scenario.build = Some(BuildState { step, running, said: None });
+            scenario.build = Some(BuildState { step, running, last_output: None });
         },
         "deploy #2 of shop: building for 50 min: Running container/compile, for 20 s; no output yet",
     ),
@@ -399,8 +399,10 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.deploys.push(deploy(2, DeployState::Starting));
             scenario.waits.push(Reason::ReleaseStepRuns { instance: id("release-1").slot });
-            let said = Some(OutputLine { at: Moment(NOW - 90_000), line: "waits for a lock".into() });
-            scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, said, ..well() });
+            let last_output = Some(OutputLine { at: Moment(NOW - 90_000), line: "waits for a lock".into() });
+            scenario
+                .seen
+                .insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, last_output, ..well() });
         },
         "deploy #2 of shop: starting for 50 min: the release step runs (shop.v1.release-1); its last output, 90 s ago: waits for a lock",
     ),
@@ -465,8 +467,8 @@ fn describes_the_state_of_one_instance() {
     assert_eq!(scenario.of("release-1"), "succeeded");
     scenario.ended("release-1", InstancePhase::Exited, 0, exited(Some(2), None));
     assert_eq!(scenario.of("release-1"), "exited with 2 (last output: boom)");
-    let said = Some(OutputLine { at: Moment(NOW - 9_000), line: "waits".into() });
-    scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, said, ..well() });
+    let last_output = Some(OutputLine { at: Moment(NOW - 9_000), line: "waits".into() });
+    scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, last_output, ..well() });
     assert_eq!(scenario.of("release-1"), "runs; its last output, 9 s ago: waits");
     let seen = scenario.instance("web-2");
     (seen.failed_checks, seen.probe) = (1, Some(probe(Some(500), "status 500", "sick\n")));

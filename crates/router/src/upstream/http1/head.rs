@@ -120,7 +120,7 @@ pub(crate) fn read(received: &mut BytesMut, request_method: &Method) -> Result<O
 
 /// Returns the length of the body, and whether the length was given in a single way.
 fn length(headers: &mut HeaderMap, status: StatusCode, request_method: &Method) -> Result<(BodyLength, bool), BadHead> {
-    let said = said_length(headers)?;
+    let announced = content_length(headers)?;
     let coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|coding| {
         let last = coding.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default();
         last.trim().eq_ignore_ascii_case("chunked")
@@ -135,35 +135,35 @@ fn length(headers: &mut HeaderMap, status: StatusCode, request_method: &Method) 
         Some(chunked) => {
             // The next program might believe the other length (RFC 9112, section 6.3).
             headers.remove(CONTENT_LENGTH);
-            Ok((if chunked { BodyLength::Chunked } else { BodyLength::UntilClosed }, said.is_none()))
+            Ok((if chunked { BodyLength::Chunked } else { BodyLength::UntilClosed }, announced.is_none()))
         }
-        None => Ok((said.map_or(BodyLength::UntilClosed, BodyLength::Known), true)),
+        None => Ok((announced.map_or(BodyLength::UntilClosed, BodyLength::Known), true)),
     }
 }
 
 /// Returns the value of `Content-Length`. Several fields are accepted if they agree.
-fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
-    let (mut said, mut count) = (None, 0);
+fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
+    let (mut announced, mut count) = (None, 0);
     for value in headers.get_all(CONTENT_LENGTH) {
         let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(BadHead::Length)?;
-        if said.is_some_and(|said| said != length) {
+        if announced.is_some_and(|announced| announced != length) {
             return Err(BadHead::Length);
         }
-        (said, count) = (Some(length), count + 1);
+        (announced, count) = (Some(length), count + 1);
     }
-    if let Some(length) = said.filter(|_| count > 1) {
+    if let Some(length) = announced.filter(|_| count > 1) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(said)
+    Ok(announced)
 }
 
 fn keeps(headers: &HeaderMap, recent: bool) -> bool {
-    let says = |word: &str| {
+    let lists = |word: &str| {
         let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(word))
     };
-    if recent { !says("close") } else { says("keep-alive") }
+    if recent { !lists("close") } else { lists("keep-alive") }
 }
 
 #[cfg(test)]
