@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
-use harness::{NOWHERE, app, fetch, beside_max, endpoint, full, get, resident, router, table, text, usual_p99};
+use harness::{NOWHERE, app, beside_max, endpoint, fetch, full, get, resident, router, table, text, usual_p99};
 
 /// Maximum memory of a slow upload, in bytes: 120 MB for 5,000 uploads, beside the 15 MB of an idle router. The memory
 /// is the same in every build profile.
