@@ -114,7 +114,7 @@ mod tests {
         assert!(foreign.contains("listens on ports 80 and 81, not on 443"), "{foreign}");
         assert!(explain(&[], 8080, true).contains("no port yet"));
         let six = |address: Ipv6Addr, port| (IpAddr::V6(address), port);
-        for (sockets, wanted) in [
+        for (sockets, expected) in [
             (&[six(Ipv6Addr::UNSPECIFIED, 8080)][..], "listens on [::]:8080 for IPv6 only; make it bind 0.0.0.0"),
             (&[six(Ipv6Addr::UNSPECIFIED, 8080), at(8080)], "for IPv6 only"),
             (&[at(3000), six(Ipv6Addr::UNSPECIFIED, 8080)], "listens on [::]:8080 for IPv6 only"),
@@ -124,7 +124,7 @@ mod tests {
             (&[six(Ipv6Addr::UNSPECIFIED, 3000)], "port 3000, not on $PORT, 8080"),
         ] {
             let told = explain(sockets, 8080, false);
-            assert!(told.contains(wanted), "{told}");
+            assert!(told.contains(expected), "{told}");
         }
     }
 }

@@ -60,8 +60,8 @@ mod tests {
         let problem = Problem::new(ErrorCode::AppNotFound, "there is no app shp").hint("`gantry app ls` lists them");
         assert_eq!(problem.to_string(), "there is no app shp [E_APP_NOT_FOUND]");
         let text = serde_json::to_string(&problem).expect("JSON");
-        let wanted = r#"{"status":404,"code":"app_not_found","error":"there is no app shp","hint":"`gantry app ls` lists them"}"#;
-        assert_eq!(text, wanted);
+        let expected = r#"{"status":404,"code":"app_not_found","error":"there is no app shp","hint":"`gantry app ls` lists them"}"#;
+        assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<Problem>(&text).expect("a problem"), problem);
     }
 

@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_mistake_names_its_key() {
-        for (json, wanted) in [
+        for (json, expected) in [
             (r#"{ "env": { "N": [] } }"#, "env.N is a list; it must be a text, a number, true, false, or an object"),
             (r#"{ "env": { "N": null } }"#, "env.N is null"),
             (r#"{ "env": { "N": { "value": {} } } }"#, "env.N.value is an object"),
@@ -430,7 +430,7 @@ mod tests {
             ("{", "line 1 column 1"),
         ] {
             let error = parse(json).expect_err(json).to_string();
-            assert!(error.contains(wanted), "{json}: {error}");
+            assert!(error.contains(expected), "{json}: {error}");
         }
     }
 

@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(with.iter().filter(|argument| **argument == hooks).count(), 1, "{with:?}");
         assert_eq!(with.into_iter().filter(|argument| *argument != hooks).collect::<Vec<_>>(), without);
         let end = ["--include=ruby,g++", "bookworm", "/scratch/base.tar"];
-        assert!(without.iter().rev().zip(end.iter().rev()).all(|(found, wanted)| found == wanted), "{without:?}");
+        assert!(without.iter().rev().zip(end.iter().rev()).all(|(found, expected)| found == expected), "{without:?}");
     }
 
     proptest! {

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_port_of_an_image_is_the_one_that_people_expect() {
-        for (set, env, exposed, wanted) in [
+        for (set, env, exposed, expected) in [
             (None, &[][..], &["80/tcp", "443/tcp"][..], 80),
             (None, &[], &["80/tcp", "443/tcp", "2019/tcp"], 80),
             (None, &[], &["443/tcp", "8080/tcp", "2019/tcp"], 8080),
@@ -167,7 +167,7 @@ mod tests {
             (None, &[], &[], DEFAULT_PORT),
         ] {
             let (port, origin) = port(&image(env, exposed, &[]), set);
-            assert_eq!(port, wanted, "{set:?} {env:?} {exposed:?}: {origin}");
+            assert_eq!(port, expected, "{set:?} {env:?} {exposed:?}: {origin}");
         }
     }
 

@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_line_is_shown_as_a_terminal_would_show_it_in_the_end() {
-        for (line, wanted) in [
+        for (line, expected) in [
             ("progress 10\rprogress 50\rprogress 100\r", "progress 100"),
             ("progress 100\r", "progress 100"),
             ("windows\r", "windows"),
@@ -391,7 +391,7 @@ mod tests {
             ("gr\u{fc}n \u{1b}gr\u{fc}n", "gr\u{fc}n r\u{fc}n"),
             ("", ""),
         ] {
-            assert_eq!(plain(line), wanted, "{line:?}");
+            assert_eq!(plain(line), expected, "{line:?}");
         }
     }
 

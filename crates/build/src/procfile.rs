@@ -56,10 +56,10 @@ mod tests {
         let web = &roles[&RoleName::parse("web").expect("a name")];
         assert_eq!(web.command, RoleCommand::Shell("node server.js --port $PORT".into()));
         assert_eq!(roles.len(), 2);
-        for (bad, wanted) in
+        for (bad, expected) in
             [("", "names no role"), ("web", "line 1"), ("web: a\nweb: b", "twice at line 2"), ("web:", "empty")]
         {
-            assert!(parse(bad).expect_err(bad).to_string().contains(wanted), "{bad}");
+            assert!(parse(bad).expect_err(bad).to_string().contains(expected), "{bad}");
         }
     }
 

@@ -391,14 +391,14 @@ mod tests {
             let lookalikes = Lookalike::of(std::path::Path::new(path)).into_iter().collect();
             Recipe::read(&RecipeInput { lookalikes, ..found(texts) })
         };
-        for (path, wanted) in [
+        for (path, expected) in [
             ("procfile", "; procfile is not read; rename it to Procfile"),
             ("roles.json", "; roles.json is not read; rename it to container/roles.json"),
             ("Dockerfile", "; Dockerfile is not read; build the image elsewhere"),
             ("container/compile.sh", "or a Procfile such as `web: bin/server`"),
         ] {
             let refused = with(&[], path).expect_err(path);
-            assert!(refused.message.contains(wanted), "{}", refused.message);
+            assert!(refused.message.contains(expected), "{}", refused.message);
         }
         let web = [("Procfile", "web: a")];
         for (path, note) in [

@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn recognizes_a_program_by_its_first_bytes() {
         let script = |path: &str| Compile::Script { interpreter: path.to_owned() };
-        for (head, wanted) in [
+        for (head, expected) in [
             (&b"#!/bin/sh -e\nmake\n"[..], script("/bin/sh")),
             (b"#! /usr/bin/env node\n", script("/usr/bin/env")),
             (b"#!/bin/sh", script("/bin/sh")),
@@ -80,9 +80,9 @@ mod tests {
             (b"echo hi\n", Compile::Shell),
             (b"", Compile::Shell),
         ] {
-            assert_eq!(inspect(head), Ok(wanted), "{:?}", String::from_utf8_lossy(head));
+            assert_eq!(inspect(head), Ok(expected), "{:?}", String::from_utf8_lossy(head));
         }
-        for (head, wanted) in [
+        for (head, expected) in [
             (&b"#!/bin/sh\r\necho hi\r\n"[..], "CR LF"),
             (b"echo hi\r\n", "CR LF"),
             (b"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"),
@@ -91,8 +91,8 @@ mod tests {
             (b"#! \n", "names no interpreter"),
             (b"PK\x03\x04\0\0\0\0", "zero bytes"),
         ] {
-            let error = inspect(head).expect_err(wanted);
-            assert!(error.to_string().contains(wanted), "{error}");
+            let error = inspect(head).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 }

@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(decode(b"\xef\xbb\xbfweb: a\n").as_deref().ok(), Some("web: a\n"));
         assert_eq!(decode("web: gr\u{fc}n".as_bytes()).as_deref().ok(), Some("web: gr\u{fc}n"));
         assert_eq!(decode(b"").as_deref().ok(), Some(""));
-        for (bytes, wanted) in [
+        for (bytes, expected) in [
             (utf16("\u{feff}web: a\n", true), "it is UTF-16; save"),
             (utf16("\u{feff}web: a\n", false), "it is UTF-16; save"),
             (utf16("web: a\n", true), "UTF-16 without a byte order mark"),
@@ -82,8 +82,8 @@ mod tests {
             (b"web: a\nworker: gr\xfcn\n".to_vec(), "it is not UTF-8 (line 2)"),
             (vec![b'a'; TEXT_MAX + 1], "more than 256 KiB"),
         ] {
-            let error = decode(&bytes).expect_err(wanted);
-            assert!(error.to_string().contains(wanted), "{error}");
+            let error = decode(&bytes).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

@@ -221,9 +221,9 @@ mod tests {
             for (one, other, committed, passes, ends) in builds {
                 let written = now;
                 now += passes;
-                let wanted = tree(&[(1, one), (2, other)]);
-                let next = times.next(&wanted, committed, now, true);
-                for (path, print) in &wanted {
+                let expected = tree(&[(1, one), (2, other)]);
+                let next = times.next(&expected, committed, now, true);
+                for (path, print) in &expected {
                     match seen.get(path) {
                         Some(before) if before == print => prop_assert_eq!(next.of(*path), times.of(*path)),
                         Some(_) => prop_assert!(next.of(*path) > written),
@@ -236,7 +236,7 @@ mod tests {
                 if ends {
                     times.close(now);
                 }
-                seen = wanted;
+                seen = expected;
             }
         }
 

@@ -214,8 +214,8 @@ fn a_status_change_marks_its_app_and_its_machine() {
     let mut changed = report(&["shop.v1.web-1", "other.v1.web-1"]);
     changed.instances.get_mut(&instance_id("shop.v1.web-1")).expect("there").phase = InstancePhase::Unhealthy;
     let effects = state.machine(changed, START + 2);
-    let wanted = DirtySet { apps: [app_name("shop")].into(), ..DirtySet::default() };
-    assert_eq!(effects.dirty, wanted);
+    let expected = DirtySet { apps: [app_name("shop")].into(), ..DirtySet::default() };
+    assert_eq!(effects.dirty, expected);
     assert_eq!(effects.changed, Default::default(), "a report wakes nobody");
     // An instance that appears or goes is a change too, and so is an accepted plan.
     assert_eq!(state.machine(report(&["shop.v1.web-1"]), START + 3).dirty.apps.len(), 2);

@@ -255,8 +255,8 @@ mod tests {
         let text = r#"{"capacity":4,"held":[{"job":7,"fence":2,"zone":"b"}],"news":1}"#;
         let report: JobsReport = serde_json::from_str(text).expect("a report");
         let lease = JobRef { job: JobId(7), fence: Fence(2) };
-        let wanted = JobsReport { capacity: 4, held: vec![HeldJob { lease, started: None }], ended: Vec::new() };
-        assert_eq!(report, wanted);
+        let expected = JobsReport { capacity: 4, held: vec![HeldJob { lease, started: None }], ended: Vec::new() };
+        assert_eq!(report, expected);
         assert!(serde_json::from_str::<JobOrders>("{}").expect("orders").is_empty());
     }
     #[test]
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_end_keeps_its_outcome_if_only_its_details_cannot_be_read() {
-        for (outcome, wanted) in [("succeeded", AttemptOutcome::Succeeded), ("timed_out", AttemptOutcome::TimedOut)] {
+        for (outcome, expected) in [("succeeded", AttemptOutcome::Succeeded), ("timed_out", AttemptOutcome::TimedOut)] {
             for (details, output) in [
                 (json!({"ended": 5, "code": "none"}), json!([])),
                 (json!({"ended": 5}), json!([{"at": 1, "text": ["bytes"]}])),
@@ -286,7 +286,7 @@ mod tests {
                 let report: JobsReport =
                     serde_json::from_value(json!({"capacity": 4, "ended": [end]})).expect("a report");
                 let [end] = &report.ended[..] else { panic!("{report:?}") };
-                assert_eq!((end.outcome, end.details.ended, &end.details.failure), (wanted, Moment(5), &None));
+                assert_eq!((end.outcome, end.details.ended, &end.details.failure), (expected, Moment(5), &None));
                 let [note] = &end.output[..] else { panic!("{end:?}") };
                 assert!(note.error && note.text.contains("update the servers"), "{}", note.text);
             }

@@ -62,10 +62,10 @@ impl DistributionModel {
 
     fn apply(&mut self, event: &Event) {
         match event {
-            Event::Want(number, wanted) => {
+            Event::Want(number, layer_number) => {
                 let report = self.reports.entry(*number).or_default();
-                if !report.has.contains(&layer(*wanted)) {
-                    report.wants.entry(layer(*wanted)).or_default();
+                if !report.has.contains(&layer(*layer_number)) {
+                    report.wants.entry(layer(*layer_number)).or_default();
                 }
                 self.report_state(*number);
             }
@@ -75,10 +75,10 @@ impl DistributionModel {
                 report.has.insert(layer(*done));
                 self.report_state(*number);
             }
-            Event::Fail(number, wanted) => {
-                if let Some(LayerSource::Machine(source)) = self.grant(*number, &layer(*wanted)) {
+            Event::Fail(number, layer_number) => {
+                if let Some(LayerSource::Machine(source)) = self.grant(*number, &layer(*layer_number)) {
                     let report = self.reports.entry(*number).or_default();
-                    report.wants.entry(layer(*wanted)).or_default().failed.insert(source);
+                    report.wants.entry(layer(*layer_number)).or_default().failed.insert(source);
                     self.report_state(*number);
                 }
             }
@@ -107,15 +107,15 @@ impl DistributionModel {
 
     fn check(&self) {
         let mut uploads: BTreeMap<MachineName, usize> = BTreeMap::new();
-        for wanted in (0..LAYERS).map(layer) {
+        for layer_digest in (0..LAYERS).map(layer) {
             let mut from_servers = 0;
             let (mut waiting, mut receiving) = (Vec::new(), 0);
             for (number, report) in &self.reports {
-                let Some(want) = report.wants.get(&wanted) else { continue };
-                for source in self.check_more(*number, &wanted, want) {
+                let Some(want) = report.wants.get(&layer_digest) else { continue };
+                for source in self.check_more(*number, &layer_digest, want) {
                     *uploads.entry(source).or_default() += 1;
                 }
-                match self.grant(*number, &wanted) {
+                match self.grant(*number, &layer_digest) {
                     None => waiting.push((*number, want.clone())),
                     Some(LayerSource::Server) => {
                         from_servers += 1;
@@ -131,23 +131,24 @@ impl DistributionModel {
             }
             assert!(from_servers <= LAST_RESORT, "{from_servers} transfers from the servers");
             for (number, want) in waiting {
-                self.check_wait(number, &wanted, &want, receiving);
+                self.check_wait(number, &layer_digest, &want, receiving);
             }
         }
         assert!(uploads.values().all(|count| *count <= UPLOADS_MAX), "{uploads:?}");
     }
 
     /// Further sources are other machines that have the layer and did not fail. Returns them.
-    fn check_more(&self, number: usize, wanted: &Digest, want: &WantedLayer) -> BTreeSet<MachineName> {
-        let further_sources = self.distribution.further_sources(&machine(number)).remove(wanted).unwrap_or_default();
-        let first = self.grant(number, wanted);
+    fn check_more(&self, number: usize, layer_digest: &Digest, want: &WantedLayer) -> BTreeSet<MachineName> {
+        let further_sources =
+            self.distribution.further_sources(&machine(number)).remove(layer_digest).unwrap_or_default();
+        let first = self.grant(number, layer_digest);
         assert!(
             further_sources.len() <= FURTHER_SOURCES_MAX && (further_sources.is_empty() || first.is_some()),
             "{further_sources:?} beside {first:?}"
         );
         for source in &further_sources {
             let has_layer = |(other, report): (&usize, &LayerReport)| {
-                *other != number && machine(*other) == *source && report.has.contains(wanted)
+                *other != number && machine(*other) == *source && report.has.contains(layer_digest)
             };
             assert!(self.reports.iter().any(has_layer), "{source} has no layer to send");
             assert!(!want.failed.contains(source), "a source that failed");
@@ -157,9 +158,9 @@ impl DistributionModel {
     }
 
     /// A machine waits only for a transfer that is under way: of this layer, or from a machine that has the layer.
-    fn check_wait(&self, number: usize, wanted: &Digest, want: &WantedLayer, receiving: usize) {
+    fn check_wait(&self, number: usize, layer_digest: &Digest, want: &WantedLayer, receiving: usize) {
         let holder = |(other, report): (&usize, &LayerReport)| {
-            (report.has.contains(wanted) && *other != number).then(|| machine(*other))
+            (report.has.contains(layer_digest) && *other != number).then(|| machine(*other))
         };
         let holders: BTreeSet<MachineName> = self.reports.iter().filter_map(holder).collect();
         let has_usable = want.failed.len() < SOURCES_MAX && holders.difference(&want.failed).next().is_some();

@@ -35,7 +35,7 @@ fn every_code_has_one_row_and_both_its_forms_are_parsed() {
 
 #[test]
 fn a_misspelled_code_finds_the_right_one() {
-    for (text, wanted) in [
+    for (text, expected) in [
         ("E_DEPLOY_IN_PROGRES", Some("deploy_in_progress")),
         ("deploy-in-progess", Some("deploy_in_progress")),
         ("E_APP_NOTFOUND", Some("app_not_found")),
@@ -43,7 +43,7 @@ fn a_misspelled_code_finds_the_right_one() {
         ("zebra", None),
         ("", None),
     ] {
-        assert_eq!(similar(text, all().map(|row| row.name)), wanted, "{text}");
+        assert_eq!(similar(text, all().map(|row| row.name)), expected, "{text}");
         assert_eq!(ErrorCode::parse(text), None, "{text}");
     }
 }

@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn every_path_is_one_line_and_comes_back() {
-        for (bytes, wanted) in [
+        for (bytes, expected) in [
             (&b"volumes/db/data/base/1"[..], "volumes/db/data/base/1"),
             ("git/shop.git/refs/heads/größe".as_bytes(), "git/shop.git/refs/heads/größe"),
             (b"a b\nc", "a b\\x0ac"),
@@ -321,8 +321,8 @@ mod tests {
             (b"\xff\xc3", "\\xff\\xc3"),
         ] {
             let path = Path::new(OsStr::from_bytes(bytes));
-            assert_eq!(escaped(path), wanted);
-            assert_eq!(unescaped(wanted), path, "{wanted}");
+            assert_eq!(escaped(path), expected);
+            assert_eq!(unescaped(expected), path, "{expected}");
         }
         // A line of an earlier version may have a backslash.
         assert_eq!(unescaped("odd\\xzz\\y"), Path::new("odd\\xzz\\y"));

@@ -253,13 +253,13 @@ mod tests {
     #[test]
     fn each_kind_of_damage_has_its_remedy() {
         let damage = |file: &str| Damage { file: file.to_owned(), fault: Fault::Changed, needed_by: Vec::new() };
-        for (files, wanted) in [
+        for (files, expected) in [
             (&[][..], &[][..]),
             (&["blobs/sha256/ab/abcd", "git/shop.git"], &[REMEDY]),
             (&["volumes/db/data/file"], &[REMEDY_OF_VOLUMES]),
             (&["layers/abcd", "volumes/db/data"], &[REMEDY_OF_VOLUMES, REMEDY_OF_LAYERS]),
         ] {
-            assert_eq!(remedies(&files.iter().map(|file| damage(file)).collect::<Vec<_>>()), wanted, "{files:?}");
+            assert_eq!(remedies(&files.iter().map(|file| damage(file)).collect::<Vec<_>>()), expected, "{files:?}");
         }
     }
 

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn usage_errors_exit_with_2_and_timeouts_with_70() {
-        for (code, wanted) in [
+        for (code, expected) in [
             (ErrorCode::InvalidArguments, 2),
             (ErrorCode::InvalidSettings, 2),
             (ErrorCode::StopTimeout, 70),
@@ -94,7 +94,7 @@ mod tests {
             (ErrorCode::FileUnreadable, 1),
             (ErrorCode::Internal, 1),
         ] {
-            assert_eq!(kind(&coded(code, "no")), wanted, "{code}");
+            assert_eq!(kind(&coded(code, "no")), expected, "{code}");
         }
     }
 }

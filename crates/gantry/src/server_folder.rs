@@ -196,7 +196,7 @@ mod tests {
         files
     }
 
-    fn wanted() -> BTreeMap<String, (u32, String)> {
+    fn expected() -> BTreeMap<String, (u32, String)> {
         let own = ["blobs/sha256/ab/abcd", "git/shop.git/HEAD", "store.db", "store.db-wal", "store.db-head"];
         let own = own.map(|path| (format!("server/{path}"), (USER.uid, path.to_owned())));
         let others = [("plan.json", "plan.json"), (STORE, GUARD)];
@@ -209,7 +209,7 @@ mod tests {
         let folder = old_folder();
         for _ in 0..2 {
             take_over(folder.path(), USER, true).expect("taken over");
-            assert_eq!(files(folder.path()), wanted());
+            assert_eq!(files(folder.path()), expected());
             let about = std::fs::metadata(folder.path().join(NAME)).expect("there");
             assert_eq!((about.uid(), about.gid(), about.mode() & 0o777), (USER.uid, USER.gid, 0o700));
         }
@@ -225,7 +225,7 @@ mod tests {
                 move_in(folder.path(), &parent, &server, name).expect("moved");
             }
             take_over(folder.path(), USER, true).expect("taken over");
-            assert_eq!(files(folder.path()), wanted(), "after {done}");
+            assert_eq!(files(folder.path()), expected(), "after {done}");
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let other = UserIds { uid: 54_324, gid: 54_325 };
         take_over(folder.path(), other, true).expect("taken over");
         take_over(folder.path(), USER, true).expect("taken over");
-        assert_eq!(files(folder.path()), wanted());
+        assert_eq!(files(folder.path()), expected());
         // A restore puts files in place that belong to others.
         reclaim(folder.path()).expect("taken away");
         let about = std::fs::metadata(folder.path().join(NAME)).expect("there");
@@ -243,7 +243,7 @@ mod tests {
         std::fs::remove_file(folder.path().join("server/blobs/sha256/ab/abcd")).expect("removed");
         std::fs::write(folder.path().join("server/blobs/sha256/ab/abcd"), "blobs/sha256/ab/abcd").expect("written");
         take_over(folder.path(), USER, true).expect("taken over");
-        assert_eq!(files(folder.path()), wanted());
+        assert_eq!(files(folder.path()), expected());
     }
 
     #[test]

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn resolves_users_as_docker_does() {
-        for (user, wanted, groups, home) in [
+        for (user, expected, groups, home) in [
             ("", (0, 0), &[4][..], "/root"),
             ("0", (0, 0), &[4], "/root"),
             ("root", (0, 0), &[4], "/root"),
@@ -218,7 +218,7 @@ mod tests {
             ("relative", (8, 8), &[], "/"),
         ] {
             let found = accounts().find(user).expect(user);
-            assert_eq!((found.uid, found.gid), wanted, "{user}");
+            assert_eq!((found.uid, found.gid), expected, "{user}");
             assert_eq!((found.groups.as_slice(), found.home.as_str()), (groups, home), "{user}");
         }
         let nothing = Accounts::default().find("").expect("root");

@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn each_kind_of_damage_is_found() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = folder.path().join("wanted");
-        filled(&wanted);
+        let expected = folder.path().join("wanted");
+        filled(&expected);
         type Damage = fn(&Path);
         let cases: [(&str, Damage); 8] = [
             ("", |_| {}),
@@ -168,7 +168,7 @@ mod tests {
             let found = folder.path().join(number.to_string());
             filled(&found);
             damage(&found);
-            let told = first_difference(&found, &wanted).expect("compared").unwrap_or_default();
+            let told = first_difference(&found, &expected).expect("compared").unwrap_or_default();
             assert_eq!(told, difference);
         }
     }

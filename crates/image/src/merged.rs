@@ -318,7 +318,7 @@ mod tests {
         let device = (rustix::fs::CWD, top.join("gone"));
         rustix::fs::mknodat(device.0, &device.1, FileType::CharacterDevice, Mode::empty(), 0).expect("a whiteout");
         let merged = MergedLayers::of(&[top, low]).expect("opened");
-        for (path, wanted, mode) in [
+        for (path, expected, mode) in [
             ("", "folder ", 0o755),
             ("tmp", "folder tmp", 0o1777),
             ("/usr/lib", "folder usr/lib", 0o755),
@@ -335,7 +335,7 @@ mod tests {
             ("bin/sh/x", "nothing", 0),
             ("none/x", "nothing", 0),
         ] {
-            assert_eq!(lookup(&merged, path), (wanted.to_owned(), mode), "{path}");
+            assert_eq!(lookup(&merged, path), (expected.to_owned(), mode), "{path}");
         }
         assert!(lookup(&merged, "round").0.starts_with("error"), "a circle ends");
     }

@@ -166,7 +166,7 @@ mod tests {
         let (image, other, note) = (store.manifest("image"), store.manifest("other"), store.manifest("note"));
         let (own, tuned) = (own(), format!("{}/v9", own()));
         let foreign = store.index(&[(Some("windows/amd64"), &other), (Some("unknown/unknown"), &note)]);
-        for (entries, wanted) in [
+        for (entries, expected) in [
             (vec![(Some("unknown/unknown"), &note), (Some("linux/mips"), &other), (Some(&*own), &image)], &image),
             (vec![(None, &note), (Some(&*own), &image)], &image),
             (vec![(Some(&*tuned), &other), (Some(&*own), &image)], &image),
@@ -176,7 +176,7 @@ mod tests {
             (vec![(None, &foreign), (None, &image)], &image),
         ] {
             let top = store.index(&entries);
-            assert_eq!(store.select(&top).as_ref().ok(), Some(wanted), "{entries:?}");
+            assert_eq!(store.select(&top).as_ref().ok(), Some(expected), "{entries:?}");
         }
     }
 
@@ -187,9 +187,9 @@ mod tests {
         let inner = store.index(&[(Some("linux/mips"), &other), (Some("unknown/unknown"), &other)]);
         let top = store.index(&[(None, &inner), (Some("linux/arm/v7"), &other)]);
         let error = store.select(&top).expect_err("none").to_string();
-        let wanted =
+        let expected =
             format!("no image for this machine, which is {}; it has images for linux/arm/v7, linux/mips", own());
-        assert!(error.contains(&wanted) && !error.contains("unknown"), "{error}");
+        assert!(error.contains(&expected) && !error.contains("unknown"), "{error}");
         let empty = store.index(&[]);
         assert!(store.select(&empty).expect_err("none").to_string().contains("it names no platform"));
     }

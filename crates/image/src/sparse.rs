@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn pieces_are_put_in_their_places() {
-        for (map, size, data, wanted) in [
+        for (map, size, data, expected) in [
             (&[(2, 2), (5, 1)][..], 7, "abc", "\0\0ab\0c\0"),
             (&[(0, 3)], 3, "abc", "abc"),
             (&[], 2, "", "\0\0"),
@@ -225,7 +225,7 @@ mod tests {
             (&[(0, 0), (1, 0), (2, 1)], 3, "a", "\0\0a"),
             (&[], 0, "", ""),
         ] {
-            assert_eq!(content(map, size, data.as_bytes()).expect("read"), wanted.as_bytes(), "{map:?}");
+            assert_eq!(content(map, size, data.as_bytes()).expect("read"), expected.as_bytes(), "{map:?}");
         }
         assert!(content(&[(0, 3)], 3, b"a").is_err(), "cut off");
     }

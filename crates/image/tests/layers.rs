@@ -68,10 +68,10 @@ fn an_owner_beyond_a_container_s_users_is_nobody() {
     }
     let layer = writer.finish().expect("finished");
     unpack(layer.file, &into, Bounds::default()).expect("unpacked");
-    for (number, wanted) in [(65_535, 65_535), (65_534, 8), (7, 65_534), (65_534, 65_534)].into_iter().enumerate() {
+    for (number, expected) in [(65_535, 65_535), (65_534, 8), (7, 65_534), (65_534, 65_534)].into_iter().enumerate() {
         for kind in ["file", "link", "folder"] {
             let found = std::fs::symlink_metadata(into.join(format!("{kind}-{number}"))).expect("there");
-            assert_eq!((found.uid(), found.gid()), wanted, "{kind} of {:?}", owners[number]);
+            assert_eq!((found.uid(), found.gid()), expected, "{kind} of {:?}", owners[number]);
         }
     }
 }
@@ -132,7 +132,7 @@ fn changes_become_a_layer_that_unpacks_to_the_same_files() {
     for entry in archive.entries().expect("entries") {
         names.push(entry.expect("an entry").path().expect("a path").display().to_string());
     }
-    let wanted = [
+    let expected = [
         "kept",
         "kept/deep",
         "kept/deep/new",
@@ -142,7 +142,7 @@ fn changes_become_a_layer_that_unpacks_to_the_same_files() {
         "opaque",
         "opaque/.wh..wh..opq",
     ];
-    assert_eq!(names, wanted);
+    assert_eq!(names, expected);
     let into = folder.path().join("into");
     std::fs::create_dir(&into).expect("made");
     unpack(make().file, &into, Bounds::default()).expect("unpacked");
@@ -436,16 +436,16 @@ fn an_unpacked_volume_equals_its_source() {
     std::fs::create_dir(&from).expect("made");
     database(&from);
     let top = gantry_linux::walk::top(&from).expect("opened");
-    let wanted = described(&from);
+    let expected = described(&from);
     for compress in [false, true] {
         let mut archive = Vec::new();
         let archived = gantry_image::export(&top, &mut archive, compress).expect("exported");
-        assert_eq!((archived.entries, archived.changed), (wanted.len() as u64, 0));
+        assert_eq!((archived.entries, archived.changed), (expected.len() as u64, 0));
         assert!(archive.len() < 100 << 10, "holes were written: {}", archive.len());
         let into = folder.path().join(format!("into-{compress}"));
         std::fs::create_dir(&into).expect("made");
         gantry_image::unpack_volume(archive.as_slice(), &into, Bounds::default()).expect("unpacked");
-        assert_eq!(described(&into), wanted);
+        assert_eq!(described(&into), expected);
         let holes = std::fs::metadata(into.join("data/base/5/1259")).expect("there").blocks() * 512;
         assert!(holes < 1 << 20, "holes were filled: {holes}");
         if !compress {
@@ -464,12 +464,12 @@ fn an_unpacked_volume_equals_its_source() {
             list.arg("-tf").arg(folder.path().join("a.tar"));
             let list = list.output().expect("tar");
             let names = String::from_utf8_lossy(&list.stdout).lines().count();
-            assert!(list.status.success() && names == wanted.len(), "{}", String::from_utf8_lossy(&list.stderr));
+            assert!(list.status.success() && names == expected.len(), "{}", String::from_utf8_lossy(&list.stderr));
             // GNU tar knows no attributes in the dialect of libarchive.
             let without = |lines: &[String]| -> Vec<String> {
                 lines.iter().filter(|line| !line.contains("PG_VERSION")).cloned().collect()
             };
-            assert_eq!(without(&described(&other)), without(&wanted));
+            assert_eq!(without(&described(&other)), without(&expected));
         }
     }
 }

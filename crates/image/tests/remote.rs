@@ -312,9 +312,9 @@ async fn refuses_a_hostile_registry_with_the_reason() {
         ),
     ];
     assert!(cases.len() >= 30, "{}", cases.len());
-    for (name, pages, wanted) in cases {
+    for (name, pages, expected) in cases {
         let why = pull_result(pages).await.expect_err(name);
-        assert!(why.contains(wanted), "{name}: {why}");
+        assert!(why.contains(expected), "{name}: {why}");
     }
 }
 
@@ -350,8 +350,8 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
             // The first token is valid only for the manifest.
             return Some(ok(format!(r#"{{"token":"t{}"}}"#, count.fetch_add(1, Ordering::SeqCst))));
         }
-        let wanted = if path.contains("/blobs/") { "bearer t1" } else { "bearer t" };
-        if !head.contains(wanted) {
+        let expected = if path.contains("/blobs/") { "bearer t1" } else { "bearer t" };
+        if !head.contains(expected) {
             return Some(reply("401 Unauthorized", "www-authenticate: Bearer realm=\"http://ADDRESS/token\"\r\n", ""));
         }
         pages.get(path).cloned()

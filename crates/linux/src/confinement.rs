@@ -181,12 +181,12 @@ mod tests {
     }
 
     fn of_user() -> Vec<String> {
-        let mut wanted = vec!["Uid: 54322 54322 54322 54322".to_owned(), "Gid: 54323 54323 54323 54323".to_owned()];
-        wanted.push("Groups:".to_owned());
-        wanted.push("NoNewPrivs: 1".to_owned());
-        wanted.extend(["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| format!("{set}: {}", "0".repeat(16))));
-        wanted.sort();
-        wanted
+        let mut expected = vec!["Uid: 54322 54322 54322 54322".to_owned(), "Gid: 54323 54323 54323 54323".to_owned()];
+        expected.push("Groups:".to_owned());
+        expected.push("NoNewPrivs: 1".to_owned());
+        expected.extend(["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| format!("{set}: {}", "0".repeat(16))));
+        expected.sort();
+        expected
     }
 
     fn sorted(mut rights: Vec<String>) -> Vec<String> {

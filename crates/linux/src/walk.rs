@@ -240,8 +240,8 @@ mod tests {
         })
         .expect("walked");
         let out = outer.path().display().to_string();
-        let wanted = [("", ""), ("a", ""), ("a/b", ""), ("a/b/file", "text"), ("a/out", &out)];
-        assert_eq!(seen, wanted.map(|(path, what)| (path.to_owned(), what.to_owned())));
+        let expected = [("", ""), ("a", ""), ("a/b", ""), ("a/b/file", "text"), ("a/out", &out)];
+        assert_eq!(seen, expected.map(|(path, what)| (path.to_owned(), what.to_owned())));
         symlink(&folder, outer.path().join("link")).expect("linked");
         assert!(top(&outer.path().join("link")).is_err());
     }

@@ -258,7 +258,7 @@ mod tests {
             out_of_processes: Some(64),
             ..stopped(StopReason::FailedChecks { times: 3, probe: hung.into() })
         };
-        for (exit, wanted) in [
+        for (exit, expected) in [
             (
                 stopped(StopReason::FailedChecks { times: 2, probe: probe.clone().into() }),
                 "failed its check 2 times in a row and was stopped: GET /up: 503: database is gone",
@@ -278,8 +278,8 @@ mod tests {
             (stopped(StopReason::Planned), "was stopped by Gantry"),
             (stopped(StopReason::NetworkChanged), "was stopped: the machine has another network now"),
         ] {
-            assert_eq!(ExitText(&exit).to_string(), wanted);
-            assert_eq!(exit.remedy(&shop()), None, "{wanted}");
+            assert_eq!(ExitText(&exit).to_string(), expected);
+            assert_eq!(exit.remedy(&shop()), None, "{expected}");
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let disk = ExitStatus { out_of_disk: Some(20 << 20), ..exit(None, Some(9), &[]) };
         let pids = ExitStatus { out_of_processes: Some(64), ..exit(Some(1), None, &[]) };
         let stopped = ExitStatus { stopped: Some(StopReason::Planned), ..memory.clone() };
-        for (exit, wanted) in [
+        for (exit, expected) in [
             (memory, Some("web-1 ended: it ran out of memory: its limit is 48M; raise `memory` of the role")),
             (
                 disk,
@@ -301,7 +301,7 @@ mod tests {
             (stopped, None),
             (exit(Some(3), None, &["boom"]), None),
         ] {
-            assert_eq!(exit.limit_line("web-1").as_deref(), wanted);
+            assert_eq!(exit.limit_line("web-1").as_deref(), expected);
         }
     }
 

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn picks_the_line_that_explains_the_failure() {
-        for (lines, wanted) in [
+        for (lines, expected) in [
             (&["ready", "bye"][..], "bye"),
             (&["", "  "], ""),
             (&["FATAL: no database", "shutting down"], "FATAL: no database"),
@@ -224,13 +224,13 @@ mod tests {
                 "Caused by: java.io.IOException: no route",
             ),
         ] {
-            assert_eq!(explaining(lines), wanted);
+            assert_eq!(explaining(lines), expected);
         }
     }
 
     #[test]
     fn finds_the_first_text_or_the_title_of_a_body() {
-        for (body, wanted) in [
+        for (body, expected) in [
             ("database is gone\nmore", "database is gone"),
             ("\n\n  sick: no database\r\n", "sick: no database"),
             ("<!DOCTYPE html>\n<html><head><title>Page\nnot found</title></head>", "Page not found"),
@@ -239,7 +239,7 @@ mod tests {
             ("\u{1b}[31mred", "[31mred"),
             ("", ""),
         ] {
-            assert_eq!(first_words(body), wanted);
+            assert_eq!(first_words(body), expected);
         }
         assert_eq!(first_words(&"x".repeat(1000)).chars().count(), LINE_SHOWN);
     }

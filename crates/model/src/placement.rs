@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn patterns_cover_roles() {
-        for (pattern, app, role, wanted) in [
+        for (pattern, app, role, expected) in [
             ("shop/web", "shop", "web", true),
             ("shop/web", "shop", "worker", false),
             ("shop", "shop", "worker", true),
@@ -333,7 +333,7 @@ mod tests {
         ] {
             let (app, role) = (AppName::parse(app).expect("a name"), RoleName::parse(role).expect("a name"));
             let pattern = RolePattern::parse(pattern).expect("a pattern");
-            assert_eq!(pattern.covers(&app, &role), wanted, "{pattern} {app}/{role}");
+            assert_eq!(pattern.covers(&app, &role), expected, "{pattern} {app}/{role}");
             assert_eq!(RolePattern::parse(&pattern.to_string()), Ok(pattern));
         }
         for bad in ["", "/", "shop/", "/web", "a b/c", &"x".repeat(101)] {

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_last_output_suggests_a_remedy() {
-        for (code, line, wanted) in [
+        for (code, line, expected) in [
             (127, "/bin/sh: 1: exec: gunicorn: not found", Some("add the package that has gunicorn to the base")),
             (127, "bin/start: line 3: npm: command not found", Some("install npm in container/compile")),
             (127, "/usr/bin/env: 'ruby': No such file or directory", Some("add the package that has ruby")),
@@ -206,9 +206,9 @@ mod tests {
             (1, "page: not found", None),
         ] {
             let found = of_output(Program::Process(None), Some(code), &[line.to_owned()]);
-            match wanted {
-                Some(wanted) => {
-                    assert!(found.as_ref().is_some_and(|found| found.contains(wanted)), "{line}: {found:?}")
+            match expected {
+                Some(expected) => {
+                    assert!(found.as_ref().is_some_and(|found| found.contains(expected)), "{line}: {found:?}")
                 }
                 None => assert_eq!(found, None, "{line}"),
             }
@@ -219,12 +219,12 @@ mod tests {
     fn a_missing_setting_is_set_where_the_program_sees_it() {
         let tail = ["KeyError: 'SECRET_KEY'".to_owned()];
         let shop = AppName::parse("shop").expect("a name");
-        for (program, wanted) in [
+        for (program, expected) in [
             (Program::Process(Some(&shop)), "set SECRET_KEY with `gantry config set shop SECRET_KEY=VALUE`"),
             (Program::Process(None), "set SECRET_KEY with `gantry config set APP SECRET_KEY=VALUE`"),
             (Program::CompileStep, "set SECRET_KEY in container/compile, which sees none of the app's configuration"),
         ] {
-            assert_eq!(of_output(program, Some(1), &tail).as_deref(), Some(wanted));
+            assert_eq!(of_output(program, Some(1), &tail).as_deref(), Some(expected));
         }
     }
 

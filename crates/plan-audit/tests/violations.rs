@@ -346,8 +346,8 @@ fn a_changed_part_needs_a_higher_generation() {
             case.set_goal(&copy(2, 1), InstanceGoal::Run);
         }
         case.part().generation = Generation(generation);
-        let wanted = if allowed { vec![] } else { vec![Violation::PartNotRenumbered] };
-        assert_eq!(case.audit(), wanted, "{generation} {changed}");
+        let expected = if allowed { vec![] } else { vec![Violation::PartNotRenumbered] };
+        assert_eq!(case.audit(), expected, "{generation} {changed}");
     }
 }
 

@@ -76,7 +76,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
         }
     }
     let all =
-        |wanted: &str| fields.iter().filter(|(name, _)| name == wanted).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+        |expected: &str| fields.iter().filter(|(name, _)| name == expected).map(|(_, v)| v.clone()).collect::<Vec<_>>();
     if all("host") != ["shop.localhost"] {
         return Some(format!("WRONG host {:?}", all("host")));
     }

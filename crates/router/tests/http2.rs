@@ -100,13 +100,13 @@ async fn run_case(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), Str
             },
         }
     }
-    if matches!(case.wanted, Alive) {
+    if matches!(case.expected, Alive) {
         let _ = stream.write_all(&frame(PING, 0, 0, b"alive???")).await;
     }
     let (mut got, mut headed) = (Vec::new(), false);
     loop {
         let frame = next(stream).await;
-        let done = match (&case.wanted, &frame) {
+        let done = match (&case.expected, &frame) {
             (StreamError(_) | ConnectionError(_), None) => true,
             (StreamError(codes), Some(frame)) if [RST_STREAM, GOAWAY].contains(&frame.kind) => {
                 return judge(frame, codes);
@@ -200,7 +200,7 @@ async fn a_careless_server_fails_the_http2_cases() {
     });
     let wrong = examine(address, Duration::from_secs(1)).await;
     let is_wrong =
-        |case: &ProtocolCase| matches!(case.wanted, StreamError(_) | ConnectionError(_) | GoAway(_) | Bytes(_));
+        |case: &ProtocolCase| matches!(case.expected, StreamError(_) | ConnectionError(_) | GoAway(_) | Bytes(_));
     let mut failed: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
     let mut expected: Vec<&str> = cases().iter().filter(|case| is_wrong(case)).map(|case| case.name).collect();
     failed.sort_unstable();

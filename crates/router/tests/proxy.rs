@@ -259,11 +259,11 @@ async fn joins_a_websocket_over_http2() {
     let running = router(table(1, vec![endpoint(1, chat, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut client = http2_client(running.address).await;
     // After the response, the client knows that the router accepts extended CONNECT.
-    for (protocol, wanted) in
+    for (protocol, expected) in
         [(None, StatusCode::METHOD_NOT_ALLOWED), (Some("webtransport"), StatusCode::NOT_IMPLEMENTED)]
     {
         let answer = client.send_request(connect(protocol)).await.expect("an answer");
-        assert_eq!(answer.status(), wanted, "{protocol:?}");
+        assert_eq!(answer.status(), expected, "{protocol:?}");
     }
     let answer = client.send_request(connect(Some("websocket"))).await.expect("an answer");
     assert_eq!(
@@ -298,7 +298,7 @@ async fn http2_client(address: SocketAddr) -> hyper::client::conn::http2::SendRe
 #[tokio::test]
 async fn speaks_http2_on_both_sides() {
     let version = async |request: Request<Incoming>| Response::new(full(format!("{:?}", request.version())));
-    for (protocol, wanted) in [(AppProtocol::Http1, "HTTP/1.1"), (AppProtocol::H2c, "HTTP/2.0")] {
+    for (protocol, expected) in [(AppProtocol::Http1, "HTTP/1.1"), (AppProtocol::H2c, "HTTP/2.0")] {
         let address = app(protocol == AppProtocol::H2c, version).await;
         let running = router(table(1, vec![endpoint(1, address, protocol)]), NOWHERE, None).await;
         let stream = TcpStream::connect(running.address).await.expect("connected");
@@ -309,9 +309,9 @@ async fn speaks_http2_on_both_sides() {
             let request = Request::get("http://shop.localhost/").body(full("")).expect("a request");
             let answer = sender.send_request(request).await.expect("an answer");
             assert_eq!(answer.version(), Version::HTTP_2);
-            assert_eq!(text(answer).await, wanted);
+            assert_eq!(text(answer).await, expected);
         }
-        assert_eq!(text(fetch(running.address, get("/")).await).await, wanted);
+        assert_eq!(text(fetch(running.address, get("/")).await).await, expected);
     }
 }
 

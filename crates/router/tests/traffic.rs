@@ -168,8 +168,8 @@ async fn reports_failed_requests_by_cause_and_count() {
     .await;
     let server = TableServer::default();
     let running = router(with(1, failing, |_, _| {}), &server.start().await, None).await;
-    for (path, wanted) in [("/", 200), ("/bad", 503), ("/", 200), ("/bad", 503)] {
-        assert_eq!(fetch(running.address, get(path)).await.status(), wanted);
+    for (path, expected) in [("/", 200), ("/bad", 503), ("/", 200), ("/bad", 503)] {
+        assert_eq!(fetch(running.address, get(path)).await.status(), expected);
     }
     let run = |report: &serde_json::Value, kind: &str, name: &str| report["failures"]["shop"][kind][name].clone();
     server

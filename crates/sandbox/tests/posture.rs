@@ -88,13 +88,13 @@ async fn newer_calls() {
         let lines = outcome(&a).await.0;
         assert_eq!(lines.len(), outside.len(), "{lines:?}");
         for (name, kernel) in &outside {
-            let wanted = match *name {
+            let expected = match *name {
                 "600" | "100000" | "clone3" => "ENOSYS",
                 "open_tree_attr" | "mount" | "clone-user" | "af_vsock" | "raw-icmp" | "ptrace-1" => "EPERM",
                 // The kernel's own answer, which may be that the kernel is too old for the call.
                 _ => *kernel,
             };
-            assert!(lines.contains(&format!("{name} {wanted}")), "{name} is {wanted} as {uid}: {lines:?}");
+            assert!(lines.contains(&format!("{name} {expected}")), "{name} is {expected} as {uid}: {lines:?}");
         }
     }
 }

@@ -388,7 +388,7 @@ mod tests {
     fn a_queued_deploy_names_the_deploy_that_it_waits_for() {
         let (app, cause) = (AppName::parse("shop").expect("a name"), DeployCause::Rollback { to: ReleaseNumber(1) });
         let mut ahead = Deploy::new(app, DeployNumber(2), cause, "ann".to_owned(), false, Moment(0));
-        for (state, wanted) in [
+        for (state, expected) in [
             (DeployState::Building, "-----> Waiting for deploy #2 (rollback to v1), which is building"),
             (
                 DeployState::Draining,
@@ -396,7 +396,7 @@ mod tests {
             ),
         ] {
             ahead.state = state;
-            assert_eq!(queue_line(&ahead, Seconds(15)), wanted);
+            assert_eq!(queue_line(&ahead, Seconds(15)), expected);
         }
     }
 

@@ -60,7 +60,7 @@ fn a_backup_with_volumes_brings_them_back() {
     shop.write("container/roles.json", ROLES);
     push_site(&shop, "one");
     fill(&volume(&cluster, "base"));
-    let wanted = described(&volume(&cluster, "base"));
+    let expected = described(&volume(&cluster, "base"));
     let plain = cluster.path("plain.tar").display().to_string();
     let saved = cluster.offline(&["backup", &plain]).good();
     assert!(saved.err.contains("`gantry backup --volumes FILE` includes them"), "{saved:?}");
@@ -78,18 +78,18 @@ fn a_backup_with_volumes_brings_them_back() {
 
     cluster.kill_everything();
     remove_store(&cluster);
-    data_here_is_replaced_only_when_told(&cluster, &file, &wanted);
+    data_here_is_replaced_only_when_told(&cluster, &file, &expected);
     let _ = cluster.down();
     std::fs::write(volume(&cluster, "data").join("later"), "").expect("written");
     remove_store(&cluster);
     let restored = cluster.offline(&["restore", "--volumes", "all", &file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
-    assert_eq!(described(&volume(&cluster, "base")), wanted);
+    assert_eq!(described(&volume(&cluster, "base")), expected);
     assert_eq!(std::fs::read_to_string(volume(&cluster, "data").join("starts")).expect("read"), starts);
     assert!(!volume(&cluster, "data").join("later").exists());
 
-    killed_in_the_middle(&cluster, &file, &wanted);
-    damage_is_named_and_left_out(&cluster, &wanted);
+    killed_in_the_middle(&cluster, &file, &expected);
+    damage_is_named_and_left_out(&cluster, &expected);
     cluster.up();
     cluster.wait("the app serves", |cluster| page(cluster, "shop").starts_with("one").then_some(()));
     let shown = cluster.gantry(&["why", "shop"]).out;
@@ -114,7 +114,7 @@ fn unreadable_volumes_are_named(cluster: &TestCluster) {
     std::fs::rename(volume(cluster, "away"), volume(cluster, "data")).expect("moved back");
 }
 
-fn data_here_is_replaced_only_when_told(cluster: &TestCluster, file: &str, wanted: &str) {
+fn data_here_is_replaced_only_when_told(cluster: &TestCluster, file: &str, expected: &str) {
     let before = described(&volume(cluster, "data"));
     let refused = cluster.offline(&["restore", file]);
     let named =
@@ -128,12 +128,12 @@ fn data_here_is_replaced_only_when_told(cluster: &TestCluster, file: &str, wante
     let restored = cluster.offline(&["restore", "--volumes", "missing", file]).good();
     assert!(restored.out.contains("and 1 volume are back"), "{restored:?}");
     assert!(restored.err.contains("volume data of shop was not restored"), "{restored:?}");
-    assert_eq!(described(&volume(cluster, "base")), wanted);
+    assert_eq!(described(&volume(cluster, "base")), expected);
     assert_eq!(described(&volume(cluster, "data")), before);
 }
 
 /// A restore is killed once its first volume is in place. The next one needs no option, and ends the work.
-fn killed_in_the_middle(cluster: &TestCluster, file: &str, wanted: &str) {
+fn killed_in_the_middle(cluster: &TestCluster, file: &str, expected: &str) {
     remove_store(cluster);
     let _ = shell(&format!("rm -r {}", cluster.path("data/volumes").display())).good();
     let paths = ["data", "run"].map(|name| cluster.path(name).display().to_string());
@@ -149,14 +149,14 @@ fn killed_in_the_middle(cluster: &TestCluster, file: &str, wanted: &str) {
     remove_store(cluster);
     let restored = cluster.offline(&["restore", file]).good();
     assert!(restored.out.contains("and 2 volumes are back"), "{restored:?}");
-    assert_eq!(described(&volume(cluster, "base")), wanted);
+    assert_eq!(described(&volume(cluster, "base")), expected);
     for left in ["data/restoring", "data/restored-volumes.json"] {
         assert!(!cluster.path(left).exists(), "{left}");
     }
 }
 
 /// A byte of a volume's file changed in the backup.
-fn damage_is_named_and_left_out(cluster: &TestCluster, wanted: &str) {
+fn damage_is_named_and_left_out(cluster: &TestCluster, expected: &str) {
     let mut bytes = std::fs::read(cluster.path("backup.tar")).expect("read");
     let place = bytes.windows(MARKER.len()).position(|piece| piece == MARKER.as_bytes()).expect("the marker");
     bytes[place] ^= 1;
@@ -172,7 +172,7 @@ fn damage_is_named_and_left_out(cluster: &TestCluster, wanted: &str) {
     // The time of the folder changes with the file that is left out.
     let is_rest = |line: &&str| !line.contains("marker") && !line.starts_with(". ");
     let found = described(&volume(cluster, "base"));
-    assert_eq!(found.lines().filter(is_rest).collect::<Vec<_>>(), wanted.lines().filter(is_rest).collect::<Vec<_>>());
+    assert_eq!(found.lines().filter(is_rest).collect::<Vec<_>>(), expected.lines().filter(is_rest).collect::<Vec<_>>());
 
     // Of a volume that is incomplete in the backup, nothing comes back.
     remove_store(cluster);
@@ -182,7 +182,7 @@ fn damage_is_named_and_left_out(cluster: &TestCluster, wanted: &str) {
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/deep cannot be read"), "{refused:?}");
     let restored = cluster.offline(&["restore", "--skip-damaged", &file]).good();
     assert!(restored.out.contains("and 2 volumes are back") && !volume(cluster, "deep").exists(), "{restored:?}");
-    assert_eq!(described(&volume(cluster, "base")), wanted);
+    assert_eq!(described(&volume(cluster, "base")), expected);
 }
 
 /// The backup has no volumes, and the disk has none either.

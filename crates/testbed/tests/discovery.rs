@@ -299,11 +299,11 @@ fn an_etcd_client_gets_the_responses_of_etcd() {
     let (host, port) = address.split_once(':').expect("a port");
     cluster.wait("etcd serves", |_| std::net::TcpStream::connect(&address).ok());
     std::thread::sleep(Duration::from_secs(1));
-    let wanted = python(&mut std::process::Command::new("env"), host, port);
-    for (own, wanted) in own.lines().zip(wanted.lines()) {
-        assert_eq!(own, wanted);
+    let expected = python(&mut std::process::Command::new("env"), host, port);
+    for (own, expected) in own.lines().zip(expected.lines()) {
+        assert_eq!(own, expected);
     }
-    assert_eq!(own.lines().count(), wanted.lines().count(), "{own}\n{wanted}");
+    assert_eq!(own.lines().count(), expected.lines().count(), "{own}\n{expected}");
     assert!(own.contains("resign"), "{own}");
 }
 

@@ -514,10 +514,10 @@ impl Sweep {
             let mut apps = vec![("shop", 2), ("books", 1)];
             apps.extend(app_info(&self.cluster, "heir")["name"].is_string().then_some(("heir", 2)));
             let apps = apps.into_iter().map(|(app, copies)| settled(&self.cluster, app, copies));
-            let wanted: Result<Vec<Vec<String>>, String> = apps.collect();
-            match wanted {
-                Ok(wanted) => {
-                    let mut strays = self.cluster.strays(&wanted.concat());
+            let expected: Result<Vec<Vec<String>>, String> = apps.collect();
+            match expected {
+                Ok(expected) => {
+                    let mut strays = self.cluster.strays(&expected.concat());
                     strays.extend(self.of_victim());
                     if strays.is_empty() {
                         return;
@@ -536,8 +536,8 @@ impl Sweep {
 fn settled(cluster: &TestCluster, app: &str, copies: u64) -> Result<Vec<String>, String> {
     let value = app_info(cluster, app);
     // The requested scale. The plan follows later.
-    let wanted = value["scale"]["web"].as_u64().unwrap_or(copies);
-    if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {
+    let expected = value["scale"]["web"].as_u64().unwrap_or(copies);
+    if !value["deploy"].is_null() || value["wanted"] != expected || value["ready"] != expected {
         return Err(value.to_string());
     }
     let shown: Vec<serde_json::Value> =
@@ -547,7 +547,7 @@ fn settled(cluster: &TestCluster, app: &str, copies: u64) -> Result<Vec<String>,
     let slot = |id: &String| id.splitn(4, '.').take(3).collect::<Vec<_>>().join(".");
     let current = value["current"].to_string();
     let slots: Vec<String> =
-        (1..=wanted).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
+        (1..=expected).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
     let found: Vec<String> = ids.iter().map(slot).collect();
     if found == slots { Ok(ids) } else { Err(format!("{found:?} instead of {slots:?}")) }
 }

@@ -115,12 +115,12 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
 
     // Deploys from the server's own registry address, through two indexes.
     let first = cluster.gantry(&["deploy", "kept", "--image", &format!("{own}/kept:1")]).good();
-    for wanted in [
+    for expected in [
         "its port is 8080, of those that it exposes",
         "VOLUME /data of the image does not last",
         &format!("`gantry deploy kept --image {own}/kept:1 --volume data:/data`"),
     ] {
-        assert!(first.err.contains(wanted), "{wanted}: {first:?}");
+        assert!(first.err.contains(expected), "{expected}: {first:?}");
     }
     let found = cluster.gantry(&["exec", "kept", "--", "sh", "-c", "sha256sum </opt/holes"]).good().out;
     assert!(!sum.is_empty() && found.starts_with(&sum), "{found} {sum}");
@@ -196,13 +196,13 @@ fn environments_are_bounded(cluster: &TestCluster) {
     let _ = cluster.gantry(&["app", "create", "large"]).good();
     let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));
     let many: Vec<String> = (0..18).map(|number| value(&format!("V{number}"), 120_000)).collect();
-    for (environment, wanted) in [
+    for (environment, expected) in [
         (vec![value("LONG", 140_000)], "build failed: LONG is too long: 140005 bytes"),
         (many, "build failed: the environment and command of web are too long: 21"),
     ] {
         let config = json!({ "Cmd": ["sleep", "1000"], "Env": environment });
         let _ = Image::new("large:1", config).push(cluster);
         let refused = cluster.gantry(&["deploy", "large", "--image", "large:1"]);
-        assert!(refused.status == 1 && refused.err.contains(wanted), "{refused:?}");
+        assert!(refused.status == 1 && refused.err.contains(expected), "{refused:?}");
     }
 }

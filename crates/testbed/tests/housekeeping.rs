@@ -46,8 +46,8 @@ fn garbage_is_removed_and_a_rollback_finds_its_image() {
         kept.commit("broken");
         assert_ne!(kept.push().status, 0);
     }
-    let settled = |cluster: &TestCluster, what: &str, wanted: &dyn Fn(&TestCluster) -> bool| {
-        cluster.wait(what, |cluster| wanted(cluster).then_some(()));
+    let settled = |cluster: &TestCluster, what: &str, expected: &dyn Fn(&TestCluster) -> bool| {
+        cluster.wait(what, |cluster| expected(cluster).then_some(()));
     };
     settled(&cluster, "the archives of what was built are gone", &|cluster| loose(cluster).is_empty());
     // Layers of the failed deploys may be removed meanwhile.
@@ -258,7 +258,7 @@ fn a_backup_brings_everything_back() {
     }
 
     let good = std::fs::read(&file).expect("read");
-    for (what, bytes, wanted, code) in [
+    for (what, bytes, expected, code) in [
         ("cut", good[..good.len() / 2].to_vec(), "not a backup of Gantry's", "[E_INVALID_BACKUP]"),
         ("empty", Vec::new(), "not a backup of Gantry's", "[E_INVALID_BACKUP]"),
         ("foreign", b"hello".repeat(1000), "not a backup of Gantry's", "[E_INVALID_BACKUP]"),
@@ -268,7 +268,7 @@ fn a_backup_brings_everything_back() {
     ] {
         std::fs::write(cluster.path("bad.tar"), bytes).expect("written");
         let refused = cluster.offline(&["restore", &cluster.path("bad.tar").display().to_string()]);
-        assert!(refused.status == 1 && refused.err.contains(wanted), "{what}: {refused:?}");
+        assert!(refused.status == 1 && refused.err.contains(expected), "{what}: {refused:?}");
         assert!(refused.err.contains(code), "{what}: {refused:?}");
         assert!(!cluster.path("data/server/store.db").exists(), "{what}: a store was begun");
     }

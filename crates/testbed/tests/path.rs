@@ -212,8 +212,8 @@ fn an_image_that_was_built_here_is_deployed_as_another_app() {
     let deploy = || cluster.gantry(&["deploy", "production", "--image", &format!("staging:{commit}")]);
     // The image contains its recipe: roles, checks, and the required configuration.
     let refused = deploy();
-    let wanted = "app.json requires GREETING; set it with `gantry config set production GREETING=…`";
-    assert!(refused.status == 1 && refused.err.contains(wanted), "{refused:?}");
+    let expected = "app.json requires GREETING; set it with `gantry config set production GREETING=…`";
+    assert!(refused.status == 1 && refused.err.contains(expected), "{refused:?}");
     assert!(refused.err.contains("[E_REQUIRED_VALUE_MISSING]"), "{refused:?}");
     let _ = cluster.gantry(&["config", "set", "production", "GREETING=good day"]).good();
     let done = deploy().good();

@@ -224,8 +224,8 @@ fn repairs_and_reports_a_damaged_repository() {
         assert_eq!(shop.remote_head(), one, "after {name}");
     }
     let events = cluster.gantry(&["events"]).good().out;
-    for wanted in ["the branch main was damaged and is at", "HEAD was damaged", "config was damaged"] {
-        assert!(events.contains(wanted), "{wanted:?} is not in\n{events}");
+    for expected in ["the branch main was damaged and is at", "HEAD was damaged", "config was damaged"] {
+        assert!(events.contains(expected), "{expected:?} is not in\n{events}");
     }
     shop.write("server.py", &SERVER.replace("VERSION", "two"));
     shop.commit("two");

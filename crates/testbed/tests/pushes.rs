@@ -246,8 +246,8 @@ fn bounded(cluster: &TestCluster) {
     ca.write("app.json", &format!("{{\"env\": {{\"LONG\": \"{}\"}}}}", "b".repeat(140_000)));
     ca.commit("long");
     let refused = ca.push();
-    let wanted = "in app.json, LONG is too long: 140005 bytes";
-    assert!(refused.status != 0 && refused.err.contains(wanted), "{refused:?}");
+    let expected = "in app.json, LONG is too long: 140005 bytes";
+    assert!(refused.status != 0 && refused.err.contains(expected), "{refused:?}");
     assert_eq!(config(), 1);
     ca.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
     // A deploy that fails for another reason takes its new values back, except generated secrets.

@@ -5,12 +5,12 @@ mod site;
 use gantry_testbed::{Repository, TestCluster};
 use site::{SERVER, page, push_site, site};
 
-/// Makes a push that must fail with the `wanted` texts.
-fn refused(cluster: &TestCluster, repository: &Repository, wanted: &[&str]) {
+/// Makes a push that must fail with the `expected` texts.
+fn refused(cluster: &TestCluster, repository: &Repository, expected: &[&str]) {
     repository.commit("bad");
     let push = repository.push();
     assert_ne!(push.status, 0, "{push:?}");
-    for text in wanted {
+    for text in expected {
         assert!(push.err.contains(text), "{text:?} is not in\n{}", push.err);
     }
     assert!(page(cluster, "shop").starts_with("good"), "the previous release does not serve");
@@ -109,12 +109,12 @@ fn reverts_a_failing_application_with_the_reason() {
         ),
         (SERVER.replace("send_response(200)", "send_response(500)"), "status 500 Internal Server Error"),
     ];
-    for (server, wanted) in waits {
+    for (server, expected) in waits {
         shop.write("server.py", &server);
         shop.commit("bad");
         let mut push = shop.push_in_background();
         cluster.wait("it says what it waits for", |cluster| {
-            cluster.gantry(&["why", "shop"]).out.contains(wanted).then_some(())
+            cluster.gantry(&["why", "shop"]).out.contains(expected).then_some(())
         });
         assert!(page(&cluster, "shop").starts_with("good"));
         let _ = cluster.gantry(&["abort", "shop"]).good();
@@ -144,7 +144,7 @@ fn bad_arguments_are_refused_by_name() {
     let dotted = cluster.gantry(&["config", "set", "one", "discovery.type=single-node"]).good();
     assert!(dotted.err.contains("warning: programs find discovery.type, but a shell passes over it"), "{dotted:?}");
     assert_eq!(cluster.gantry(&["config", "get", "one", "discovery.type"]).good().out, "single-node\n");
-    for (arguments, status, wanted, code) in [
+    for (arguments, status, expected, code) in [
         (vec!["config", "set", "one", "1A=x"], 2, "cannot be the name of an environment variable", "[E_INVALID_"),
         (vec!["config", "set", "one", "a b=x"], 2, "cannot be the name of an environment variable", "[E_INVALID_"),
         (vec!["config", "set", "one", "PORT=1"], 2, "PORT is set by Gantry itself", "[E_RESERVED_VARIABLE]"),
@@ -160,7 +160,7 @@ fn bad_arguments_are_refused_by_name() {
         (vec!["base", "create", "b", "--from", "/none"], 1, "cannot read the recipe /none", "[E_FILE_UNREADABLE]"),
     ] {
         let refused = cluster.gantry(&arguments);
-        assert!(refused.status == status && refused.err.contains(wanted), "{arguments:?}: {refused:?}");
+        assert!(refused.status == status && refused.err.contains(expected), "{arguments:?}: {refused:?}");
         assert!(refused.err.contains(code), "{arguments:?}: {refused:?}");
     }
 }

@@ -72,7 +72,7 @@ fn a_schedule_queues_jobs_until_it_is_paused_or_removed() {
     let gone = cluster.gantry(&["schedule", "show", "shop/paused"]);
     assert!(gone.all().contains("E_SCHEDULE_NOT_FOUND"), "{}", gone.all());
     assert_eq!(json(&cluster, &["schedule", "ls", "shop"]).as_array().map(Vec::len), Some(2));
-    for (flags, wanted) in [
+    for (flags, expected) in [
         (&["--cron", "0 0 30 2 *"][..], "E_INVALID_SCHEDULE"),
         (&["--every", "400d"], "E_INVALID_SCHEDULE"),
         (&["--cron", "61 * * * *"], "is not a valid minute"),
@@ -81,7 +81,7 @@ fn a_schedule_queues_jobs_until_it_is_paused_or_removed() {
         (&["--cron", "@daily", "--retries", "1000"], "E_INVALID_JOB"),
     ] {
         let refused = create(&cluster, flags);
-        assert!(refused.status != 0 && refused.all().contains(wanted), "{flags:?}: {}", refused.all());
+        assert!(refused.status != 0 && refused.all().contains(expected), "{flags:?}: {}", refused.all());
     }
 }
 

@@ -196,8 +196,8 @@ fn every_operation_authorizes_each_token_as_in_the_table() {
     operations.sort();
     operations.extend(MORE.map(|(method, path)| (path.to_owned(), method.to_owned())));
 
-    let known = |route: &str, wanted: Option<&str>| {
-        operations.iter().any(|(path, method)| is_of(path, route) && wanted.is_none_or(|wanted| wanted == method))
+    let known = |route: &str, expected: Option<&str>| {
+        operations.iter().any(|(path, method)| is_of(path, route) && expected.is_none_or(|expected| expected == method))
     };
     let missing: Vec<(String, Option<String>)> =
         routes().into_iter().filter(|(route, method)| !known(route, method.as_deref())).collect();

@@ -83,10 +83,10 @@ impl Soak {
         self.cluster.wait("everything wanted is ready", |cluster| {
             let app: serde_json::Value =
                 serde_json::from_str(&cluster.gantry(&["app", "show", "shop", "--json"]).out).ok()?;
-            let wanted = app["wanted"].as_u64()?;
+            let expected = app["wanted"].as_u64()?;
             let runs = cluster.containers().len() as u64;
             let served = ["server", "agent", "router"].iter().all(|service| cluster.service_pid(service).is_some());
-            (served && app["deploy"].is_null() && app["ready"] == wanted && runs == wanted).then_some(())
+            (served && app["deploy"].is_null() && app["ready"] == expected && runs == expected).then_some(())
         });
     }
 
@@ -167,6 +167,6 @@ async fn fails_no_request_during_deploys_crashes_and_kills() {
         tokio::task::block_in_place(logged);
     }
     assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
-    let wanted: Vec<String> = soak.cluster.containers().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(soak.cluster.strays(&wanted), Vec::<String>::new());
+    let expected: Vec<String> = soak.cluster.containers().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(soak.cluster.strays(&expected), Vec::<String>::new());
 }

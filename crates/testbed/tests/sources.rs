@@ -136,7 +136,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
     };
 
     let first = shop.push().good();
-    for wanted in [
+    for expected in [
         "lib is a submodule",
         "a.bin is a pointer of git-lfs",
         "\nremote:        progress 100",
@@ -144,7 +144,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         "\nremote:        made",
         "\nremote:        remade",
     ] {
-        assert!(first.err.contains(wanted), "no {wanted:?} in {}", first.err);
+        assert!(first.err.contains(expected), "no {expected:?} in {}", first.err);
     }
     assert_eq!(get("page.html", &[]), "first\n");
     // Files have the commit's time, including the files that the compile step made.
@@ -191,12 +191,12 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
 
 /// A source that cannot be built is refused, with its name and the reason.
 fn refusals(cluster: &TestCluster, shop: &Repository, folder: &Path) {
-    let refused = |wanted: &[&str]| {
+    let refused = |expected: &[&str]| {
         shop.commit("bad");
         let push: Output = shop.push();
         assert!(push.status != 0, "{push:?}");
-        for wanted in wanted {
-            assert!(push.err.contains(wanted), "no {wanted:?} in {}", push.err);
+        for expected in expected {
+            assert!(push.err.contains(expected), "no {expected:?} in {}", push.err);
         }
     };
     shop.write("bin/build", "#!/bin/sh\r\necho hi\r\n");

@@ -121,12 +121,12 @@ fn containers_and_builds_reach_only_opened_ports_and_metadata_addresses() {
     // The same targets with settings that open some of them. This shows that the targets exist.
     cluster.kill_up();
     cluster.up_with(&["--host-ports", "9997,9999/udp", "--metadata", "169.254.169.254"]);
-    let wanted: Vec<&str> =
+    let expected: Vec<&str> =
         opened.iter().map(String::as_str).chain([outside.as_str(), "tcp 169.254.169.254 80"]).collect();
     let text = probed(&cluster, "exec", &names);
     let found = answers(&text);
     for (target, is_open) in found {
-        assert_eq!(is_open, wanted.contains(&target), "{target}: {text}");
+        assert_eq!(is_open, expected.contains(&target), "{target}: {text}");
     }
     drop(cluster);
 }

@@ -39,12 +39,12 @@ impl Terminal {
         self.tmux(&["send-keys", "Enter"]);
     }
 
-    /// Waits until a line of the screen ends with `wanted`. Text typed before the shell reads is echoed before the
+    /// Waits until a line of the screen ends with `expected`. Text typed before the shell reads is echoed before the
     /// prompt, and the output then follows the prompt.
-    fn shows(&self, cluster: &TestCluster, wanted: &str) {
-        cluster.wait(&format!("the screen shows {wanted:?}"), |_| {
+    fn shows(&self, cluster: &TestCluster, expected: &str) {
+        cluster.wait(&format!("the screen shows {expected:?}"), |_| {
             let screen = self.tmux(&["capture-pane", "-p", "-J"]);
-            screen.lines().any(|line| line.trim_end().ends_with(wanted)).then_some(())
+            screen.lines().any(|line| line.trim_end().ends_with(expected)).then_some(())
         });
     }
 }

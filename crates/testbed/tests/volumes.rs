@@ -92,8 +92,8 @@ fn listed_and_refused_while_in_use(cluster: &TestCluster) {
     let line = listed.lines().find(|line| line.starts_with("shop")).expect("a volume");
     assert!(line.contains("data") && line.contains(" now ") && line.ends_with("shop.v1.web-1"), "{listed}");
     let shown = cluster.gantry(&["volume", "show", "shop", "data"]).good().out;
-    for wanted in ["web at /data", "1000:1000 inside", "files:     1", "in use by: shop.v1.web-1"] {
-        assert!(shown.contains(wanted), "{wanted} in {shown}");
+    for expected in ["web at /data", "1000:1000 inside", "files:     1", "in use by: shop.v1.web-1"] {
+        assert!(shown.contains(expected), "{expected} in {shown}");
     }
     let missing = cluster.gantry(&["volume", "show", "shop", "nosuch"]);
     assert!(missing.status == 1 && missing.err.contains("shop has no volume nosuch"), "{missing:?}");
@@ -185,7 +185,7 @@ fn database(folder: &Path) {
 fn round_trip(cluster: &TestCluster) {
     let from = cluster.path("database");
     database(&from);
-    let wanted = described(&from);
+    let expected = described(&from);
     let made = cluster.path("made.tar");
     let _ = shell(&format!("tar --sparse --format=pax -C {} -cf {} .", from.display(), made.display())).good();
     let refused = cluster.gantry(&["volume", "import", "shop", "data", &made.display().to_string()]);
@@ -209,7 +209,7 @@ fn round_trip(cluster: &TestCluster) {
         assert_eq!(std::fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
         let again = cluster.gantry(&["volume", "import", "shop", "again", "--replace", &file]).good();
         assert!(again.err.contains("volume again of shop has 11 files"), "{again:?}");
-        assert_eq!(described(&volume(cluster, "again")), wanted, "{name}");
+        assert_eq!(described(&volume(cluster, "again")), expected, "{name}");
         let holes = std::fs::metadata(volume(cluster, "again").join("data/base/5/1259")).expect("there").blocks() * 512;
         assert!(holes < 1 << 20, "{holes}");
     }
@@ -219,7 +219,7 @@ fn round_trip(cluster: &TestCluster) {
     assert!(listed.contains("link to data/base/5/1259") && listed.contains(" 67108864 "), "{listed}");
     let _ = cluster.gantry(&["volume", "import", "shop", "data", "--replace", &made.display().to_string()]).good();
     let without = |text: String| text.lines().filter(|line| !line.starts_with("user.")).collect::<Vec<_>>().join("\n");
-    assert_eq!(without(described(&volume(cluster, "data"))), without(wanted));
+    assert_eq!(without(described(&volume(cluster, "data"))), without(expected));
     // Through pipes, without a file.
     let pipe = format!("{0} volume export shop base | {0} volume import shop piped", program("gantry").display());
     let mut piped = Command::new("sh");
@@ -269,13 +269,13 @@ fn hostile_archives(cluster: &TestCluster) {
         ("noise", vec![b"no archive at all ".repeat(100)], "cannot be read"),
         ("a cut archive", vec![entry(b'0', "one", "", b"whole")], "the archive was cut"),
     ];
-    for (what, entries, wanted) in cases {
+    for (what, entries, expected) in cases {
         let mut bytes = entries.concat();
         if what != "a cut archive" {
             bytes.extend(&end);
         }
         let refused = with_input(cluster, &["volume", "import", "shop", "hostile"], &bytes);
-        assert!(refused.status != 0 && refused.err.contains(wanted), "{what}: {refused:?}");
+        assert!(refused.status != 0 && refused.err.contains(expected), "{what}: {refused:?}");
         assert!(!volume(cluster, "hostile").exists(), "{what}");
         assert_eq!(std::fs::read_to_string(outside.join("victim")).expect("there"), "untouched", "{what}");
     }
@@ -302,7 +302,7 @@ fn hostile_archives(cluster: &TestCluster) {
 
 fn snapshots(cluster: &TestCluster) {
     let folder = volume(cluster, "base");
-    let wanted = described(&folder);
+    let expected = described(&folder);
     let made = cluster.gantry(&["volume", "snapshot", "shop", "base"]).good();
     assert!(made.out.starts_with("at-20") && made.err.contains("11 files"), "{made:?}");
     let _ = cluster.gantry(&["volume", "snapshot", "shop", "base", "create", "before"]).good();
@@ -312,7 +312,7 @@ fn snapshots(cluster: &TestCluster) {
     std::fs::remove_file(folder.join("data/linked")).expect("removed");
     let restored = cluster.gantry(&["volume", "snapshot", "shop", "base", "restore", "before"]).good();
     assert!(restored.err.contains("has the content of snapshot before"), "{restored:?}");
-    assert_eq!(described(&folder), wanted);
+    assert_eq!(described(&folder), expected);
     let _ = cluster.gantry(&["volume", "snapshot", "shop", "base", "rm", "before"]).good();
     let listed = cluster.gantry(&["volume", "snapshot", "shop", "base", "ls"]).good().out;
     assert!(listed.contains("at-20") && !listed.contains("before"), "{listed}");
@@ -357,7 +357,7 @@ fn tokens(cluster: &TestCluster) {
 
 /// Agent and server are killed in the middle of an import that replaces a volume. The volume keeps its content.
 fn killed_while_importing(cluster: &TestCluster) {
-    let wanted = described(&volume(cluster, "base"));
+    let expected = described(&volume(cluster, "base"));
     let archive = std::fs::read(cluster.path("pg.tar")).expect("read");
     for service in ["agent", "server"] {
         let mut import = Command::new(program("gantry"))
@@ -384,7 +384,7 @@ fn killed_while_importing(cluster: &TestCluster) {
         cluster.wait("it is back", |cluster| cluster.service_pid(service).filter(|now| Some(*now) != pid).map(drop));
         nothing_half(cluster);
         cluster.wait("it answers", |cluster| (cluster.gantry(&["volume", "ls", "shop"]).status == 0).then_some(()));
-        assert_eq!(described(&volume(cluster, "base")), wanted, "after the {service} was killed");
+        assert_eq!(described(&volume(cluster, "base")), expected, "after the {service} was killed");
     }
 }
 

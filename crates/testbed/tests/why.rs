@@ -153,20 +153,20 @@ fn first(cluster: &TestCluster, arguments: &[&str]) -> String {
     why(cluster, arguments).lines().next().unwrap_or_default().to_owned()
 }
 
-/// Waits until the first line contains `wanted`.
-fn wait_for_text(cluster: &TestCluster, arguments: &[&str], wanted: &str) {
+/// Waits until the first line contains `expected`.
+fn wait_for_text(cluster: &TestCluster, arguments: &[&str], expected: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         cluster.wait("it is told", |cluster| {
             // The server may be away for a moment.
             let line =
                 cluster.gantry(&[&["why"][..], arguments].concat()).out.lines().next().unwrap_or_default().to_owned();
-            let found = line.contains(wanted).then_some(());
+            let found = line.contains(expected).then_some(());
             *last.lock().expect("a line") = line;
             found
         });
     }));
-    assert!(found.is_ok(), "{arguments:?}: not {wanted:?}, but {}", last.lock().expect("a line"));
+    assert!(found.is_ok(), "{arguments:?}: not {expected:?}, but {}", last.lock().expect("a line"));
 }
 
 fn status_of(cluster: &TestCluster, app: &str, path: &str) -> String {
@@ -188,25 +188,26 @@ fn workers(cluster: &TestCluster) {
     wait_for_text(cluster, &["faults"], "done (push of ");
     assert!(first(cluster, &["faults"]).contains("v1 serves"));
     assert_eq!(status_of(cluster, "faults", "go"), "200");
-    for (role, wanted) in FAULTS {
+    for (role, expected) in FAULTS {
         let id = format!("faults.v1.{role}-1");
-        wait_for_text(cluster, &["faults", &id], wanted);
+        wait_for_text(cluster, &["faults", &id], expected);
         let line = first(cluster, &["faults", &id]);
         assert!(!line.contains("left running") && !line.contains("1 times"), "{line}");
     }
     // The log of a copy says which limit ended the copy.
-    for (role, wanted) in [
+    for (role, expected) in [
         ("memory", "gantry: memory-1 ended: it ran out of memory: its limit is 48M; raise `memory` of the role"),
         ("disk", "gantry: disk-1 ended: it wrote more than its limit of 20M to its disk; raise `disk` of the role"),
     ] {
         let logs = cluster.gantry(&["logs", "faults", "--role", role]).good().out;
-        assert!(logs.contains(wanted), "{wanted}\n{logs}");
+        assert!(logs.contains(expected), "{expected}\n{logs}");
     }
     let line = first(cluster, &["faults"]);
     assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");
     let events = cluster.gantry(&["events"]).good().out;
-    for wanted in ["faults.v1.segv-1 was killed by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"] {
-        assert!(events.contains(wanted), "{wanted}\n{events}");
+    for expected in ["faults.v1.segv-1 was killed by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"]
+    {
+        assert!(events.contains(expected), "{expected}\n{events}");
     }
     assert!(cluster.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));
 }
@@ -234,10 +235,10 @@ fn sick(cluster: &TestCluster) {
     let events = cluster.gantry(&["events"]).good().out;
     assert!(events.contains(STOPPED), "{events}");
     let logs = cluster.gantry(&["logs", "sick", "-n", "100"]).good().out;
-    for wanted in
+    for expected in
         ["gantry: check 1 of 2 failed: GET /up: 503: database is gone", "gantry: stopped: its check failed 2 times"]
     {
-        assert!(logs.contains(wanted), "{wanted}\n{logs}");
+        assert!(logs.contains(expected), "{expected}\n{logs}");
     }
     // After the restart the instance is healthy. A restarted agent still knows the start time.
     let since = || serde_json::from_str::<serde_json::Value>(&cluster.gantry(&["ps", "sick", "--json"]).out).ok();
@@ -354,7 +355,7 @@ fn starts(cluster: &TestCluster) {
         "app never: never was never deployed; run `git push`, or `gantry deploy never --image REF`",
     );
     // Contents of `serve`, its mode, and the expected first line.
-    for (app, script, mode, wanted) in [
+    for (app, script, mode, expected) in [
         ("bit", "#!/bin/sh\nsleep 100000\n", 0o644, "Permission denied); make it executable: chmod +x ./serve"),
         ("interpreter", "#!/usr/bin/nothing\n", 0o755, "the interpreter in the command's first line, was not found"),
         ("windows", "#!/bin/sh\r\nsleep 100000\r\n", 0o755, "lines that end with LF, not CR LF"),
@@ -368,7 +369,7 @@ fn starts(cluster: &TestCluster) {
         assert_ne!(repository.push().status, 0);
         let line = first(cluster, &[app]);
         assert!(line.starts_with(&format!("deploy #1 of {app}: reverted: {app}.v1.web-1 exited with ")), "{line}");
-        assert!(line.contains(wanted), "{line}");
+        assert!(line.contains(expected), "{line}");
     }
     let repository = create(cluster, "baseless", "{ web: 'true' }");
     repository.write("container/base", "nowhere\n");

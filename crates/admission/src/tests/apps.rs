@@ -35,7 +35,7 @@ fn refuses_invalid_apps() {
     edit_app(&mut records, |app| app.hosts = hosts(&["shop.test"]));
     let (blog, domain) = (|| new_app("blog"), host("localhost"));
     let host_taken = Refusal::HostTaken { host: host("shop.test"), app: shop() };
-    for (new, wanted) in [
+    for (new, expected) in [
         (new_app("shop"), Refusal::AppExists { app: shop() }),
         (NewApp { hosts: hosts(&["a.test", "shop.test"]), ..blog() }, host_taken),
         (
@@ -46,7 +46,7 @@ fn refuses_invalid_apps() {
         (NewApp { branch: Some("a..b".to_owned()), ..blog() }, Refusal::InvalidBranch { branch: "a..b".to_owned() }),
     ] {
         let before = records.clone();
-        assert_eq!(create(&mut records, new), Err(wanted));
+        assert_eq!(create(&mut records, new), Err(expected));
         assert_eq!(records, before, "a refused command changes nothing");
     }
 }
@@ -112,7 +112,7 @@ fn hosts_that_cannot_be_changed_are_refused() {
     let reserved = Refusal::HostReserved { host: host("x.localhost"), domain: host("localhost") };
     let unknown = Refusal::HostNotFound { app: shop(), host: host("b.test") };
     let taken = Refusal::HostTaken { host: host("a.test"), app: shop() };
-    for (app, add, remove, wanted) in [
+    for (app, add, remove, expected) in [
         ("other", &["a.test"][..], &[][..], taken),
         ("shop", &[], &["a.test", "b.test"], unknown),
         ("shop", &["x.localhost"], &[], reserved),
@@ -120,7 +120,7 @@ fn hosts_that_cannot_be_changed_are_refused() {
         ("ghost", &["c.test"], &[], Refusal::AppNotFound { app: app_name("ghost") }),
     ] {
         let before = records.clone();
-        assert_eq!(change_hosts(&mut records, app, add, remove), Err(wanted));
+        assert_eq!(change_hosts(&mut records, app, add, remove), Err(expected));
         assert_eq!(records, before);
     }
 }
@@ -194,14 +194,14 @@ fn a_base_that_a_build_may_use_is_not_removed() {
     let mut records = released(&[push_of("a")]);
     let number = run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");
     let remove = |records: &RecordIndex| alice(records).remove_base(&base_name("debian")).map(drop);
-    for (state, wanted) in [
+    for (state, expected) in [
         (DeployState::Queued, Ok(())),
         (DeployState::Building, Err(Refusal::BuildInProgress { app: shop() })),
         (DeployState::Placing, Ok(())),
         (DeployState::Done, Ok(())),
     ] {
         edit_deploy(&mut records, number, |deploy| deploy.state = state);
-        assert_eq!(remove(&records), wanted, "{state}");
+        assert_eq!(remove(&records), expected, "{state}");
     }
 }
 

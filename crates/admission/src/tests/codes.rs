@@ -22,9 +22,9 @@ fn numbers(records: &RecordIndex) -> Vec<u64> {
 #[test]
 fn an_upload_adds_a_revision_unless_its_content_is_unchanged() {
     let mut records = with_app();
-    for (image, wanted) in [("01", vec![1]), ("01", vec![1]), ("02", vec![1, 2]), ("01", vec![1, 2, 3])] {
+    for (image, expected) in [("01", vec![1]), ("01", vec![1]), ("02", vec![1, 2]), ("01", vec![1, 2, 3])] {
         let stored = run(&mut records, |actor| actor.upload_code(code("report", image))).expect("stored");
-        assert_eq!(numbers(&records), wanted);
+        assert_eq!(numbers(&records), expected);
         assert_eq!(**records.code(&shop(), &role_name("report")).expect("a code"), stored);
     }
     assert_eq!(newest_action(&records).to_string(), "uploaded code report, revision 3");

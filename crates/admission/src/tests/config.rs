@@ -13,8 +13,8 @@ fn unset(keys: &[&str]) -> ConfigChanges {
     keys.iter().map(|key| ((*key).to_owned(), None)).collect()
 }
 
-fn change(records: &mut RecordIndex, wanted: ConfigChanges) -> Result<Option<DeployNumber>, Refusal> {
-    run(records, |actor| actor.change_config(&shop(), wanted, &[]))
+fn change(records: &mut RecordIndex, changes: ConfigChanges) -> Result<Option<DeployNumber>, Refusal> {
+    run(records, |actor| actor.change_config(&shop(), changes, &[]))
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn configuration_that_failed_is_deployed_when_it_is_set_again() {
 #[test]
 fn refuses_names_and_values_unusable_in_an_environment() {
     let mut records = released(&[push_of("a")]);
-    for (key, value, wanted) in [
+    for (key, value, expected) in [
         ("", "x", Refusal::InvalidVariableName { key: String::new() }),
         ("1A", "x", Refusal::InvalidVariableName { key: "1A".to_owned() }),
         ("A=B", "x", Refusal::InvalidVariableName { key: "A=B".to_owned() }),
@@ -75,7 +75,7 @@ fn refuses_names_and_values_unusable_in_an_environment() {
         ("A", "x\0y", Refusal::InvalidVariableValue { key: "A".to_owned() }),
     ] {
         let before = records.clone();
-        assert_eq!(change(&mut records, set(&[("OK", "1"), (key, value)])), Err(wanted));
+        assert_eq!(change(&mut records, set(&[("OK", "1"), (key, value)])), Err(expected));
         assert_eq!(records, before);
     }
     let unset_reserved = Refusal::ReservedVariable { key: "PORT".to_owned() };
@@ -89,8 +89,8 @@ fn refuses_names_and_values_unusable_in_an_environment() {
 fn refuses_values_unusable_in_an_environment_by_name() {
     let mut records = released(&[push_of("a")]);
     let try_set = |records: &RecordIndex, values: &[(&str, usize)], image: &[String]| {
-        let wanted = values.iter().map(|(key, length)| ((*key).to_owned(), Some("a".repeat(*length)))).collect();
-        alice(records).change_config(&shop(), wanted, image).map(drop).map_err(|refusal| refusal.to_string())
+        let changes = values.iter().map(|(key, length)| ((*key).to_owned(), Some("a".repeat(*length)))).collect();
+        alice(records).change_config(&shop(), changes, image).map(drop).map_err(|refusal| refusal.to_string())
     };
     assert_eq!(try_set(&records, &[("CA", 131_060)], &[]), Ok(()));
     assert_eq!(try_set(&records, &[("CA", 131_068)], &[]), Ok(()));
@@ -142,12 +142,12 @@ fn requests(values: &[(&str, RequestedValue)]) -> BTreeMap<String, RequestedValu
 fn an_app_gets_the_configuration_that_it_requests_and_does_not_have() {
     let mut app = App::new(shop(), Moment(0));
     app.config.insert("SIZE".to_owned(), "9".to_owned());
-    let wanted = requests(&[
+    let requested_values = requests(&[
         ("COLOR", RequestedValue::Default("blue".to_owned())),
         ("SIZE", RequestedValue::Default("1".to_owned())),
         ("KEY", RequestedValue::Secret),
     ]);
-    let requested = requested_config(&app, &wanted, || "made".to_owned()).expect("provided");
+    let requested = requested_config(&app, &requested_values, || "made".to_owned()).expect("provided");
     let values = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned()), ("KEY".to_owned(), "made".to_owned())]);
     assert_eq!(requested.values, values, "SIZE is set already");
     assert_eq!(requested.brought.iter().collect::<Vec<_>>(), ["COLOR"], "a secret does not stand in app.json");
@@ -156,7 +156,8 @@ fn an_app_gets_the_configuration_that_it_requests_and_does_not_have() {
 #[test]
 fn refuses_missing_required_configuration() {
     let mut app = App::new(shop(), Moment(0));
-    let provide = |wanted: &[(&str, RequestedValue)]| requested_config(&app, &requests(wanted), String::new);
+    let provide =
+        |requested_values: &[(&str, RequestedValue)]| requested_config(&app, &requests(requested_values), String::new);
     let error = provide(&[("DATABASE", RequestedValue::Required)]).expect_err("required");
     assert_eq!(error, RequestedConfigError::Missing { app: shop(), key: "DATABASE".to_owned() });
     assert_eq!(error.to_string(), "app.json requires DATABASE; set it with `gantry config set shop DATABASE=…`");

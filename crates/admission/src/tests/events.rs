@@ -23,7 +23,7 @@ fn the_turning_points_of_a_deploy_are_events() {
     let mut records = released(&[push_of("a")]);
     let number = run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");
     let deploy = (*records.deploys[&shop()][&number]).clone();
-    for (state, reason, wanted) in [
+    for (state, reason, expected) in [
         (Building, None, None),
         (Promoting, None, Some("deploy #2 (v2) promoting")),
         (Draining, None, None),
@@ -34,7 +34,7 @@ fn the_turning_points_of_a_deploy_are_events() {
     ] {
         let changed = Deploy { state, reason, release: Some(ReleaseNumber(2)), ..deploy.clone() };
         let events = events_of_deploys(&records, std::slice::from_ref(&changed), NOW);
-        assert_eq!(texts(&events), wanted.map(str::to_owned).into_iter().collect::<Vec<_>>(), "{state}");
+        assert_eq!(texts(&events), expected.map(str::to_owned).into_iter().collect::<Vec<_>>(), "{state}");
         // The same state once more is no news.
         let mut known = records.clone();
         put(&mut known, StoreRecord::Deploy(changed.clone()));
@@ -45,14 +45,14 @@ fn the_turning_points_of_a_deploy_are_events() {
 #[test]
 fn the_event_of_a_release_that_was_taken_back_has_its_time_in_service() {
     let mut records = released(&[push_of("a")]);
-    for (served, wanted) in [(true, Some(3_000)), (false, None)] {
+    for (served, expected) in [(true, Some(3_000)), (false, None)] {
         let mut deploy = Deploy::new(shop(), DeployNumber(7), push_of("x"), "test".into(), false, Moment(0));
         let before = if served { DeployState::Draining } else { DeployState::Starting };
         deploy.enter(before, Moment(1_000));
         deploy.enter(DeployState::Reverted, Moment(4_000));
         events_of_deploys(&records, &[deploy], NOW).into_iter().for_each(|change| records.apply(change));
         let AuditAction::DeployProgressed { served_millis, .. } = newest_action(&records) else { panic!("an event") };
-        assert_eq!(served_millis, wanted);
+        assert_eq!(served_millis, expected);
     }
 }
 

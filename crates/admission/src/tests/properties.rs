@@ -71,8 +71,8 @@ fn decide(actor: Actor<'_>, step: Step) -> Result<Vec<RecordChange>, Refusal> {
         }
         Step::Branch(app, branch) => changes(actor.change_branch(&named(app), branch)),
         Step::Config(app, values) => {
-            let wanted = values.into_iter().map(|(key, value)| (format!("K{key}"), value)).collect();
-            changes(actor.change_config(&named(app), wanted, &[]))
+            let config_changes = values.into_iter().map(|(key, value)| (format!("K{key}"), value)).collect();
+            changes(actor.change_config(&named(app), config_changes, &[]))
         }
         Step::Scale(app, role, count) => {
             changes(actor.change_scale(&named(app), [(role_name(&format!("r{role}")), count)].into()))

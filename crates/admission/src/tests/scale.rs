@@ -33,14 +33,14 @@ fn refuses_invalid_copy_counts() {
     });
     let known = vec![role_name("db"), role_name("web")];
     let unknown = |role: &str| Refusal::RoleNotFound { app: shop(), role: role_name(role), known: known.clone() };
-    for (counts, wanted) in [
+    for (counts, expected) in [
         (&[("web", 2), ("ghost", 1)][..], unknown("ghost")),
         (&[("release", 1)], unknown("release")),
         (&[("db", 2)], Refusal::SingleWriter { role: role_name("db") }),
         (&[("web", 1001)], Refusal::TooManyCopies { role: role_name("web"), count: 1001, most: 1000 }),
     ] {
         let before = records.clone();
-        assert_eq!(scale(&mut records, counts), Err(wanted));
+        assert_eq!(scale(&mut records, counts), Err(expected));
         assert_eq!(records, before);
     }
     assert_eq!(unknown("ghost").hint().as_deref(), Some("it has db, web"));

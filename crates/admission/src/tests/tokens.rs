@@ -33,7 +33,7 @@ fn refuses_invalid_tokens() {
     run(&mut records, |actor| actor.create_token(new_token("ci"))).expect("created");
     let ghost = app_name("ghost");
     let of_ghost = NewToken { scope: Scope::Deploy { app: ghost.clone() }, ..new_token("x") };
-    for (new, wanted) in [
+    for (new, expected) in [
         (new_token(""), Refusal::InvalidTokenName),
         (new_token(&"x".repeat(101)), Refusal::InvalidTokenName),
         (new_token("a\nb"), Refusal::InvalidTokenName),
@@ -42,7 +42,7 @@ fn refuses_invalid_tokens() {
         (NewToken { lifetime: Some(0), ..new_token("x") }, Refusal::ZeroLifetime),
     ] {
         let before = records.clone();
-        assert_eq!(run(&mut records, |actor| actor.create_token(new)), Err(wanted));
+        assert_eq!(run(&mut records, |actor| actor.create_token(new)), Err(expected));
         assert_eq!(records, before);
     }
 }

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn distinguishes_success_failure_timeout_and_out_of_memory() {
         let limits = ResourceLimits { memory: Bytes::mebi(64), ..ResourceLimits::default() };
-        for (end, wanted, oom) in [
+        for (end, expected, oom) in [
             (end(Some(0), 0, false), AttemptOutcome::Succeeded, None),
             // A child was killed, and the program went on without it.
             (end(Some(0), 1, false), AttemptOutcome::Succeeded, None),
@@ -96,7 +96,7 @@ mod tests {
             (end(Some(0), 0, true), AttemptOutcome::TimedOut, None),
         ] {
             let (outcome, details) = outcome(&end, &limits);
-            assert_eq!((outcome, details.out_of_memory), (wanted, oom));
+            assert_eq!((outcome, details.out_of_memory), (expected, oom));
         }
     }
 

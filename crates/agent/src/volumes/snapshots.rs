@@ -150,9 +150,10 @@ mod tests {
 
     #[test]
     fn days_become_dates() {
-        for (days, wanted) in [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (11_016, (2000, 2, 29)), (20_786, (2026, 11, 29))]
+        for (days, expected) in
+            [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (11_016, (2000, 2, 29)), (20_786, (2026, 11, 29))]
         {
-            assert_eq!(date(days), wanted, "{days}");
+            assert_eq!(date(days), expected, "{days}");
         }
     }
 }

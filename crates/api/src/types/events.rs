@@ -161,7 +161,7 @@ mod tests {
         let limit = Some(gantry_model::RoleLimit::Memory(1 << 20));
         let reported = AuditAction::InstanceReported { instance, news: "news".to_owned(), exit: None, limit };
         let damaged = AuditAction::RepositoryDamaged { finding: "an object is missing".to_owned() };
-        for (action, wanted) in [
+        for (action, expected) in [
             (AuditAction::Scaled { roles }, r#""type":"scaled","fields":{"roles":{"web":3}}"#),
             (failed.clone(), r#""failure":{"code":"deploy_aborted","text":"aborted"}}"#),
             (failed, r#""state":"reverted","served_millis":3000,"#),
@@ -170,7 +170,7 @@ mod tests {
         ] {
             let sent = event(Some(&action));
             let text = serde_json::to_string(&sent).expect("JSON");
-            assert!(text.contains(wanted), "{text}");
+            assert!(text.contains(expected), "{text}");
             assert_eq!(serde_json::from_str::<AuditEvent>(&text).expect("read"), sent);
         }
     }

@@ -123,9 +123,9 @@ const CODE: [Member<'static>; 4] = [
 
 #[test]
 fn the_same_files_give_the_same_layer_from_any_archive() {
-    let wanted = read(&tar_of(&CODE)).expect("a layer");
-    assert_eq!((wanted.files, wanted.size), (3, 16 + 32 + 4));
-    let names: Vec<&str> = wanted.top.iter().map(|file| file.name.as_str()).collect();
+    let expected = read(&tar_of(&CODE)).expect("a layer");
+    assert_eq!((expected.files, expected.size), (3, 16 + 32 + 4));
+    let names: Vec<&str> = expected.top.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, ["report.py", "tool"]);
     let mut other = CODE.to_vec();
     other.rotate_left(2);
@@ -134,10 +134,10 @@ fn the_same_files_give_the_same_layer_from_any_archive() {
         [gzip(&tar_of(&CODE)), tar_of(&other), zip_of(&CODE, true), zip_of(&other, false), gzip(&tar_of(&other))];
     for archive in archives {
         let layer = read(&archive).expect("a layer").layer;
-        assert_eq!((&layer.digest, &layer.diff_id), (&wanted.layer.digest, &wanted.layer.diff_id));
+        assert_eq!((&layer.digest, &layer.diff_id), (&expected.layer.digest, &expected.layer.diff_id));
     }
     let changed = [("report.py", 0o100_755, CODE[0].2), CODE[1], CODE[2], CODE[3]];
-    assert_ne!(read(&tar_of(&changed)).expect("a layer").layer.digest, wanted.layer.digest, "the mode counts");
+    assert_ne!(read(&tar_of(&changed)).expect("a layer").layer.digest, expected.layer.digest, "the mode counts");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn derives_the_command_from_the_files() {
         names.iter().map(|(name, executable)| TopFile { name: (*name).to_owned(), executable: *executable }).collect()
     };
     let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-    for (files, wanted) in [
+    for (files, expected) in [
         (&[("report.py", false), ("main.py", false)][..], words(&["python3", "report.py"])),
         (&[("index.js", false), ("package.json", false)], words(&["node", "index.js"])),
         (&[("README", false), ("work.rb", false)], words(&["ruby", "work.rb"])),
@@ -255,7 +255,7 @@ fn derives_the_command_from_the_files() {
         (&[("a.py", false), ("b.py", false)], None),
         (&[("data.csv", false)], None),
     ] {
-        assert_eq!(default_command("report", &top(files)), wanted, "{files:?}");
+        assert_eq!(default_command("report", &top(files)), expected, "{files:?}");
     }
     assert_eq!(words_of("python3 -m report  --all"), ["python3", "-m", "report", "--all"]);
     assert_eq!(words_of("cat $PAYLOAD_FILE | wc"), ["/bin/sh", "-c", "cat $PAYLOAD_FILE | wc"]);

@@ -213,7 +213,7 @@ fn folders_of_the_base_stay_as_they_are() {
     let (mut layers, _) = made(&entries, &Times::default(), COMMITTED + 9, Some(&merged));
     let list = listed(layers.remove(0));
     let modes: Vec<(&str, u32)> = list.iter().map(|(path, mode, ..)| (path.trim_end_matches('/'), *mode)).collect();
-    let wanted = [
+    let expected = [
         ("usr", 0o755),
         ("usr/bin", 0o751),
         ("usr/bin/tool", 0o755),
@@ -225,7 +225,7 @@ fn folders_of_the_base_stay_as_they_are() {
         ("tmp", 0o1777),
         ("tmp/seed", 0o644),
     ];
-    assert_eq!(modes, wanted);
+    assert_eq!(modes, expected);
     symlink("/proc", root.join("etc")).expect("a link");
     std::fs::create_dir(root.join("proc")).expect("made");
     let mut hostile = archive(&[("container/files/etc/x", ArchivedContent::File(b"x"))]);

@@ -320,9 +320,9 @@ mod tests {
 
     #[test]
     fn a_name_without_an_app_belongs_to_the_app_of_codes() {
-        for (text, wanted) in [("report", "jobs/report"), ("shop/report", "shop/report")] {
-            assert_eq!(code_name(text).map(|name| name.to_string()).as_deref(), Ok(wanted));
-            assert_eq!(schedule_name(text).map(|name| name.to_string()).as_deref(), Ok(wanted));
+        for (text, expected) in [("report", "jobs/report"), ("shop/report", "shop/report")] {
+            assert_eq!(code_name(text).map(|name| name.to_string()).as_deref(), Ok(expected));
+            assert_eq!(schedule_name(text).map(|name| name.to_string()).as_deref(), Ok(expected));
         }
         assert!(code_name("shop/").is_err() && schedule_name("a/b/c").is_err());
         let commands: [&[&str]; 6] = [

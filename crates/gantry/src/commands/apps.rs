@@ -376,7 +376,7 @@ mod tests {
         let (role, current) = ("db".parse().expect("a name"), Some(ReleaseNumber(2)));
         let ready = || instance("shop.v2.db-1", Some(Ready), Run);
         let others = || [instance("shop.v2.web-1", Some(Starting), Run), instance("shop.v1.web-1", Some(Ready), Run)];
-        for (own, count, wanted) in [
+        for (own, count, expected) in [
             (vec![], 0, true),
             (vec![], 1, false),
             (vec![ready()], 1, true),
@@ -388,7 +388,7 @@ mod tests {
             (vec![instance("shop.v1.db-1", Some(Stopping), Stop)], 0, false),
         ] {
             let all: Vec<InstanceInfo> = own.into_iter().chain(others()).collect();
-            assert_eq!(scaled(&all, current, &role, count), wanted, "{count} of {all:?}");
+            assert_eq!(scaled(&all, current, &role, count), expected, "{count} of {all:?}");
         }
     }
 }

@@ -166,13 +166,13 @@ mod tests {
 
     #[test]
     fn suggests_the_form_of_the_code_that_exists() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("E_APP_NOTFOUND", "did you mean E_APP_NOT_FOUND?"),
             ("check_fails", "did you mean checks_fail?"),
             ("E_CHECKS_FAIL", "did you mean checks_fail?"),
             ("zebra", "`gantry explain` lists all codes"),
         ] {
-            assert_eq!(suggestion(text), wanted, "{text}");
+            assert_eq!(suggestion(text), expected, "{text}");
         }
     }
 }

@@ -266,10 +266,10 @@ impl TestCluster {
         let now = self.now;
         let agent = self.agent.clone();
         let stops = |id: &AllocationId| agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
-        let wanted: Vec<AllocationId> = agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
+        let expected: Vec<AllocationId> = agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
         let report = self.machine();
         report.generation = agent.generation;
-        for id in wanted {
+        for id in expected {
             report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
         }
         // A stopping instance needs time, and does not return if the plan wants it again.

@@ -19,7 +19,7 @@ fn masks_values_of_keys_that_look_like_secrets() {
         "tokens": ["t1", "t2"],
         "empty_secret": null,
     });
-    let wanted = json!({
+    let expected = json!({
         "url": "https://a.example",
         "api_key": "[masked]", "API-Key": "[masked]", "apiKey": "[masked]",
         "db": {"password": "[masked]", "port": 5432},
@@ -29,7 +29,7 @@ fn masks_values_of_keys_that_look_like_secrets() {
         "tokens": ["[masked]", "[masked]"],
         "empty_secret": null,
     });
-    assert_eq!(shown(payload), wanted);
+    assert_eq!(shown(payload), expected);
 }
 
 #[test]

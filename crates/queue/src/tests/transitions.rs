@@ -138,9 +138,9 @@ fn a_job_is_cancelled_in_every_state() {
         assert_eq!(after(&job_in(state), JobEvent::Cancel), ended(JobEnd::Cancelled));
     }
     let cancelled = leased().after(JobEvent::Cancel, NOW).expect("cancelled");
-    let wanted = JobState::Leased { machine: machine("m"), since: Moment(2000), cancelling: true };
-    assert_eq!(cancelled.state, wanted);
-    assert_eq!(after(&cancelled, JobEvent::Cancel), wanted, "a second time");
+    let expected = JobState::Leased { machine: machine("m"), since: Moment(2000), cancelling: true };
+    assert_eq!(cancelled.state, expected);
+    assert_eq!(after(&cancelled, JobEvent::Cancel), expected, "a second time");
     // The caller was told that the job is cancelled: no outcome changes that, and no retry follows.
     for outcome in [AttemptOutcome::Succeeded, AttemptOutcome::Failed, AttemptOutcome::TimedOut] {
         assert_eq!(after(&cancelled, complete(3, outcome)), ended(JobEnd::Cancelled));

@@ -46,15 +46,15 @@ use ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, GoAway, P
 pub(crate) struct ProtocolCase {
     pub(crate) name: &'static str,
     pub(crate) steps: Vec<CaseStep>,
-    pub(crate) wanted: ExpectedEnd,
+    pub(crate) expected: ExpectedEnd,
 }
 
-fn case(name: &'static str, frames: &[Vec<u8>], wanted: ExpectedEnd) -> ProtocolCase {
-    ProtocolCase { name, steps: vec![Send(frames.concat())], wanted }
+fn case(name: &'static str, frames: &[Vec<u8>], expected: ExpectedEnd) -> ProtocolCase {
+    ProtocolCase { name, steps: vec![Send(frames.concat())], expected }
 }
 
-fn steps(name: &'static str, steps: Vec<CaseStep>, wanted: ExpectedEnd) -> ProtocolCase {
-    ProtocolCase { name, steps, wanted }
+fn steps(name: &'static str, steps: Vec<CaseStep>, expected: ExpectedEnd) -> ProtocolCase {
+    ProtocolCase { name, steps, expected }
 }
 
 fn request(method: &'static str, more: &[(&'static str, &'static str)]) -> Vec<u8> {

@@ -263,10 +263,10 @@ impl TableServer {
         self.news.send_replace(Some(table));
     }
 
-    /// Waits until the last report of the router satisfies `wanted`.
-    pub(crate) async fn wait_for_report(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+    /// Waits until the last report of the router satisfies `condition`.
+    pub(crate) async fn wait_for_report(&self, condition: impl Fn(&serde_json::Value) -> bool) {
         let begun = std::time::Instant::now();
-        while !self.last_report.lock().expect("heard").as_ref().is_some_and(&wanted) {
+        while !self.last_report.lock().expect("heard").as_ref().is_some_and(&condition) {
             let last = || self.last_report.lock().expect("heard").clone();
             assert!(begun.elapsed() < Duration::from_secs(60), "the router last said {:?}", last());
             tokio::time::sleep(Duration::from_millis(5)).await;

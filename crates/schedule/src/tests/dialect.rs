@@ -13,7 +13,7 @@ fn days(day: &str, month: &str, weekday: &str, most: usize) -> Vec<String> {
 
 #[test]
 fn days_of_month_and_week() {
-    for (day, weekday, wanted) in [
+    for (day, weekday, expected) in [
         ("13", "FRI", ["11-06", "11-13", "11-20"]),
         ("13", "*", ["11-13", "12-13", "01-13"]),
         ("*", "5", ["11-06", "11-13", "11-20"]),
@@ -33,7 +33,7 @@ fn days_of_month_and_week() {
         ("*", "5L", ["11-27", "12-25", "01-29"]),
         ("*", "FRI#L", ["11-27", "12-25", "01-29"]),
     ] {
-        assert_eq!(days(day, "*", weekday, 3), wanted, "{day} * {weekday}");
+        assert_eq!(days(day, "*", weekday, 3), expected, "{day} * {weekday}");
     }
     assert_eq!(days("1", "jan,JUL", "*", 2), ["01-01", "07-01"]);
 }
@@ -44,7 +44,7 @@ fn seconds_stand_first_and_words_are_short_forms() {
         times("*/20 0 12 * * *", "UTC", "2026-11-01T00:00:00Z", 3),
         ["11-01 12:00+00:00", "11-01 12:00:20 +00:00", "11-01 12:00:40 +00:00"]
     );
-    for (word, wanted) in [
+    for (word, expected) in [
         ("@hourly", "11-01 13:00+00:00"),
         ("@daily", "11-02 00:00+00:00"),
         ("@midnight", "11-02 00:00+00:00"),
@@ -52,13 +52,13 @@ fn seconds_stand_first_and_words_are_short_forms() {
         ("@monthly", "12-01 00:00+00:00"),
         ("@yearly", "01-01 00:00+00:00"),
     ] {
-        assert_eq!(times(word, "UTC", "2026-11-01T12:30:00Z", 1), [wanted], "{word}");
+        assert_eq!(times(word, "UTC", "2026-11-01T12:30:00Z", 1), [expected], "{word}");
     }
 }
 
 #[test]
 fn refuses_with_the_remedy() {
-    for (text, wanted) in [
+    for (text, expected) in [
         ("* * * *", "is not a cron expression: write minute"),
         ("* * * * * * *", "is not a cron expression"),
         ("", "is not a cron expression"),
@@ -82,7 +82,7 @@ fn refuses_with_the_remedy() {
         (&"1,".repeat(150), "at most 200 bytes"),
     ] {
         let refused = text.parse::<Cron>().expect_err(text).to_string();
-        assert!(refused.contains(wanted), "{text}: {refused}");
+        assert!(refused.contains(expected), "{text}: {refused}");
     }
     assert!("Europe/Nowhere".parse::<Zone>().is_err() && "../../etc/passwd".parse::<Zone>().is_err());
     assert_eq!("europe/berlin".parse::<Zone>().expect("a zone").as_str(), "Europe/Berlin");

@@ -107,7 +107,7 @@ proptest! {
             ran.extend(due.run.iter().map(|time| time.0));
             progress = Progress { handled: due.handled, runs: progress.runs + due.run.len() as u64, ..progress };
         }
-        let wanted: Vec<u64> = (1..).map(|n| created.0 + n * every * 1000).take_while(|time| *time <= now.0).collect();
-        prop_assert_eq!(ran, wanted);
+        let expected: Vec<u64> = (1..).map(|n| created.0 + n * every * 1000).take_while(|time| *time <= now.0).collect();
+        prop_assert_eq!(ran, expected);
     }
 }

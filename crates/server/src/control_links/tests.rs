@@ -311,7 +311,7 @@ mod agents {
         let core = &running.server.core;
         let seen = |messages: &[Value]| {
             let seen = core.view().observed.machines.get(&machine())?.instances.get(&id)?.clone();
-            let acknowledged = |wanted: &Value| messages.iter().any(|message| message["acknowledged"] == *wanted);
+            let acknowledged = |expected: &Value| messages.iter().any(|message| message["acknowledged"] == *expected);
             let is_last = seen.phase == other.phase && other.acknowledged.as_ref().is_none_or(acknowledged);
             is_last.then_some(seen)
         };

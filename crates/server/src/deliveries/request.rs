@@ -113,7 +113,7 @@ mod tests {
         assert_eq!((found("x-kind"), found("iron-message-id")), (Some("news"), Some("7")));
         assert_eq!((found("iron-reservation-id"), found("iron-subscriber-name")), (Some("3-1"), Some("a")));
         assert_eq!(found("iron-subscriber-message-id"), Some("3"));
-        let wanted = "https://cloud.example:4680/3/projects/shop/queues/a/b%20c/messages/7?reservation_id=3-1";
-        assert_eq!(found("iron-subscriber-message-url"), Some(wanted));
+        let expected = "https://cloud.example:4680/3/projects/shop/queues/a/b%20c/messages/7?reservation_id=3-1";
+        assert_eq!(found("iron-subscriber-message-url"), Some(expected));
     }
 }

@@ -44,8 +44,8 @@ mod tests {
     fn signs_the_time_and_the_body() {
         let key = SigningKey { current: "key".to_owned(), previous: None };
         // As computed by OpenSSL: printf '1790000000.{}' | openssl dgst -sha256 -hmac key
-        let wanted = "t=1790000000,v1=099d33989336226b12c85da813adf6100e1bbab1e91bede9a41ddeb7882d66b8";
-        assert_eq!(signature(&key, b"{}", Moment(1_790_000_000_123)), wanted);
+        let expected = "t=1790000000,v1=099d33989336226b12c85da813adf6100e1bbab1e91bede9a41ddeb7882d66b8";
+        assert_eq!(signature(&key, b"{}", Moment(1_790_000_000_123)), expected);
     }
 
     #[test]

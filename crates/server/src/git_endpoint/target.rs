@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn parses_hold_and_wait_and_refuses_other_options() {
         let parse = |options: &[&str]| PushOptions::parse(&options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
-        let wanted = |hold, wait| Ok(PushOptions { hold, wait });
-        assert_eq!((parse(&[]), parse(&["hold"])), (wanted(false, false), wanted(true, false)));
-        assert_eq!((parse(&["wait"]), parse(&["wait", "hold", "wait"])), (wanted(false, true), wanted(true, true)));
+        let expected = |hold, wait| Ok(PushOptions { hold, wait });
+        assert_eq!((parse(&[]), parse(&["hold"])), (expected(false, false), expected(true, false)));
+        assert_eq!((parse(&["wait"]), parse(&["wait", "hold", "wait"])), (expected(false, true), expected(true, true)));
         let error = parse(&["hold", "\x1b[2J--upload-pack"]).expect_err("refused").to_string();
         assert!(error.contains("-o hold") && error.contains("-o wait") && !error.contains('\x1b'), "{error}");
     }
@@ -150,8 +150,8 @@ mod tests {
             assert_eq!(update.name, "refs/heads/main");
         }
         let told = target(true).passed_over(&pushed(&all));
-        let wanted = "Passed over: tag v1, branch x, refs/notes/n, branch y; shop is deployed from main alone";
-        assert_eq!(told.as_deref(), Some(wanted));
+        let expected = "Passed over: tag v1, branch x, refs/notes/n, branch y; shop is deployed from main alone";
+        assert_eq!(told.as_deref(), Some(expected));
         assert_eq!(target(true).passed_over(&pushed(&[main])), None);
         let many: Vec<String> = (0..20).map(|number| format!("refs/tags/v{number}")).collect();
         let mut many = pushed(&many.iter().map(|name| (name.as_str(), "b")).collect::<Vec<_>>());

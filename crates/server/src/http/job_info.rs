@@ -162,7 +162,7 @@ mod tests {
     fn notes_the_cause_of_a_failure_and_of_a_wait() {
         let attempt = |code, out_of_memory| AttemptDetails { code, out_of_memory, ..AttemptDetails::default() };
         let delayed = JobState::Delayed { due: Moment(11_000) };
-        for (state, attempt, wanted) in [
+        for (state, attempt, expected) in [
             (&delayed, None, Some("waits for 10 s")),
             (&delayed, Some(attempt(Some(3), None)), Some("waits for 10 s; exited with 3")),
             (
@@ -177,7 +177,7 @@ mod tests {
                 Some("killed: exceeded its memory limit of 64 MiB"),
             ),
         ] {
-            assert_eq!(note(state, attempt.as_ref(), Moment(1000)).as_deref(), wanted);
+            assert_eq!(note(state, attempt.as_ref(), Moment(1000)).as_deref(), expected);
         }
     }
 }

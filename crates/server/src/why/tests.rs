@@ -446,11 +446,11 @@ const FAULTS: &[Fault] = &[
 fn the_first_line_names_the_true_cause_of_each_fault() {
     let wrong: Vec<String> = FAULTS
         .iter()
-        .filter_map(|(name, breaks, wanted)| {
+        .filter_map(|(name, breaks, expected)| {
             let mut scenario = AppScenario::new();
             breaks(&mut scenario);
             let found = scenario.first_line();
-            (found != *wanted).then(|| format!("{name}:\n  {found}\n  {wanted}"))
+            (found != *expected).then(|| format!("{name}:\n  {found}\n  {expected}"))
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -88,17 +88,17 @@ pub(crate) fn load_during<'a>(
 pub(crate) fn wait_until_settled(fleet: &Fleet, apps: &[(&str, usize)]) {
     fleet.wait_until_ready(&fleet.names());
     fleet.wait("every machine has its containers and no others", |fleet| {
-        let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for instance in instances(fleet, &[]) {
             let is_settled = instance["phase"] == "ready" && instance["goal"] == "run";
             is_settled.then_some(())?;
-            wanted.entry(text(&instance["machine"])).or_default().insert(text(&instance["id"]));
+            expected.entry(text(&instance["machine"])).or_default().insert(text(&instance["id"]));
         }
         for (app, copies) in apps {
             (ready_copies(fleet, app).len() == *copies).then_some(())?;
         }
         let all = fleet.names();
-        all.iter().all(|name| containers(fleet, name) == wanted.remove(name).unwrap_or_default()).then_some(())
+        all.iter().all(|name| containers(fleet, name) == expected.remove(name).unwrap_or_default()).then_some(())
     });
 }
 
