@@ -25,7 +25,7 @@ impl Actor<'_> {
     pub fn change_config(
         &self,
         name: &AppName,
-        wanted: BTreeMap<String, Option<String>>,
+        new_values: BTreeMap<String, Option<String>>,
         image: &[String],
     ) -> Admitted<Option<DeployNumber>> {
         let records = self.records;
@@ -33,10 +33,10 @@ impl Actor<'_> {
         if records.open_deploys(name).any(|deploy| matches!(deploy.cause, DeployCause::Rollback { .. })) {
             return Err(Refusal::RollbackInProgress { app: name.clone() });
         }
-        wanted.iter().try_for_each(|(key, value)| check_variable(key, value.as_deref()))?;
-        let keys: Vec<String> = wanted.keys().cloned().collect();
+        new_values.iter().try_for_each(|(key, value)| check_variable(key, value.as_deref()))?;
+        let keys: Vec<String> = new_values.keys().cloned().collect();
         let before = app.config.clone();
-        for (key, value) in wanted {
+        for (key, value) in new_values {
             match value {
                 Some(value) => drop(app.config.insert(key, value)),
                 None => drop(app.config.remove(&key)),

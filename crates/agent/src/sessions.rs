@@ -375,11 +375,11 @@ fn gather_lines(
         let tail = tails
             .entry(id.clone())
             .or_insert_with(|| LogTail::new(gantry_relay::segments(&folder.join(id.to_string()))));
-        let wanted = |line: &gantry_relay::LogLine| {
+        let is_selected = |line: &gantry_relay::LogLine| {
             query.since.is_none_or(|since| line.at >= since)
                 && query.grep.as_ref().is_none_or(|text| line.text.contains(text.as_str()))
         };
-        let fresh = tail.new_lines().into_iter().filter(wanted);
+        let fresh = tail.new_lines().into_iter().filter(is_selected);
         // The lines of one instance keep their order even if the wall clock went back between them.
         let mut latest = Moment(0);
         lines.extend(fresh.map(|line| {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::AgentContext;
-use crate::instance::{Instance, WantedAssignment, stop_wanted};
+use crate::instance::{DesiredAssignment, Instance, stop_requested};
 use crate::jobs;
 use crate::records::{self, ContainerPaths};
 use crate::tasks::{INSTANCE, REMOVAL};
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(250);
 const ADOPTION_RETRY: Duration = Duration::from_secs(2);
 
 struct InstanceTask {
-    wanted: watch::Sender<WantedAssignment>,
+    desired: watch::Sender<DesiredAssignment>,
     handle: JoinHandle<()>,
 }
 
@@ -116,24 +116,24 @@ impl InstanceSupervisor {
         }
         for (id, task) in &self.tasks {
             if !plan.instances.contains_key(id) {
-                task.wanted.send_replace(None);
+                task.desired.send_replace(None);
             }
         }
         self.agent.status.taken_on(plan.generation);
     }
 
-    fn ensure_task(&mut self, id: &AllocationId, wanted: WantedAssignment) {
+    fn ensure_task(&mut self, id: &AllocationId, desired: DesiredAssignment) {
         // A task that no longer listens has removed its instance. A new instance of that name may follow.
-        if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished() && !task.wanted.is_closed()) {
-            task.wanted.send_if_modified(|known| {
-                let changed = *known != wanted;
-                known.clone_from(&wanted);
+        if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished() && !task.desired.is_closed()) {
+            task.desired.send_if_modified(|known| {
+                let changed = *known != desired;
+                known.clone_from(&desired);
                 changed
             });
             return;
         }
         // An instance without a record and with the goal "stop" has already stopped.
-        let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::InstanceGoal::Stop);
+        let to_stop = desired.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::InstanceGoal::Stop);
         let paths = ContainerPaths::of(&self.agent.settings, id);
         if to_stop && paths.read_record().is_none() {
             if !paths.state.exists() && !paths.folder.exists() {
@@ -146,17 +146,17 @@ impl InstanceSupervisor {
                 .status
                 .set(id, ObservedInstance { phase: InstancePhase::Stopping, ..crate::status::new_status() });
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
-            let (sender, receiver) = watch::channel(wanted);
+            let (sender, receiver) = watch::channel(desired);
             let handle = self.agent.tasks.spawn(REMOVAL, async move {
                 let leftover = Workload::leftover(&agent.settings, &gone.to_string());
                 leftover.discard(&agent, |why| report_failure(&agent, &gone, InstancePhase::Stopping, why)).await;
                 drop(receiver);
                 agent.status.remove(&gone);
             });
-            self.tasks.insert(id.clone(), InstanceTask { wanted: sender, handle });
+            self.tasks.insert(id.clone(), InstanceTask { desired: sender, handle });
             return;
         }
-        let (sender, receiver) = watch::channel(wanted);
+        let (sender, receiver) = watch::channel(desired);
         let handle = match Instance::new(&self.agent, id.clone(), receiver.clone()) {
             Ok(instance) => self.agent.tasks.spawn(INSTANCE, instance.run()),
             Err(error) => {
@@ -164,18 +164,18 @@ impl InstanceSupervisor {
                 self.agent.tasks.spawn(INSTANCE, retry_adoption(Arc::clone(&self.agent), id.clone(), receiver))
             }
         };
-        self.tasks.insert(id.clone(), InstanceTask { wanted: sender, handle });
+        self.tasks.insert(id.clone(), InstanceTask { desired: sender, handle });
     }
 }
 
 /// Retries to adopt an instance that could not be adopted when the plan arrived, until the adoption succeeds or the
 /// goal is "stop".
-async fn retry_adoption(agent: Arc<AgentContext>, id: AllocationId, mut wanted: watch::Receiver<WantedAssignment>) {
+async fn retry_adoption(agent: Arc<AgentContext>, id: AllocationId, mut desired: watch::Receiver<DesiredAssignment>) {
     let mut told = String::new();
-    while tokio::time::timeout(ADOPTION_RETRY, stop_wanted(&mut wanted)).await.is_err() {
-        match Instance::new(&agent, id.clone(), wanted.clone()) {
+    while tokio::time::timeout(ADOPTION_RETRY, stop_requested(&mut desired)).await.is_err() {
+        match Instance::new(&agent, id.clone(), desired.clone()) {
             Ok(instance) => {
-                drop(wanted);
+                drop(desired);
                 return instance.run().await;
             }
             Err(error) => {
@@ -188,7 +188,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: AllocationId, mut wanted: 
         }
     }
     Workload::leftover(&agent.settings, &id.to_string()).discard(&agent, |_| {}).await;
-    drop(wanted);
+    drop(desired);
     agent.status.remove(&id);
 }
 

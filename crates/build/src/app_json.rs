@@ -108,8 +108,8 @@ pub(crate) enum AppJsonError {
     TooLarge(usize),
     #[error(transparent)]
     Syntax(#[from] serde_json::Error),
-    #[error("{place} is {found}; it must be {wanted}")]
-    Kind { place: String, found: &'static str, wanted: &'static str },
+    #[error("{place} is {found}; it must be {expected}")]
+    Kind { place: String, found: &'static str, expected: &'static str },
     #[error("{place} is {number}; it must be a whole number from 0")]
     NotWhole { place: String, number: Number },
     #[error("cron has {0} entries; at most {CRON_MAX} are read")]
@@ -310,8 +310,8 @@ impl AppJson {
 }
 
 /// The error of a value of the wrong kind.
-fn wrong(value: &Value, place: &str, wanted: &'static str) -> AppJsonError {
-    AppJsonError::Kind { place: place.to_owned(), found: kind(value), wanted }
+fn wrong(value: &Value, place: &str, expected: &'static str) -> AppJsonError {
+    AppJsonError::Kind { place: place.to_owned(), found: kind(value), expected }
 }
 
 fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, AppJsonError> {

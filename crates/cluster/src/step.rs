@@ -169,9 +169,9 @@ fn removal(records: &RecordIndex, app: &AppName) -> Vec<RecordChange> {
 pub(crate) fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
     let apps = apps.iter().filter_map(|name| records.apps.get(name)).map(|app| {
         let deploys: Vec<Deploy> = records.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
-        let wanted = deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten();
+        let used_numbers = deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten();
         let releases =
-            wanted.filter_map(|number| Some((number, Arc::clone(records.release(&app.name, number)?)))).collect();
+            used_numbers.filter_map(|number| Some((number, Arc::clone(records.release(&app.name, number)?)))).collect();
         (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
     });
     let (trusted_proxies, tunnels) = (records.policy.trusted_proxies(), records.tunnels.clone());

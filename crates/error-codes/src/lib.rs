@@ -78,10 +78,10 @@ fn plain(text: &str) -> String {
 /// Returns the name that is most like `text`, a code in either form, if any is similar.
 #[must_use]
 pub fn similar<'a>(text: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let wanted = plain(text);
-    let distance = |name: &&str| strsim::damerau_levenshtein(name, &wanted);
-    let near = names.clone().min_by_key(distance).filter(|name| distance(name) <= 2 + wanted.len() / 4);
-    let part = || names.clone().find(|name| wanted.len() >= 4 && name.contains(&wanted));
+    let searched = plain(text);
+    let distance = |name: &&str| strsim::damerau_levenshtein(name, &searched);
+    let near = names.clone().min_by_key(distance).filter(|name| distance(name) <= 2 + searched.len() / 4);
+    let part = || names.clone().find(|name| searched.len() >= 4 && name.contains(&searched));
     near.or_else(part)
 }
 

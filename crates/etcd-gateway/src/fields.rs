@@ -88,8 +88,8 @@ pub(crate) fn choice(name: &str, value: &Value, names: &[&str]) -> Result<usize,
     found.ok_or_else(|| wrong(name, &format!("one of {}", names.join(", "))))
 }
 
-pub(crate) fn wrong(name: &str, wanted: &str) -> GatewayError {
-    GatewayError::invalid(format!("json: cannot read the field {name}: want {wanted}"))
+pub(crate) fn wrong(name: &str, expected: &str) -> GatewayError {
+    GatewayError::invalid(format!("json: cannot read the field {name}: want {expected}"))
 }
 
 /// `range_end` as `rangeEnd`.

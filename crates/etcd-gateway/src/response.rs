@@ -195,7 +195,7 @@ pub fn watch_compacted(id: i64, compacted: Revision, revision: Revision) -> Valu
 /// Changes of a watch; none if the filters leave nothing.
 #[must_use]
 pub fn watch_events(id: i64, order: &WatchOrder, events: &[Event], revision: Revision) -> Option<Value> {
-    let wanted = |event: &&Event| if event.entry.is_some() { !order.no_put } else { !order.no_delete };
+    let is_included = |event: &&Event| if event.entry.is_some() { !order.no_put } else { !order.no_delete };
     let one = |event: &Event| {
         let removed = || Message::default().bytes("key", &event.key).number("mod_revision", event.revision).done();
         let message = match &event.entry {
@@ -207,7 +207,7 @@ pub fn watch_events(id: i64, order: &WatchOrder, events: &[Event], revision: Rev
             None => message.done(),
         }
     };
-    let events: Vec<Value> = events.iter().filter(wanted).map(one).collect();
+    let events: Vec<Value> = events.iter().filter(is_included).map(one).collect();
     let any = !events.is_empty();
     any.then(|| result(Message::headed(revision).number("watch_id", id).list("events", events).done()))
 }

@@ -68,8 +68,8 @@ fn records_of(listing: Listing) -> anyhow::Result<Vec<CopiedRecord>> {
 async fn is_copied(target: &dyn Store, records: &[CopiedRecord]) -> anyhow::Result<bool> {
     let there = target.list("").await?.entries.into_iter().filter(|entry| !is_of_servers(&entry.key));
     let there: BTreeMap<String, Vec<u8>> = there.map(|entry| (entry.key, entry.value)).collect();
-    let wanted = records.iter().map(|record| (record.key.clone(), record.value.clone())).collect();
-    Ok(!records.is_empty() && there == wanted)
+    let records_to_copy = records.iter().map(|record| (record.key.clone(), record.value.clone())).collect();
+    Ok(!records.is_empty() && there == records_to_copy)
 }
 
 /// Marks an empty target. Starts over with a copy of the same source.

@@ -177,11 +177,11 @@ fn add(file: &mut String, line: &str) {
     file.push('\n');
 }
 
-/// Returns the fields of the first line of passwd or group whose field `at` equals `wanted`.
-fn line<'a>(file: &'a str, at: usize, wanted: &str) -> Option<Vec<&'a str>> {
+/// Returns the fields of the first line of passwd or group whose field `at` equals `value`.
+fn line<'a>(file: &'a str, at: usize, value: &str) -> Option<Vec<&'a str>> {
     file.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        (fields.len() >= 4 && fields[at] == wanted).then_some(fields)
+        (fields.len() >= 4 && fields[at] == value).then_some(fields)
     })
 }
 

@@ -27,8 +27,8 @@ impl<R: Read> Read for Metered<R> {
         if left == 0 {
             return Err(io::Error::other(format!("a member has more than {HEADERS_MAX} bytes of headers")));
         }
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.inner.read(&mut buffer[..wanted])?;
+        let read_size = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(&mut buffer[..read_size])?;
         self.left.set(left - count as u64);
         Ok(count)
     }

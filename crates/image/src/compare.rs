@@ -14,16 +14,16 @@ use crate::tree::{OPAQUE_XATTR, may_carry};
 /// Size of the pieces in which two files are compared.
 const PIECE: usize = 64 << 10;
 
-/// Compares the folder `found` with the folder `wanted`. Returns the first difference, with its path; `None` if both
+/// Compares the folder `found` with the folder `expected`. Returns the first difference, with its path; `None` if both
 /// have the same files with the same content, owners, modes, links and attributes. Times are not compared.
 ///
 /// # Errors
-/// When the folder `wanted` cannot be read. An unreadable file of `found` is a difference.
-pub(crate) fn first_difference(found: &Path, wanted: &Path) -> io::Result<Option<String>> {
-    let (found, wanted) = (walk::top(found)?, walk::top(wanted)?);
+/// When the folder `expected` cannot be read. An unreadable file of `found` is a difference.
+pub(crate) fn first_difference(found: &Path, expected: &Path) -> io::Result<Option<String>> {
+    let (found, expected) = (walk::top(found)?, walk::top(expected)?);
     let mut difference = None;
     let mut count = 0_u64;
-    walk::walk(&wanted, &mut |node| {
+    walk::walk(&expected, &mut |node| {
         count += 1;
         if difference.is_none() {
             difference = compare(&found, node)?.map(|what| format!("{} {what}", shown(node.path)));
@@ -36,7 +36,7 @@ pub(crate) fn first_difference(found: &Path, wanted: &Path) -> io::Result<Option
     let mut extra = 0_u64;
     let walked = walk::walk(&found, &mut |node| {
         extra += 1;
-        if extra > count || rooted::open(&wanted, node.path, OFlags::PATH | OFlags::NOFOLLOW).is_err() {
+        if extra > count || rooted::open(&expected, node.path, OFlags::PATH | OFlags::NOFOLLOW).is_err() {
             difference.get_or_insert_with(|| format!("{} is too much", shown(node.path)));
         }
         Ok(())
@@ -54,13 +54,13 @@ fn compare(root: &OwnedFd, node: &walk::Node<'_>) -> io::Result<Option<String>> 
     let Ok(other) = rooted::open(root, path, OFlags::PATH | OFlags::NOFOLLOW) else {
         return Ok(Some("is missing".to_owned()));
     };
-    let (about, wanted) = (fstat(&other)?, &node.stat);
+    let (about, expected) = (fstat(&other)?, &node.stat);
     let told = |what: &str| Ok(Some(what.to_owned()));
-    if FileType::from_raw_mode(about.st_mode) != node.kind() || about.st_rdev != wanted.st_rdev {
+    if FileType::from_raw_mode(about.st_mode) != node.kind() || about.st_rdev != expected.st_rdev {
         return told("is of another kind");
     }
     let rights = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mode);
-    if rights(&about) != rights(wanted) && node.kind() != FileType::Symlink {
+    if rights(&about) != rights(expected) && node.kind() != FileType::Symlink {
         return told("has another owner or mode");
     }
     match node.kind() {
@@ -69,7 +69,7 @@ fn compare(root: &OwnedFd, node: &walk::Node<'_>) -> io::Result<Option<String>> 
             Ok((target.to_bytes() != node.target()?.as_os_str().as_encoded_bytes())
                 .then(|| "leads elsewhere".to_owned()))
         }
-        FileType::RegularFile if about.st_size != wanted.st_size => told("has another size"),
+        FileType::RegularFile if about.st_size != expected.st_size => told("has another size"),
         FileType::RegularFile | FileType::Directory => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let other = match rooted::open(root, path, flags) {
@@ -91,10 +91,10 @@ fn compare(root: &OwnedFd, node: &walk::Node<'_>) -> io::Result<Option<String>> 
 }
 
 /// Compares two files of the same size.
-fn content(mut found: File, mut wanted: File) -> io::Result<Option<String>> {
+fn content(mut found: File, mut expected: File) -> io::Result<Option<String>> {
     let (mut one, mut two) = (vec![0; PIECE], vec![0; PIECE]);
     loop {
-        let count = fill(&mut wanted, &mut two)?;
+        let count = fill(&mut expected, &mut two)?;
         match fill(&mut found, &mut one) {
             Err(error) => return Ok(Some(format!("cannot be read: {error}"))),
             Ok(other) if other != count || one[..count] != two[..count] => {

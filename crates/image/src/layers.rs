@@ -25,11 +25,11 @@ pub enum LayersError {
     Unpack(#[from] UnpackError),
     /// The layer's digest differs from the requested digest.
     #[error(
-        "layer {wanted} arrived with the digest {found}: the transfer damaged it, or the source has a wrong layer; try again"
+        "layer {expected} arrived with the digest {found}: the transfer damaged it, or the source has a wrong layer; try again"
     )]
     WrongDigest {
         /// Digest of the requested layer.
-        wanted: Digest,
+        expected: Digest,
         /// Digest of the received layer.
         found: Digest,
     },
@@ -149,16 +149,16 @@ impl Layers {
         }
         let fresh = self.folder.join(half_made());
         let reader = SyncIoBridge::new(StreamReader::new(stream));
-        let (wanted, diff_id) = (descriptor.digest.clone(), diff_id.clone());
+        let (expected, diff_id) = (descriptor.digest.clone(), diff_id.clone());
         let unpacked = move |into: &Path| -> Result<(), LayersError> {
             std::fs::create_dir(into).map_err(|source| failed("make", into, source))?;
             let unpacked = unpack(reader, into, bounds).map_err(|error| match error {
                 UnpackError::TooLarge(what) if full && what == bounds.describe() => no_room,
                 error => error.into(),
             })?;
-            for (wanted, found) in [(wanted, unpacked.digest), (diff_id, unpacked.diff_id)] {
-                if wanted != found {
-                    return Err(LayersError::WrongDigest { wanted, found });
+            for (expected, found) in [(expected, unpacked.digest), (diff_id, unpacked.diff_id)] {
+                if expected != found {
+                    return Err(LayersError::WrongDigest { expected, found });
                 }
             }
             sync(into, unpacked.entries).map_err(|source| failed("sync", into, source))
@@ -203,7 +203,7 @@ impl Layers {
         let compared = unpack(blob, &fresh, Bounds { bytes: room, ..bounds }).map_err(LayersError::from);
         let compared = compared.and_then(|unpacked| {
             if unpacked.diff_id != *diff_id {
-                return Err(LayersError::WrongDigest { wanted: diff_id.clone(), found: unpacked.diff_id });
+                return Err(LayersError::WrongDigest { expected: diff_id.clone(), found: unpacked.diff_id });
             }
             crate::compare::first_difference(&path, &fresh).map_err(|source| failed("compare", &path, source))
         });

@@ -329,8 +329,8 @@ impl<'a> Registry<'a> {
         let text = self.read(response, MANIFEST_MAX).await?;
         let digest = DigestHasher::of(&text);
         match reference.parse::<Digest>() {
-            Ok(wanted) if wanted != digest => {
-                Err(PullError::Answer(format!("{wanted} was asked for, {digest} was sent")))
+            Ok(parsed_digest) if parsed_digest != digest => {
+                Err(PullError::Answer(format!("{parsed_digest} was asked for, {digest} was sent")))
             }
             _ => Ok((digest, text)),
         }

@@ -212,7 +212,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
 /// The kind of a file that a program mostly does not need.
 fn surplus_kind(path: &str) -> Option<Surplus> {
     let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-    let part = |wanted: &str| path.split('/').any(|part| part == wanted);
+    let part = |part_name: &str| path.split('/').any(|part| part == part_name);
     if below(&["var/cache/", "var/lib/apt/lists/", "var/lib/dnf/", "var/log/"]) {
         Some(Surplus::PackageCache)
     } else if below(&["usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/"]) {

@@ -128,9 +128,9 @@ impl Sparse {
 /// Reads a map of version 1.0 and returns its numbers and its size in bytes. The map has one number per line, first the
 /// count of pairs, and is padded to a whole block.
 fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
-    let (mut text, mut lines, mut wanted) = (Vec::new(), 0, 1);
+    let (mut text, mut lines, mut line_count) = (Vec::new(), 0, 1);
     loop {
-        while lines < wanted {
+        while lines < line_count {
             let mut block = [0; BLOCK];
             data.read_exact(&mut block).map_err(|_| invalid_sparse("its map is cut off"))?;
             lines += block.iter().filter(|byte| **byte == b'\n').count();
@@ -147,7 +147,7 @@ fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
             let numbers = numbers.take(all - 1).collect::<io::Result<Vec<u64>>>()?;
             return Ok((numbers, text.len() as u64));
         }
-        wanted = all;
+        line_count = all;
     }
 }
 

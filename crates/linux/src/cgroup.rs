@@ -148,8 +148,8 @@ impl Cgroup {
         let names: Vec<&str> = self.path.split('/').collect();
         for name in &names {
             let file = above.join("cgroup.subtree_control");
-            let wanted: Vec<_> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();
-            write(&file, &wanted.join(" "))?;
+            let enabled: Vec<_> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();
+            write(&file, &enabled.join(" "))?;
             above.push(name);
             // Another process may create the group at the same time.
             fs::create_dir_all(&above).with_action(|| format!("create the control group {}", above.display()))?;

@@ -33,7 +33,7 @@ pub struct Copied {
 }
 
 /// Copies the content and the attributes of the folder `from` to the empty folder `into`, which no other process
-/// changes: owners, modes, times, links, and the extended attributes that pass `wanted`. Leaves out sockets and
+/// changes: owners, modes, times, links, and the extended attributes that pass `is_selected`. Leaves out sockets and
 /// devices. `room` is asked before each chunk whether it still fits on the disk.
 ///
 /// # Errors
@@ -41,11 +41,11 @@ pub struct Copied {
 pub fn copy(
     from: &OwnedFd,
     into: &OwnedFd,
-    wanted: &dyn Fn(&str) -> bool,
+    is_selected: &dyn Fn(&str) -> bool,
     room: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<Copied> {
     let mut copying =
-        Copying { into, wanted, room, links: HashMap::new(), folders: Vec::new(), copied: Copied::default() };
+        Copying { into, is_selected, room, links: HashMap::new(), folders: Vec::new(), copied: Copied::default() };
     walk::walk(from, &mut |node| copying.node(node))?;
     let Copying { folders, copied, .. } = copying;
     // A new entry in a folder changes the folder's time.
@@ -58,7 +58,7 @@ pub fn copy(
 
 struct Copying<'a> {
     into: &'a OwnedFd,
-    wanted: &'a dyn Fn(&str) -> bool,
+    is_selected: &'a dyn Fn(&str) -> bool,
     room: &'a mut dyn FnMut(u64) -> io::Result<()>,
     /// First path of each file that has several hard links.
     links: HashMap<(u64, u64), PathBuf>,
@@ -117,7 +117,7 @@ impl Copying<'_> {
             Err(error) => return Err(error.into()),
         }
         own(node, parent, name)?;
-        for (name, value) in walk::xattrs(&source, self.wanted)? {
+        for (name, value) in walk::xattrs(&source, self.is_selected)? {
             fsetxattr(&target, name, &value, XattrFlags::empty())?;
         }
         chmodat(parent, name, Mode::from_raw_mode(node.stat.st_mode & 0o7777), AtFlags::empty())?;
@@ -159,7 +159,7 @@ impl Copying<'_> {
             AtFlags::EMPTY_PATH,
         )?;
         let open = openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        for (name, value) in walk::xattrs(node.open()?, self.wanted)? {
+        for (name, value) in walk::xattrs(node.open()?, self.is_selected)? {
             fsetxattr(open.as_fd(), name, &value, XattrFlags::empty())?;
         }
         chmodat(&folder, ".", Mode::from_raw_mode(node.stat.st_mode & 0o7777), AtFlags::empty())?;

@@ -151,12 +151,12 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Extended attributes of an open file or folder whose names pass `wanted`, sorted by name. A file system without
+/// Extended attributes of an open file or folder whose names pass `is_selected`, sorted by name. A file system without
 /// extended attributes has none.
 ///
 /// # Errors
 /// Any error of a system call.
-pub fn xattrs(file: impl AsFd, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<(String, Vec<u8>)>> {
+pub fn xattrs(file: impl AsFd, is_selected: impl Fn(&str) -> bool) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut names = vec![0; XATTRS_MAX];
     let length = match flistxattr(&file, &mut names[..]) {
         Ok(length) => length,
@@ -168,7 +168,7 @@ pub fn xattrs(file: impl AsFd, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<
         let Some(name) = CStr::from_bytes_with_nul(name).ok().and_then(|name| name.to_str().ok()) else {
             continue;
         };
-        if wanted(name) {
+        if is_selected(name) {
             let mut value = vec![0; XATTRS_MAX];
             let length = match fgetxattr(&file, name, &mut value[..]) {
                 Err(Errno::NODATA) => continue,

@@ -90,10 +90,10 @@ impl PlacementIndex {
         if let Some(reason) = refused.or_else(failed).or_else(|| neighbours.refuse(number)) {
             return Some((reason, 0));
         }
-        let (free, wanted) = (load.free().amounts(), demand.shape.resources.amounts());
+        let (free, demanded) = (load.free().amounts(), demand.shape.resources.amounts());
         let shorts = [MachineRefusal::ShortOfMemory, MachineRefusal::ShortOfCpu];
         let short = |(kind, reason): (usize, MachineRefusal)| {
-            (wanted[kind] > free[kind]).then(|| (reason, wanted[kind] - free[kind]))
+            (demanded[kind] > free[kind]).then(|| (reason, demanded[kind] - free[kind]))
         };
         shorts.into_iter().enumerate().find_map(short)
     }

@@ -12,7 +12,7 @@ use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
 use crate::loads::{MachineLoads, demand};
 
 /// Every slot of the planned apps whose instance must run.
-pub(crate) type WantedSlots = BTreeMap<Slot, Arc<InstanceSpec>>;
+pub(crate) type DesiredSlots = BTreeMap<Slot, Arc<InstanceSpec>>;
 
 /// Number of copies of a role.
 pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
@@ -63,13 +63,13 @@ impl CopyCount<'_, '_> {
 }
 
 /// Every service instance of a release, except of the roles that `excepted` names. Copies of a role share their spec.
-pub(crate) fn wanted_of(
+pub(crate) fn slots_of_release(
     app: &App,
     release: &Release,
     domain: &HostName,
     excepted: impl Fn(&RoleName) -> bool,
     count: CopyCount<'_, '_>,
-) -> WantedSlots {
+) -> DesiredSlots {
     let roles = release.services().filter(|(name, _)| !excepted(name));
     let copies = roles.flat_map(|(name, role)| {
         let spec = Arc::new(spec(app, release, role, domain));

@@ -10,7 +10,7 @@ use gantry_model::{
 };
 use gantry_placement::{MachineReadiness, PinnedMachine, PlacementDemand};
 
-use crate::demand::{CopyCount, WantedSlots, release_step, release_step_done, spec, wanted_of};
+use crate::demand::{CopyCount, DesiredSlots, release_step, release_step_done, slots_of_release, spec};
 use crate::draft::DraftParts;
 use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
 use crate::loads::{MachineLoads, demand};
@@ -27,40 +27,41 @@ pub(crate) struct AssignedSlots {
 }
 
 /// Every slot of the planned apps whose instance must run now.
-pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>, loads: &MachineLoads) -> WantedSlots {
-    let mut wanted: WantedSlots = desired.apps.values().flat_map(|app| wanted_of_app(app, input, loads)).collect();
+pub(crate) fn desired_slots(desired: &DesiredCluster, input: &PlanningInput<'_>, loads: &MachineLoads) -> DesiredSlots {
+    let mut desired_slots: DesiredSlots =
+        desired.apps.values().flat_map(|app| slots_of_app(app, input, loads)).collect();
     for app in desired.apps.values() {
         if let Some(Rename::From { name: old }) = &app.app.rename
             && let Some(old) = desired.apps.get(old)
         {
-            wanted.retain(|slot, _| slot.app != old.app.name || !is_taken_over(old, app, &slot.role, input));
+            desired_slots.retain(|slot, _| slot.app != old.app.name || !is_taken_over(old, app, &slot.role, input));
         }
     }
-    wanted
+    desired_slots
 }
 
-fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoads) -> WantedSlots {
-    let mut wanted = WantedSlots::new();
+fn slots_of_app(app: &DesiredApp, input: &PlanningInput<'_>, loads: &MachineLoads) -> DesiredSlots {
+    let mut desired_slots = DesiredSlots::new();
     if app.app.destroying {
-        return wanted;
+        return desired_slots;
     }
     let (domain, count) = (&input.policy.domain, CopyCount { input, loads });
     let upcoming_release = upcoming_release(app);
     if let Some(current) = current_release(app) {
         let handed_over =
             |role: &RoleName| upcoming_release.is_some_and(|(_, new)| hands_over(current, new, role, &[app], input));
-        wanted.extend(wanted_of(&app.app, current, domain, handed_over, count));
+        desired_slots.extend(slots_of_release(&app.app, current, domain, handed_over, count));
     }
     if let Some((deploy, release)) = upcoming_release {
         if let Some(slot) = release_step(release) {
             let spec = spec(&app.app, release, &release.roles[&slot.role], domain);
-            wanted.insert(slot, spec.into());
+            desired_slots.insert(slot, spec.into());
         }
         if deploy.state != DeployState::Starting || release_step_done(release, input) {
-            wanted.extend(wanted_of(&app.app, release, domain, |_| false, count));
+            desired_slots.extend(slots_of_release(&app.app, release, domain, |_| false, count));
         }
     }
-    wanted
+    desired_slots
 }
 
 /// Reports whether the successor of a renamed app takes the role over at once. The role then leaves the old app as soon
@@ -111,27 +112,27 @@ pub(crate) fn is_data_closed(role: &Role, apps: &[&DesiredApp], input: &Planning
 /// slots wait. This function removes no allocation: [`retire`] does so once the routes are known.
 pub(crate) fn assign(
     desired: &DesiredCluster,
-    wanted: &WantedSlots,
+    desired_slots: &DesiredSlots,
     draft: &mut DraftParts<'_>,
     input: &PlanningInput<'_>,
 ) -> AssignedSlots {
     let mut assigned = AssignedSlots::default();
-    let moving = moving_roles(wanted, input);
-    let crowded = moves::crowded(desired, wanted, &mut draft.loads.index, input);
+    let moving = moving_roles(desired_slots, input);
+    let crowded = moves::crowded(desired, desired_slots, &mut draft.loads.index, input);
     let mut planning = SlotPlanning { desired, draft, input, moving, crowded, assigned: &mut assigned };
-    wanted.iter().for_each(|(slot, spec)| planning.assign(slot, spec));
+    desired_slots.iter().for_each(|(slot, spec)| planning.assign(slot, spec));
     assigned
 }
 
 /// The roles of which a copy has begun to move: the old allocation serves, and the new one is not ready yet.
-fn moving_roles(wanted: &WantedSlots, input: &PlanningInput<'_>) -> MovingRoles {
+fn moving_roles(desired_slots: &DesiredSlots, input: &PlanningInput<'_>) -> MovingRoles {
     let mut moving = MovingRoles::default();
     let begun = |slot: &&Slot| {
         // Only a slot with two allocations can move.
         let current = input.current(slot).filter(|_| input.allocations(slot).len() > 1);
         current.is_some_and(|current| moves::predecessor(current, input).is_some())
     };
-    wanted.keys().filter(begun).for_each(|slot| moving.begin(slot));
+    desired_slots.keys().filter(begun).for_each(|slot| moving.begin(slot));
     moving
 }
 
@@ -283,14 +284,14 @@ impl SlotPlanning<'_, '_, '_> {
 /// Records the machine of each chosen copy with volumes: their data is there from now on.
 pub(crate) fn record_data(
     desired: &mut DesiredCluster,
-    wanted: &WantedSlots,
+    desired_slots: &DesiredSlots,
     chosen: &BTreeSet<AllocationId>,
     draft: &DraftParts<'_>,
 ) {
-    let with_data = |id: &&AllocationId| wanted.get(&id.slot).is_some_and(|spec| !spec.role.volumes.is_empty());
+    let with_data = |id: &&AllocationId| desired_slots.get(&id.slot).is_some_and(|spec| !spec.role.volumes.is_empty());
     for id in chosen.iter().filter(with_data) {
         let (Some(app), Some(machine)) = (desired.apps.get_mut(&id.slot.app), draft.machine_of(id)) else { continue };
-        for volume in wanted[&id.slot].role.volumes.keys() {
+        for volume in desired_slots[&id.slot].role.volumes.keys() {
             if app.app.data.get(volume) != Some(machine) {
                 app.app.data.insert(volume.clone(), machine.clone());
             }

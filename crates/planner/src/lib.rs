@@ -81,10 +81,10 @@ pub fn plan(inputs: &PlannerInput<'_>, loads: &mut MachineLoads) -> PlanDecision
     for (name, app) in &mut next.apps {
         advance(app, &desired.apps[name], &input, loads, &mut decision);
     }
-    let wanted = instances::wanted(&next, &input, loads);
+    let desired_slots = instances::desired_slots(&next, &input, loads);
     let mut draft = DraftParts::new(&input, loads);
-    let AssignedSlots { chosen, waits } = instances::assign(&next, &wanted, &mut draft, &input);
-    instances::record_data(&mut next, &wanted, &chosen, &draft);
+    let AssignedSlots { chosen, waits } = instances::assign(&next, &desired_slots, &mut draft, &input);
+    instances::record_data(&mut next, &desired_slots, &chosen, &draft);
     let is_changed = |app: &&DesiredApp| app.app != desired.apps[&app.app.name].app;
     decision.apps.extend(next.apps.values().filter(is_changed).map(|app| app.app.clone()));
     for (app, mut reasons) in waits {

@@ -22,7 +22,7 @@ use gantry_model::{
 };
 use gantry_placement::{MachineReadiness, PlacementDemand, PlacementIndex};
 
-use crate::demand::WantedSlots;
+use crate::demand::DesiredSlots;
 use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
 use crate::loads::demand;
 use crate::{DesiredApp, DesiredCluster};
@@ -163,14 +163,14 @@ type RoleCopies<'a> = BTreeMap<(&'a AppName, ReleaseNumber, &'a RoleName), Vec<(
 /// only of roles whose other copies are all ready and stay.
 pub(crate) fn crowded(
     desired: &DesiredCluster,
-    wanted: &WantedSlots,
+    desired_slots: &DesiredSlots,
     index: &mut PlacementIndex,
     input: &PlanningInput<'_>,
 ) -> BTreeSet<Slot> {
     let mut roles = RoleCopies::new();
     let settled: BTreeSet<&AppName> =
         desired.apps.iter().filter(|(_, app)| is_settled(app)).map(|(name, _)| name).collect();
-    for (slot, spec) in wanted.iter().filter(|(slot, _)| settled.contains(&slot.app)) {
+    for (slot, spec) in desired_slots.iter().filter(|(slot, _)| settled.contains(&slot.app)) {
         let role = &spec.role;
         if role.is_service() && !role.stop_first() && !role.placement.global {
             roles.entry((&slot.app, slot.release, &slot.role)).or_default().push((slot, role));

@@ -136,7 +136,7 @@ impl OutcomeReader {
 pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, SandboxError> {
     let pid = container.pid().ok_or(SandboxError::NotRunning)?;
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
-    let wanted = if spec.terminal { 1 } else { 3 };
+    let pipe_count = if spec.terminal { 1 } else { 3 };
     let mut worker = Worker::fork(None).await?;
     let task = WorkerTask::Exec(Box::new(ExecRequest { spec, pid, start_time }));
     worker.begin(&task).await.map_err(SandboxError::launcher("send the request to"))?;
@@ -144,7 +144,7 @@ pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, 
         .await
         .map_err(|_| SandboxError::NoResponse(START_TIMEOUT.as_secs()))?
         .map_err(SandboxError::launcher("receive descriptors from"))?;
-    if received.len() != wanted {
+    if received.len() != pipe_count {
         let source = io::Error::other("the launcher could not enter the container");
         return Err(SandboxError::launcher("receive descriptors from")(source));
     }

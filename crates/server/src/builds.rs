@@ -130,15 +130,15 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Starts each wanted build that is not under way, and cancels each build that is no longer wanted.
-fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: &BTreeMap<AppName, Vec<Arc<Deploy>>>) {
+fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, to_build: &BTreeMap<AppName, Vec<Arc<Deploy>>>) {
     let mut running = server.builds.lock();
     for ((app, number), job) in running.iter() {
         let is_its = |deploy: &Arc<Deploy>| (deploy.number, deploy.created) == (*number, job.created);
-        if !wanted.get(app).is_some_and(|deploys| deploys.iter().any(is_its)) {
+        if !to_build.get(app).is_some_and(|deploys| deploys.iter().any(is_its)) {
             job.output.cancel();
         }
     }
-    for deploy in wanted.values().flatten() {
+    for deploy in to_build.values().flatten() {
         let key = (deploy.app.clone(), deploy.number);
         if running.contains_key(&key) {
             // Either the wanted build is under way, or a cancelled build of the same number must end first.

@@ -99,7 +99,7 @@ fn planned_roles(app: &App, current: Option<&Release>, next: &Release, found: &D
 
 /// The copies of a role that start. A copy without a machine waits for room, or for the end of the old copy.
 fn starts(app: &App, next: &Release, name: &RoleName, role: &Role, found: &DeployPreview) -> Vec<PlannedCopy> {
-    let wanted = match role.kind {
+    let copies = match role.kind {
         Kind::Service if role.placement.global => 0,
         Kind::Service if role.stop_first() => app.scale.get(name).copied().unwrap_or(role.instances).min(1),
         Kind::Service => app.scale.get(name).copied().unwrap_or(role.instances),
@@ -109,7 +109,7 @@ fn starts(app: &App, next: &Release, name: &RoleName, role: &Role, found: &Deplo
     };
     let slot = |index| Slot { app: app.name.clone(), release: next.number, role: name.clone(), index };
     let mut slots: BTreeSet<Slot> = found.starts.keys().filter(|slot| slot.role == *name).cloned().collect();
-    slots.extend((1..=wanted).map(slot));
+    slots.extend((1..=copies).map(slot));
     let data = || role.volumes.keys().find_map(|volume| app.data.get(volume)).cloned();
     slots.into_iter().map(|slot| copy(slot.clone(), found.starts.get(&slot).cloned().or_else(data))).collect()
 }

@@ -40,7 +40,7 @@ const RELEASE: &str = "release";
 type RoleSchedules = BTreeMap<ScheduleName, (Schedule, StoredTemplate)>;
 
 /// The schedules of the roles of all current releases.
-type WantedSchedules<'a> = BTreeMap<&'a ScheduleName, &'a (Schedule, StoredTemplate)>;
+type DesiredSchedules<'a> = BTreeMap<&'a ScheduleName, &'a (Schedule, StoredTemplate)>;
 
 /// The schedules of the roles of each app.
 struct FollowedSchedules {
@@ -102,17 +102,17 @@ fn readable(role: &RoleSchedule) -> Option<Schedule> {
 }
 
 /// Makes the stored schedules of roles like the wanted ones. An unchanged schedule keeps its progress.
-async fn follow(server: &Server, wanted: &WantedSchedules<'_>) -> Result<(), JobsError> {
+async fn follow(server: &Server, desired: &DesiredSchedules<'_>) -> Result<(), JobsError> {
     let stored = server.jobs.read(|reader| reader.schedules(None)).await?;
     let stored: BTreeMap<_, _> = stored
         .into_iter()
         .filter(|schedule| schedule.new.origin == ScheduleOrigin::Release)
         .map(|schedule| (schedule.new.name.clone(), schedule.new))
         .collect();
-    for name in stored.keys().filter(|name| !wanted.contains_key(*name)) {
+    for name in stored.keys().filter(|name| !desired.contains_key(*name)) {
         server.jobs.schedule(ScheduleCommand::Remove(name.clone())).await?;
     }
-    for (name, (schedule, template)) in wanted {
+    for (name, (schedule, template)) in desired {
         let name: &ScheduleName = name;
         let new = NewSchedule {
             name: name.clone(),

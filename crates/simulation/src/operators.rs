@@ -50,7 +50,7 @@ impl Simulation {
     pub(crate) fn operate(&mut self) {
         let machine = self.random.index(self.settings.machines);
         let choice = self.random.between(0, 9);
-        let wanted = match choice {
+        let chosen_availability = match choice {
             0..4 => MachineAvailability::Draining { reason: None, deadline: None },
             4..6 => MachineAvailability::Cordoned { reason: None },
             _ => MachineAvailability::Schedulable,
@@ -62,7 +62,7 @@ impl Simulation {
         let draining =
             closed.iter().find(|machine| matches!(machine.availability, MachineAvailability::Draining { .. }));
         let drained = draining.map(|machine| machine.name.clone()).filter(|_| choice == 9);
-        if wanted != MachineAvailability::Schedulable && closed_count >= self.settings.machines / 5 {
+        if chosen_availability != MachineAvailability::Schedulable && closed_count >= self.settings.machines / 5 {
             return;
         }
         self.on_answering_server(|simulation, leader| match drained {
@@ -72,7 +72,9 @@ impl Simulation {
                 })
                 .map(drop),
             None => simulation
-                .mutate(leader, |records, now| Actor::new(records, now, OPERATOR).make_machine(&name, wanted))
+                .mutate(leader, |records, now| {
+                    Actor::new(records, now, OPERATOR).make_machine(&name, chosen_availability)
+                })
                 .map(drop),
         });
     }

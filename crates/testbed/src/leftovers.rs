@@ -47,14 +47,18 @@ fn name_of(process: &Path) -> String {
 }
 
 impl TestCluster {
-    /// Returns everything except the `wanted` instances, and the slots that the agent has ready for jobs: folders, control groups, links, processes, rules and
-    /// unfinished files. Also returns missing parts of wanted instances.
-    #[must_use]
-    pub fn strays(&self, wanted: &[String]) -> Vec<String> {
+    /// Returns everything except the `expected_names` instances, and the slots that the agent has ready for jobs:
+    /// folders, control groups, links, processes, rules and unfinished files. Also returns missing parts of wanted
+    /// instances. st_use]
+    pub fn strays(&self, expected_names: &[String]) -> Vec<String> {
         let mut strays = Vec::new();
         let compare = |strays: &mut Vec<String>, what: &str, found: Vec<String>| {
-            strays.extend(found.iter().filter(|name| !wanted.contains(name)).map(|name| format!("{what} {name}")));
-            strays.extend(wanted.iter().filter(|name| !found.contains(name)).map(|name| format!("no {what} {name}")));
+            strays.extend(
+                found.iter().filter(|name| !expected_names.contains(name)).map(|name| format!("{what} {name}")),
+            );
+            strays.extend(
+                expected_names.iter().filter(|name| !found.contains(name)).map(|name| format!("no {what} {name}")),
+            );
         };
         compare(&mut strays, "folder", entries(&self.path("data/containers")));
         compare(&mut strays, "state", entries(&self.path("run/containers")));
@@ -72,7 +76,7 @@ impl TestCluster {
         strays.extend(self.half_made());
         strays.extend(self.mounts().into_iter().map(|line| format!("mount {line}")));
         strays.extend(self.launched().into_iter().map(|line| format!("process {line}")));
-        strays.extend(self.stray_slots(wanted.len()));
+        strays.extend(self.stray_slots(expected_names.len()));
         let rules = run(command("nft", &["list", "table", "inet", self.name()])).out;
         for rule in ["masquerade", "drop"] {
             let count = rules.matches(rule).count();

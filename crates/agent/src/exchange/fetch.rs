@@ -126,7 +126,7 @@ impl LayerFetch<'_> {
                 Ok(true)
             }
             Err(PartError::WrongDigest { found }) if self.sources.is_empty() => {
-                Err(LayersError::WrongDigest { wanted: digest, found }.into())
+                Err(LayersError::WrongDigest { expected: digest, found }.into())
             }
             Err(PartError::WrongDigest { found }) => {
                 let (layer, machines) = (digest.short(), machines.join(","));

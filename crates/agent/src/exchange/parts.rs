@@ -250,8 +250,8 @@ impl PartsFetch<'_> {
         match self.layer.keep(&self.agent.exchange.cache).await {
             Ok(()) => {}
             Err(PartError::WrongDigest { found }) => {
-                let wanted = self.layer.digest().clone();
-                return Err(LayersError::WrongDigest { wanted, found }.into());
+                let expected = self.layer.digest().clone();
+                return Err(LayersError::WrongDigest { expected, found }.into());
             }
             Err(error) => return Err(error.into()),
         }

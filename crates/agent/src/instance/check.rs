@@ -45,7 +45,7 @@ impl Instance {
             tokio::select! {
                 () = container.ended() => return MonitorEnd::Ended,
                 () = tokio::time::sleep_until(check_at.min(look_at)) => {}
-                changed = self.wanted.changed() => {
+                changed = self.desired.changed() => {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
                     }

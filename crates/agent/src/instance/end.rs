@@ -150,8 +150,8 @@ impl Instance {
         self.agent.addresses.release(self.record.address);
         // Close the receiver before removing the status: the supervisor then starts a new task when the plan names the
         // instance again.
-        let Self { agent, id, wanted, .. } = self;
-        drop(wanted);
+        let Self { agent, id, desired, .. } = self;
+        drop(desired);
         agent.disk.begin(&id);
         agent.fence.leave(&id);
         agent.status.remove(&id);

@@ -37,13 +37,13 @@ const RESTART_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_se
 const STEADY_UPTIME: Duration = Duration::from_secs(600);
 
 /// The assignment that the supervisor sends to an instance's task. `None`: the instance is in no plan any more.
-pub(crate) type WantedAssignment = Option<Assignment>;
+pub(crate) type DesiredAssignment = Option<Assignment>;
 
 /// The task of one instance.
 pub(crate) struct Instance {
     agent: Arc<AgentContext>,
     id: AllocationId,
-    wanted: watch::Receiver<WantedAssignment>,
+    desired: watch::Receiver<DesiredAssignment>,
     workload: Workload,
     record: InstanceRecord,
     status: ObservedInstance,
@@ -59,10 +59,10 @@ pub(crate) struct Instance {
 }
 
 /// Returns once the instance has to stop.
-pub(crate) async fn stop_wanted(wanted: &mut watch::Receiver<WantedAssignment>) {
+pub(crate) async fn stop_requested(desired: &mut watch::Receiver<DesiredAssignment>) {
     let stops =
-        |wanted: &WantedAssignment| wanted.as_ref().is_none_or(|assignment| assignment.goal == InstanceGoal::Stop);
-    if wanted.wait_for(stops).await.is_err() {
+        |desired: &DesiredAssignment| desired.as_ref().is_none_or(|assignment| assignment.goal == InstanceGoal::Stop);
+    if desired.wait_for(stops).await.is_err() {
         // The agent is shutting down.
         std::future::pending::<()>().await;
     }
@@ -73,12 +73,12 @@ impl Instance {
     pub(crate) fn new(
         agent: &Arc<AgentContext>,
         id: AllocationId,
-        wanted: watch::Receiver<WantedAssignment>,
+        desired: watch::Receiver<DesiredAssignment>,
     ) -> Result<Self, InstanceError> {
         let paths = ContainerPaths::of(&agent.settings, &id);
         let kept = paths.read_record();
         let known = kept.is_some();
-        let record = match (kept, &*wanted.borrow()) {
+        let record = match (kept, &*desired.borrow()) {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
                 let address = agent.allocate_address().ok_or(InstanceError::NoAddress)?;
@@ -115,7 +115,7 @@ impl Instance {
             workload: Workload::of_instance(&agent.settings, &id, &record.spec),
             agent: Arc::clone(agent),
             id,
-            wanted,
+            desired,
             record,
             status,
             backoff: Backoff::new(RESTART_PAUSES[0], RESTART_PAUSES[1]),
@@ -169,7 +169,7 @@ impl Instance {
     }
 
     fn goal(&self) -> InstanceGoal {
-        self.wanted.borrow().as_ref().map_or(InstanceGoal::Stop, |assignment| assignment.goal)
+        self.desired.borrow().as_ref().map_or(InstanceGoal::Stop, |assignment| assignment.goal)
     }
 
     fn enter_phase(&mut self, phase: InstancePhase) {
@@ -258,7 +258,7 @@ impl Instance {
 
     /// Waits for a change of the assignment.
     async fn assignment_changed(&mut self) {
-        if self.wanted.changed().await.is_err() {
+        if self.desired.changed().await.is_err() {
             // The agent is shutting down.
             std::future::pending::<()>().await;
         }
@@ -266,7 +266,7 @@ impl Instance {
 
     async fn back_off(&mut self) {
         let pause = self.backoff.pause();
-        let _ = tokio::time::timeout(pause, stop_wanted(&mut self.wanted)).await;
+        let _ = tokio::time::timeout(pause, stop_requested(&mut self.desired)).await;
     }
 
     async fn prepare_restart(&mut self, begun: Instant) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gantry_model::{AllocationId, InstanceGoal, InstancePhase};
 use gantry_sandbox::{Container, ContainerSpec};
 
-use super::{Instance, InstanceError, stop_wanted};
+use super::{Instance, InstanceError, stop_requested};
 use crate::container::{self, ContainerNames};
 use crate::images::LocalImage;
 use crate::status::now;
@@ -115,7 +115,7 @@ impl Instance {
         loop {
             tokio::select! {
                 image = &mut fetching => return Ok(image?),
-                () = stop_wanted(&mut self.wanted) => return Err(InstanceError::Unwanted),
+                () = stop_requested(&mut self.desired) => return Err(InstanceError::Unwanted),
                 () = tokio::time::sleep(UNPACK_REPORT) => {
                     self.status.unpacked = unpacked().saturating_sub(before);
                     self.enter_phase(InstancePhase::Preparing);
@@ -138,7 +138,7 @@ impl Instance {
                     Some("waits for a lease: a single copy starts only while its machine reaches a server".to_owned());
                 self.enter_phase(InstancePhase::Preparing);
             }
-            if tokio::time::timeout(SOLE_COPY_POLL, stop_wanted(&mut self.wanted)).await.is_ok() {
+            if tokio::time::timeout(SOLE_COPY_POLL, stop_requested(&mut self.desired)).await.is_ok() {
                 return Err(InstanceError::Unwanted);
             }
         }
@@ -166,7 +166,7 @@ impl Instance {
                     self.enter_phase(InstancePhase::Preparing);
                 }
             }
-            if tokio::time::timeout(SOLE_COPY_POLL, stop_wanted(&mut self.wanted)).await.is_ok() {
+            if tokio::time::timeout(SOLE_COPY_POLL, stop_requested(&mut self.desired)).await.is_ok() {
                 return Err(InstanceError::Unwanted);
             }
         }

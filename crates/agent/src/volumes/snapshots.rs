@@ -50,7 +50,7 @@ fn unknown((app, name): &Key, snapshot: &VolumeName) -> Problem {
 }
 
 /// Makes a snapshot.
-pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) -> Result<VolumeAnswer, Problem> {
+pub(super) fn create(agent: &AgentContext, key: &Key, request: CreateSnapshot) -> Result<VolumeAnswer, Problem> {
     let settings = &agent.settings;
     let (app, name) = key;
     let (_reading, top) = agent.volumes.read(settings, key)?;
@@ -61,7 +61,7 @@ pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) ->
         return Err(Problem::new(ErrorCode::TooManySnapshots, message)
             .hint(format!("remove one: gantry volume snapshot {app} {name} rm {oldest}")));
     }
-    let snapshot = match wanted.name {
+    let snapshot = match request.name {
         Some(name) => name,
         None => name_of_now(&known)?,
     };

@@ -49,7 +49,7 @@ const SUSPENSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3
 /// The agent's prepared slots.
 pub(crate) struct PreparedSlots {
     slot_pool: Mutex<SlotPool<JobSlot>>,
-    wanted: Nudge,
+    refill: Nudge,
     numbers: AtomicU64,
     left: Arc<LeftGroups>,
 }
@@ -140,7 +140,7 @@ impl PreparedSlots {
     pub(crate) fn new(jobs: u16) -> Self {
         let most = usize::from(jobs).saturating_mul(2).min(IDLE_MAX);
         let slot_pool = Mutex::new(SlotPool::new(most));
-        Self { slot_pool, wanted: Nudge::default(), numbers: AtomicU64::default(), left: Arc::default() }
+        Self { slot_pool, refill: Nudge::default(), numbers: AtomicU64::default(), left: Arc::default() }
     }
 
     fn slot_pool(&self) -> MutexGuard<'_, SlotPool<JobSlot>> {
@@ -151,7 +151,7 @@ impl PreparedSlots {
     pub(crate) fn take(&self, addresses: &AddressPool) -> Option<JobSlot> {
         let (slot, ended) = self.slot_pool().take(Instant::now(), |slot| !slot.slot.has_ended());
         end(ended, addresses);
-        self.wanted.nudge();
+        self.refill.nudge();
         slot
     }
 
@@ -275,7 +275,7 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let slots = ReconcileLoop::new("prepared slots", POLL_INTERVAL, Backoff::constant(POLL_INTERVAL));
     let groups = ReconcileLoop::new("groups of slots", POLL_INTERVAL, Backoff::constant(REMOVAL_RETRY));
     tokio::join!(
-        slots.run_nudged(&agent.prepared.wanted, pass),
+        slots.run_nudged(&agent.prepared.refill, pass),
         groups.run_nudged(&agent.prepared.left.added, removal)
     );
 }

@@ -23,7 +23,7 @@ const SHELL: &str = "|&;<>()$`\\\"'*?[]#~=%!{}\n";
 #[must_use]
 pub fn default_command(code: &str, top: &[TopFile]) -> Option<Vec<String>> {
     let runs: Vec<(&str, Vec<String>)> = top.iter().filter_map(|file| Some((stem(&file.name), run(file)?))).collect();
-    let named = |wanted: &str| runs.iter().find(|(stem, _)| *stem == wanted);
+    let named = |stem_name: &str| runs.iter().find(|(stem, _)| *stem == stem_name);
     let found = std::iter::once(code).chain(MAIN).find_map(named);
     let only = || runs.first().filter(|_| runs.len() == 1);
     found.or_else(only).map(|(_, command)| command.clone())

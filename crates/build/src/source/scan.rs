@@ -36,17 +36,17 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     each(&mut *archive, |path, entry| first.entry(path, entry).map_err(|error| failed(&error)))?;
     first.leave_folder(Path::new(""));
     let FirstPass { tree, committed, mut heads, modules, pointers, lookalikes, .. } = first;
-    let mut wanted = BTreeMap::new();
+    let mut recipe_paths = BTreeMap::new();
     for name in TEXTS {
         if let Some(path) = followed(&tree, name, BuildPhase::Roles)? {
-            wanted.insert(name, path);
+            recipe_paths.insert(name, path);
         }
     }
     // An absolute link leads to a program that the base image may have.
     let in_image = matches!(tree.follow(Path::new(COMPILE)), PathTarget::Outside(target) if target.is_absolute());
     let compile = if in_image { None } else { followed(&tree, COMPILE, BuildPhase::Compile)? };
     let linked: BTreeSet<&PathBuf> =
-        wanted.values().chain(&compile).filter(|path| !heads.contains_key(*path)).collect();
+        recipe_paths.values().chain(&compile).filter(|path| !heads.contains_key(*path)).collect();
     if !linked.is_empty() {
         archive.rewind().map_err(|error| failed(&error))?;
         let mut read = HashMap::new();
@@ -59,7 +59,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
         heads.extend(read);
     }
     let mut found = RecipeInput { lookalikes, ..RecipeInput::default() };
-    for (name, path) in wanted {
+    for (name, path) in recipe_paths {
         let bytes = heads.get(&path).map(Vec::as_slice).unwrap_or_default();
         let text = text::decode(bytes)
             .map_err(|why| BuildError::new(BuildPhase::Roles, format!("{name} cannot be read: {why}")))?;
@@ -101,7 +101,7 @@ fn followed(tree: &Tree, name: &'static str, phase: BuildPhase) -> Result<Option
     }
 }
 
-fn why_not(leads: &PathTarget, wanted: &str) -> String {
+fn why_not(leads: &PathTarget, expected: &str) -> String {
     match leads {
         PathTarget::Broken(target) => {
             format!("is a link to {}, which is not in the repository; commit what it leads to", shown(target))
@@ -110,7 +110,7 @@ fn why_not(leads: &PathTarget, wanted: &str) -> String {
             format!("is a link to {}, which leads out of the repository; commit the file itself", shown(target))
         }
         PathTarget::Endless => "is a link that leads to itself; commit the file itself".to_owned(),
-        _ => format!("is not {wanted}"),
+        _ => format!("is not {expected}"),
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
 
 /// Finds a page by its name. The name of a how-to needs no `howto-`.
 fn find<'a>(pages: &[(&str, &'a str)], topic: &str) -> Option<&'a str> {
-    let named = |wanted: &str| pages.iter().find(|(name, _)| *name == wanted).map(|(_, text)| *text);
+    let named = |page_name: &str| pages.iter().find(|(name, _)| *name == page_name).map(|(_, text)| *text);
     named(topic).or_else(|| named(&format!("howto-{topic}")))
 }
 

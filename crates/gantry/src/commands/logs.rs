@@ -31,8 +31,8 @@ impl LogSelection {
     }
 }
 
-pub(crate) async fn run(client: &Client, app: &AppName, wanted: &LogSelection, json: bool) -> anyhow::Result<Exit> {
-    let mut lines = client.follow(&Logs { app: app.clone() }, &wanted.query()).await?;
+pub(crate) async fn run(client: &Client, app: &AppName, selection: &LogSelection, json: bool) -> anyhow::Result<Exit> {
+    let mut lines = client.follow(&Logs { app: app.clone() }, &selection.query()).await?;
     let mut is_empty = true;
     while let Some(item) = lines.next().await {
         let item = item?;

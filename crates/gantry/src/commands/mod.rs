@@ -123,8 +123,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Promote { app, follow } => deploys::promote(&client()?, &app, follow).await,
         Command::Abort { app } => deploys::abort(&client()?, &app).await,
         Command::Logs { app, follow, lines, since, role, grep } => {
-            let wanted = logs::LogSelection { follow, lines, since, role, grep };
-            logs::run(&client()?, &app, &wanted, json).await
+            let selection = logs::LogSelection { follow, lines, since, role, grep };
+            logs::run(&client()?, &app, &selection, json).await
         }
         Command::Exec { app, input, instance, command } => {
             session::exec(&client()?, &app, instance, command, input).await

@@ -75,7 +75,7 @@ struct SnapshotReader {
     documents: BTreeMap<Digest, Vec<u8>>,
     documents_size: u64,
     /// Blobs that are manifests or configurations.
-    wanted: BTreeSet<Digest>,
+    manifest_digests: BTreeSet<Digest>,
     ended: bool,
 }
 
@@ -113,7 +113,7 @@ impl SnapshotReader {
         ensure!(heading.images.len() <= IMAGES_MAX, "it has more than {IMAGES_MAX} images");
         let distinct: BTreeSet<_> = heading.blobs.iter().map(|blob| &blob.digest).collect();
         ensure!(distinct.len() == heading.blobs.len(), "its list has a blob twice");
-        self.wanted = heading.images.iter().map(|image| image.digest.clone()).collect();
+        self.manifest_digests = heading.images.iter().map(|image| image.digest.clone()).collect();
         self.heading = Some((heading, DigestHasher::of(&text)));
         Ok(())
     }
@@ -121,7 +121,7 @@ impl SnapshotReader {
     /// Verifies a blob. Keeps it if it is a manifest or a configuration. A configuration follows on a manifest that names it.
     fn blob(&mut self, digest: &Digest, content: &mut impl Read) -> anyhow::Result<()> {
         let mut hasher = DigestHasher::default();
-        let (mut buffer, mut document) = (vec![0; 256 << 10], self.wanted.contains(digest).then(Vec::new));
+        let (mut buffer, mut document) = (vec![0; 256 << 10], self.manifest_digests.contains(digest).then(Vec::new));
         loop {
             let length = content.read(&mut buffer)?;
             if length == 0 {
@@ -139,7 +139,7 @@ impl SnapshotReader {
         ensure!(found == *digest, "blob {digest} is damaged: its content is {found}");
         if let Some(document) = document {
             if let Ok(manifest) = Manifest::parse(&document) {
-                self.wanted.insert(manifest.config.digest);
+                self.manifest_digests.insert(manifest.config.digest);
             }
             self.documents.insert(found, document);
         }

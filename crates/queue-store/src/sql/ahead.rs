@@ -27,7 +27,7 @@ pub(crate) struct ReadAhead {
     /// First ready jobs of queues.
     ready: BTreeMap<i64, ReadyJobs>,
     /// Jobs that all claims together want.
-    wanted: usize,
+    claim_count: usize,
 }
 
 /// The first ready jobs of a queue, in order.
@@ -52,7 +52,7 @@ impl ReadAhead {
             QueueCommand::Claim { most, .. } => *most,
             _ => 0,
         });
-        let mut ahead = Self { wanted: claims.sum(), ..Self::default() };
+        let mut ahead = Self { claim_count: claims.sum(), ..Self::default() };
         // A single job is read where the command needs it.
         if named.len() > 1 {
             let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id {}", database.among());
@@ -78,7 +78,7 @@ impl ReadAhead {
     ) -> Result<Option<&StoredJob>, Fault> {
         let known = self.ready.get(&queue).is_some_and(|ready| ready.is_whole || !ready.jobs.is_empty());
         if !known {
-            let most = (self.wanted / queues.max(1)).max(READY_MIN).min(self.wanted).min(READY_MAX) + 1;
+            let most = (self.claim_count / queues.max(1)).max(READY_MIN).min(self.claim_count).min(READY_MAX) + 1;
             let sql = format!(
                 "SELECT {COLUMNS} FROM jobs WHERE state = {READY} AND queue = ?1 ORDER BY place, id LIMIT ?2{}",
                 database.skip_locked()

@@ -294,7 +294,7 @@ impl QueueReader {
 
 fn page(database: &dyn Database, filter: &JobFilter, most: usize) -> Result<JobPage, Fault> {
     let names = Loads::names(database)?;
-    let wanted = |name: &QueueName| {
+    let is_selected = |name: &QueueName| {
         filter.queue.as_ref().is_none_or(|queue| queue == name)
             && filter.project.as_ref().is_none_or(|project| *project == name.project)
     };
@@ -313,7 +313,7 @@ fn page(database: &dyn Database, filter: &JobFilter, most: usize) -> Result<JobP
             scanned += 1;
             let stored = StoredJob::read(row)?;
             (last, before) = (Some(stored.id), whole(stored.id.0));
-            if let Some(load) = names.queues.get(&stored.queue).filter(|load| wanted(&load.name)) {
+            if let Some(load) = names.queues.get(&stored.queue).filter(|load| is_selected(&load.name)) {
                 jobs.extend(details(database, stored, load.name.clone())?);
             }
         }

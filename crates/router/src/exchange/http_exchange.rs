@@ -115,8 +115,8 @@ impl HttpExchange {
         let repeatable = is_repeatable(&self.request, &self.body);
         loop {
             let chosen = self.find().await.inspect_err(|response| {
-                let wanted = self.route.traffic.paused || self.route.traffic.maintenance.is_some();
-                let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE && !wanted;
+                let is_deliberate = self.route.traffic.paused || self.route.traffic.maintenance.is_some();
+                let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE && !is_deliberate;
                 self.entry.failure = unavailable.then_some(RequestFailure::NoInstance);
             })?;
             let _probe = HalfOpenProbe::of(&chosen.target, self.now);

@@ -97,9 +97,13 @@ fn reason_of(error: &BodyError) -> Option<Reason> {
     None
 }
 
-/// Resolves to the number of bytes that the stream takes now, up to `wanted`.
-fn poll_room(stream: &mut SendStream<Bytes>, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, h2::Error>> {
-    stream.reserve_capacity(wanted);
+/// Resolves to the number of bytes that the stream takes now, up to `chunk_size`.
+fn poll_room(
+    stream: &mut SendStream<Bytes>,
+    chunk_size: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, h2::Error>> {
+    stream.reserve_capacity(chunk_size);
     loop {
         match stream.capacity() {
             0 => match ready!(stream.poll_capacity(cx)) {
@@ -188,9 +192,9 @@ impl AsyncWrite for Http2Writer {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let wanted = bytes.len().min(WRITE_MAX);
-        let room = ready!(poll_room(&mut self.0, wanted, cx)).map_err(io::Error::other)?;
-        let taken = room.min(wanted);
+        let chunk_size = bytes.len().min(WRITE_MAX);
+        let room = ready!(poll_room(&mut self.0, chunk_size, cx)).map_err(io::Error::other)?;
+        let taken = room.min(chunk_size);
         self.0.send_data(Bytes::copy_from_slice(&bytes[..taken]), false).map_err(io::Error::other)?;
         Poll::Ready(Ok(taken))
     }

@@ -60,8 +60,8 @@ impl OpenLayer {
         let mut piece = vec![0; PIECE];
         let mut left = self.length;
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-            let read = match self.file.read(&mut piece[..wanted]).await {
+            let read_size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let read = match self.file.read(&mut piece[..read_size]).await {
                 Ok(read) if read > 0 => read,
                 _ => return,
             };

@@ -40,15 +40,15 @@ pub(super) struct PushOptions {
 
 impl PushOptions {
     pub(super) fn parse(options: &[String]) -> Result<Self, TargetError> {
-        let mut wanted = Self::default();
+        let mut options = Self::default();
         for option in options {
             match option.as_str() {
-                "hold" => wanted.hold = true,
-                "wait" => wanted.wait = true,
+                "hold" => options.hold = true,
+                "wait" => options.wait = true,
                 unknown => return Err(TargetError::UnknownOption(unknown.chars().take(40).collect())),
             }
         }
-        Ok(wanted)
+        Ok(options)
     }
 }
 
@@ -68,9 +68,9 @@ impl DeployTarget<'_> {
         if pushed.branch != branch {
             return Err(TargetError::BranchChanged { app, branch });
         }
-        let wanted = format!("refs/heads/{branch}");
+        let branch_ref = format!("refs/heads/{branch}");
         let is_hash = |text: &str| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match pushed.updates.iter().find(|update| update.name == wanted) {
+        match pushed.updates.iter().find(|update| update.name == branch_ref) {
             Some(update) if is_hash(&update.new) && update.new.bytes().any(|byte| byte != b'0') => Ok(Some(update)),
             Some(_) => Err(TargetError::Removal { app, branch }),
             None if pushed.others > 0 && (pushed.branches == 0 || pushed.branches > 1 && self.serves) => Ok(None),
@@ -80,8 +80,8 @@ impl DeployTarget<'_> {
 
     /// Returns a line about the refs that are pushed beside the branch and passed over.
     pub(super) fn passed_over(&self, pushed: &PushReport) -> Option<String> {
-        let wanted = format!("refs/heads/{}", self.branch);
-        let others = pushed.updates.iter().filter(|update| update.name != wanted).take(NAMED);
+        let branch_ref = format!("refs/heads/{}", self.branch);
+        let others = pushed.updates.iter().filter(|update| update.name != branch_ref).take(NAMED);
         let named: Vec<String> = others.map(|update| printable_ref(&update.name)).collect();
         let more = match pushed.others - named.len().min(pushed.others) {
             0 => String::new(),

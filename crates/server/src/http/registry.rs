@@ -233,9 +233,9 @@ async fn put_manifest(
     reference: &str,
     request: Request,
 ) -> HttpResult {
-    let wanted = read_reference(reference)?;
+    let requested_digest = read_reference(reference)?;
     let in_query = query_tags(request.uri());
-    let own = wanted.is_none().then(|| reference.to_owned());
+    let own = requested_digest.is_none().then(|| reference.to_owned());
     let tags: Vec<String> = in_query.iter().cloned().chain(own).collect();
     check_tags(&tags)?;
     let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX).await.map_err(|_| {
@@ -261,8 +261,8 @@ async fn put_manifest(
     let subject = gantry_image::subject(&bytes).map_err(invalid_manifest)?;
     referrers::check_entry_size(&bytes)?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
-    if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
-        let message = format!("the manifest is {digest}, not {wanted}");
+    if let Some(requested_digest) = requested_digest.filter(|requested_digest| *requested_digest != digest) {
+        let message = format!("the manifest is {digest}, not {requested_digest}");
         return Err(Problem::new(ErrorCode::DigestMismatch, message).into());
     }
     let new = NewManifest {

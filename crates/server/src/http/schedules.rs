@@ -86,8 +86,8 @@ async fn remove(Call { server, at, .. }: Call<endpoints::Remove>) -> HttpResult<
 }
 
 async fn find(server: &Server, name: ScheduleName) -> HttpResult<StoredSchedule> {
-    let wanted = name.clone();
-    let found = server.jobs.read(move |reader| reader.schedule(&wanted)).await?;
+    let schedule_name = name.clone();
+    let found = server.jobs.read(move |reader| reader.schedule(&schedule_name)).await?;
     Ok(found.ok_or_else(|| unknown(&name))?)
 }
 

@@ -33,14 +33,14 @@ impl OtherServers {
     }
 
     /// Returns which of the blobs each other server has.
-    pub(crate) async fn find_blobs(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<String, ServerBlobs> {
+    pub(crate) async fn find_blobs(&self, digests: &BTreeSet<Digest>) -> BTreeMap<String, ServerBlobs> {
         let own = &self.membership.own().name;
         let mut found = BTreeMap::new();
         for (peer, lives) in self.membership.all().into_iter().filter(|(peer, _)| peer.name != *own) {
             let blobs = match lives {
                 false => ServerBlobs::unknown(ServerSilence::Away, "is away".to_owned()),
                 true => match self.blobs.list(&peer).await {
-                    Ok(list) => ServerBlobs::of(list.into_keys().filter(|digest| wanted.contains(digest)).collect()),
+                    Ok(list) => ServerBlobs::of(list.into_keys().filter(|digest| digests.contains(digest)).collect()),
                     Err(error) => {
                         let reason = format!("did not answer: {}", crate::causes(&error));
                         ServerBlobs::unknown(ServerSilence::NoAnswer, reason)

@@ -133,8 +133,9 @@ async fn compare_and_run(
         OperationReply::Range(found) => found.entries.first().map_or(0, |entry| entry.modified),
         _ => 0,
     };
-    let wanted = cas.unwrap_or_default();
-    let message = format!("the key {name:?} has revision {present}, and not {wanted}; a missing key has revision 0");
+    let expected_revision = cas.unwrap_or_default();
+    let message =
+        format!("the key {name:?} has revision {present}, and not {expected_revision}; a missing key has revision 0");
     Err(Problem::new(ErrorCode::RevisionConflict, message).into())
 }
 
