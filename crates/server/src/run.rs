@@ -1,7 +1,7 @@
 //! The server's life cycle: opens the store, takes leadership, serves, and shuts down.
 //!
 //! With a store in a file the server is the only one, and leads for as long as it lives. With etcd it is one of several
-//! (`servers`), and leads from time to time. Either way [`run_term`] is one term of leadership.
+//! (`servers`), and leads from time to time. Either way [`serve_term`] is one term of leadership.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -80,7 +80,7 @@ async fn run_alone(
         let router = http::router(Arc::clone(server));
         Ok(async move { connections::serve(&listener, router).await })
     };
-    run_term(Term { store, leadership, writes, settings, blobs, servers: None }, serve, shutdown).await
+    serve_term(Term { store, leadership, writes, settings, blobs, servers: None }, serve, shutdown).await
 }
 
 /// State at the beginning of a term of leadership.
@@ -96,7 +96,7 @@ pub(crate) struct Term {
 }
 
 /// Leads until leadership is lost or `shutdown` completes. `serve` begins to serve requests once the server can.
-pub(crate) async fn run_term<S: Future<Output = Infallible>>(
+pub(crate) async fn serve_term<S: Future<Output = Infallible>>(
     term: Term,
     serve: impl FnOnce(&Arc<Server>) -> Result<S, ServerError>,
     shutdown: impl Future<Output = ()> + Send,

@@ -15,7 +15,7 @@ use crate::servers::OtherServers;
 
 /// Returns the warnings, each with its meaning and the action to take.
 pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<StatusWarning> {
-    let away = server.servers.iter().flat_map(OtherServers::away).map(server_away);
+    let away = server.servers.iter().flat_map(OtherServers::unavailable).map(server_away);
     let faults = server.store_faults.get();
     let clocks = server.clock_offsets.wrong().into_iter().map(clock_off);
     clock(view)

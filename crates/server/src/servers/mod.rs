@@ -58,7 +58,7 @@ use self::peer_api::PeerApi;
 pub(crate) use self::removed::forget_removed_servers;
 use self::replicas::PeerBlobs;
 use crate::leadership::{Candidate, Leadership};
-use crate::run::{Term, run_term};
+use crate::run::{Term, serve_term};
 use crate::{ServerError, ServerSettings, connections, http};
 
 /// Timeout for the tasks of a term to end.
@@ -166,7 +166,7 @@ async fn run_term(node: &Node, leadership: Leadership, stop: &CancellationToken)
         gate.begin_term(LeadingTerm { router: http::router(Arc::clone(server)), runtime, ended });
         Ok(std::future::pending())
     };
-    let led = runtime.spawn(run_term(term, serve, stop.clone().cancelled_owned())).await;
+    let led = runtime.spawn(serve_term(term, serve, stop.clone().cancelled_owned())).await;
     node.gate.wait();
     ended.cancel();
     end(runtime).await;
