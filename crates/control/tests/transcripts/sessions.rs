@@ -50,6 +50,7 @@ fn session_kinds() -> Vec<(&'static str, SessionKind)> {
         since: Some(Moment(1_700_000_000_000)),
         grep: Some("error".to_owned()),
         follow: true,
+        after: 11,
     };
     let run = SessionKind::Run {
         app: parsed("shop"),
@@ -140,6 +141,7 @@ fn problem() -> Problem {
         code: ErrorCode::AppNotFound.into(),
         message: "there is no app shp".to_owned(),
         hint: Some("did you mean shop?".to_owned()),
+        retry_after: Some(30),
     }
 }
 
