@@ -88,15 +88,16 @@ pub struct LogQuery {
     pub follow: bool,
     /// Only lines of later releases: lines up to this release are those of an earlier app of the name. Agents of earlier
     /// versions do not know the field, and the server leaves the lines out.
-    #[serde(default)]
-    pub after: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ReleaseNumber>,
 }
 
 impl LogQuery {
     /// Reports whether the lines of an allocation are wanted.
     #[must_use]
     pub fn includes(&self, id: &AllocationId) -> bool {
-        id.slot.release.0 > self.after && self.role.as_ref().is_none_or(|role| *role == id.slot.role)
+        self.after.is_none_or(|after| id.slot.release > after)
+            && self.role.as_ref().is_none_or(|role| *role == id.slot.role)
     }
 }
 
@@ -153,17 +154,17 @@ mod tests {
 
     #[test]
     fn a_log_query_includes_a_role_and_the_releases_after_a_number() {
-        let query = |role: Option<&str>, after| {
+        let query = |role: Option<&str>, after: Option<u64>| {
             let role = role.map(|role| RoleName::parse(role).expect("a role"));
-            LogQuery { role, after, ..LogQuery::default() }
+            LogQuery { role, after: after.map(ReleaseNumber), ..LogQuery::default() }
         };
         let id = AllocationId::parse("shop.v3.web-1").expect("an id");
         for (query, included) in [
-            (query(None, 0), true),
-            (query(None, 2), true),
-            (query(None, 3), false),
-            (query(Some("web"), 2), true),
-            (query(Some("worker"), 2), false),
+            (query(None, None), true),
+            (query(None, Some(2)), true),
+            (query(None, Some(3)), false),
+            (query(Some("web"), Some(2)), true),
+            (query(Some("worker"), Some(2)), false),
         ] {
             assert_eq!(query.includes(&id), included, "{query:?}");
         }

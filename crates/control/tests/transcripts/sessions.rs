@@ -50,7 +50,7 @@ fn session_kinds() -> Vec<(&'static str, SessionKind)> {
         since: Some(Moment(1_700_000_000_000)),
         grep: Some("error".to_owned()),
         follow: true,
-        after: 11,
+        after: Some(ReleaseNumber(11)),
     };
     let run = SessionKind::Run {
         app: parsed("shop"),

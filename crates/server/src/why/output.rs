@@ -52,7 +52,7 @@ impl OutputQuery {
             since: None,
             grep: None,
             follow: false,
-            after: 0,
+            after: None,
         }
     }
 

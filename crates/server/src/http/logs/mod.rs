@@ -17,7 +17,7 @@ use gantry_api::endpoints::sessions as endpoints;
 use gantry_api::types::{LogItem, LogLine, UnreachableMachine};
 use gantry_api::{ErrorCode, Problem};
 use gantry_control::sessions::LogQuery;
-use gantry_model::MachineName;
+use gantry_model::{MachineName, ReleaseNumber};
 use tokio::sync::mpsc;
 
 use self::source::{LogSource, SourceItem};
@@ -54,7 +54,8 @@ pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) 
     let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
     let (after, since, machines) = {
         let view = server.core.view();
-        let after = find_app(&view.records, &at.app)?.earlier_releases;
+        let earlier = find_app(&view.records, &at.app)?.earlier_releases;
+        let after = Some(ReleaseNumber(earlier)).filter(|last| last.0 > 0);
         (after, since.map(|since| view.jumps.earliest_stamp(view.now, since)), machines_by_report(&view))
     };
     let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow, after };
