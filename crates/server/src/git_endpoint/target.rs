@@ -40,15 +40,15 @@ pub(super) struct PushOptions {
 
 impl PushOptions {
     pub(super) fn parse(options: &[String]) -> Result<Self, TargetError> {
-        let mut options = Self::default();
+        let mut parsed = Self::default();
         for option in options {
             match option.as_str() {
-                "hold" => options.hold = true,
-                "wait" => options.wait = true,
+                "hold" => parsed.hold = true,
+                "wait" => parsed.wait = true,
                 unknown => return Err(TargetError::UnknownOption(unknown.chars().take(40).collect())),
             }
         }
-        Ok(options)
+        Ok(parsed)
     }
 }
 
