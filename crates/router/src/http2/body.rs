@@ -98,7 +98,7 @@ fn reason_of(error: &BodyError) -> Option<Reason> {
 }
 
 /// Resolves to the number of bytes that the stream takes now, up to `chunk_size`.
-fn poll_room(
+pub(crate) fn poll_room(
     stream: &mut SendStream<Bytes>,
     chunk_size: usize,
     cx: &mut Context<'_>,

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::routes::circuit::{CircuitBreaker, InstanceFailure};
-use crate::tunnel::peer::{PeerError, PeerRouter};
-use crate::upstream::connection::InstanceConnection;
+use crate::tunnel::peer::{PeerConnection, PeerError, PeerRouter};
+use crate::upstream::connection::{InstanceConnection, TunnelledAllocation};
 use crate::upstream::http1::Http1Connection;
 use crate::upstream::pool::ConnectionPool;
 
@@ -107,11 +107,11 @@ impl RouteTarget {
     }
 
     /// Takes a kept connection. A repeated request, or a request after a failure, asks for a new connection: an instance
-    /// that accepts a connection is alive. Connections to another machine's router say nothing about an instance.
+    /// that accepts a connection is alive. An open connection to another machine's router counts as kept.
     pub(crate) fn take_kept(&self, now: Instant) -> Option<InstanceConnection> {
         match &self.place {
             TargetPlace::Here { pool, .. } => pool.take(now),
-            TargetPlace::Elsewhere { .. } => None,
+            TargetPlace::Elsewhere { peer, allocation } => Some(self.tunnelled(peer.open()?, allocation)),
         }
     }
 
@@ -127,10 +127,13 @@ impl RouteTarget {
                 pool.share(&connection);
                 Ok(connection)
             }
-            TargetPlace::Elsewhere { peer, allocation } => {
-                Ok(InstanceConnection::Tunnel(peer.connection().await?, allocation.clone()))
-            }
+            TargetPlace::Elsewhere { peer, allocation } => Ok(self.tunnelled(peer.connection().await?, allocation)),
         }
+    }
+
+    fn tunnelled(&self, connection: PeerConnection, allocation: &HeaderValue) -> InstanceConnection {
+        let allocation = TunnelledAllocation { name: allocation.clone(), protocol: self.endpoint.protocol };
+        InstanceConnection::Tunnel(connection, allocation)
     }
 
     /// Records the failure of the request sent at `sent`. The failure of another machine's router is not the

@@ -28,6 +28,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::http2::body::SharedUse;
+use crate::tunnel::lane::Lane;
 use crate::{tasks, threads};
 
 /// Maximum number of requests at once on a connection. The peer allows more, so that no request waits for a stream.
@@ -108,9 +109,11 @@ struct PeerPool {
 /// Connection to another machine's router, shared by many requests.
 #[derive(Clone)]
 pub(crate) struct PeerConnection {
-    pub(super) sender: SendRequest<Bytes>,
+    /// Cloned only by a request with a stream of its own: a clone takes a lock of the connection.
+    pub(super) sender: Arc<SendRequest<Bytes>>,
     /// Counts the requests under way. The pool and the task of the connection hold one count each.
     pub(super) user: SharedUse,
+    pub(super) lane: Arc<Lane>,
     state: Arc<ConnectionState>,
 }
 
@@ -194,9 +197,10 @@ impl PeerRouter {
         open.retain(|connection| !connection.is_closed());
     }
 
-    fn open(&self) -> Option<PeerConnection> {
-        self.forget_closed();
-        let open = self.own().open.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns an open connection of this thread with room.
+    pub(crate) fn open(&self) -> Option<PeerConnection> {
+        let mut open = self.own().open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|connection| !connection.is_closed());
         open.iter().find(|connection| connection.has_room()).cloned()
     }
 
@@ -259,7 +263,12 @@ impl PeerRouter {
                 pong.map_err(malformed)?;
             }
         }
-        let connection_handle = PeerConnection { sender, user: SharedUse::default(), state: Arc::default() };
+        let connection_handle = PeerConnection {
+            sender: Arc::new(sender),
+            user: SharedUse::default(),
+            lane: Arc::default(),
+            state: Arc::default(),
+        };
         let (user, state) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.state));
         #[expect(clippy::disallowed_methods, reason = "the requests of the connection see its end")]
         tokio::spawn(drive(Arc::downgrade(self), connection, pings, user, state));

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
-use h2::client::ResponseFuture;
+use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
@@ -17,6 +17,7 @@ use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer, Sen
 use crate::message::{InterimSink, PolledFrame};
 use crate::request::request_body::RequestBody;
 use crate::request::send_failure::SendFailure;
+use crate::tunnel::lane::{LaneBody, LaneExchange};
 use crate::tunnel::peer::PeerConnection;
 use crate::tunnel::wire::{self, SentBody, Service, TunnelRefusal};
 
@@ -37,15 +38,41 @@ enum NoHead {
 }
 
 impl PeerConnection {
-    /// Sends a request to an allocation, and waits for the head of its response.
+    /// Sends a short request on the lane; none if the request needs a stream of its own.
+    pub(crate) fn begin_exchange(
+        &self,
+        request: &Parts,
+        allocation: &HeaderValue,
+        body: &RequestBody,
+    ) -> Option<LaneExchange> {
+        self.lane.begin(&self.user, request, allocation, body)
+    }
+
+    /// Waits for the head of a response on the lane. `body` is the body of the request.
+    pub(crate) async fn send_on_lane(
+        self,
+        exchange: LaneExchange,
+        request: &Parts,
+        body: RequestBody,
+        interims: Option<&dyn InterimSink>,
+    ) -> Result<Response<LaneBody>, SendFailure> {
+        let response = exchange.response(&request.method, body, interims).await;
+        response.map_err(|failure| match (failure, self.given_up()) {
+            (SendFailure::Sent(why), Some(silence)) => SendFailure::Sent(format!("{why}: {silence}")),
+            (failure, _) => failure,
+        })
+    }
+
+    /// Sends a request to an allocation on a stream of its own, and waits for the head of its response.
     pub(crate) async fn send_request(
-        mut self,
+        self,
         request: &Parts,
         allocation: &HeaderValue,
         body: RequestBody,
         interims: Option<&dyn InterimSink>,
     ) -> Result<Response<TunnelBody>, SendFailure> {
-        if std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+        let mut sender = SendRequest::clone(&self.sender);
+        if std::future::poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
             self.retire();
             return Err(SendFailure::Unsent(body));
         }
@@ -62,8 +89,7 @@ impl PeerConnection {
             }
         };
         let is_whole = sent == SentBody::None;
-        let (mut response, stream) = match self.sender.send_request(wire::request(request, allocation, sent), is_whole)
-        {
+        let (mut response, stream) = match sender.send_request(wire::request(request, allocation, sent), is_whole) {
             Ok(sent) => sent,
             Err(error) if error.is_remote() || error.is_io() || error.is_go_away() => {
                 self.retire();
@@ -113,6 +139,7 @@ impl PeerConnection {
                 return Err(whole(upload).map_or(SendFailure::Sent(why), SendFailure::Refused));
             }
         }
+        self.lane.open(&self.sender);
         let (mut head, stream) = response.into_parts();
         head.status = status;
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -138,12 +165,13 @@ impl PeerConnection {
     }
 
     /// Opens a connection to a copy of a role on the other machine; none if the machine has no copy that takes it.
-    pub(crate) async fn join(mut self, service: &Service) -> Option<(Http2Reader, Http2Writer)> {
-        if std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+    pub(crate) async fn join(self, service: &Service) -> Option<(Http2Reader, Http2Writer)> {
+        let mut sender = SendRequest::clone(&self.sender);
+        if std::future::poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
             self.retire();
             return None;
         }
-        let (response, stream) = self.sender.send_request(service.request(), false).ok()?;
+        let (response, stream) = sender.send_request(service.request(), false).ok()?;
         let (mut head, body) = response.await.ok()?.into_parts();
         wire::read_response(&mut head.headers, &mut head.status).ok()?;
         let is_open = head.status == StatusCode::SWITCHING_PROTOCOLS;

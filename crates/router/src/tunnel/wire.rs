@@ -31,6 +31,9 @@ const LAYER: HeaderName = HeaderName::from_static("gantry-tunnel-layer");
 /// Request: number of bytes of the layer to send. Without the field, the rest of the layer is sent.
 const LAYER_LENGTH: HeaderName = HeaderName::from_static("gantry-tunnel-layer-length");
 
+/// Request and response: the stream is a lane.
+const LANE: HeaderName = HeaderName::from_static("gantry-tunnel-lane");
+
 /// Response: the instance changed the protocol.
 const SWITCHED: HeaderName = HeaderName::from_static("gantry-tunnel-switched");
 
@@ -184,6 +187,28 @@ impl LayerRequest {
     }
 }
 
+/// Makes the request that opens a lane.
+pub(crate) fn lane_request() -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static("http://tunnel/");
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().insert(LANE, HeaderValue::from_static("1"));
+    request
+}
+
+/// Makes the response for an open lane.
+pub(crate) fn lane_opened() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(LANE, HeaderValue::from_static("1"));
+    response
+}
+
+/// Returns whether a request opens a lane, or a response has opened one.
+pub(crate) fn is_lane(headers: &HeaderMap) -> bool {
+    headers.contains_key(LANE)
+}
+
 /// A tunnelled request, as its peer reads it.
 pub(crate) struct TunnelledRequest {
     pub(crate) allocation: Option<HeaderValue>,
@@ -265,6 +290,11 @@ pub(crate) fn read_response(headers: &mut HeaderMap, status: &mut StatusCode) ->
         *status = StatusCode::SWITCHING_PROTOCOLS;
     }
     Ok(())
+}
+
+/// Returns whether there are fields of tunnels.
+pub(crate) fn has_own_fields(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(PREFIX))
 }
 
 /// Removes all fields of tunnels.

@@ -22,12 +22,11 @@ use crate::http2::body::{BodyReceiver, BodySender, Http2Reader, Http2Writer};
 use crate::http2::responder::Http2Responder;
 use crate::message::InterimSink;
 use crate::request::request_body::RequestBody;
-use crate::request::send_failure::SendFailure;
 use crate::request::tunnel_upload::TunnelUpload;
-use crate::routes::circuit::InstanceFailure;
 use crate::routes::store::RouteSnapshot;
 use crate::routes::target::RouteTarget;
 use crate::tunnel::wire::{self, LayerRequest, Service, TunnelRefusal, TunnelledRequest};
+use crate::tunnel_listener::attempt::{self, PassedRequest};
 use crate::tunnel_listener::layers;
 use crate::upstream::response_body::InstanceBody;
 use crate::virtual_address;
@@ -89,22 +88,12 @@ pub(super) async fn answer(
         (RequestBody::Tunnelled(Box::new(upload)), None)
     };
     let outcome = tokio::select! {
-        outcome = attempt(&target, &parts, body, &entry, now) => outcome,
+        outcome = attempt::pass_on(&target, PassedRequest::Parsed(&parts, body), &entry, now) => outcome,
         () = entry.0.abandoned() => return,
     };
     match outcome {
-        Ok(response) => {
-            target.circuit.record_success();
-            respond_with(response, &target, &parts, switch, entry).await;
-        }
-        Err((refusal, why)) => {
-            let how = match refusal {
-                TunnelRefusal::Unreachable => InstanceFailure::Unreachable,
-                _ => InstanceFailure::Broken,
-            };
-            target.circuit.record_failure(how, now.into_std(), Instant::now().into_std());
-            entry.refuse(refusal, &why);
-        }
+        Ok(response) => respond_with(response, &target, &parts, switch, entry).await,
+        Err((refusal, why)) => entry.refuse(refusal, &why),
     }
 }
 
@@ -137,32 +126,6 @@ async fn send_layer(router: &RouterState, layer: Option<LayerRequest>, entry: En
     };
     drop(entry);
     open.send(Http2Writer(stream)).await;
-}
-
-/// Sends the request on a kept connection, or else on a new connection.
-async fn attempt(
-    target: &Arc<RouteTarget>,
-    request: &Parts,
-    mut body: RequestBody,
-    entry: &EntryRouter,
-    now: Instant,
-) -> Result<Response<InstanceBody>, (TunnelRefusal, String)> {
-    let mut kept = if target.circuit.is_troubled() { None } else { target.take_kept(now.into_std()) };
-    loop {
-        let is_kept = kept.is_some();
-        let connection = match kept.take() {
-            Some(connection) => connection,
-            None => target.connect().await.map_err(|error| (TunnelRefusal::Unreachable, error.to_string()))?,
-        };
-        match connection.send_request(request, body, Some(entry)).await {
-            Ok(response) => return Ok(response),
-            Err(SendFailure::Unsent(unsent)) if is_kept => body = unsent,
-            Err(SendFailure::Unsent(_) | SendFailure::Refused(_)) => {
-                return Err((TunnelRefusal::Unreachable, "the instance took no request".to_owned()));
-            }
-            Err(SendFailure::Sent(why) | SendFailure::Client(why)) => return Err((TunnelRefusal::Broken, why)),
-        }
-    }
 }
 
 /// Sends the instance's response, or joins both sides after a change of protocol.
@@ -205,9 +168,5 @@ async fn respond_with(
         }
         body = sender.body;
     }
-    if let InstanceBody::Http1(answer) = body
-        && let Some(connection) = answer.into_connection()
-    {
-        target.keep(connection);
-    }
+    attempt::keep(target, body);
 }

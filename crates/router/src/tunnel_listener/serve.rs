@@ -12,9 +12,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::exchange::router_state::RouterState;
+use crate::http2::body::BodyReceiver;
 use crate::threads::ServingThreads;
 use crate::tunnel::peer::{FRAME_MAX, HEADER_LIST_MAX};
+use crate::tunnel::wire;
 use crate::tunnel_listener::answer::answer;
+use crate::tunnel_listener::lane;
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -109,8 +112,16 @@ async fn serve(
         tokio::select! {
             accepted = connection.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return };
-                #[expect(clippy::disallowed_methods, reason = "the other machine's router sees the end of the stream")]
-                tokio::spawn(answer(Arc::clone(&router), Arc::clone(&machine), request, respond));
+                let (router, machine) = (Arc::clone(&router), Arc::clone(&machine));
+                // A router that shuts down refuses a lane as one that knows no lanes.
+                if wire::is_lane(request.headers()) && !is_ending {
+                    let from = BodyReceiver::new(request.into_body());
+                    #[expect(clippy::disallowed_methods, reason = "the other machine's router sees the end of the lane")]
+                    tokio::spawn(lane::serve(router, machine, from, respond, ending.clone()));
+                } else {
+                    #[expect(clippy::disallowed_methods, reason = "the other machine's router sees the end of the stream")]
+                    tokio::spawn(answer(router, machine, request, respond));
+                }
             }
             _ = ending.changed(), if !is_ending => {
                 connection.graceful_shutdown();

@@ -17,6 +17,7 @@ use crate::http2::body::SharedUse;
 use crate::message::InterimSink;
 use crate::request::request_body::RequestBody;
 use crate::request::send_failure::SendFailure;
+use crate::tunnel::frames::WrittenRequest;
 use crate::tunnel::peer::PeerConnection;
 use crate::upstream::http1::Http1Connection;
 use crate::upstream::response_body::InstanceBody;
@@ -50,12 +51,19 @@ impl SharedConnection {
     }
 }
 
+/// Allocation of another machine.
+pub(crate) struct TunnelledAllocation {
+    /// Name of the allocation.
+    pub(crate) name: HeaderValue,
+    pub(crate) protocol: AppProtocol,
+}
+
 /// Connection on which a request is sent.
 pub(crate) enum InstanceConnection {
     Http1(Http1Connection),
     Http2(SharedConnection),
     /// To another machine's router, for one of its allocations.
-    Tunnel(PeerConnection, HeaderValue),
+    Tunnel(PeerConnection, TunnelledAllocation),
 }
 
 impl InstanceConnection {
@@ -94,6 +102,24 @@ impl InstanceConnection {
         Ok(InstanceConnection::Http2(SharedConnection { sender, user: SharedUse::default(), allowed }))
     }
 
+    /// Sends a request that is written already, and waits for the head of its response. Only instances that speak
+    /// HTTP/1.1 get such requests.
+    pub(crate) async fn send_written(
+        self,
+        request: &WrittenRequest,
+        interims: &dyn InterimSink,
+    ) -> Result<Response<InstanceBody>, SendFailure> {
+        match self {
+            InstanceConnection::Http1(wire) => {
+                let response = wire.send_written(&request.bytes, &request.method, Some(interims)).await?;
+                Ok(response.map(InstanceBody::Http1))
+            }
+            InstanceConnection::Http2(_) | InstanceConnection::Tunnel(..) => {
+                Err(SendFailure::Unsent(RequestBody::None))
+            }
+        }
+    }
+
     /// Sends a request, and waits for the head of its response.
     pub(crate) async fn send_request(
         self,
@@ -107,7 +133,13 @@ impl InstanceConnection {
             }
             InstanceConnection::Http2(shared) => shared,
             InstanceConnection::Tunnel(connection, allocation) => {
-                let response = connection.send_request(request, &allocation, body, interims).await?;
+                let TunnelledAllocation { name, protocol } = allocation;
+                let is_short = protocol == AppProtocol::Http1;
+                if let Some(exchange) = is_short.then(|| connection.begin_exchange(request, &name, &body)).flatten() {
+                    let response = connection.send_on_lane(exchange, request, body, interims).await?;
+                    return Ok(response.map(|body| InstanceBody::Lane(Box::new(body))));
+                }
+                let response = connection.send_request(request, &name, body, interims).await?;
                 return Ok(response.map(|body| InstanceBody::Tunnel(Box::new(body))));
             }
         };

@@ -8,6 +8,7 @@ use hyper::body::{Body, Incoming, SizeHint};
 
 use crate::http2::body::SharedUse;
 use crate::message::{BodyError, PolledFrame};
+use crate::tunnel::lane::LaneBody;
 use crate::tunnel::remote_request::TunnelBody;
 use crate::upstream::http1::Http1Body;
 use crate::upstream::switched::{SwitchedReader, SwitchedWriter};
@@ -22,6 +23,8 @@ pub(crate) enum InstanceBody {
     },
     /// From another machine's router.
     Tunnel(Box<TunnelBody>),
+    /// From another machine's router, on a lane.
+    Lane(Box<LaneBody>),
     Over,
 }
 
@@ -38,6 +41,7 @@ impl InstanceBody {
                 stream.map(|(from, to)| (SwitchedReader::Tunnel(from), SwitchedWriter::Tunnel(to)))
             }
             Self::Http2 { .. } | Self::Over => return Err("the instance changed the protocol of an HTTP/2 connection"),
+            Self::Lane(_) => return Err("the instance changed the protocol without a request to do so"),
         }
         .ok_or("the instance changed the protocol before it had the whole request")
     }
@@ -52,6 +56,7 @@ impl Body for InstanceBody {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Self::Http2 { body, .. } => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Self::Tunnel(body) => body.poll_frame(cx),
+            Self::Lane(body) => body.poll_frame(cx),
             Self::Over => Poll::Ready(None),
         }
     }
@@ -61,6 +66,7 @@ impl Body for InstanceBody {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2 { body, .. } => body.is_end_stream(),
             Self::Tunnel(body) => body.is_end_stream(),
+            Self::Lane(body) => body.is_end_stream(),
             Self::Over => true,
         }
     }
@@ -70,6 +76,7 @@ impl Body for InstanceBody {
             Self::Http1(body) => body.size_hint(),
             Self::Http2 { body, .. } => body.size_hint(),
             Self::Tunnel(body) => body.size_hint(),
+            Self::Lane(body) => body.size_hint(),
             Self::Over => SizeHint::with_exact(0),
         }
     }

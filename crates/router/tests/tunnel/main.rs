@@ -1,6 +1,7 @@
 //! Requests to instances of another machine, through the routers of both machines.
 //!
 //! - `requests`: requests to an allocation of the other machine.
+//! - `lanes`: streams that carry many short requests.
 //! - `peers`: routers that are gone, silent, late, or not who they claim to be.
 //! - `services`: TCP to a role; layers for agents.
 
@@ -8,6 +9,7 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod lanes;
 mod peers;
 mod requests;
 mod services;

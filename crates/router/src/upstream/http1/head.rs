@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -50,34 +50,48 @@ pub(crate) enum BadHead {
 }
 
 /// Writes the head of a request. The fields for the body's length are written again, from `length`.
-pub(crate) fn write(request: &Parts, length: Option<BodyLength>, out: &mut Vec<u8>) {
+pub(crate) fn write(request: &Parts, length: Option<BodyLength>, out: &mut impl BufMut) {
     let target = request.uri.path_and_query().map_or("/", |path| path.as_str());
     for text in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(text.as_bytes());
+        out.put_slice(text.as_bytes());
     }
     write_fields(&request.headers, out);
     let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
     match length {
-        Some(BodyLength::Known(bytes)) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
-        Some(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Some(BodyLength::Known(bytes)) => out.put_slice(format!("content-length: {bytes}\r\n").as_bytes()),
+        Some(_) => out.put_slice(b"transfer-encoding: chunked\r\n"),
         // Without this field some servers wait for a body (RFC 9110, section 8.6).
         None if expects_body || request.headers.contains_key(CONTENT_LENGTH) => {
-            out.extend_from_slice(b"content-length: 0\r\n");
+            out.put_slice(b"content-length: 0\r\n");
         }
         None => {}
     }
-    out.extend_from_slice(b"\r\n");
+    out.put_slice(b"\r\n");
 }
 
 /// Writes fields, except the fields for the body's length.
-pub(crate) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
+pub(crate) fn write_fields(fields: &HeaderMap, out: &mut impl BufMut) {
     for (name, value) in fields {
         if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
             for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                out.extend_from_slice(bytes);
+                out.put_slice(bytes);
             }
         }
     }
+}
+
+/// Writes the head of a response that is not the last hop's: status and fields, and `Content-Length` if there is one.
+pub(crate) fn write_response(status: StatusCode, fields: &HeaderMap, out: &mut impl BufMut) {
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_slice(b" \r\n");
+    write_fields(fields, out);
+    for length in fields.get_all(CONTENT_LENGTH) {
+        for bytes in [&b"content-length: "[..], length.as_bytes(), b"\r\n"] {
+            out.put_slice(bytes);
+        }
+    }
+    out.put_slice(b"\r\n");
 }
 
 /// Takes the head of a response from the read buffer, once the head is complete.

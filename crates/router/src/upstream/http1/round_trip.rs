@@ -30,11 +30,35 @@ impl Http1Connection {
         body: RequestBody,
         interims: Option<&dyn InterimSink>,
     ) -> Result<Response<Http1Body>, SendFailure> {
-        let Self { mut from, to, mut out, mut received } = self;
+        let Self { from, to, mut out, received } = self;
         let length = length(&body);
         out.clear();
         head::write(request, length, &mut out);
-        let mut upload = RequestUpload::new(to, out, body, length);
+        let upload = RequestUpload::new(to, out, body, length);
+        Self::converse(upload, from, received, &request.method, interims).await
+    }
+
+    /// Sends a request that is written already, head and body, and waits for the head of its response.
+    pub(crate) async fn send_written(
+        self,
+        request: &[u8],
+        method: &Method,
+        interims: Option<&dyn InterimSink>,
+    ) -> Result<Response<Http1Body>, SendFailure> {
+        let Self { from, to, mut out, received } = self;
+        out.clear();
+        out.extend_from_slice(request);
+        let upload = RequestUpload::new(to, out, RequestBody::None, None);
+        Self::converse(upload, from, received, method, interims).await
+    }
+
+    async fn converse(
+        mut upload: RequestUpload,
+        mut from: OwnedReadHalf,
+        mut received: BytesMut,
+        method: &Method,
+        interims: Option<&dyn InterimSink>,
+    ) -> Result<Response<Http1Body>, SendFailure> {
         let mut sending = Poll::Pending;
         let head = std::future::poll_fn(|cx| {
             loop {
@@ -49,7 +73,7 @@ impl Http1Connection {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(NoHead::NotSent)),
                     _ => {}
                 }
-                match ready!(poll_head(&mut from, &mut received, &request.method, cx)) {
+                match ready!(poll_head(&mut from, &mut received, method, cx)) {
                     // hyper sends `100 Continue` to the client once the body is polled.
                     Ok(head) if head.status == StatusCode::CONTINUE => upload.word = None,
                     Ok(mut head) if is_interim(head.status) => {

@@ -1,0 +1,368 @@
+//! Lanes: streams between routers that carry many short requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use tokio::net::TcpStream;
+
+use crate::harness::cluster::{Cluster, credentials, endpoint, machine};
+use crate::harness::{app, fetch, full, get, text};
+
+/// Kinds of frames, as in `tunnel::frames`.
+const REQUEST: u8 = 0x80;
+const CANCEL: u8 = 0x81;
+const CREDIT: u8 = 2;
+const HEAD: u8 = 4;
+const DATA: u8 = 5;
+
+/// Bytes of a frame.
+fn frame(kind: u8, exchange: u64, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short");
+    [&[kind][..], &exchange.to_be_bytes(), &length.to_be_bytes(), payload].concat()
+}
+
+/// Payload of a request for the allocation of these tests.
+fn request(bytes: &str) -> Vec<u8> {
+    [&[13][..], b"shop.v1.web-1", bytes.as_bytes()].concat()
+}
+
+/// Lane of a router of machine `m` to the router of `far`.
+struct TestLane {
+    to: h2::SendStream<Bytes>,
+    from: h2::RecvStream,
+    received: Vec<u8>,
+    _sender: h2::client::SendRequest<Bytes>,
+}
+
+impl TestLane {
+    async fn open(cluster: &Cluster, name: &str) -> Self {
+        let config = credentials(&cluster.authority, name).client_config(&[b"h2"]).expect("a configuration");
+        let address = cluster.tunnels["far"].local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("connected");
+        let name = gantry_trust::PeerName::Machine(machine("far")).server_name();
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("a handshake");
+        let mut builder = h2::client::Builder::new();
+        let handshake = builder.initial_window_size(8 << 20).initial_connection_window_size(8 << 20);
+        let (sender, connection) = handshake.handshake(stream).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let mut sender = sender.ready().await.expect("ready");
+        let open = Request::post("http://tunnel/").header("gantry-tunnel-lane", "1").body(()).expect("built");
+        let (response, to) = sender.send_request(open, false).expect("sent");
+        let response = response.await.expect("a response");
+        assert_eq!(
+            (response.status(), &response.headers()["gantry-tunnel-lane"]),
+            (StatusCode::OK, &"1".parse().expect("a value"))
+        );
+        Self { to, from: response.into_body(), received: Vec::new(), _sender: sender }
+    }
+
+    fn send(&mut self, kind: u8, exchange: u64, payload: &[u8]) {
+        self.to.send_data(frame(kind, exchange, payload).into(), false).expect("sent");
+    }
+
+    /// Returns the next frame; none at the end of the lane.
+    async fn next(&mut self) -> Option<(u8, u64, Vec<u8>)> {
+        loop {
+            if let Some((prefix, rest)) = self.received.split_at_checked(13) {
+                let length = u32::from_be_bytes(prefix[9..].try_into().expect("four bytes")) as usize;
+                if rest.len() >= length {
+                    let found = (
+                        prefix[0],
+                        u64::from_be_bytes(prefix[1..9].try_into().expect("eight bytes")),
+                        rest[..length].to_vec(),
+                    );
+                    self.received.drain(..13 + length);
+                    return Some(found);
+                }
+            }
+            let data = self.from.data().await?.ok()?;
+            let _ = self.from.flow_control().release_capacity(data.len());
+            self.received.extend_from_slice(&data);
+        }
+    }
+}
+
+/// An application that says what it got.
+async fn says() -> SocketAddr {
+    app(false, async |request: Request<Incoming>| {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let said =
+            format!("{} {} {} {}", head.method, head.uri, head.headers["x-number"].to_str().expect("text"), body.len());
+        match head.uri.path() {
+            "/empty" => Response::builder().status(StatusCode::NO_CONTENT).body(full("")).expect("built"),
+            "/large" => Response::new(full(vec![b'x'; 1 << 20])),
+            "/pieces" => {
+                let mut last = HeaderMap::new();
+                last.insert("x-checksum", "7".parse().expect("a value"));
+                let frames = [Ok(Frame::data(Bytes::from(said))), Ok(Frame::trailers(last))];
+                let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
+                Response::builder().header("trailer", "x-checksum").body(body).expect("built")
+            }
+            _ => Response::builder().header("gantry-tunnel-refused", "unknown").body(full(said)).expect("built"),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_on_a_lane_are_answered_as_on_streams() {
+    let cluster = Cluster::new();
+    let [entry, _far] = cluster.with_one(says().await).await;
+    let asked = |number: usize| async move {
+        let (method, path, size) = match number % 7 {
+            0 => (Method::GET, "/a?b=c", 0),
+            1 => (Method::POST, "/small", 1000),
+            2 => (Method::PUT, "/streamed", 300_000),
+            3 => (Method::GET, "/empty", 0),
+            4 => (Method::GET, "/pieces", 0),
+            5 => (Method::GET, "/large", 0),
+            _ => (Method::HEAD, "/head", 0),
+        };
+        let request = Request::builder().method(method.clone()).uri(path).header("host", "shop.localhost");
+        let request = request.header("x-number", number).header("te", "trailers").header("gantry-tunnel-x", "1");
+        // A request with a field of the routers' own has a stream of its own.
+        let mut request = request.body(full(vec![1; size])).expect("built");
+        if number % 2 == 0 {
+            request.headers_mut().remove("gantry-tunnel-x");
+        }
+        let response = fetch(entry.address, request).await;
+        let (status, headers) = (response.status(), response.headers().clone());
+        assert!(!headers.contains_key("gantry-tunnel-refused"), "{path}");
+        let body = response.into_body().collect().await.expect("a body");
+        let trailers = body.trailers().cloned();
+        let body = body.to_bytes();
+        match path {
+            "/empty" => assert_eq!((status, body.len()), (StatusCode::NO_CONTENT, 0)),
+            "/large" => assert_eq!((status, body.len()), (StatusCode::OK, 1 << 20)),
+            "/head" => {
+                assert_eq!((status, body.len(), headers.contains_key("content-length")), (StatusCode::OK, 0, true))
+            }
+            _ => {
+                assert_eq!((status, body), (StatusCode::OK, Bytes::from(format!("{method} {path} {number} {size}"))));
+                assert_eq!(trailers.is_some(), path == "/pieces");
+            }
+        }
+    };
+    for number in 0..30 {
+        asked(number).await;
+    }
+    futures_util::future::join_all((0..400).map(asked)).await;
+}
+
+#[tokio::test]
+async fn a_lane_carries_requests_for_allocations_of_its_machine_alone() {
+    let cluster = Cluster::new();
+    let table = cluster.table(1, vec![endpoint("far", 1, says().await), endpoint("m", 2, says().await)]);
+    let _far = cluster.router("far", table).await;
+    let mut lane = TestLane::open(&cluster, "m").await;
+    let get = "GET /a HTTP/1.1\r\nhost: shop.localhost\r\nx-number: 5\r\n\r\n";
+    lane.send(REQUEST, 7, &request(get));
+    let (kind, exchange, head) = lane.next().await.expect("a frame");
+    assert_eq!((kind, exchange), (HEAD, 7));
+    assert!(head.starts_with(b"HTTP/1.1 200 ") && !head.escape_ascii().to_string().contains("gantry-tunnel"));
+    assert_eq!(lane.next().await.expect("a frame"), (DATA | 0x80, 7, b"GET /a 5 0".to_vec()));
+    // An allocation of a third machine, and one that is gone.
+    for name in ["shop.v1.web-2", "shop.v1.web-9"] {
+        lane.send(REQUEST, 8, &[&[13][..], name.as_bytes(), get.as_bytes()].concat());
+        let (kind, exchange, head) = lane.next().await.expect("a frame");
+        assert_eq!((kind, exchange), (HEAD | 0x80, 8));
+        assert!(head.starts_with(b"HTTP/1.1 421 ") && head.escape_ascii().to_string().contains("refused: unknown"));
+    }
+    // A machine that the routing table does not name.
+    let mut stranger = TestLane::open(&cluster, "removed").await;
+    stranger.send(REQUEST, 1, &request(get));
+    let (kind, _, head) = stranger.next().await.expect("a frame");
+    assert!(kind == HEAD | 0x80 && head.starts_with(b"HTTP/1.1 403 "), "{}", head.escape_ascii());
+}
+
+#[tokio::test]
+async fn a_malformed_request_ends_its_lane_and_reaches_no_instance() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let address = app(false, move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async { Response::new(full("asked")) }
+    })
+    .await;
+    let cluster = Cluster::new();
+    let _far = cluster.router("far", cluster.table(1, vec![endpoint("far", 1, address)])).await;
+    let two = "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let longer = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nGET";
+    let frames = [
+        frame(REQUEST, 1, &request(two)),
+        frame(REQUEST, 1, &request(longer)),
+        frame(REQUEST, 1, &request("GET / HTTP/1.1\r\n")),
+        frame(REQUEST, 1, b""),
+        frame(0x7f, 1, b""),
+        [&[REQUEST][..], &[0; 8], &[0xff; 4]].concat(),
+    ];
+    for bytes in frames {
+        let mut lane = TestLane::open(&cluster, "m").await;
+        lane.to.send_data(bytes.clone().into(), false).expect("sent");
+        assert_eq!(lane.next().await, None, "{}", bytes.escape_ascii());
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+/// Guard of a response that is being sent.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn begin(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_waits_for_credit_and_ends_when_it_is_cancelled() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&running);
+    let address = app(false, move |request: Request<Incoming>| {
+        let counter = Arc::clone(&counter);
+        async move {
+            if request.uri().path() == "/short" {
+                return Response::new(full("short"));
+            }
+            let running = Running::begin(counter);
+            let piece = Bytes::from(vec![7; 64 << 10]);
+            let pieces = (0..1600).map(move |_| {
+                let _ = &running;
+                Ok(Frame::data(piece.clone()))
+            });
+            Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces))))
+        }
+    })
+    .await;
+    let cluster = Cluster::new();
+    let _far = cluster.router("far", cluster.table(1, vec![endpoint("far", 1, address)])).await;
+    let mut lane = TestLane::open(&cluster, "m").await;
+    let get = |path: &str| request(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+    lane.send(REQUEST, 1, &get("/"));
+    let mut read = 0;
+    assert_eq!(lane.next().await.expect("a frame").0, HEAD);
+    while read < 256 << 10 {
+        let (kind, _, data) = lane.next().await.expect("a frame");
+        assert_eq!(kind, DATA);
+        read += data.len();
+    }
+    assert_eq!(read, 256 << 10, "no byte beyond the credit");
+    // Others go on meanwhile.
+    lane.send(REQUEST, 2, &get("/short"));
+    assert_eq!(lane.next().await.map(|(kind, exchange, _)| (kind, exchange)), Some((HEAD, 2)));
+    assert_eq!(lane.next().await, Some((DATA | 0x80, 2, b"short".to_vec())));
+    lane.send(CREDIT, 1, &1000_u32.to_be_bytes());
+    let mut more = 0;
+    while more < 1000 {
+        let (kind, exchange, data) = lane.next().await.expect("a frame");
+        assert_eq!((kind, exchange), (DATA, 1));
+        more += data.len();
+    }
+    assert_eq!(more, 1000);
+    lane.send(CANCEL, 1, b"");
+    // The instance's connection closes, so that its response is dropped.
+    let begun = Instant::now();
+    while running.load(Ordering::Relaxed) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the instance still responds");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    lane.send(REQUEST, 3, &get("/short"));
+    assert_eq!(lane.next().await.map(|(kind, exchange, _)| (kind, exchange)), Some((HEAD, 3)));
+}
+
+#[tokio::test]
+async fn a_router_that_shuts_down_ends_its_lanes_after_their_requests() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let (wait, asked) = (Arc::clone(&release), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&asked);
+    let address = app(false, move |_| {
+        let wait = Arc::clone(&wait);
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            wait.notified().await;
+            Response::new(full("done"))
+        }
+    })
+    .await;
+    let cluster = Cluster::new();
+    let mut far = cluster.router("far", cluster.table(1, vec![endpoint("far", 1, address)])).await;
+    let mut lane = TestLane::open(&cluster, "m").await;
+    let get = request("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    lane.send(REQUEST, 1, &get);
+    while asked.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    far.stop.take().expect("it runs").send(()).expect("asked");
+    assert_eq!(lane.next().await, Some((8, 0, Vec::new())), "it leaves");
+    // The other router may have sent this request before it knew.
+    lane.send(REQUEST, 2, &get);
+    lane.to.send_data(Bytes::new(), true).expect("sent");
+    while asked.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    release.notify_waiters();
+    let mut done = Vec::new();
+    while let Some((kind, exchange, _)) = lane.next().await {
+        if kind == DATA | 0x80 {
+            done.push(exchange);
+        }
+    }
+    done.sort_unstable();
+    assert_eq!(done, [1, 2]);
+    far.ended.await.expect("ended");
+}
+
+#[tokio::test]
+async fn a_router_without_lanes_gets_each_request_on_a_stream() {
+    let cluster = Cluster::new();
+    let listener = cluster.tunnels["far"].try_clone().expect("a socket");
+    listener.set_nonblocking(true).expect("set");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+    let config = credentials(&cluster.authority, "far").server_config(&[b"h2"]).expect("a configuration");
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&refused);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream =
+                tokio_rustls::TlsAcceptor::from(Arc::clone(&config)).accept(stream).await.expect("a handshake");
+            let counter = Arc::clone(&counter);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    // As the router of the first version does.
+                    let is_lane = request.headers().get("host").is_none();
+                    let response = Response::builder().status(if is_lane { 502 } else { 200 });
+                    let response = if is_lane { response.header("gantry-tunnel-refused", "broken") } else { response };
+                    counter.fetch_add(usize::from(is_lane), Ordering::Relaxed);
+                    let response = response.body(()).expect("built");
+                    let mut body = respond.send_response(response, is_lane).expect("sent");
+                    if !is_lane {
+                        body.send_data(Bytes::from_static(b"first version"), true).expect("sent");
+                    }
+                }
+            });
+        }
+    });
+    let nowhere = "127.0.0.1:1".parse().expect("an address");
+    let entry = cluster.router("m", cluster.table(1, vec![endpoint("far", 1, nowhere)])).await;
+    let begun = Instant::now();
+    let mut answered = 0;
+    while answered < 20 || refused.load(Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no lane was tried");
+        assert_eq!(text(fetch(entry.address, get("/")).await).await, "first version");
+        answered += 1;
+    }
+}
