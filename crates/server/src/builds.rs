@@ -153,8 +153,12 @@ fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, to_build: &BTreeMap<AppNa
     }
 }
 
-/// Returns the deploys of an app in `Building` that have no release yet; none if there are none.
+/// Returns the deploys of an app in `Building` that have no release yet; none if there are none. An app that is being
+/// destroyed gets no release.
 fn waiting_for_release(records: &RecordIndex, app: &App) -> Option<Vec<Arc<Deploy>>> {
+    if app.destroying {
+        return None;
+    }
     let building = |deploy: &&Arc<Deploy>| deploy.state == DeployState::Building && deploy.release.is_none();
     let waiting: Vec<Arc<Deploy>> = records.open_deploys(&app.name).filter(building).cloned().collect();
     (!waiting.is_empty()).then_some(waiting)
@@ -613,6 +617,7 @@ mod tests {
             records.apply(StoreRecord::Deploy(deploy).into());
         }
         assert_eq!(waiting(&records), Some(vec![2]));
+        assert!(waiting_for_release(&records, &App { destroying: true, ..app() }).is_none());
         records.apply(StoreRecord::Deploy(deploy(2, DeployState::Building, Some(2))).into());
         assert_eq!(waiting(&records), None);
     }
