@@ -141,14 +141,18 @@ impl WrittenRequest {
     }
 }
 
-/// Checks that the bytes are one complete request with one length; returns its method.
+/// Checks that the bytes are one complete request with one host and one length, as a router writes it; returns its method.
 fn whole_request(bytes: &[u8]) -> Result<Method, BadFrame> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(bytes, &mut fields).map_err(|_| BadFrame)?;
     let httparse::Status::Complete(head) = parsed else { return Err(BadFrame) };
-    let mut length = None;
+    if request.version != Some(1) || !has_whole_breaks(&bytes[..head]) {
+        return Err(BadFrame);
+    }
+    let (mut length, mut hosts) = (None, 0);
     for field in request.headers.iter() {
+        hosts += usize::from(field.name.eq_ignore_ascii_case("host"));
         if field.name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(BadFrame);
         }
@@ -159,8 +163,16 @@ fn whole_request(bytes: &[u8]) -> Result<Method, BadFrame> {
         }
     }
     let method = request.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok()).ok_or(BadFrame)?;
-    let is_whole = head + length.unwrap_or_default() == bytes.len() && method != Method::CONNECT;
-    is_whole.then_some(method).ok_or(BadFrame)
+    let is_whole = bytes.len().checked_sub(head) == Some(length.unwrap_or_default());
+    (is_whole && hosts == 1 && method != Method::CONNECT).then_some(method).ok_or(BadFrame)
+}
+
+/// Returns whether a head begins with its first line, and each of its lines ends with CR LF. The parser also accepts
+/// empty lines before a head and a bare LF, which an instance may take for a part of a value.
+fn has_whole_breaks(head: &[u8]) -> bool {
+    let ends = head.iter().filter(|byte| **byte == b'\n').count();
+    let pairs = head.windows(2).filter(|pair| *pair == b"\r\n").count();
+    ends == pairs && !head.starts_with(b"\r")
 }
 
 #[cfg(test)]
@@ -187,7 +199,8 @@ mod tests {
             WrittenRequest::put(b"shop.v1.web-1", &mut payload, |out| out.put_slice(bytes.as_bytes()));
             WrittenRequest::read(payload)
         };
-        for good in ["GET / HTTP/1.1\r\nhost: a\r\n\r\n", "POST /a HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc"] {
+        for good in ["GET / HTTP/1.1\r\nhost: a\r\n\r\n", "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"]
+        {
             let read = read(good).expect("good");
             assert_eq!((read.allocation.as_str(), &read.bytes[..]), ("shop.v1.web-1", good.as_bytes()));
             assert!(good.starts_with(read.method.as_str()));
@@ -195,13 +208,26 @@ mod tests {
         for bad in [
             "",
             "GET / HTTP/1.1\r\nhost: a\r\n",
-            "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nab",
-            "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcd",
-            "POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
-            "POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
-            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "CONNECT a:1 HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\nhost: a\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx: b\rc: d\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx: b\r\n c\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\ncontent-length : 3\r\n\r\nabc",
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\nx: b\ncontent-length: 3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nab",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabcd",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 18446744073709551615\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\nContent-Length: +3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\nContent-Length: \r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
         ] {
             assert_eq!(read(bad), Err(BadFrame), "{bad}");
         }

@@ -31,8 +31,11 @@ const LAYER: HeaderName = HeaderName::from_static("gantry-tunnel-layer");
 /// Request: number of bytes of the layer to send. Without the field, the rest of the layer is sent.
 const LAYER_LENGTH: HeaderName = HeaderName::from_static("gantry-tunnel-layer-length");
 
-/// Request and response: the stream is a lane.
+/// Request and response: the stream is a lane, whose frames have the named format.
 const LANE: HeaderName = HeaderName::from_static("gantry-tunnel-lane");
+
+/// Format of the frames of a lane. A router that reads another format only refuses the lane.
+const LANE_FORMAT: &str = "1";
 
 /// Response: the instance changed the protocol.
 const SWITCHED: HeaderName = HeaderName::from_static("gantry-tunnel-switched");
@@ -193,20 +196,20 @@ pub(crate) fn lane_request() -> Request<()> {
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from_static("http://tunnel/");
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().insert(LANE, HeaderValue::from_static("1"));
+    request.headers_mut().insert(LANE, HeaderValue::from_static(LANE_FORMAT));
     request
 }
 
 /// Makes the response for an open lane.
 pub(crate) fn lane_opened() -> Response<()> {
     let mut response = Response::new(());
-    response.headers_mut().insert(LANE, HeaderValue::from_static("1"));
+    response.headers_mut().insert(LANE, HeaderValue::from_static(LANE_FORMAT));
     response
 }
 
-/// Returns whether a request opens a lane, or a response has opened one.
+/// Returns whether a request opens a lane of this router's format, or a response has opened one.
 pub(crate) fn is_lane(headers: &HeaderMap) -> bool {
-    headers.contains_key(LANE)
+    headers.get(LANE).is_some_and(|format| format == LANE_FORMAT)
 }
 
 /// A tunnelled request, as its peer reads it.
@@ -398,6 +401,16 @@ mod tests {
             assert_eq!(read, status);
             let read = read_response(response.headers_mut(), &mut read);
             assert_eq!(read, Err((refusal, "no such allocation".to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_lane_of_another_format_is_no_lane() {
+        assert!(is_lane(lane_request().headers()) && is_lane(lane_opened().headers()));
+        for other in ["2", "", "1, 2"] {
+            let mut request = lane_request();
+            request.headers_mut().insert(LANE, HeaderValue::from_static(other));
+            assert!(!is_lane(request.headers()), "{other}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use gantry_model::MachineName;
@@ -28,9 +28,9 @@ use crate::upstream::http1::head;
 use crate::upstream::response_body::InstanceBody;
 
 /// Maximum number of exchanges at once: more than a router sends.
-const EXCHANGES_MAX: usize = 1000;
+const EXCHANGES_MAX: usize = 256;
 
-/// Number of waiting bytes above which the bodies of responses wait.
+/// Number of waiting bytes above which the bodies of responses wait, and further requests.
 const QUEUE_MAX: usize = 256 << 10;
 
 /// Largest part of a body in a frame.
@@ -91,13 +91,14 @@ impl ServedLane {
     ) -> Result<(), BodyError> {
         let (mut received, mut is_over) = (BytesMut::new(), false);
         let mut working = std::pin::pin!(std::future::poll_fn(|cx| {
-            is_over = is_over || self.poll_receive(&mut from, &mut received, cx)?.is_ready();
-            let mut state = self.lock();
-            ready!(state.poll_send(&mut to, cx))?;
-            if !(is_over && state.exchanges.is_empty()) {
+            let is_sent = self.lock().poll_send(&mut to, cx)?.is_ready();
+            // An entry router that reads no responses gets no further ones.
+            if !is_over && self.lock().queue.len() <= QUEUE_MAX {
+                is_over = self.poll_receive(&mut from, &mut received, cx)?.is_ready();
+            }
+            if !(is_sent && is_over && self.lock().is_done()) {
                 return Poll::Pending;
             }
-            drop(state);
             to.send_data(Bytes::new(), true)?;
             Poll::Ready(Ok::<(), BodyError>(()))
         }));
@@ -133,8 +134,15 @@ impl ServedLane {
     fn receive(self: &Arc<Self>, mut frame: LaneFrame) -> Result<(), BadFrame> {
         let mut state = self.lock();
         match frame.kind {
-            FrameKind::Request if state.exchanges.len() < EXCHANGES_MAX => {
-                let request = WrittenRequest::read(frame.payload)?;
+            FrameKind::Request
+                if state.exchanges.len() < EXCHANGES_MAX && !state.exchanges.contains_key(&frame.exchange) =>
+            {
+                // The frames are in order, so the other requests of the lane go on.
+                let Ok(request) = WrittenRequest::read(frame.payload) else {
+                    let refusal = wire::refuse(TunnelRefusal::Broken, "the request is not one of a router's");
+                    state.queue.put(FrameKind::Head, true, frame.exchange, |out| put_head(&refusal, out));
+                    return Ok(());
+                };
                 #[expect(clippy::disallowed_methods, reason = "the entry router sees the end of the exchange")]
                 let task = tokio::spawn(answer(Arc::clone(self), frame.exchange, request)).abort_handle();
                 let exchange = Exchange { task, credit: CREDIT as usize, waiting: None };
@@ -167,7 +175,7 @@ impl ServedLane {
     }
 
     fn put_head(&self, exchange: u64, kind: FrameKind, is_last: bool, response: &Response<()>) {
-        self.put(exchange, kind, is_last, |out| head::write_response(response.status(), response.headers(), out));
+        self.put(exchange, kind, is_last, |out| put_head(response, out));
     }
 
     fn refuse(&self, exchange: u64, refusal: TunnelRefusal, reason: &str) {
@@ -198,6 +206,11 @@ impl ServedLane {
 }
 
 impl LaneState {
+    /// Returns whether every exchange is over, and all of it sent.
+    fn is_done(&self) -> bool {
+        self.exchanges.is_empty() && self.queue.len() == 0
+    }
+
     fn poll_send(&mut self, to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         let sent = self.queue.poll_send(to, cx);
         if self.queue.len() <= QUEUE_MAX {
@@ -255,6 +268,8 @@ async fn answer(lane: Arc<ServedLane>, exchange: u64, request: WrittenRequest) {
         Ok(response) => response,
         Err((refusal, reason)) => return lane.refuse(exchange, refusal, &reason),
     };
+    // The request is a part of a read buffer.
+    drop(request);
     let (head, mut body) = response.into_parts();
     let is_over = body.is_end_stream();
     lane.put_head(exchange, FrameKind::Head, is_over, &wire::response(head));
@@ -291,6 +306,10 @@ async fn send_body(lane: &ServedLane, exchange: u64, body: &mut InstanceBody) ->
             }
         }
     }
+}
+
+fn put_head(response: &Response<()>, out: &mut BytesMut) {
+    head::write_response(response.status(), response.headers(), out);
 }
 
 fn put_trailers(trailers: &HeaderMap, out: &mut BytesMut) {

@@ -182,8 +182,8 @@ async fn a_lane_carries_requests_for_allocations_of_its_machine_alone() {
     assert!(kind == HEAD | 0x80 && head.starts_with(b"HTTP/1.1 403 "), "{}", head.escape_ascii());
 }
 
-#[tokio::test]
-async fn a_malformed_request_ends_its_lane_and_reaches_no_instance() {
+/// An application that counts its requests.
+async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
     let address = app(false, move |_| {
@@ -191,16 +191,43 @@ async fn a_malformed_request_ends_its_lane_and_reaches_no_instance() {
         async { Response::new(full("asked")) }
     })
     .await;
+    (address, asked)
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_refused_alone_and_reaches_no_instance() {
+    let (address, asked) = counting().await;
     let cluster = Cluster::new();
     let _far = cluster.router("far", cluster.table(1, vec![endpoint("far", 1, address)])).await;
-    let two = "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let longer = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nGET";
+    let mut lane = TestLane::open(&cluster, "m").await;
+    let bad = [
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nGET",
+        "POST / HTTP/1.1\r\nhost: a\r\nx: b\ncontent-length: 3\r\n\r\nGET",
+        "GET / HTTP/1.1\r\nhost: a\r\n",
+        "",
+    ];
+    for (exchange, bytes) in (1..).zip(bad) {
+        lane.send(REQUEST, exchange, &request(bytes));
+        let (kind, of, head) = lane.next().await.expect("a frame");
+        assert_eq!((kind, of), (HEAD | 0x80, exchange), "{bytes}");
+        assert!(head.starts_with(b"HTTP/1.1 502 ") && head.escape_ascii().to_string().contains("refused: broken"));
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    lane.send(REQUEST, 9, &request("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
+    let (kind, exchange, head) = lane.next().await.expect("a frame");
+    assert!((kind, exchange) == (HEAD, 9) && head.starts_with(b"HTTP/1.1 200 "), "{}", head.escape_ascii());
+}
+
+#[tokio::test]
+async fn a_malformed_frame_ends_its_lane() {
+    let (address, asked) = counting().await;
+    let cluster = Cluster::new();
+    let _far = cluster.router("far", cluster.table(1, vec![endpoint("far", 1, address)])).await;
     let frames = [
-        frame(REQUEST, 1, &request(two)),
-        frame(REQUEST, 1, &request(longer)),
-        frame(REQUEST, 1, &request("GET / HTTP/1.1\r\n")),
-        frame(REQUEST, 1, b""),
         frame(0x7f, 1, b""),
+        frame(DATA, 1, b"of a response"),
+        frame(CREDIT, 1, b"123"),
         [&[REQUEST][..], &[0; 8], &[0xff; 4]].concat(),
     ];
     for bytes in frames {
@@ -209,6 +236,11 @@ async fn a_malformed_request_ends_its_lane_and_reaches_no_instance() {
         assert_eq!(lane.next().await, None, "{}", bytes.escape_ascii());
     }
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+    // A second request of one number, while the first one is under way.
+    let mut lane = TestLane::open(&cluster, "m").await;
+    let get = frame(REQUEST, 1, &request("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
+    lane.to.send_data([&get[..], &get].concat().into(), false).expect("sent");
+    assert_eq!(lane.next().await, None);
 }
 
 /// Guard of a response that is being sent.
