@@ -16,6 +16,8 @@ const PIECE_MAX: usize = 64 << 10;
 #[derive(Default)]
 pub(crate) struct FrameQueue {
     frames: BytesMut,
+    /// Number of bytes that the stream has taken so far.
+    taken: u64,
     /// Waker of the task that sends, while the task waits for a frame.
     sender: Option<Waker>,
 }
@@ -44,6 +46,16 @@ impl FrameQueue {
         self.frames.len()
     }
 
+    /// Returns the position of the next frame among all bytes of the lane.
+    pub(crate) fn position(&self) -> u64 {
+        self.taken + self.frames.len() as u64
+    }
+
+    /// Returns whether the stream has taken no byte of the frame at `position`.
+    pub(crate) fn is_unsent(&self, position: u64) -> bool {
+        self.taken <= position
+    }
+
     /// Sends what the receiver takes. Resolves once no frame is left; the next frame wakes the task.
     pub(crate) fn poll_send(
         &mut self,
@@ -54,9 +66,33 @@ impl FrameQueue {
             let wanted = self.frames.len().min(PIECE_MAX);
             let room = ready!(poll_room(to, wanted, cx))?;
             let piece = self.frames.split_to(room.min(wanted)).freeze();
+            let length = piece.len() as u64;
             to.send_data(piece, false)?;
+            self.taken += length;
         }
         self.sender = Some(cx.waker().clone());
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Buf;
+
+    #[test]
+    fn a_frame_is_unsent_until_its_first_byte_is_taken() {
+        let mut queue = FrameQueue::default();
+        let first = queue.position();
+        queue.put_credit(1, 7);
+        let second = queue.position();
+        queue.put_credit(2, 7);
+        assert!(queue.is_unsent(first) && queue.is_unsent(second));
+        for taken in 1..=queue.len() as u64 {
+            queue.frames.advance(1);
+            queue.taken += 1;
+            assert!(!queue.is_unsent(first));
+            assert_eq!(queue.is_unsent(second), taken <= second);
+        }
     }
 }

@@ -38,6 +38,19 @@ use crate::upstream::http1::head::{self, BodyLength};
 /// Largest body of a request on a lane, in bytes. A larger body has a stream, and so a window, of its own.
 const BODY_MAX: usize = 16 << 10;
 
+/// Number of waiting bytes above which a request takes another way.
+const QUEUE_MAX: usize = 256 << 10;
+
+/// Longest payload of frames that are joined, so that an unread body of small frames takes little more memory than its
+/// bytes.
+const JOINED_MAX: usize = 16 << 10;
+
+/// Number of unread frames of an exchange above which interim responses are dropped.
+const INTERIMS_MAX: usize = 16;
+
+/// Maximum number of unread frames of an exchange: more than its credit allows.
+const FRAMES_MAX: usize = 128;
+
 /// Maximum number of fields of a request on a lane, beside the fields that the router adds.
 const REQUEST_FIELDS_MAX: usize = FIELDS_MAX - 16;
 
@@ -72,16 +85,26 @@ enum LanePhase {
 }
 
 /// Frames of an exchange that have arrived, and are not read yet.
-#[derive(Default)]
 struct Arrived {
     frames: VecDeque<LaneFrame>,
     waiting: Option<Waker>,
+    /// Number of bytes of the body that the peer may still send.
+    credit: usize,
+    /// The last frame has arrived.
+    is_complete: bool,
+    /// Position of the request among the bytes of the lane.
+    position: u64,
 }
 
 /// The lane broke.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the other machine's router broke")]
-struct LaneLost;
+enum LaneLost {
+    /// No part of the request was sent.
+    Unsent,
+    /// The peer may have received the request.
+    Sent,
+}
 
 impl Lane {
     fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -90,10 +113,13 @@ impl Lane {
 
     /// Opens the lane, unless the connection has opened it already.
     pub(crate) fn open(self: &Arc<Self>, sender: &SendRequest<Bytes>) {
-        if self.lock().phase != LanePhase::New {
-            return;
+        {
+            let mut state = self.lock();
+            if state.phase != LanePhase::New {
+                return;
+            }
+            state.phase = LanePhase::Opening;
         }
-        self.lock().phase = LanePhase::Opening;
         let (lane, sender) = (Arc::clone(self), sender.clone());
         #[expect(clippy::disallowed_methods, reason = "the requests of the lane see its end")]
         tokio::spawn(async move {
@@ -142,7 +168,7 @@ impl Lane {
             received.extend_from_slice(&data);
             let mut state = self.lock();
             while let Some(frame) = frames::take(received)? {
-                state.receive(frame);
+                state.receive(frame)?;
             }
         }
     }
@@ -189,13 +215,18 @@ impl Lane {
         if fields.len() > REQUEST_FIELDS_MAX || fields.contains_key(UPGRADE) || wire::has_own_fields(fields) {
             return None;
         }
+        // A frame has one byte for the length of the name.
+        if allocation.len() > usize::from(u8::MAX) {
+            return None;
+        }
         let mut state = self.lock();
-        if state.phase != LanePhase::Open {
+        if state.phase != LanePhase::Open || state.queue.len() > QUEUE_MAX {
             return None;
         }
         let id = state.next;
         state.next += 1;
-        state.exchanges.insert(id, Arrived::default());
+        let position = state.queue.position();
+        state.exchanges.insert(id, Arrived::new(position));
         state.queue.put(FrameKind::Request, true, id, |out| {
             WrittenRequest::put(allocation.as_bytes(), out, |out| {
                 head::write(request, length, out);
@@ -207,18 +238,61 @@ impl Lane {
     }
 }
 
+impl Arrived {
+    fn new(position: u64) -> Self {
+        Self { frames: VecDeque::new(), waiting: None, credit: CREDIT as usize, is_complete: false, position }
+    }
+
+    /// Adds a frame. A peer that sends more than it may breaks the lane.
+    fn add(&mut self, frame: LaneFrame) -> Result<(), BadFrame> {
+        if self.is_complete {
+            return Err(BadFrame);
+        }
+        self.is_complete = frame.is_last;
+        if frame.kind == FrameKind::Data {
+            self.credit = self.credit.checked_sub(frame.payload.len()).ok_or(BadFrame)?;
+            if let Some(last) = self.frames.back_mut()
+                && last.kind == FrameKind::Data
+                && last.payload.len() + frame.payload.len() <= JOINED_MAX
+            {
+                join(last, &frame);
+                return Ok(());
+            }
+        }
+        if frame.kind == FrameKind::Interim && !frame.is_last && self.frames.len() >= INTERIMS_MAX {
+            return Ok(());
+        }
+        if self.frames.len() >= FRAMES_MAX {
+            return Err(BadFrame);
+        }
+        self.frames.push_back(frame);
+        Ok(())
+    }
+}
+
+/// Adds the payload of a frame to an unread frame, in memory of its own.
+fn join(unread: &mut LaneFrame, frame: &LaneFrame) {
+    let length = unread.payload.len() + frame.payload.len();
+    if unread.payload.capacity() < length {
+        let mut joined = BytesMut::with_capacity(JOINED_MAX);
+        joined.extend_from_slice(&unread.payload);
+        unread.payload = joined;
+    }
+    unread.payload.extend_from_slice(&frame.payload);
+    unread.is_last = frame.is_last;
+}
+
 impl LaneState {
-    fn receive(&mut self, frame: LaneFrame) {
+    fn receive(&mut self, frame: LaneFrame) -> Result<(), BadFrame> {
         if frame.kind == FrameKind::Leaving {
             self.phase = LanePhase::Leaving;
-            return;
+            return Ok(());
         }
         // The frames of a cancelled exchange have no reader.
-        let Some(exchange) = self.exchanges.get_mut(&frame.exchange) else { return };
-        exchange.frames.push_back(frame);
-        if let Some(waiting) = exchange.waiting.take() {
-            waiting.wake();
-        }
+        let Some(exchange) = self.exchanges.get_mut(&frame.exchange) else { return Ok(()) };
+        exchange.add(frame)?;
+        exchange.waiting.take().into_iter().for_each(Waker::wake);
+        Ok(())
     }
 
     /// Removes an exchange. The task of a lane that leaves waits for the last one.
@@ -252,7 +326,8 @@ impl LaneExchange {
         loop {
             let mut frame = match std::future::poll_fn(|cx| self.poll_next(cx)).await {
                 Ok(frame) => frame,
-                Err(lost) => return Err(SendFailure::Sent(lost.to_string())),
+                Err(LaneLost::Unsent) => return Err(SendFailure::Unsent(body)),
+                Err(lost @ LaneLost::Sent) => return Err(SendFailure::Sent(lost.to_string())),
             };
             let head = match head::read(&mut frame.payload, method) {
                 Ok(Some(head)) if matches!(frame.kind, FrameKind::Head | FrameKind::Interim) => head,
@@ -286,11 +361,12 @@ impl LaneExchange {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<LaneFrame, LaneLost>> {
         let mut state = self.lane.lock();
-        let is_closed = state.phase == LanePhase::Closed;
-        let Some(arrived) = state.exchanges.get_mut(&self.id) else { return Poll::Ready(Err(LaneLost)) };
+        let LaneState { phase, queue, exchanges, .. } = &mut *state;
+        let Some(arrived) = exchanges.get_mut(&self.id) else { return Poll::Ready(Err(LaneLost::Sent)) };
         let Some(frame) = arrived.frames.pop_front() else {
-            if is_closed {
-                return Poll::Ready(Err(LaneLost));
+            if *phase == LanePhase::Closed {
+                let is_unsent = queue.is_unsent(arrived.position);
+                return Poll::Ready(Err(if is_unsent { LaneLost::Unsent } else { LaneLost::Sent }));
             }
             arrived.waiting = Some(cx.waker().clone());
             return Poll::Pending;
@@ -306,7 +382,12 @@ impl LaneExchange {
     fn take(&mut self, bytes: usize) {
         self.taken += u32::try_from(bytes).unwrap_or_default();
         if self.taken >= CREDIT / 2 && !self.is_over {
-            self.lane.lock().queue.put_credit(self.id, std::mem::take(&mut self.taken));
+            let granted = std::mem::take(&mut self.taken);
+            let mut state = self.lane.lock();
+            if let Some(arrived) = state.exchanges.get_mut(&self.id) {
+                arrived.credit += granted as usize;
+                state.queue.put_credit(self.id, granted);
+            }
         }
     }
 }
@@ -371,5 +452,58 @@ fn trailers(mut fields: BytesMut) -> Result<Option<Frame<Bytes>>, BodyError> {
         ChunkPiece::Trailers(trailers) => Ok(Some(Frame::trailers(trailers))),
         ChunkPiece::Ended => Ok(None),
         ChunkPiece::Data(_) | ChunkPiece::Wanting => Err(BadFrame.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: FrameKind, is_last: bool, payload: &[u8]) -> LaneFrame {
+        LaneFrame { kind, is_last, exchange: 0, payload: BytesMut::from(payload) }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_is_whole_when_its_lane_breaks() {
+        let lane = Arc::new(Lane::default());
+        lane.lock().phase = LanePhase::Open;
+        let (request, ()) = http::Request::post("/").body(()).expect("a request").into_parts();
+        let allocation = HeaderValue::from_static("shop.v1.web-1");
+        let exchange = lane.begin(&SharedUse::default(), &request, &allocation, &RequestBody::None).expect("begun");
+        lane.close();
+        let failure = exchange.response(&request.method, RequestBody::None, None).await.err();
+        assert!(matches!(failure, Some(SendFailure::Unsent(RequestBody::None))));
+        assert!(lane.lock().exchanges.is_empty());
+    }
+
+    #[test]
+    fn unread_bodies_take_no_more_than_their_credit() {
+        let mut arrived = Arrived::new(0);
+        assert_eq!(arrived.add(frame(FrameKind::Head, false, b"head")), Ok(()));
+        for _ in 0..CREDIT {
+            assert_eq!(arrived.add(frame(FrameKind::Data, false, b"x")), Ok(()));
+        }
+        assert!(arrived.frames.len() <= 1 + CREDIT as usize / JOINED_MAX, "{}", arrived.frames.len());
+        assert_eq!(arrived.frames.iter().skip(1).map(|frame| frame.payload.len()).sum::<usize>(), CREDIT as usize);
+        assert_eq!(arrived.add(frame(FrameKind::Data, false, b"x")), Err(BadFrame), "beyond the credit");
+    }
+
+    #[test]
+    fn joined_frames_keep_their_end() {
+        let mut arrived = Arrived::new(0);
+        assert_eq!(arrived.add(frame(FrameKind::Data, false, b"a")), Ok(()));
+        assert_eq!(arrived.add(frame(FrameKind::Data, true, b"b")), Ok(()));
+        assert_eq!(arrived.frames, [frame(FrameKind::Data, true, b"ab")]);
+        assert_eq!(arrived.add(frame(FrameKind::End, true, b"\r\n")), Err(BadFrame), "behind the end");
+    }
+
+    #[test]
+    fn interim_responses_beyond_a_number_are_dropped() {
+        let mut arrived = Arrived::new(0);
+        for _ in 0..2 * FRAMES_MAX {
+            assert_eq!(arrived.add(frame(FrameKind::Interim, false, b"")), Ok(()));
+        }
+        assert_eq!(arrived.frames.len(), INTERIMS_MAX);
+        assert_eq!(arrived.add(frame(FrameKind::Head, true, b"")), Ok(()));
     }
 }

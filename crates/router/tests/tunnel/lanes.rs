@@ -239,7 +239,7 @@ async fn a_malformed_frame_ends_its_lane() {
     // A second request of one number, while the first one is under way.
     let mut lane = TestLane::open(&cluster, "m").await;
     let get = frame(REQUEST, 1, &request("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
-    lane.to.send_data([&get[..], &get].concat().into(), false).expect("sent");
+    lane.to.send_data([&get[..], &get[..]].concat().into(), false).expect("sent");
     assert_eq!(lane.next().await, None);
 }
 
