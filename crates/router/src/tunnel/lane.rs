@@ -8,7 +8,7 @@
 //!                             ├─► task of the lane ══ HTTP/2 ══ other router ┤
 //! dropped request ─► Cancel ──┘                                              └─► Leaving: no new exchange
 //! ```
-//! A connection opens its lane after its first response, so that a router that does not answer gets one request and no
+//! A connection opens its lanes after its first response, so that a router that does not answer gets one request and no
 //! lane. A router that knows no lanes refuses the stream; then each request has a stream of its own. So have requests with
 //! a streamed body or a change of protocol.
 
@@ -112,7 +112,7 @@ impl Lane {
     }
 
     /// Opens the lane, unless the connection has opened it already.
-    pub(crate) fn open(self: &Arc<Self>, sender: &SendRequest<Bytes>) {
+    pub(super) fn open(self: &Arc<Self>, sender: &SendRequest<Bytes>) {
         {
             let mut state = self.lock();
             if state.phase != LanePhase::New {
@@ -196,8 +196,14 @@ impl Lane {
         state.exchanges.values_mut().filter_map(|arrived| arrived.waiting.take()).for_each(Waker::wake);
     }
 
+    /// Returns the number of exchanges under way; none if the lane takes no further one.
+    pub(super) fn load(&self) -> Option<usize> {
+        let state = self.lock();
+        (state.phase == LanePhase::Open && state.queue.len() <= QUEUE_MAX).then(|| state.exchanges.len())
+    }
+
     /// Begins an exchange, if the lane is open and carries such a request. `user` counts the exchange on its connection.
-    pub(crate) fn begin(
+    pub(super) fn begin(
         self: &Arc<Self>,
         user: &SharedUse,
         request: &Parts,

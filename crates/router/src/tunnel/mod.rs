@@ -9,6 +9,7 @@
 //! - [`peer`]: another machine's router: connections, and ejection when the router does not answer.
 //! - [`remote_request`]: one request to an allocation of the other machine.
 //! - [`lane`]: short requests on one stream; [`frames`] and [`frame_queue`] are its format and its sending side.
+//! - [`lanes`]: the lanes of a connection.
 //!
 //! This module is the half that connects, below `upstream` and `routes`. `tunnel_listener` is the half that serves, beside
 //! `listener`; both halves use `wire`.
@@ -32,6 +33,7 @@ pub(crate) const ALPN: &[u8] = b"h2";
 pub(crate) mod frame_queue;
 pub(crate) mod frames;
 pub(crate) mod lane;
+pub(crate) mod lanes;
 pub(crate) mod peer;
 pub(crate) mod remote_request;
 pub(crate) mod wire;

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_model::{MachineName, TunnelAddress};
@@ -28,7 +28,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::http2::body::SharedUse;
-use crate::tunnel::lane::Lane;
+use crate::tunnel::lanes::Lanes;
 use crate::{tasks, threads};
 
 /// Maximum number of requests at once on a connection. The peer allows more, so that no request waits for a stream.
@@ -113,16 +113,22 @@ pub(crate) struct PeerConnection {
     pub(super) sender: Arc<SendRequest<Bytes>>,
     /// Counts the requests under way. The pool and the task of the connection hold one count each.
     pub(super) user: SharedUse,
-    pub(super) lane: Arc<Lane>,
     state: Arc<ConnectionState>,
 }
 
-#[derive(Default)]
 struct ConnectionState {
+    lanes: Lanes,
     /// The connection takes no more requests.
     closed: AtomicBool,
     /// Reason why this router gave up the connection.
     given_up: OnceLock<Silence>,
+}
+
+impl ConnectionState {
+    /// Creates the state of a connection, whose first ping took `round_trip`.
+    fn new(round_trip: Duration) -> Self {
+        Self { lanes: Lanes::new(round_trip), closed: AtomicBool::new(false), given_up: OnceLock::new() }
+    }
 }
 
 /// A machine whose router does not answer.
@@ -137,6 +143,10 @@ pub(super) enum Silence {
 impl PeerConnection {
     pub(crate) fn is_closed(&self) -> bool {
         self.state.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.state.lanes
     }
 
     /// Returns why this router gave up the connection; none if it did not.
@@ -257,6 +267,7 @@ impl PeerRouter {
         let mut pings = connection.ping_pong().ok_or_else(closed)?;
         // On the client's side, a TLS handshake ends before the peer has checked the certificate. An answered ping shows
         // that the peer accepted it.
+        let pinged = Instant::now();
         tokio::select! {
             ended = &mut connection => return Err(ended.err().map_or_else(closed, malformed)),
             pong = pings.ping(Ping::opaque()) => {
@@ -266,8 +277,7 @@ impl PeerRouter {
         let connection_handle = PeerConnection {
             sender: Arc::new(sender),
             user: SharedUse::default(),
-            lane: Arc::default(),
-            state: Arc::default(),
+            state: Arc::new(ConnectionState::new(pinged.elapsed())),
         };
         let (user, state) = (Arc::clone(&connection_handle.user), Arc::clone(&connection_handle.state));
         #[expect(clippy::disallowed_methods, reason = "the requests of the connection see its end")]
@@ -322,7 +332,7 @@ async fn drive(
 ) {
     let broken = tokio::select! {
         ended = &mut connection => ended.err().map(|error| error.to_string()),
-        watched = watch(&peer, pings, &user, &state.closed) => match watched {
+        watched = watch(&peer, pings, &user, &state) => match watched {
             CloseReason::Silent(silence) => {
                 let _ = state.given_up.set(silence);
                 Some(silence.to_string())
@@ -343,7 +353,8 @@ enum CloseReason {
 }
 
 /// Pings the router while requests are under way, and finds idle connections.
-async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, closed: &AtomicBool) -> CloseReason {
+async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, state: &ConnectionState) -> CloseReason {
+    let closed = &state.closed;
     let mut idle = Duration::ZERO;
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
@@ -359,8 +370,10 @@ async fn watch(peer: &Weak<PeerRouter>, mut pings: PingPong, user: &SharedUse, c
             continue;
         }
         idle = Duration::ZERO;
+        let pinged = Instant::now();
         let mut ping = std::pin::pin!(pings.ping(Ping::opaque()));
         if tokio::time::timeout(SUSPECT, ping.as_mut()).await.is_ok() {
+            state.lanes.record_round_trip(pinged.elapsed());
             continue;
         }
         if let Some(peer) = peer.upgrade() {

@@ -38,17 +38,17 @@ enum NoHead {
 }
 
 impl PeerConnection {
-    /// Sends a short request on the lane; none if the request needs a stream of its own.
+    /// Sends a short request on a lane; none if the request needs a stream of its own.
     pub(crate) fn begin_exchange(
         &self,
         request: &Parts,
         allocation: &HeaderValue,
         body: &RequestBody,
     ) -> Option<LaneExchange> {
-        self.lane.begin(&self.user, request, allocation, body)
+        self.lanes().begin(&self.user, request, allocation, body)
     }
 
-    /// Waits for the head of a response on the lane. `body` is the body of the request.
+    /// Waits for the head of a response on a lane. `body` is the body of the request.
     pub(crate) async fn send_on_lane(
         self,
         exchange: LaneExchange,
@@ -139,7 +139,7 @@ impl PeerConnection {
                 return Err(whole(upload).map_or(SendFailure::Sent(why), SendFailure::Refused));
             }
         }
-        self.lane.open(&self.sender);
+        self.lanes().open(&self.sender);
         let (mut head, stream) = response.into_parts();
         head.status = status;
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

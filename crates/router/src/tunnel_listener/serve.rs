@@ -12,8 +12,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::exchange::router_state::RouterState;
-use crate::http2::body::BodyReceiver;
+use crate::http2::body::{BodyReceiver, SharedUse};
 use crate::threads::ServingThreads;
+use crate::tunnel::lanes::LANES_MAX;
 use crate::tunnel::peer::{FRAME_MAX, HEADER_LIST_MAX};
 use crate::tunnel::wire;
 use crate::tunnel_listener::answer::answer;
@@ -107,6 +108,8 @@ async fn serve(
         return;
     };
     let machine = Arc::new(machine);
+    // Each open lane holds a count.
+    let lanes = SharedUse::default();
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -114,10 +117,14 @@ async fn serve(
                 let Some(Ok((request, respond))) = accepted else { return };
                 let (router, machine) = (Arc::clone(&router), Arc::clone(&machine));
                 // A router that shuts down refuses a lane as one that knows no lanes.
-                if wire::is_lane(request.headers()) && !is_ending {
+                if wire::is_lane(request.headers()) && !is_ending && Arc::strong_count(&lanes) <= LANES_MAX {
                     let from = BodyReceiver::new(request.into_body());
+                    let (lane, ending) = (SharedUse::clone(&lanes), ending.clone());
                     #[expect(clippy::disallowed_methods, reason = "the other machine's router sees the end of the lane")]
-                    tokio::spawn(lane::serve(router, machine, from, respond, ending.clone()));
+                    tokio::spawn(async move {
+                        lane::serve(router, machine, from, respond, ending).await;
+                        drop(lane);
+                    });
                 } else {
                     #[expect(clippy::disallowed_methods, reason = "the other machine's router sees the end of the stream")]
                     tokio::spawn(answer(router, machine, request, respond));

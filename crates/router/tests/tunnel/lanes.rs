@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::harness::cluster::{Cluster, credentials, endpoint, machine};
 use crate::harness::{app, fetch, full, get, text};
@@ -355,6 +357,62 @@ async fn a_router_that_shuts_down_ends_its_lanes_after_their_requests() {
     done.sort_unstable();
     assert_eq!(done, [1, 2]);
     far.ended.await.expect("ended");
+}
+
+/// Passes each connection to the tunnel of `far` on, with every byte delayed in both directions.
+async fn far_away(cluster: &Cluster) -> SocketAddr {
+    async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let (sender, mut delayed) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some((due, bytes)) = delayed.recv().await {
+                tokio::time::sleep_until(due).await;
+                let bytes: Vec<u8> = bytes;
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let due = tokio::time::Instant::now() + Duration::from_millis(10);
+            if sender.send((due, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    }
+    let tunnel = cluster.tunnels["far"].local_addr().expect("an address");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(tunnel).await.expect("connected");
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+            tokio::spawn(copy(from_near, to_far));
+            tokio::spawn(copy(from_far, to_near));
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_over_a_long_way_has_several_lanes() {
+    let cluster = Cluster::new();
+    let mut table = cluster.table(1, vec![endpoint("far", 1, says().await)]);
+    let _far = cluster.router("far", table.clone()).await;
+    table.tunnels.set(&machine("far"), &[far_away(&cluster).await.to_string().parse().expect("an address")]);
+    let entry = cluster.router("m", table).await;
+    let asked = |number: usize| async move {
+        let path = if number.is_multiple_of(2) { "/large" } else { "/small" };
+        let mut request = get(path);
+        request.headers_mut().insert("x-number", number.into());
+        let response = fetch(entry.address, request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let length = response.into_body().collect().await.expect("a body").to_bytes().len();
+        assert!(length == 1 << 20 || path == "/small", "{length}");
+    };
+    for round in 0..3 {
+        futures_util::future::join_all((0..24).map(|number| asked(round * 24 + number))).await;
+    }
 }
 
 #[tokio::test]
