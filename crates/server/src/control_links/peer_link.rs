@@ -136,8 +136,11 @@ impl<'a, P: SentPart, R: Replicated> PeerLink<'a, P, R> {
     pub(super) async fn receive(&mut self) -> Result<Received<R>, LinkError> {
         loop {
             let message = tokio::select! {
-                message = self.stream.receiver.next() => message?,
+                // The newer connection may have reported already, and its heartbeats do not repeat the report: what is left
+                // of this connection must not follow.
+                biased;
                 () = self.superseded.cancelled() => None,
+                message = self.stream.receiver.next() => message?,
             };
             let Some(message) = message else { return Ok(Received::End) };
             match message {
