@@ -562,8 +562,10 @@ fn silence_of_all_machines_moves_no_copy() {
 fn a_destroyed_app_leaves_its_last_release_number() {
     let mut cluster = three_machines();
     let shop = (*cluster.state.view().records.apps[&app_name("shop")]).clone();
-    cluster.state.put(StoreRecord::App(App { destroying: true, ..shop }));
-    cluster.state.put(StoreRecord::App(App { destroying: true, ..App::new(app_name("blog"), Moment(START)) }));
+    for app in [shop, App::new(app_name("blog"), Moment(START))] {
+        let destroying = StoreRecord::App(App { destroying: true, ..app });
+        cluster.state.apply(CoreEvent::Committed(vec![destroying.into()]), Moment(cluster.now));
+    }
     cluster.pass(120_000);
     let records = cluster.state.view().records;
     assert!(records.apps.is_empty(), "{:?}", records.apps.keys());
