@@ -14,6 +14,7 @@ use crate::exchange::origin::RequestOrigin;
 use crate::exchange::upgrade;
 use crate::exchange::upgrade_tunnel::FrameTracker;
 use crate::headers;
+use crate::tunnel::frames::{self, BadFrame, FIELDS_MAX, LaneFrame, WrittenRequest};
 use crate::upstream::http1::chunks::{BadChunk, ChunkDecoder, ChunkPiece};
 use crate::upstream::http1::head::{self, BodyLength};
 
@@ -99,6 +100,51 @@ fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
             },
         }
     }
+}
+
+/// Takes the frames of a lane in pieces of any size; all results must agree. The bytes of an accepted request must be one
+/// request with one host and one length.
+///
+/// # Panics
+/// If the results differ, or a request is anything else.
+pub fn lane(bytes: &[u8]) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let whole = lane_frames(bytes, bytes.len().max(1));
+    assert_eq!(whole, lane_frames(bytes, usize::from(*cut).max(1)));
+    for request in whole.0.into_iter().filter_map(|frame| WrittenRequest::read(frame.payload).ok()) {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut parsed = httparse::Request::new(&mut fields);
+        let Ok(httparse::Status::Complete(head)) = parsed.parse(&request.bytes) else { panic!("no whole head") };
+        let values = |name: &str| -> Vec<&[u8]> {
+            let named = parsed.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+            named.map(|field| field.value).collect()
+        };
+        assert_eq!((values("host").len(), values("transfer-encoding").len()), (1, 0));
+        let length = match values("content-length")[..] {
+            [] => 0,
+            [digits] => String::from_utf8_lossy(digits).parse().expect("a number"),
+            _ => panic!("several lengths"),
+        };
+        assert_eq!(head + length, request.bytes.len());
+        let head = String::from_utf8_lossy(&request.bytes[..head]).into_owned();
+        assert!(head.split("\r\n").all(|line| !line.contains(['\r', '\n'])), "{head:?}");
+    }
+}
+
+/// Returns the frames up to the first malformed one, and the error.
+fn lane_frames(bytes: &[u8], cut: usize) -> (Vec<LaneFrame>, Option<BadFrame>) {
+    let (mut received, mut taken) = (BytesMut::new(), Vec::new());
+    for piece in bytes.chunks(cut) {
+        received.extend_from_slice(piece);
+        loop {
+            match frames::take(&mut received) {
+                Ok(Some(frame)) => taken.push(frame),
+                Ok(None) => break,
+                Err(error) => return (taken, Some(error)),
+            }
+        }
+    }
+    (taken, None)
 }
 
 /// Parses websocket frames in one piece and byte by byte; both parsers must find the same frame ends.
