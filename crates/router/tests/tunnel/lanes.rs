@@ -415,35 +415,121 @@ async fn a_connection_over_a_long_way_has_several_lanes() {
     }
 }
 
-#[tokio::test]
-async fn a_router_without_lanes_gets_each_request_on_a_stream() {
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_read_nothing_delay_no_other() {
+    let address = app(false, async |request: Request<Incoming>| {
+        if request.uri().path() == "/short" {
+            return Response::new(full("short"));
+        }
+        let piece = Bytes::from(vec![7; 64 << 10]);
+        let pieces = (0..160).map(move |_| Ok(Frame::data(piece.clone())));
+        Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces))))
+    })
+    .await;
     let cluster = Cluster::new();
+    let [entry, _far] = cluster.with_one(address).await;
+    let short = async || assert_eq!(text(fetch(entry.address, get("/short")).await).await, "short");
+    // The lane opens after the first response.
+    for _ in 0..20 {
+        short().await;
+    }
+    let unread = futures_util::future::join_all((0..40).map(|_| fetch(entry.address, get("/")))).await;
+    for _ in 0..50 {
+        tokio::time::timeout(Duration::from_secs(10), short()).await.expect("no wait for the other clients");
+    }
+    for response in unread {
+        assert_eq!(response.into_body().collect().await.expect("a body").to_bytes().len(), 160 * (64 << 10));
+    }
+}
+
+/// Serves the tunnels of `far` in place of a router. `answer` gets each stream.
+fn in_place_of_far(
+    cluster: &Cluster,
+    answer: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) + Clone + Send + 'static,
+) {
     let listener = cluster.tunnels["far"].try_clone().expect("a socket");
     listener.set_nonblocking(true).expect("set");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     let config = credentials(&cluster.authority, "far").server_config(&[b"h2"]).expect("a configuration");
-    let refused = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&refused);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let stream =
                 tokio_rustls::TlsAcceptor::from(Arc::clone(&config)).accept(stream).await.expect("a handshake");
-            let counter = Arc::clone(&counter);
+            let answer = answer.clone();
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    // As the router of the first version does.
-                    let is_lane = request.headers().get("host").is_none();
-                    let response = Response::builder().status(if is_lane { 502 } else { 200 });
-                    let response = if is_lane { response.header("gantry-tunnel-refused", "broken") } else { response };
-                    counter.fetch_add(usize::from(is_lane), Ordering::Relaxed);
-                    let response = response.body(()).expect("built");
-                    let mut body = respond.send_response(response, is_lane).expect("sent");
-                    if !is_lane {
-                        body.send_data(Bytes::from_static(b"first version"), true).expect("sent");
-                    }
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    answer(request, respond);
                 }
             });
+        }
+    });
+}
+
+/// Refuses a lane as the router of the first version does.
+fn refuse_lane(mut respond: h2::server::SendResponse<Bytes>) {
+    let refusal = Response::builder().status(502).header("gantry-tunnel-refused", "broken").body(()).expect("built");
+    respond.send_response(refusal, true).expect("sent");
+}
+
+/// Answers a request on a stream.
+fn answer_stream(mut respond: h2::server::SendResponse<Bytes>, text: &'static str) {
+    let mut body = respond.send_response(Response::new(()), false).expect("sent");
+    body.send_data(Bytes::from_static(text.as_bytes()), true).expect("sent");
+}
+
+fn is_lane(request: &Request<h2::RecvStream>) -> bool {
+    request.headers().contains_key("gantry-tunnel-lane")
+}
+
+#[tokio::test]
+async fn the_requests_of_a_broken_lane_are_repeated_if_that_is_harmless() {
+    for method in [Method::GET, Method::POST] {
+        let cluster = Cluster::new();
+        let (lanes, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counters = (Arc::clone(&lanes), Arc::clone(&broken));
+        in_place_of_far(&cluster, move |request, mut respond| {
+            let (lanes, broken) = counters.clone();
+            if !is_lane(&request) {
+                return answer_stream(respond, "on a stream");
+            }
+            if lanes.fetch_add(1, Ordering::Relaxed) > 0 {
+                return refuse_lane(respond);
+            }
+            // A lane that breaks at its first request.
+            let opened = Response::builder().header("gantry-tunnel-lane", "1").body(()).expect("built");
+            let mut to = respond.send_response(opened, false).expect("sent");
+            tokio::spawn(async move {
+                request.into_body().data().await.expect("a request").expect("whole");
+                broken.fetch_add(1, Ordering::Relaxed);
+                to.send_reset(h2::Reason::INTERNAL_ERROR);
+            });
+        });
+        let nowhere = "127.0.0.1:1".parse().expect("an address");
+        let entry = cluster.router("m", cluster.table(1, vec![endpoint("far", 1, nowhere)])).await;
+        let begun = Instant::now();
+        let mut response = StatusCode::OK;
+        while broken.load(Ordering::Relaxed) == 0 {
+            assert!(response == StatusCode::OK && begun.elapsed() < Duration::from_secs(20), "{method}: {response}");
+            let request = Request::builder().method(method.clone()).uri("/").header("host", "shop.localhost");
+            response = fetch(entry.address, request.body(full("")).expect("built")).await.status();
+        }
+        let expected = if method == Method::GET { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+        assert_eq!(response, expected, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_without_lanes_gets_each_request_on_a_stream() {
+    let cluster = Cluster::new();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&refused);
+    in_place_of_far(&cluster, move |request, respond| {
+        if is_lane(&request) {
+            counter.fetch_add(1, Ordering::Relaxed);
+            refuse_lane(respond);
+        } else {
+            answer_stream(respond, "first version");
         }
     });
     let nowhere = "127.0.0.1:1".parse().expect("an address");
