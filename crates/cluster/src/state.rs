@@ -290,7 +290,9 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
     let mut effects = EventEffects::default();
     let EventEffects { dirty, changed, .. } = &mut effects;
     let (records, report) = (Arc::make_mut(&mut view.records), &view.report);
-    let lonely: Vec<(&AppName, &RolePattern)> = apps_without_neighbour(report).collect();
+    // An app may have the same reason for each of its copies.
+    let lonely: BTreeSet<(&AppName, &RolePattern)> = apps_without_neighbour(report).collect();
+    let mut frees = false;
     for change in changes {
         let registered = registered_by(&change);
         let mut is_policy = false;
@@ -302,7 +304,6 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
             let before = records.plan.machines.get(&machine).map_or(&empty, AsRef::as_ref);
             index.assigned(&machine, before.instances.keys(), part.instances.keys());
             machines.loads.assigned(&machine, before, &part);
-            let mut frees = false;
             differences(&before.instances, &part.instances, |id, before, after| {
                 frees |= after.is_none();
                 if before.is_none() {
@@ -318,9 +319,6 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     dirty.apps.insert(id.slot.app.clone());
                 }
             });
-            if frees {
-                dirty.apps.extend(apps_without_room(report).cloned());
-            }
         }
         let app = match &change {
             RecordChange::Put(record) => match &**record {
@@ -334,9 +332,12 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     None
                 }
                 StoreRecord::Registered(machine) => {
-                    // The routes of all apps share the tunnels of the machines.
-                    dirty.everything |= records.tunnels.machines().get(&machine.name).map_or(&[][..], Vec::as_slice)
-                        != machine.addresses;
+                    // Every pass writes changed tunnels into the part that the routes of all apps share. The routes of an app
+                    // name machines, and no tunnel.
+                    let known = records.tunnels.machines().get(&machine.name).map_or(&[][..], Vec::as_slice);
+                    if known != machine.addresses {
+                        dirty.machines.insert(machine.name.clone());
+                    }
                     None
                 }
                 StoreRecord::Member(_) => {
@@ -382,6 +383,9 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
             dirty.apps.insert(app);
             dirty.apps.extend(partner);
         }
+    }
+    if frees {
+        dirty.apps.extend(apps_without_room(report).cloned());
     }
     effects
 }

@@ -217,16 +217,18 @@ fn a_commit_of_a_part_affects_the_apps_of_its_differences_and_those_that_wait_fo
 
 #[test]
 fn a_commit_of_a_machine_affects_the_apps_there_and_those_that_wait_for_room() {
-    let tunnel = Machine { addresses: vec!["10.0.0.7:7001".parse().expect("an address")], ..registered("n") };
-    let tunnel = put(StoreRecord::Registered(tunnel));
-    let everything = DirtySet { everything: true, ..dirty("blog wiki", "") };
+    let with_tunnel = |name| {
+        let addresses = vec!["10.0.0.7:7001".parse().expect("an address")];
+        put(StoreRecord::Registered(Machine { addresses, ..registered(name) }))
+    };
     let cordoned = MachineAvailability::Cordoned { reason: None };
     let cordoned = put(StoreRecord::Registered(Machine { availability: cordoned, ..registered("m") }));
     assert_effects([
         ("the same machine", put(StoreRecord::Registered(registered("n"))), dirty("blog wiki", ""), no_parts(), &[]),
         ("a cordoned machine", cordoned, dirty("blog shop wiki", ""), no_parts(), &[]),
         ("a further machine", put(StoreRecord::Registered(registered("o"))), dirty("wiki", ""), no_parts(), &[]),
-        ("another tunnel, which all routes share", tunnel, everything, no_parts(), &[]),
+        ("a tunnel, which all routes share", with_tunnel("n"), dirty("blog wiki", "n"), no_parts(), &[]),
+        ("a further machine with a tunnel", with_tunnel("o"), dirty("wiki", "o"), no_parts(), &[]),
     ]);
 }
 

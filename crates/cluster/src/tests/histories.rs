@@ -32,6 +32,8 @@ enum Happening {
     Silence(usize, bool),
     /// An operator opens, cordons or drains a machine.
     Availability(usize, usize),
+    /// The tunnel of a machine's router gets another address, or ends.
+    Tunnel(usize, u16),
     /// The server reads its records again.
     Reload,
     /// Time passes, in half seconds.
@@ -52,7 +54,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (0..ROUTERS).prop_map(Happening::Acknowledge),
         1 => (0..ROUTERS).prop_map(Happening::RouterGone),
         2 => (machine.clone(), any::<bool>()).prop_map(|(machine, silent)| Happening::Silence(machine, silent)),
-        2 => (machine, 0..3usize).prop_map(|(machine, open)| Happening::Availability(machine, open)),
+        2 => (machine.clone(), 0..3usize).prop_map(|(machine, open)| Happening::Availability(machine, open)),
+        2 => (machine, 0..3u16).prop_map(|(machine, port)| Happening::Tunnel(machine, port)),
         1 => Just(Happening::Reload),
         5 => (1..24u64).prop_map(Happening::Time),
         8 => (1..20u64).prop_map(Happening::CarryOut),
@@ -201,7 +204,12 @@ impl Cluster {
                     1 => MachineAvailability::Cordoned { reason: None },
                     _ => MachineAvailability::Draining { reason: None, deadline: None },
                 };
-                self.commit([StoreRecord::Registered(Machine { availability, ..registered(MACHINES[machine]) })]);
+                self.register(machine, |machine| machine.availability = availability);
+            }
+            Happening::Tunnel(machine, port) => {
+                let address = |port: u16| format!("10.0.0.7:{port}").parse().expect("an address");
+                let addresses = (port > 0).then(|| address(7_000 + port)).into_iter().collect();
+                self.register(machine, |machine| machine.addresses = addresses);
             }
             Happening::Reload => {
                 let records = (*self.state.view().records).clone();
@@ -243,6 +251,12 @@ impl Cluster {
             change(&mut app);
             self.commit([StoreRecord::App(app)]);
         }
+    }
+
+    fn register(&mut self, machine: usize, change: impl FnOnce(&mut Machine)) {
+        let mut machine = (*self.state.view().records.machines[&machine_name(MACHINES[machine])]).clone();
+        change(&mut machine);
+        self.commit([StoreRecord::Registered(machine)]);
     }
 
     fn accept(&mut self, machine: usize) {
@@ -393,4 +407,26 @@ fn a_global_role_gets_a_copy_where_its_conflict_goes() {
     cluster.happen(&Happening::Scale(shop, 0));
     cluster.happen(&Happening::CarryOut(60));
     assert_eq!((copies(&cluster, "shop/main"), copies(&cluster, "wiki/far")), (0, 3));
+}
+
+#[test]
+fn a_new_tunnel_reaches_the_routers_and_plans_only_the_apps_of_its_machine() {
+    let (shop, a) = (1, 0);
+    let mut cluster = deployed(&[shop]);
+    let head = |cluster: &Cluster| cluster.state.view().records.plan.routing.clone();
+    for (port, tunnels) in [(1, 1), (2, 1), (0, 0)] {
+        let before = head(&cluster);
+        cluster.happen(&Happening::Tunnel(a, port));
+        let expected = DirtySet {
+            apps: [app_name("shop")].into(),
+            machines: [machine_name(MACHINES[a])].into(),
+            ..DirtySet::default()
+        };
+        assert_eq!(cluster.dirty, expected, "blog and wiki have no copy there");
+        cluster.plan_until_stable();
+        let after = head(&cluster);
+        assert_eq!(after.revision, before.revision.next(), "the routes of no app change");
+        assert_eq!(after.tunnels.machines().len(), tunnels);
+        assert_ne!(after.tunnels, before.tunnels);
+    }
 }
