@@ -133,6 +133,11 @@ impl Caller {
         matches!(self.scope, Scope::Machine { .. })
     }
 
+    /// Reports whether the scope of the caller is one app. Such a caller sees nothing of the earlier apps of the name.
+    pub(crate) fn is_of_app(&self) -> bool {
+        matches!(self.scope, Scope::Deploy { .. })
+    }
+
     /// Requires the right to push to a repository: admin tokens, and the deploy token of the repository's app.
     pub(crate) fn push(&self, repository: &str) -> Result<(), ErrorResponse> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);

@@ -13,7 +13,7 @@ use gantry_api::types::{
     TokenInfo,
 };
 use gantry_control::sessions::SessionKind;
-use gantry_model::{Digest, MachineName, ObservedMachine, ObservedRouter};
+use gantry_model::{AppName, AuditAction, Digest, MachineName, ObservedMachine, ObservedRouter};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
 
@@ -134,9 +134,12 @@ async fn find_blobs(Call { server, body, .. }: Call<cluster::FindBlobs>) -> Http
     Ok(BlobPlaces { servers })
 }
 
-async fn events(Call { server, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {
+/// The audit trail. A caller whose scope is the app sees no event of the earlier apps of the name.
+async fn events(Call { server, caller, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {
     let view = server.core.view();
-    let wanted = |event: &&Arc<EventRecord>| query.app.is_none() || event.app == query.app;
+    let own = query.app.as_ref().filter(|_| caller.is_of_app());
+    let first = own.map_or(0, |app| first_event_of(view.records.kept_events().map(|event| &**event), app));
+    let wanted = |event: &&Arc<EventRecord>| event.number >= first && (query.app.is_none() || event.app == query.app);
     Ok(view.records.kept_events().filter(wanted).map(|event| event_info(event)).collect())
 }
 
@@ -161,7 +164,48 @@ fn token_info(token: TokenRecord) -> TokenInfo {
     TokenInfo { name, scope: scope.into(), created, expires }
 }
 
+/// Returns the number of the event that made the newest app of a name. Returns 0 if the trail has no such event any more:
+/// then every event that is left is newer.
+fn first_event_of<'a>(mut events: impl DoubleEndedIterator<Item = &'a EventRecord>, app: &AppName) -> u64 {
+    let made = events.rfind(|event| match &event.action {
+        Some(AuditAction::AppCreated { app: made }) => made == app,
+        Some(AuditAction::RenameRequested { to, .. }) => to == app,
+        _ => false,
+    });
+    made.map_or(0, |event| event.number)
+}
+
 fn event_info(event: &EventRecord) -> AuditEvent {
     let EventRecord { number, at, by, app, what, action } = event;
     AuditEvent::new(*number, *at, by.clone(), app.as_ref(), action.as_ref(), what.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::Moment;
+
+    use super::*;
+
+    #[test]
+    fn the_events_of_an_app_begin_with_the_newest_one_that_made_the_app() {
+        let name = |text: &str| AppName::parse(text).expect("a name");
+        let created = |app: &str| AuditAction::AppCreated { app: name(app) };
+        let destroyed = |app: &str| AuditAction::AppDestroyed { app: name(app) };
+        let renamed = |from: &str, to: &str| AuditAction::RenameRequested { from: name(from), to: name(to) };
+        let cases = [
+            (vec![], 0),
+            (vec![created("shop")], 1),
+            (vec![created("shop"), destroyed("shop"), created("shop"), created("blog")], 3),
+            (vec![created("shop"), destroyed("shop"), created("blog"), renamed("blog", "shop")], 4),
+            (vec![created("shop"), renamed("shop", "blog")], 1),
+            (vec![destroyed("shop"), created("blog")], 0),
+        ];
+        for (actions, expected) in cases {
+            let numbered = (1..).zip(actions);
+            let events: Vec<EventRecord> = numbered
+                .map(|(number, action)| EventRecord::new(number, Moment(0), "alice", Some(name("shop")), action))
+                .collect();
+            assert_eq!(first_event_of(events.iter(), &name("shop")), expected, "{events:?}");
+        }
+    }
 }
