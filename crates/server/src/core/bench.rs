@@ -122,7 +122,8 @@ fn records() -> impl Iterator<Item = StoreRecord> {
         let part = MachinePlan { generation: Generation(1), instances: ids(machine).map(run).collect() };
         StoreRecord::Machine(machine_name(&format!("m{machine}")), part.into())
     });
-    apps.chain(machines)
+    // Releases and parts name this configuration.
+    std::iter::once(StoreRecord::Config(ReleaseConfig::default())).chain(apps).chain(machines)
 }
 
 /// The records as the store has them. All texts are in one allocation, which goes back to the kernel in the end: the core's
