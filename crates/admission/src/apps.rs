@@ -20,6 +20,8 @@ pub struct NewApp {
     pub branch: Option<String>,
     /// Host names in addition to the app's own.
     pub hosts: Vec<HostName>,
+    /// The highest number of a job so far; `None` if the queue is away.
+    pub newest_job: Option<u64>,
 }
 
 /// A change of an app's host names.
@@ -54,6 +56,7 @@ impl Actor<'_> {
         }
         app.earlier_releases = self.records.earlier_releases(&new.name);
         app.last_release = app.earlier_releases;
+        app.earlier_jobs = new.newest_job;
         let event = self.event(Some(&new.name), AuditAction::AppCreated { app: new.name.clone() });
         let mut changes = vec![event, StoreRecord::App(app).into()];
         changes.extend(self.taken_name(&new.name));

@@ -28,11 +28,17 @@ pub struct DecidedRename {
 
 impl Actor<'_> {
     /// Begins a rename: creates the successor, and the deploy that starts its instances. The result is the number of
-    /// the deploy, or `None` if the app has no release.
+    /// the deploy, or `None` if the app has no release. `newest_job` is the highest number of a job so far, if the queue is
+    /// not away.
     ///
     /// # Errors
     /// When the app cannot be changed now, or the new name is taken.
-    pub fn begin_rename(&self, from: &AppName, to: &AppName) -> Admitted<Option<DeployNumber>> {
+    pub fn begin_rename(
+        &self,
+        from: &AppName,
+        to: &AppName,
+        newest_job: Option<u64>,
+    ) -> Admitted<Option<DeployNumber>> {
         let records = self.records;
         let mut old = find_changeable_app(records, from)?.clone();
         if let Some(deploy) = records.open_deploys(from).next() {
@@ -54,6 +60,7 @@ impl Actor<'_> {
         new.volumes_of = Some(old.volume_folder().clone());
         new.earlier_releases = records.earlier_releases(to);
         new.last_release = old.last_release.max(new.earlier_releases);
+        new.earlier_jobs = newest_job;
         // The planner adds the hosts of the old app once the successor serves.
         new.hosts = Vec::new();
         old.rename = Some(Rename::To { name: to.clone() });

@@ -38,6 +38,10 @@ pub struct App {
     /// app's own.
     #[serde(default, skip_serializing_if = "crate::observed::is_zero")]
     pub earlier_releases: u64,
+    /// The highest number of a job when the app was made. Jobs of the name up to this number belong to earlier apps.
+    /// `None` if the queue was away, and for an app of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_jobs: Option<u64>,
     /// The highest assigned deploy number.
     pub last_deploy: u64,
     /// The app is being destroyed: all its instances stop, then its record is deleted.
@@ -70,6 +74,7 @@ impl std::fmt::Debug for App {
             current,
             last_release,
             earlier_releases,
+            earlier_jobs,
             last_deploy,
             destroying,
             rename,
@@ -89,6 +94,7 @@ impl std::fmt::Debug for App {
             .field("current", current)
             .field("last_release", last_release)
             .field("earlier_releases", earlier_releases)
+            .field("earlier_jobs", earlier_jobs)
             .field("last_deploy", last_deploy)
             .field("destroying", destroying)
             .field("rename", rename)
@@ -158,6 +164,7 @@ impl App {
             current: None,
             last_release: 0,
             earlier_releases: 0,
+            earlier_jobs: None,
             last_deploy: 0,
             destroying: false,
             rename: None,

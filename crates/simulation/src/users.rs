@@ -50,7 +50,7 @@ impl Simulation {
     }
 
     fn create_app(&mut self, name: &AppName) {
-        let new = NewApp { name: name.clone(), base: None, branch: None, hosts: Vec::new() };
+        let new = NewApp { name: name.clone(), base: None, branch: None, hosts: Vec::new(), newest_job: None };
         let created = self.on_answering_server(|simulation, leader| {
             simulation.mutate(leader, |records, now| Actor::new(records, now, USER).create_app(new))
         });
@@ -109,7 +109,7 @@ impl Simulation {
         let (_, from) = self.names(app);
         let to = self.apps[app].another_name();
         self.on_answering_server(|simulation, leader| {
-            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).begin_rename(&from, &to))
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).begin_rename(&from, &to, None))
         });
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::{HostChange, NewApp, find_app};
 
 fn new_app(name: &str) -> NewApp {
-    NewApp { name: app_name(name), base: None, branch: None, hosts: Vec::new() }
+    NewApp { name: app_name(name), base: None, branch: None, hosts: Vec::new(), newest_job: None }
 }
 
 fn create(records: &mut RecordIndex, new: NewApp) -> Result<(), Refusal> {
@@ -66,6 +66,15 @@ fn the_release_numbers_of_a_destroyed_app_are_not_used_again() {
     assert_eq!(create(&mut records, new_app("blog")), Ok(()));
     assert_eq!(numbers(&records, "blog"), (7, 7));
     assert!(records.destroyed.is_empty(), "the app has the number");
+}
+
+#[test]
+fn an_app_knows_the_newest_job_of_its_creation() {
+    for newest_job in [None, Some(0), Some(41)] {
+        let mut records = with_app();
+        assert_eq!(create(&mut records, NewApp { newest_job, ..new_app("blog") }), Ok(()));
+        assert_eq!(records.apps[&app_name("blog")].earlier_jobs, newest_job);
+    }
 }
 
 #[test]

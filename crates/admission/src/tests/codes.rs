@@ -59,7 +59,7 @@ fn a_renamed_app_keeps_its_codes() {
     let mut records = with_app();
     run(&mut records, |actor| actor.upload_code(code("report", "01"))).expect("stored");
     let boutique = AppName::parse("boutique").expect("a name");
-    run(&mut records, |actor| actor.begin_rename(&shop(), &boutique)).expect("begun");
+    run(&mut records, |actor| actor.begin_rename(&shop(), &boutique, None)).expect("begun");
     for rename in decided_renames(&records) {
         finish_rename(&records, NOW, &rename).into_iter().for_each(|change| records.apply(change));
     }

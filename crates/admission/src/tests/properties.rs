@@ -61,7 +61,8 @@ fn decide(actor: Actor<'_>, step: Step) -> Result<Vec<RecordChange>, Refusal> {
     }
     match step {
         Step::CreateApp(app, hosts) => {
-            let new = NewApp { name: named(app), base: None, branch: None, hosts: host_names(&hosts) };
+            let new =
+                NewApp { name: named(app), base: None, branch: None, hosts: host_names(&hosts), newest_job: None };
             changes(actor.create_app(new))
         }
         Step::DestroyApp(app) => changes(actor.destroy_app(&named(app))),

@@ -9,7 +9,7 @@ fn store() -> AppName {
 }
 
 fn begin(records: &mut RecordIndex) -> Result<Option<DeployNumber>, Refusal> {
-    run(records, |actor| actor.begin_rename(&shop(), &store()))
+    run(records, |actor| actor.begin_rename(&shop(), &store(), None))
 }
 
 fn apply_all(records: &mut RecordIndex, changes: Vec<RecordChange>) {
@@ -60,7 +60,7 @@ fn a_former_name_is_free_without_its_address_and_volumes() {
     apply_all(&mut records, changes);
     records.apply(RecordChange::Remove("apps/shop".to_owned()));
     let create = |records: &mut RecordIndex| {
-        let new = NewApp { name: shop(), base: None, branch: None, hosts: Vec::new() };
+        let new = NewApp { name: shop(), base: None, branch: None, hosts: Vec::new(), newest_job: None };
         run(records, |actor| actor.create_app(new))
     };
     let in_use = Refusal::FormerNameInUse { address: "shop.localhost".to_owned(), app: store(), name: shop() };
@@ -88,6 +88,17 @@ fn a_rename_to_the_name_of_a_destroyed_app_uses_higher_release_numbers() {
     edit_app(&mut records, |app| app.earlier_releases = 1);
     begin(&mut records).expect("begun");
     assert_eq!(records.apps[&store()].earlier_releases, 0, "no app had the new name");
+}
+
+#[test]
+fn a_renamed_app_has_no_job_of_an_earlier_app_of_its_new_name() {
+    for newest_job in [None, Some(41)] {
+        let mut records = released(&[push_of("a")]);
+        edit_app(&mut records, |app| app.earlier_jobs = Some(7));
+        run(&mut records, |actor| actor.begin_rename(&shop(), &store(), newest_job)).expect("begun");
+        assert_eq!(records.apps[&store()].earlier_jobs, newest_job);
+        assert_eq!(records.apps[&shop()].earlier_jobs, Some(7), "the former name has its own jobs");
+    }
 }
 
 #[test]
@@ -120,7 +131,7 @@ fn an_app_that_is_busy_or_a_name_that_is_taken_is_refused() {
     assert_eq!(begin(|app| app.current = None), Ok(None), "an app without a release needs no deploy");
     let mut records = released(&[push_of("a")]);
     put(&mut records, StoreRecord::App(App::new(store(), Moment(0))));
-    let rename = |records: &RecordIndex| alice(records).begin_rename(&shop(), &store()).map(drop);
+    let rename = |records: &RecordIndex| alice(records).begin_rename(&shop(), &store(), None).map(drop);
     assert_eq!(rename(&records), Err(Refusal::AppExists { app: store() }));
     let mut records = released(&[push_of("a")]);
     let deploy = run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");

@@ -92,7 +92,8 @@ async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<AppI
 async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> HttpResult<AppInfo> {
     let app = body.name.clone();
     let CreateApp { name, base, branch, hosts } = body;
-    let new = NewApp { name, base, branch, hosts };
+    let newest_job = server.jobs.newest().await;
+    let new = NewApp { name, base, branch, hosts, newest_job };
     caller.mutate(&server, move |actor| actor.create_app(new)).await?;
     // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.clone()).await?;
@@ -121,7 +122,8 @@ async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> H
 /// Begins to rename an app. Needs the admin scope, because the new name may be another team's.
 async fn rename(Call { server, caller, at, body, .. }: Call<endpoints::Rename>) -> HttpResult<Option<AcceptedDeploy>> {
     let (from, to) = (at.app, body.name);
-    let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to)).await?;
+    let newest_job = server.jobs.newest().await;
+    let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to, newest_job)).await?;
     gantry_failpoint::failpoint!("rename.asked");
     Ok(deploy.map(|deploy| AcceptedDeploy { deploy }))
 }

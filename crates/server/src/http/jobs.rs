@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::auth::Caller;
 use super::call::{Call, Routes};
 use super::job_info::job_info;
+use super::own_jobs::VisibleJobs;
 use super::{ErrorResponse, HttpResult, job_output, parse_name, registry};
 use crate::Server;
 use crate::jobs::{JobsError, StoredWork, WorkSource};
@@ -196,15 +197,17 @@ fn work_of(server: &Server, app: &AppName, name: &RoleName) -> HttpResult<(WorkS
     Err(none.into())
 }
 
-/// A page of jobs, newest first.
-async fn list(Call { server, query, .. }: Call<endpoints::List>) -> HttpResult<JobPage> {
+/// A page of jobs, newest first. The page with the oldest visible job is the last one.
+async fn list(Call { server, caller, query, .. }: Call<endpoints::List>) -> HttpResult<JobPage> {
     let project = query.project;
+    let visible = VisibleJobs::of(&server, &caller, project.as_ref());
     let queue = project.clone().zip(query.code).map(|(project, code)| QueueName { project, code });
     let filter = JobFilter { project, queue, dead: query.dead, before: query.before };
     let most = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let page = server.jobs.read(move |reader| reader.page(&filter, most)).await?;
-    let jobs = page.jobs.into_iter().map(|job| job_info(&server.jobs, job)).collect();
-    Ok(JobPage { jobs, next: page.next })
+    let next = page.next.filter(|_| page.jobs.iter().all(|job| visible.includes(job)));
+    let jobs = page.jobs.into_iter().filter(|job| visible.includes(job));
+    Ok(JobPage { jobs: jobs.map(|job| job_info(&server.jobs, job)).collect(), next })
 }
 
 /// Finds a job that the caller may read.
@@ -215,6 +218,9 @@ pub(super) async fn find(server: &Server, caller: &Caller, id: &str) -> HttpResu
     let number: JobId = id.parse().map_err(|_| unknown())?;
     let job = server.jobs.read(move |reader| reader.job(number)).await?.ok_or_else(unknown)?;
     caller.read_app(job.queue.project.as_str())?;
+    if !VisibleJobs::of(server, caller, Some(&job.queue.project)).includes(&job) {
+        return Err(unknown().into());
+    }
     Ok(job)
 }
 

@@ -17,6 +17,7 @@ mod jobs;
 mod logs;
 mod machines;
 mod members;
+mod own_jobs;
 mod parse;
 mod policy;
 mod pulls;

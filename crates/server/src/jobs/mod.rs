@@ -32,7 +32,7 @@ use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
 use gantry_model::{AppName, ClusterId, MachineName, Moment};
 use gantry_queue::{Jitter, Job, JobId, JobState, QueueName, Refusal};
 use gantry_queue_store::{
-    CancelEffect, Completed, DeliveryCommand, DeliveryReply, Fired, JobProgress, JobReport, MessageCommand,
+    CancelEffect, Completed, DeliveryCommand, DeliveryReply, Fired, JobFilter, JobProgress, JobReport, MessageCommand,
     MessageQueueName, MessageReply, NewJob, PostgresQueue, QueueCommand, QueueReader, QueueReply, QueueSetting,
     QueueStore, QueueStoreError, QueueWriter, QueueWriterError, ScheduleCommand, ScheduleReply, SigningKey,
     SqliteQueue, SubmitRefusal,
@@ -310,6 +310,21 @@ impl JobService {
         let reading = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
         let read = tokio::task::spawn_blocking(reading).await.map_err(|_| JobsError::Stopping)?;
         read.map_err(|error| Arc::new(error).into())
+    }
+
+    /// The highest number of a job that the queue has, or 0 without jobs; `None` while the queue is away.
+    pub(crate) async fn newest(&self) -> Option<u64> {
+        let newest = self.read(|reader| reader.page(&JobFilter::default(), 1)).await;
+        match newest {
+            Ok(page) => Some(page.jobs.first().map_or(0, |job| job.id.0)),
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::causes(&error),
+                    "cannot read the number of the newest job; the new app has the jobs since its creation"
+                );
+                None
+            }
+        }
     }
 
     /// Time at which the program of a running job started, as its machine reports.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::HttpResult;
 use super::super::job_info::job_info;
 use super::super::jobs::{authorize, find, resolve};
+use super::super::own_jobs::VisibleJobs;
 use super::{IronCall, answer, unknown_code};
 
 /// Maximum number of tasks of one submission.
@@ -201,13 +202,15 @@ pub(super) async fn list(call: &IronCall) -> HttpResult {
     let most = filters.per_page.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let skip = filters.page.unwrap_or_default().min(PAGE_MAX) * most;
     let queue = filters.code_name.as_deref().map(|code| call.queue(code)).transpose()?;
+    let visible = VisibleJobs::of(&call.server, &call.caller, Some(&call.project));
     let (mut before, mut scanned, mut found) = (None, 0, Vec::new());
     while found.len() < skip + most && scanned < ROWS_SCANNED_MAX {
         let filter = JobFilter { project: Some(call.project.clone()), queue: queue.clone(), dead: false, before };
         let page = call.server.jobs.read(move |reader| reader.page(&filter, PAGE_MAX)).await?;
         // A page may be short, because most rows that it looked at are of other projects.
         scanned += if page.jobs.len() == PAGE_MAX { PAGE_MAX } else { ROWS_SCANNED_MAX / 5 };
-        let jobs = page.jobs.into_iter().map(|job| job_info(&call.server.jobs, job));
+        let jobs = page.jobs.into_iter().filter(|job| visible.includes(job));
+        let jobs = jobs.map(|job| job_info(&call.server.jobs, job));
         found.extend(jobs.filter(|job| filters.matches(job)));
         before = page.next;
         if before.is_none() {
