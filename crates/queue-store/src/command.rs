@@ -329,4 +329,7 @@ pub trait QueueStore: Send {
     /// # Errors
     /// [`QueueStoreError`]: nothing was changed; see [`QueueStoreError::Unsettled`].
     fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError>;
+
+    /// Reads the jobs that the next claims take into memory. For the time in which no command waits.
+    fn look_ahead(&mut self) {}
 }

@@ -118,6 +118,9 @@ fn run(
             group.push(request);
         }
         commit(&mut store, group, now(), unreconciled)?;
+        if requests.is_empty() {
+            store.look_ahead();
+        }
     }
     Ok(())
 }

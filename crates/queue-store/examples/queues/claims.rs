@@ -72,6 +72,8 @@ fn lifecycles(store: &mut dyn QueueStore, most: usize) -> Outcome<(Duration, Dur
         store.commit(claimed.iter().map(gantry::completion).collect(), NOW)?;
         completions.push(begun.elapsed());
         submit(store, 0, most)?;
+        // The thread that writes does so whenever no command waits.
+        store.look_ahead();
     }
     Ok((median(claims), median(completions)))
 }

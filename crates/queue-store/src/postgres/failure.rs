@@ -70,6 +70,11 @@ impl Failure {
         }
     }
 
+    /// Reports whether another session had the lock of a row for too long.
+    pub(super) fn is_lock(&self) -> bool {
+        self.state() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// Reports whether the same commands may succeed on a new connection.
     pub(super) fn is_passing(&self) -> bool {
         match self {

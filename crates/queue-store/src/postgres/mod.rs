@@ -15,22 +15,24 @@
 //! - If PostgreSQL stays away meanwhile, the caller gets [`QueueStoreError::Unsettled`]. Each command is safe to repeat:
 //!   completions carry the fencing token of their lease, submissions an idempotency key, due times their progress.
 //!
-//! Claims pass over rows that another session has locked (`FOR UPDATE SKIP LOCKED`), such as a person's repair.
+//! A claim that waits too long for a row that another session has locked, such as a person's repair, is carried out again.
+//! For a minute, claims pass over such rows (`FOR UPDATE SKIP LOCKED`).
 //!
 //! # No bloat
-//! A job is written about four times, so a queue leaves four dead rows behind each live one.
+//! A job is written about four times, so a queue leaves dead rows behind each live one.
+//! - A claim and a successful end stay in the page of the job's row and write no index. The next change of the page clears it.
 //! - `jobs`, `bodies`, `results`, `messages` and `deliveries` are divided by number (`PARTITION BY RANGE`) into parts of a million. New
 //!   rows go to the last part. Once all jobs of a part are removed, the part is dropped with all its dead rows and index
 //!   pages. No index outlives its part.
-//! - Autovacuum looks at parts early (2 % instead of 20 %) and does not pause. A dead entry at the beginning of the index
-//!   of ready jobs costs one look: the index marks the entry.
+//! - Autovacuum looks at parts early (2 % instead of 20 %) and does not pause.
 //! - `owner` leaves nine tenths of its page free, so an update stays in the page, and the next one clears it.
 //! - No transaction is long, which would keep dead rows alive: each statement, lock and idle transaction has a timeout.
 //!
 //! # Speed
 //! - A statement whose result does not matter waits until the next query, and goes with it ([`session`]): the round trips of
 //!   a transaction are its reads.
-//! - The jobs that a batch of commands names are one read, and claims share the first ready jobs (`sql::ahead`).
+//! - The orders of the waiting jobs and the rows of recent jobs are in memory (`sql::memory`). Other rows that a batch of
+//!   commands names are one read.
 //! - Rows that one kind of statement changes go as one statement, whose parameters are arrays ([`pending`]).
 
 mod address;
@@ -50,8 +52,7 @@ pub use self::address::{PostgresAddress, PostgresAddressError};
 pub(crate) use self::failure::Failure;
 use self::failure::{causes, error};
 use self::session::Session;
-use crate::sql::ahead::ReadAhead;
-use crate::sql::load::Loads;
+use crate::sql::memory::QueueMemory;
 use crate::sql::read::QueueReader;
 use crate::sql::write::Writer;
 use crate::sql::{Database, Fault, NumberedTable};
@@ -69,6 +70,9 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time until a server that leads tries again to take a queue that it may not use. A deposed leader notices within 4 s.
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time in which claims look for locked rows, after one was in the way.
+const CAUTION: Duration = Duration::from_secs(60);
 
 /// Interval of the search for an empty part.
 const EMPTY_PART_INTERVAL: Duration = Duration::from_secs(20);
@@ -90,6 +94,8 @@ pub struct PostgresQueue {
     away: Option<(Instant, Duration, String)>,
     /// Moment at which another server had the queue.
     given_up: Option<(Instant, QueueUser)>,
+    /// End of the time in which claims look for locked rows.
+    cautious_until: Option<Instant>,
     /// Maximum number of jobs of all queues that may wait or run.
     most_open: u64,
     tidy_every: Duration,
@@ -123,11 +129,11 @@ impl QueueUser {
     }
 }
 
-/// A connection, and the counts in the database.
+/// A connection, and the facts of the database.
 #[derive(Debug)]
 struct Open {
     session: Session,
-    loads: Loads,
+    memory: QueueMemory,
 }
 
 /// A batch failed.
@@ -157,6 +163,7 @@ impl PostgresQueue {
             open: None,
             away: None,
             given_up: None,
+            cautious_until: None,
             most_open: WAITING_MAX,
             tidy_every: EMPTY_PART_INTERVAL,
             tidied: Instant::now(),
@@ -250,19 +257,19 @@ impl PostgresQueue {
         };
         session.note_owner(epoch, batch)?;
         session.note_cluster(self.cluster)?;
-        let loads = Loads::read(&session)?;
+        let memory = QueueMemory::read(&session)?;
         let parts = schema::TablePartitions::read(&session, owner.part)?;
         session.parts.replace(parts);
         session.batch("COMMIT")?;
         session.write_only()?;
         (self.epoch, self.batch) = (Some(epoch), batch);
-        Ok(Open { session, loads })
+        Ok(Open { session, memory })
     }
 
     /// Carries out a batch on the current connection.
     fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, BatchError> {
         self.connect()?;
-        let Some(Open { session, loads }) = &mut self.open else {
+        let Some(Open { session, memory }) = &mut self.open else {
             return Err(Fault::from(Failure::Superseded).into());
         };
         session.write("BEGIN", &[])?;
@@ -270,9 +277,8 @@ impl PostgresQueue {
         if Some(owner.epoch) != self.epoch {
             return Err(Fault::from(Failure::Superseded).into());
         }
-        let ahead = ReadAhead::default();
-        let mut writer = Writer { database: session, loads, most_open: &mut self.most_open, now, ahead };
-        let replies = writer.apply_all(commands)?;
+        session.is_cautious.set(self.cautious_until.is_some_and(|until| Instant::now() < until));
+        let replies = Writer::new(session, memory, &mut self.most_open, now).apply_all(commands)?;
         session.note_owner(owner.epoch, owner.batch + 1)?;
         // Answers before the commit: a refused statement is no doubtful commit.
         session.number("SELECT count(*) FROM owner", &[])?;
@@ -355,6 +361,11 @@ impl QueueStore for PostgresQueue {
                     }
                 }
             };
+            if let Fault::Postgres(failure) = &fault
+                && failure.is_lock()
+            {
+                self.cautious_until = Some(Instant::now() + CAUTION);
+            }
             match &fault {
                 Fault::Postgres(Failure::Superseded) if self.given_up.is_none() => self.give_up(QueueUser::Server),
                 Fault::Postgres(failure) if failure.is_passing() && attempt < ATTEMPTS => {
@@ -367,6 +378,14 @@ impl QueueStore for PostgresQueue {
                 _ => {}
             }
             return Err(self.error(fault, "write"));
+        }
+    }
+
+    fn look_ahead(&mut self) {
+        if let Some(Open { session, memory }) = &mut self.open
+            && memory.look_ahead(session).is_err()
+        {
+            self.open = None;
         }
     }
 }

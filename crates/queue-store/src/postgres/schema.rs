@@ -10,7 +10,7 @@ use crate::sql::value::bound;
 use crate::sql::{Database, Fault, NumberedTable};
 
 /// The newest format.
-pub(super) const FORMAT: i64 = 4;
+pub(super) const FORMAT: i64 = 5;
 
 /// The first format whose queues belong to a cluster.
 const HAS_CLUSTER: i64 = 4;
@@ -116,6 +116,18 @@ const MOVES: &str = "ALTER TABLE owner ADD COLUMN moving TEXT; ALTER TABLE owner
 /// The changes from format 3: the cluster whose servers write the queue. None before the first of them has connected.
 const CLUSTER: &str = "ALTER TABLE owner ADD COLUMN cluster_id TEXT";
 
+/// The changes from format 4: the orders of the jobs are in memory. Half of each new page of jobs is left free: a claim and a
+/// successful end, which change no indexed column, stay in the page of their job and write no index.
+const ORDERS: &str = "
+    DROP INDEX IF EXISTS jobs_delayed, jobs_held, jobs_ready, jobs_leased, jobs_ended, jobs_dead, jobs_expiry, jobs_key;
+    CREATE INDEX jobs_dead ON jobs (queue, id) WHERE ended IN (1, 2, 4, 5);
+    DO $$ DECLARE part regclass; BEGIN
+        FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('jobs' AS regclass) LOOP
+            EXECUTE format('ALTER TABLE %s SET (fillfactor = 50)', part);
+        END LOOP;
+    END $$;
+";
+
 /// Makes missing tables, in one transaction; refuses those of a newer version or of another cluster. Two servers may do it
 /// at the same time.
 pub(super) fn prepare(session: &Session, part: i64, cluster: Option<ClusterId>) -> Result<(), Fault> {
@@ -143,6 +155,9 @@ pub(super) fn prepare(session: &Session, part: i64, cluster: Option<ClusterId>) 
     }
     if format < HAS_CLUSTER {
         session.batch(CLUSTER)?;
+    }
+    if format < FORMAT {
+        session.batch(ORDERS)?;
         session.execute("UPDATE owner SET format = ?1", bound![FORMAT])?;
     }
     session.batch("COMMIT")
@@ -181,9 +196,10 @@ impl TablePartitions {
         let tables = PARTED.iter().filter(|(_, by)| *by == of).map(|(table, _)| *table);
         let missing = tables.filter(|table| self.known.entry(table).or_default().insert(place));
         let statement = |table: &str| {
+            let filled = if table == "jobs" { 50 } else { 100 };
             format!(
                 "CREATE TABLE {table}_p{place} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({to}) \
-                 WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, \
+                 WITH (fillfactor = {filled}, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, \
                  autovacuum_vacuum_cost_delay = 0)"
             )
         };

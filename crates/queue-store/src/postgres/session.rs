@@ -1,7 +1,7 @@
 //! One connection, and the statements on it.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
@@ -53,8 +53,10 @@ pub(super) struct Session {
     /// Statements that go to PostgreSQL with the next query.
     pending: RefCell<Pending>,
     /// Numbers that this session may give to new rows.
-    numbers: RefCell<BTreeMap<NumberedTable, Range<i64>>>,
+    numbers: RefCell<BTreeMap<NumberedTable, VecDeque<Range<i64>>>>,
     pub(super) parts: RefCell<TablePartitions>,
+    /// True if claims look for jobs that other sessions have locked.
+    pub(super) is_cautious: Cell<bool>,
 }
 
 impl std::fmt::Debug for Session {
@@ -121,6 +123,7 @@ impl Session {
             pending: RefCell::default(),
             numbers: RefCell::default(),
             parts: RefCell::default(),
+            is_cautious: Cell::new(false),
         };
         session.batch(SETTINGS)?;
         Ok(session)
@@ -195,9 +198,28 @@ impl Session {
 
     /// The next number of a table. Numbers come in blocks; those that a session leaves are never given.
     fn next_number(&self, table: NumberedTable) -> Result<i64, Fault> {
-        if let Some(number) = self.numbers.borrow_mut().get_mut(&table).and_then(Iterator::next) {
+        if let Some(number) = self.known_number(table) {
             return Ok(number);
         }
+        self.reserve(table, 1)?;
+        self.known_number(table).ok_or_else(|| Fault::Row("a sequence without a number".to_owned()))
+    }
+
+    /// The next number of a block that the session has.
+    fn known_number(&self, table: NumberedTable) -> Option<i64> {
+        let mut numbers = self.numbers.borrow_mut();
+        let blocks = numbers.get_mut(&table)?;
+        while let Some(block) = blocks.front_mut() {
+            if let Some(number) = block.next() {
+                return Some(number);
+            }
+            blocks.pop_front();
+        }
+        None
+    }
+
+    /// Takes blocks with at least `count` numbers, and makes the parts in which the numbers lie.
+    fn reserve(&self, table: NumberedTable, count: i64) -> Result<(), Fault> {
         let (sequence, block) = match table {
             NumberedTable::Jobs => ("jobs_numbers", 100),
             NumberedTable::Messages => ("messages_numbers", 100),
@@ -206,18 +228,19 @@ impl Session {
             NumberedTable::Schedules => ("schedules_numbers", 1),
             NumberedTable::MessageQueues => ("message_queues_numbers", 1),
         };
-        let row = self.one(&format!("SELECT nextval('{sequence}')"), &[])?;
-        let first: i64 = row.ok_or_else(|| Fault::Row("a sequence without a number".to_owned()))?.get(0)?;
-        for number in [first, first + block - 1] {
-            let missing = self.parts.borrow_mut().make(table, number);
-            for statement in missing {
-                self.batch(&statement)?;
+        let sql = format!("SELECT nextval('{sequence}') FROM generate_series(1, ?1)");
+        let blocks = (count + block - 1) / block;
+        for mut row in self.query(&sql, bound![blocks])? {
+            let first: i64 = row.get(0)?;
+            for number in [first, first + block - 1] {
+                let missing = self.parts.borrow_mut().make(table, number);
+                for statement in missing {
+                    self.batch(&statement)?;
+                }
             }
+            self.numbers.borrow_mut().entry(table).or_default().push_back(first..first + block);
         }
-        let mut numbers = first..first + block;
-        let number = numbers.next().unwrap_or(first);
-        self.numbers.borrow_mut().insert(table, numbers);
-        Ok(number)
+        Ok(())
     }
 
     /// Carries out a statement for many rows, given by their columns, before the next query.
@@ -227,7 +250,7 @@ impl Session {
 
     /// The lowest number that this session may still give to a new row; none if it has none.
     pub(super) fn lowest_number(&self, table: NumberedTable) -> Option<i64> {
-        self.numbers.borrow().get(&table).map(|numbers| numbers.start)
+        self.numbers.borrow().get(&table)?.front().map(|block| block.start)
     }
 }
 
@@ -285,8 +308,16 @@ impl Database for Session {
         format!("{{{}}}", joined(numbers))
     }
 
-    fn skip_locked(&self) -> &'static str {
-        " FOR UPDATE SKIP LOCKED"
+    fn expect_rows(&self, table: NumberedTable, count: usize) -> Result<(), Fault> {
+        let known = |blocks: &VecDeque<Range<i64>>| blocks.iter().map(|block| block.end - block.start).sum();
+        let known: i64 = self.numbers.borrow().get(&table).map_or(0, known);
+        let missing = i64::try_from(count).unwrap_or(i64::MAX).saturating_sub(known);
+        if missing > 0 { self.reserve(table, missing) } else { Ok(()) }
+    }
+
+    fn is_locked(&self, job: i64) -> Result<bool, Fault> {
+        let sql = "SELECT id FROM jobs WHERE id = ?1 FOR UPDATE SKIP LOCKED";
+        Ok(self.is_cautious.get() && self.one(sql, bound![job])?.is_none())
     }
 
     fn with_due_deliveries(&self) -> &'static str {

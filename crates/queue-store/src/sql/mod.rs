@@ -1,20 +1,23 @@
 //! The commands and reads of a storage in SQL. SQLite and PostgreSQL run the same statements.
 //!
 //! - [`Database`]: what an engine does with a statement. Each engine implements it in its own module.
-//! - `ahead`: rows that a batch of commands needs, read with few queries.
+//! - `memory`: what the writer knows without a query. `load`: counts of each queue. `open`: the orders of waiting jobs.
+//!   `recent`: rows of jobs.
 //! - `write`, `claim`, `upkeep`, `schedules`, `messages`, `deliveries`: the commands, within one transaction.
-//! - `read`: pages and details, beside the writer. `load`: counts of each queue, in memory. `row`: rows to jobs and back.
+//! - `read`: pages and details, beside the writer. `row`: rows to jobs and back.
 //!
 //! Statements number their parameters `?1`, `?2`, …; numbers and truth values are 64-bit integers. Both engines know the
 //! words that the statements use. Text that a user chooses freely is bound as any text: PostgreSQL keeps it as bytes,
 //! because its texts contain no NUL.
 
-pub(crate) mod ahead;
 mod claim;
 pub(crate) mod deliveries;
 pub(crate) mod load;
+pub(crate) mod memory;
 pub(crate) mod messages;
+mod open;
 pub(crate) mod read;
+mod recent;
 pub(crate) mod row;
 pub(crate) mod schedules;
 pub(crate) mod tables;
@@ -93,8 +96,15 @@ pub(crate) trait Database {
     /// The value of the parameter of [`Self::among`].
     fn list(&self, numbers: &[i64]) -> String;
 
-    /// The end of a query that passes over rows of other sessions.
-    fn skip_locked(&self) -> &'static str;
+    /// Makes room for new rows, so that the next `count` ones of [`Self::insert_row`] need no query each.
+    fn expect_rows(&self, _table: NumberedTable, _count: usize) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Reports whether another session has locked a job, which a claim then passes over.
+    fn is_locked(&self, _job: i64) -> Result<bool, Fault> {
+        Ok(false)
+    }
 
     /// The join of hosts, whose names are in the column `name`, with their deliveries that are due at `?2`: the first
     /// ones, up to `?3` of each host. A host without one stays.

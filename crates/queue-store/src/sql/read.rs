@@ -298,7 +298,7 @@ fn page(database: &dyn Database, filter: &JobFilter, most: usize) -> Result<JobP
         filter.queue.as_ref().is_none_or(|queue| queue == name)
             && filter.project.as_ref().is_none_or(|project| *project == name.project)
     };
-    let dead = if filter.dead { "AND state = 4 AND ended IN (1, 2, 4, 5)" } else { "" };
+    let dead = if filter.dead { "AND ended IN (1, 2, 4, 5)" } else { "" };
     let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 {dead} ORDER BY id DESC LIMIT ?2");
     let mut before = filter.before.map_or(i64::MAX, |before| whole(before.0));
     let (mut jobs, mut scanned, mut last) = (Vec::new(), 0, None);
@@ -355,7 +355,7 @@ fn progress(database: &dyn Database, id: JobId) -> Result<Option<JobProgress>, F
 
 fn queues(database: &dyn Database) -> Result<Vec<QueueInfo>, Fault> {
     let loads = Loads::read(database)?;
-    let sql = "SELECT (SELECT count(*) FROM jobs WHERE queue = queues.id AND state = 4 AND ended IN (1, 2, 4, 5)), extra \
+    let sql = "SELECT (SELECT count(*) FROM jobs WHERE queue = queues.id AND ended IN (1, 2, 4, 5)), extra \
                FROM queues WHERE id = ?1";
     let mut queues = Vec::new();
     for number in loads.by_name.values() {

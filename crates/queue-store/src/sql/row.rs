@@ -35,6 +35,13 @@ pub(crate) static INSERT_BODY: RowChange = RowChange {
            SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[]), CAST(?4 AS BYTEA[]))",
 };
 
+/// Adds the result of a job's first attempt.
+pub(crate) static ADD_RESULT: RowChange = RowChange {
+    one: "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3)",
+    many: "INSERT INTO results (job, details, output) \
+           SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[]))",
+};
+
 /// Writes the result of an attempt over that of the previous attempt.
 pub(crate) static PUT_RESULT: RowChange = RowChange {
     one: "INSERT INTO results (job, details, output) VALUES (?1, ?2, ?3) \
@@ -42,6 +49,22 @@ pub(crate) static PUT_RESULT: RowChange = RowChange {
     many: "INSERT INTO results (job, details, output) \
            SELECT * FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BYTEA[]), CAST(?3 AS BYTEA[])) \
            ON CONFLICT (job) DO UPDATE SET details = excluded.details, output = excluded.output",
+};
+
+/// Writes the lease of a ready job.
+static LEASE: RowChange = RowChange {
+    one: "UPDATE jobs SET state = 3, place = ?2, fence = ?3, machine = ?4 WHERE id = ?1",
+    many: "UPDATE jobs SET state = 3, place = new.place, fence = new.fence, machine = new.machine \
+           FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BIGINT[]), CAST(?3 AS BIGINT[]), CAST(?4 AS TEXT[])) \
+           AS new (id, place, fence, machine) WHERE jobs.id = new.id",
+};
+
+/// Writes the success of a leased job. No indexed column changes.
+static SUCCEED: RowChange = RowChange {
+    one: "UPDATE jobs SET state = 4, place = ?2, machine = NULL, cancelling = 0, percent = NULL, message = NULL \
+          WHERE id = ?1",
+    many: "UPDATE jobs SET state = 4, place = new.place, machine = NULL, cancelling = 0, percent = NULL, message = NULL \
+           FROM unnest(CAST(?1 AS BIGINT[]), CAST(?2 AS BIGINT[])) AS new (id, place) WHERE jobs.id = new.id",
 };
 
 /// Writes the parts of a job that the rules change.
@@ -81,8 +104,9 @@ impl StoredJob {
                 JobState::Leased { machine, since: Moment(unsigned(place)), cancelling: row.get(9)? }
             }
             ENDED => {
-                let end: u8 = row.get(10)?;
-                let end = *JobEnd::ALL.get(usize::from(end)).ok_or_else(|| strange("the end"))?;
+                let end: Option<u8> = row.get(10)?;
+                let end = end.map_or(Some(JobEnd::Succeeded), |end| JobEnd::ALL.get(usize::from(end)).copied());
+                let end = end.ok_or_else(|| strange("the end"))?;
                 JobState::Ended { end, at: Moment(unsigned(place)) }
             }
             _ => return Err(strange("the state")),
@@ -104,9 +128,19 @@ impl StoredJob {
         database.one(&sql, bound![whole(id.0)])?.map(Self::read).transpose()
     }
 
-    /// Writes the parts of a job that the rules change.
-    pub(crate) fn update(&self, database: &dyn Database) -> Result<(), Fault> {
+    /// Writes the parts of a job that the rules have changed. The row has the state `before`.
+    pub(crate) fn update(&self, before: &JobState, database: &dyn Database) -> Result<(), Fault> {
         let (state, place) = state_columns(&self.job.state);
+        match (before, &self.job.state) {
+            (JobState::Ready { .. }, JobState::Leased { machine, cancelling: false, .. }) => {
+                let values = bound![whole(self.id.0), place, whole(self.job.fence.0), machine.as_str()];
+                return database.change_row(&LEASE, values);
+            }
+            (JobState::Leased { .. }, JobState::Ended { end: JobEnd::Succeeded, .. }) => {
+                return database.change_row(&SUCCEED, bound![whole(self.id.0), place]);
+            }
+            _ => {}
+        }
         let (machine, cancelling, ended) = match &self.job.state {
             JobState::Leased { machine, cancelling, .. } => (Some(machine.as_str()), *cancelling, None),
             JobState::Ended { end, .. } => (None, false, end_number(*end)),
@@ -119,8 +153,11 @@ impl StoredJob {
     }
 }
 
-/// Number of a kind of end in the file.
+/// Number of a kind of end in the file; none for success.
 fn end_number(end: JobEnd) -> Option<i64> {
+    if end == JobEnd::Succeeded {
+        return None;
+    }
     JobEnd::ALL.iter().position(|known| *known == end).map(|place| whole(place as u64))
 }
 

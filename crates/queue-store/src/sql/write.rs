@@ -1,11 +1,13 @@
 //! Commands on single jobs and queues.
 
 use gantry_model::Moment;
-use gantry_queue::{AttemptOutcome, Fence, Jitter, Job, JobEvent, JobId, JobState, QueueName, Refusal};
+use gantry_queue::{Fence, Jitter, Job, JobEvent, JobId, JobState, QueueName, Rank, Refusal};
 
-use super::ahead::ReadAhead;
 use super::load::Loads;
-use super::row::{HELD, StoredJob, state_columns, whole};
+use super::memory::QueueMemory;
+use super::open::OpenJobs;
+use super::recent::{JobBody, ROWS_MAX, RecentJobs};
+use super::row::{StoredJob, state_columns, whole};
 use super::value::bound;
 use super::{Database, Fault, NumberedTable, row};
 use crate::{
@@ -17,22 +19,65 @@ use crate::{
 pub(crate) struct Writer<'a> {
     pub(crate) database: &'a dyn Database,
     pub(crate) loads: &'a mut Loads,
+    pub(crate) open: &'a mut OpenJobs,
+    pub(crate) recent: &'a mut RecentJobs,
     /// Maximum number of jobs of all queues that may wait or run.
     pub(crate) most_open: &'a mut u64,
     pub(crate) now: Moment,
-    pub(crate) ahead: ReadAhead,
+    /// Jobs that all claims together want.
+    pub(crate) claim_count: usize,
+    /// Claimed jobs whose bodies are not in memory.
+    pub(crate) without_body: Vec<i64>,
+    /// Ready jobs that other sessions have locked. They are back in their queues after the batch.
+    pub(crate) passed_over: Vec<(i64, Rank, JobId)>,
+}
+
+impl<'a> Writer<'a> {
+    /// A transaction at a moment.
+    pub(crate) fn new(
+        database: &'a dyn Database,
+        memory: &'a mut QueueMemory,
+        most_open: &'a mut u64,
+        now: Moment,
+    ) -> Self {
+        let QueueMemory { loads, open, recent } = memory;
+        let (without_body, passed_over) = (Vec::new(), Vec::new());
+        Self { database, loads, open, recent, most_open, now, claim_count: 0, without_body, passed_over }
+    }
 }
 
 impl Writer<'_> {
     /// Carries out commands in order.
     pub(crate) fn apply_all(&mut self, commands: Vec<QueueCommand>) -> Result<Vec<QueueReply>, Fault> {
-        self.ahead = ReadAhead::of(self.database, &commands)?;
+        self.prepare(&commands)?;
         let mut replies = commands.into_iter().map(|command| self.apply(command)).collect::<Result<Vec<_>, Fault>>()?;
         self.add_bodies(&mut replies)?;
+        for (queue, rank, id) in std::mem::take(&mut self.passed_over) {
+            if self.find(id)?.is_some_and(|stored| stored.job.state == JobState::Ready { rank }) {
+                self.open.put_back(queue, rank, id);
+            }
+        }
         Ok(replies)
     }
 
-    /// Carries out a command. Claimed jobs lack their bodies.
+    /// Reads what several commands need, at once.
+    fn prepare(&mut self, commands: &[QueueCommand]) -> Result<(), Fault> {
+        let (mut named, mut new) = (Vec::new(), 0);
+        for command in commands {
+            match command {
+                QueueCommand::Complete { job, .. } | QueueCommand::Lose { job, .. } | QueueCommand::Cancel(job) => {
+                    named.push(*job);
+                }
+                QueueCommand::Claim { most, .. } => self.claim_count = self.claim_count.saturating_add(*most),
+                QueueCommand::Submit(jobs) => new += jobs.len(),
+                _ => {}
+            }
+        }
+        self.recent.read(self.database, named)?;
+        self.database.expect_rows(NumberedTable::Jobs, new)
+    }
+
+    /// Carries out a command. Claimed jobs may lack their bodies.
     fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
         Ok(match command {
             QueueCommand::Submit(jobs) => QueueReply::Submitted(self.submit(jobs)?),
@@ -76,20 +121,24 @@ impl Writer<'_> {
             return Ok(known);
         }
         let key = new.settings.key.as_ref();
-        let room = key.map_or(Ok(true), |key| self.has_room(queue, &key.name, key.limit))?;
-        let key = key.map(|key| key.name.clone());
-        let idempotency = new.settings.idempotency.clone();
+        let room = key.is_none_or(|key| self.open.has_room(queue, &key.name, key.limit));
         let settings = serde_json::to_string(&new.settings).map_err(|error| Fault::Row(error.to_string()))?;
         let job = Job::submitted(new.settings, self.now, room);
         let (state, place) = state_columns(&job.state);
         let expiry = job.expiry().map(|expiry| whole(expiry.0));
-        let (key, idempotency) = (key.as_deref(), idempotency.as_deref());
+        let key = job.settings.key.as_ref().map(|key| key.name.as_str());
+        let idempotency = job.settings.idempotency.as_deref();
         let values = bound![queue, state, place, whole(self.now.0), expiry, key, idempotency, &settings];
         let id = self.database.insert_row(NumberedTable::Jobs, &row::INSERT, values)?;
         self.database.change_row(&row::INSERT_BODY, bound![id, &new.work, &new.payload, &new.by])?;
-        self.loads.changed(queue, None, Some(&job.state));
+        self.loads.changed(queue, None, &job.state);
         let id = JobId(row::unsigned(id));
-        self.ahead.entered(queue, id, &job.state);
+        self.open.added(queue, id, &job);
+        // A job behind many others is claimed much later.
+        if matches!(job.state, JobState::Ready { .. }) && self.open.count_ready(queue) <= ROWS_MAX / 2 {
+            let body = JobBody { work: new.work, payload: new.payload };
+            self.recent.keep_new(StoredJob { id, queue, job }, body);
+        }
         Ok(id)
     }
 
@@ -111,23 +160,16 @@ impl Writer<'_> {
         Ok(found.map(|id| JobId(row::unsigned(id))))
     }
 
-    /// Reports whether a key has room for one more job.
-    pub(crate) fn has_room(&self, queue: i64, key: &str, limit: u32) -> Result<bool, Fault> {
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ?1 AND key = ?2 AND state IN (2, 3) LIMIT ?3) \
-                   AS taken";
-        Ok(self.database.number(sql, bound![queue, key, limit])? < limit.into())
-    }
-
     /// Finds a job.
     pub(crate) fn find(&self, id: JobId) -> Result<Option<StoredJob>, Fault> {
-        match self.ahead.job(id) {
+        match self.recent.get(id) {
             Some(known) => Ok(Some(known.clone())),
             None => StoredJob::find(self.database, id),
         }
     }
 
     /// Applies an event to a job, and writes the job. Returns the job after the event.
-    fn change(&mut self, id: JobId, event: JobEvent) -> Result<Result<StoredJob, Refusal>, Fault> {
+    pub(crate) fn change(&mut self, id: JobId, event: JobEvent) -> Result<Result<StoredJob, Refusal>, Fault> {
         match self.find(id)? {
             Some(stored) => self.change_stored(&stored, event),
             None => Ok(Err(Refusal::Superseded)),
@@ -144,13 +186,14 @@ impl Writer<'_> {
             Ok(job) => job,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let next = StoredJob { job, ..stored.clone() };
-        next.update(self.database)?;
+        let next = StoredJob { id: stored.id, queue: stored.queue, job };
+        next.update(&stored.job.state, self.database)?;
         if next.job.is_over() {
             self.add_callback(next.id, &next.job)?;
         }
-        self.loads.changed(next.queue, Some(&stored.job.state), Some(&next.job.state));
-        self.ahead.changed(stored, &next);
+        self.loads.changed(next.queue, Some(&stored.job.state), &next.job.state);
+        self.open.changed(stored, &next);
+        self.recent.changed(&next);
         if stored.job.takes_room() && !next.job.takes_room() {
             self.admit_held(&next)?;
         }
@@ -160,15 +203,14 @@ impl Writer<'_> {
     /// Admits the next held job of the key whose room `left` has given up.
     fn admit_held(&mut self, left: &StoredJob) -> Result<(), Fault> {
         let Some(key) = &left.job.settings.key else { return Ok(()) };
-        loop {
-            let sql = format!(
-                "SELECT {} FROM jobs WHERE state = {HELD} AND queue = ?1 AND key = ?2 ORDER BY place, id LIMIT 1",
-                row::COLUMNS
-            );
-            let found = self.database.one(&sql, bound![left.queue, &key.name])?;
-            let Some(held) = found.map(StoredJob::read).transpose()? else { return Ok(()) };
+        while let Some((rank, id)) = self.open.first_held(left.queue, &key.name) {
+            let held = self.find(id)?.filter(|held| held.job.state == JobState::Held { rank });
+            let Some(held) = held else {
+                self.open.forget_held(left.queue, &key.name, rank, id);
+                continue;
+            };
             let limit = held.job.settings.key.as_ref().map_or(1, |key| key.limit);
-            if !self.has_room(left.queue, &key.name, limit)? {
+            if !self.open.has_room(left.queue, &key.name, limit) {
                 return Ok(());
             }
             let admitted = self.change_stored(&held, JobEvent::Admit)?;
@@ -176,11 +218,11 @@ impl Writer<'_> {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     fn complete(&mut self, id: JobId, fence: Fence, report: &JobReport, jitter: Jitter) -> Result<Completed, Fault> {
-        let outcome: AttemptOutcome = report.outcome;
-        let job = match self.change(id, JobEvent::Complete { fence, outcome, jitter })? {
+        let job = match self.change(id, JobEvent::Complete { fence, outcome: report.outcome, jitter })? {
             Ok(job) => job,
             Err(refusal) => {
                 if refusal == Refusal::Superseded {
@@ -189,7 +231,9 @@ impl Writer<'_> {
                 return Ok(Completed::Refused(refusal));
             }
         };
-        self.database.change_row(&row::PUT_RESULT, bound![whole(id.0), &report.details, &report.output])?;
+        // The first lease of a job has no result before its own.
+        let put = if fence == Fence(1) { &row::ADD_RESULT } else { &row::PUT_RESULT };
+        self.database.change_row(put, bound![whole(id.0), &report.details, &report.output])?;
         Ok(Completed::Recorded(job.job.state))
     }
 

@@ -1,12 +1,43 @@
 //! Statements of the storage, in SQLite.
 
+use std::cell::RefCell;
+
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
-use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+use rusqlite::{CachedStatement, Connection, Statement, ToSql, params_from_iter};
 
 use crate::sql::{Database, Fault, NumberedTable, Row, RowChange, SqlParameter, Value};
 
 /// A connection, within a transaction or without one.
-pub(super) struct SqliteDatabase<'a>(pub(super) &'a Connection);
+pub(super) struct SqliteDatabase<'a> {
+    connection: &'a Connection,
+    /// Statements of changes of rows. Few kinds of changes are repeated for many rows.
+    changes: RefCell<Vec<(&'static RowChange, CachedStatement<'a>)>>,
+}
+
+impl<'a> SqliteDatabase<'a> {
+    pub(super) fn new(connection: &'a Connection) -> Self {
+        Self { connection, changes: RefCell::default() }
+    }
+
+    /// Carries out a change of a row. The parameters are `first` and `values`.
+    fn change(
+        &self,
+        change: &'static RowChange,
+        first: Option<SqlParameter<'_>>,
+        values: &[SqlParameter<'_>],
+    ) -> Result<(), Fault> {
+        let mut changes = self.changes.borrow_mut();
+        let place = match changes.iter().position(|(known, _)| std::ptr::eq(*known, change)) {
+            Some(place) => place,
+            None => {
+                changes.push((change, self.connection.prepare_cached(change.one)?));
+                changes.len() - 1
+            }
+        };
+        changes[place].1.execute(params_from_iter(first.into_iter().chain(values.iter().copied())))?;
+        Ok(())
+    }
+}
 
 impl ToSql for SqlParameter<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -45,11 +76,11 @@ fn rows(statement: &mut Statement<'_>, values: &[SqlParameter<'_>]) -> Result<Ve
 
 impl Database for SqliteDatabase<'_> {
     fn query(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<Vec<Row>, Fault> {
-        rows(&mut *self.0.prepare_cached(sql)?, values)
+        rows(&mut *self.connection.prepare_cached(sql)?, values)
     }
 
     fn execute(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<u64, Fault> {
-        Ok(self.0.prepare_cached(sql)?.execute(params_from_iter(values))? as u64)
+        Ok(self.connection.prepare_cached(sql)?.execute(params_from_iter(values))? as u64)
     }
 
     fn write(&self, sql: &str, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
@@ -59,21 +90,22 @@ impl Database for SqliteDatabase<'_> {
     fn insert(&self, _table: NumberedTable, sql: &str, values: &[SqlParameter<'_>]) -> Result<i64, Fault> {
         // SQLite gives the number to a row without one.
         let values = [SqlParameter::Null].into_iter().chain(values.iter().copied());
-        self.0.prepare_cached(sql)?.execute(params_from_iter(values))?;
-        Ok(self.0.last_insert_rowid())
+        self.connection.prepare_cached(sql)?.execute(params_from_iter(values))?;
+        Ok(self.connection.last_insert_rowid())
     }
 
     fn change_row(&self, change: &'static RowChange, values: &[SqlParameter<'_>]) -> Result<(), Fault> {
-        self.write(change.one, values)
+        self.change(change, None, values)
     }
 
     fn insert_row(
         &self,
-        table: NumberedTable,
+        _table: NumberedTable,
         change: &'static RowChange,
         values: &[SqlParameter<'_>],
     ) -> Result<i64, Fault> {
-        self.insert(table, change.one, values)
+        self.change(change, Some(SqlParameter::Null), values)?;
+        Ok(self.connection.last_insert_rowid())
     }
 
     fn among(&self) -> &'static str {
@@ -82,10 +114,6 @@ impl Database for SqliteDatabase<'_> {
 
     fn list(&self, numbers: &[i64]) -> String {
         format!("[{}]", crate::sql::joined(numbers))
-    }
-
-    fn skip_locked(&self) -> &'static str {
-        ""
     }
 
     fn with_due_deliveries(&self) -> &'static str {

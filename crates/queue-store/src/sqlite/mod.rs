@@ -1,7 +1,7 @@
 //! The storage in a SQLite file: WAL, `synchronous=FULL`, one writer.
 //!
-//! The row of a job is small and changes often; `bodies` and `results` have what does not. Partial indexes hold the order
-//! of each state, so that no command depends on the number of waiting jobs. Counts of each queue are in memory.
+//! The row of a job is small and changes often; `bodies` and `results` have what does not. The orders of the waiting jobs
+//! and the counts of each queue are in memory (`sql::memory`), so that no command depends on the number of waiting jobs.
 
 mod copy;
 mod database;
@@ -15,8 +15,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 pub use self::copy::{check_queue, copy_queue};
 use self::database::SqliteDatabase;
-use crate::sql::ahead::ReadAhead;
-use crate::sql::load::Loads;
+use crate::sql::memory::QueueMemory;
 use crate::sql::read::QueueReader;
 use crate::sql::write::Writer;
 use crate::sql::{Database, Fault};
@@ -27,7 +26,7 @@ use crate::{QueueCommand, QueueReply, QueueStore, QueueStoreError, WAITING_MAX};
 pub struct SqliteQueue {
     connection: Connection,
     path: PathBuf,
-    loads: Loads,
+    memory: QueueMemory,
     /// Maximum number of jobs of all queues that may wait or run.
     most_open: u64,
 }
@@ -59,8 +58,8 @@ impl SqliteQueue {
     /// [`QueueStoreError`].
     pub fn open(path: &Path) -> Result<Self, QueueStoreError> {
         let connection = schema::open(path)?;
-        let loads = read_loads(&connection).map_err(|error| fault(error, "read", path))?;
-        Ok(Self { connection, path: path.to_owned(), loads, most_open: WAITING_MAX })
+        let memory = read_memory(&connection).map_err(|error| fault(error, "read", path))?;
+        Ok(Self { connection, path: path.to_owned(), memory, most_open: WAITING_MAX })
     }
 
     /// A reader of the same file.
@@ -74,29 +73,34 @@ impl SqliteQueue {
 
     fn carry_out(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, Fault> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let database = SqliteDatabase(&transaction);
-        let (loads, most_open) = (&mut self.loads, &mut self.most_open);
-        let mut writer = Writer { database: &database, loads, most_open, now, ahead: ReadAhead::default() };
-        let replies = writer.apply_all(commands)?;
+        let replies = {
+            let database = SqliteDatabase::new(&transaction);
+            Writer::new(&database, &mut self.memory, &mut self.most_open, now).apply_all(commands)?
+        };
         transaction.commit()?;
         Ok(replies)
     }
 }
 
-fn read_loads(connection: &Connection) -> Result<Loads, Fault> {
-    Loads::read(&SqliteDatabase(connection))
+fn read_memory(connection: &Connection) -> Result<QueueMemory, Fault> {
+    QueueMemory::read(&SqliteDatabase::new(connection))
 }
 
 impl QueueStore for SqliteQueue {
     fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError> {
         self.carry_out(commands, now).map_err(|error| {
             let error = fault(error, "write", &self.path);
-            // The counts may include commands that were taken back.
-            if let Ok(loads) = read_loads(&self.connection) {
-                self.loads = loads;
+            // The memory may include commands that were taken back.
+            if let Ok(memory) = read_memory(&self.connection) {
+                self.memory = memory;
             }
             error
         })
+    }
+
+    fn look_ahead(&mut self) {
+        // A claim reads what is not in memory.
+        let _ = self.memory.look_ahead(&SqliteDatabase::new(&self.connection));
     }
 }
 
@@ -109,6 +113,6 @@ pub(crate) struct SqliteReads {
 
 impl SqliteReads {
     pub(crate) fn read<T>(&self, read: impl Fn(&dyn Database) -> Result<T, Fault>) -> Result<T, QueueStoreError> {
-        read(&SqliteDatabase(&self.connection)).map_err(|error| fault(error, "read", &self.path))
+        read(&SqliteDatabase::new(&self.connection)).map_err(|error| fault(error, "read", &self.path))
     }
 }
