@@ -5,11 +5,11 @@
 //! # One writer
 //! The row of the table `owner` has the epoch of the current writer and the number of its last transaction (`batch`).
 //! - A server that opens the queue raises the epoch.
-//! - Every transaction begins with `SELECT … FOR UPDATE` of that row. A server that finds another epoch writes nothing: the
-//!   epoch is the fencing token of the queue. So counts in memory are those of the database, as with SQLite.
+//! - Every transaction begins with the number of its batch in that row. A server that finds another epoch there writes
+//!   nothing: the epoch is the fencing token of the queue. So the memory of the writer is that of the database, as with SQLite.
 //! - The row also has the id of the cluster whose servers write the queue. The first server notes the id. A server of
 //!   another cluster raises no epoch, writes nothing, and reads nothing: [`QueueStoreError::OtherCluster`].
-//! - Every transaction ends with the number of its batch. After a connection that broke during `COMMIT`, the server
+//! - After a connection that broke during `COMMIT`, the server
 //!   connects again, waits for the row, and reads the number: either the batch is committed and its replies are true, or
 //!   the batch is carried out again. No batch is carried out twice.
 //! - If PostgreSQL stays away meanwhile, the caller gets [`QueueStoreError::Unsettled`]. Each command is safe to repeat:
@@ -272,19 +272,15 @@ impl PostgresQueue {
         let Some(Open { session, memory }) = &mut self.open else {
             return Err(Fault::from(Failure::Superseded).into());
         };
-        session.write("BEGIN", &[])?;
-        let owner = session.lock_owner()?;
-        if Some(owner.epoch) != self.epoch {
-            return Err(Fault::from(Failure::Superseded).into());
-        }
+        let Some(epoch) = self.epoch else { return Err(Fault::from(Failure::Superseded).into()) };
+        session.begin_batch(epoch, self.batch + 1)?;
         session.is_cautious.set(self.cautious_until.is_some_and(|until| Instant::now() < until));
         let replies = Writer::new(session, memory, &mut self.most_open, now).apply_all(commands)?;
-        session.note_owner(owner.epoch, owner.batch + 1)?;
         // Answers before the commit: a refused statement is no doubtful commit.
-        session.number("SELECT count(*) FROM owner", &[])?;
+        session.flush()?;
         match session.batch("COMMIT") {
             Ok(()) => {
-                self.batch = owner.batch + 1;
+                self.batch += 1;
                 Ok(replies)
             }
             Err(fault) => Err(BatchError::Commit(fault, replies)),

@@ -13,11 +13,29 @@ pub(super) type Parameter = Box<dyn ToSql + Send + Sync>;
 #[derive(Debug, Default)]
 pub(super) struct Pending(Vec<Waiting>);
 
+/// The effect that a statement must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Any number of changed rows.
+    Any,
+    /// One changed row. Otherwise another server has the queue.
+    Owner,
+}
+
+/// A statement that goes to PostgreSQL.
+pub(super) struct Outgoing {
+    pub(super) sql: String,
+    pub(super) values: Vec<Parameter>,
+    pub(super) effect: Effect,
+    /// True if the plan is the same for all values.
+    pub(super) is_generic: bool,
+}
+
 /// A statement that waits.
 #[derive(Debug)]
 enum Waiting {
     /// A statement of its own.
-    Single { sql: String, values: Vec<Parameter> },
+    Single { sql: String, values: Vec<Parameter>, effect: Effect },
     /// Changes of rows, each row at most once.
     Rows { change: &'static RowChange, rows: BTreeSet<i64>, columns: Vec<Vec<Value>> },
 }
@@ -25,8 +43,18 @@ enum Waiting {
 impl Pending {
     /// Adds a statement.
     pub(super) fn add(&mut self, sql: &str, values: impl IntoIterator<Item = impl ToSql + Send + Sync + 'static>) {
+        self.add_with(sql, values, Effect::Any);
+    }
+
+    /// Adds a statement that must have an effect.
+    pub(super) fn add_with(
+        &mut self,
+        sql: &str,
+        values: impl IntoIterator<Item = impl ToSql + Send + Sync + 'static>,
+        effect: Effect,
+    ) {
         let values = values.into_iter().map(boxed).collect();
-        self.0.push(Waiting::Single { sql: sql.to_owned(), values });
+        self.0.push(Waiting::Single { sql: sql.to_owned(), values, effect });
     }
 
     /// Adds a change of the row `number`. The change joins earlier ones of its kind, unless a statement in between may
@@ -48,13 +76,16 @@ impl Pending {
         self.0.push(Waiting::Rows { change, rows: BTreeSet::from([number]), columns });
     }
 
-    /// Takes the statements and the values of their parameters.
-    pub(super) fn take(&mut self) -> Vec<(String, Vec<Parameter>)> {
-        let parameters = |waiting| match waiting {
-            Waiting::Single { sql, values } => (sql, values),
-            Waiting::Rows { change, columns, .. } => (change.many.to_owned(), columns.into_iter().map(boxed).collect()),
+    /// Takes the statements.
+    pub(super) fn take(&mut self) -> Vec<Outgoing> {
+        let outgoing = |waiting| match waiting {
+            Waiting::Single { sql, values, effect } => Outgoing { sql, values, effect, is_generic: false },
+            Waiting::Rows { change, columns, .. } => {
+                let values = columns.into_iter().map(boxed).collect();
+                Outgoing { sql: change.many.to_owned(), values, effect: Effect::Any, is_generic: true }
+            }
         };
-        std::mem::take(&mut self.0).into_iter().map(parameters).collect()
+        std::mem::take(&mut self.0).into_iter().map(outgoing).collect()
     }
 }
 

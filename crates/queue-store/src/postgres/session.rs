@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use super::address::PostgresAddress;
 use super::failure::Failure;
-use super::pending::{Parameter, Pending};
+use super::pending::{Effect, Outgoing, Parameter, Pending};
 use super::schema::TablePartitions;
 use super::tls::Tls;
 use crate::sql::value::bound;
@@ -36,10 +36,11 @@ const SETTINGS: &str = "
 ";
 
 /// For short commands: an index serves each of them. The statistics of a table that grows fast mislead the planner, and
-/// plans of that time would be kept.
+/// plans of that time would be kept. The changes of rows keep their plans ([`plan_mode`]): with these settings, the only plan
+/// finds each row by its primary key.
 const WRITER_SETTINGS: &str = "
     SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET enable_hashjoin = off;
-    SET enable_mergejoin = off; SET plan_cache_mode = force_custom_plan;
+    SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off; SET plan_cache_mode = force_custom_plan;
 ";
 
 /// A connection with its own small runtime, which runs while a statement is awaited.
@@ -159,32 +160,47 @@ impl Session {
 
     /// Sends the pending statements and then `last`, all at once, and waits for every answer.
     fn after_pending<T>(&self, last: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
-        let pending = self.pending.borrow_mut().take();
-        let prepared = |(sql, values): (String, _)| Ok::<_, Fault>((self.statement(&sql)?, values));
-        let pending: Vec<(Statement, Vec<Parameter>)> = pending.into_iter().map(prepared).collect::<Result<_, _>>()?;
+        let mut pending: Vec<(Statement, Vec<Parameter>, Effect)> = Vec::new();
+        let mut is_generic = false;
+        let waiting = self.pending.borrow_mut().take();
+        for outgoing in waiting {
+            if outgoing.is_generic != is_generic {
+                is_generic = outgoing.is_generic;
+                pending.push((self.statement(plan_mode(is_generic))?, Vec::new(), Effect::Any));
+            }
+            let Outgoing { sql, values, effect, .. } = outgoing;
+            pending.push((self.statement(&sql)?, values, effect));
+        }
+        if is_generic {
+            pending.push((self.statement(plan_mode(false))?, Vec::new(), Effect::Any));
+        }
         let written = async {
             let mut answers: Vec<_> = pending
                 .iter()
-                .map(|(statement, values)| {
+                .map(|(statement, values, effect)| {
                     let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
-                    Box::pin(maybe_done(self.client.execute_raw(statement, values)))
+                    (Box::pin(maybe_done(self.client.execute_raw(statement, values))), *effect)
                 })
                 .collect();
             // The first look at each future sends its statement, in this order, and before `last`.
-            for answer in &mut answers {
+            for (answer, _) in &mut answers {
                 let _ = futures_util::poll!(answer.as_mut());
             }
-            for mut answer in answers {
+            for (mut answer, effect) in answers {
                 answer.as_mut().await;
-                answer.as_mut().take_output().transpose()?;
+                let changed = answer.as_mut().take_output().transpose()?;
+                if effect == Effect::Owner && changed != Some(1) {
+                    return Ok(false);
+                }
             }
-            Ok(())
+            Ok::<_, tokio_postgres::Error>(true)
         };
-        self.wait(async {
+        let (is_owner, last) = self.wait(async {
             let (written, last) = join(written, last).await;
             // The first error is the cause of the others.
-            written.and(last)
-        })
+            Ok((written?, last))
+        })?;
+        if is_owner { Ok(last?) } else { Err(Failure::Superseded.into()) }
     }
 
     fn statement(&self, sql: &str) -> Result<Statement, Fault> {
@@ -241,6 +257,11 @@ impl Session {
             self.numbers.borrow_mut().entry(table).or_default().push_back(first..first + block);
         }
         Ok(())
+    }
+
+    /// Sends the statements that wait, and waits for their answers.
+    pub(super) fn flush(&self) -> Result<(), Fault> {
+        self.after_pending(async { Ok(()) })
     }
 
     /// Carries out a statement for many rows, given by their columns, before the next query.
@@ -326,6 +347,15 @@ impl Database for Session {
     }
 }
 
+/// The statement that chooses between a plan for all values and a plan for each.
+fn plan_mode(is_generic: bool) -> &'static str {
+    if is_generic {
+        "SET LOCAL plan_cache_mode = force_generic_plan"
+    } else {
+        "SET LOCAL plan_cache_mode = force_custom_plan"
+    }
+}
+
 /// The values of a row that gets a number.
 fn numbered<'a>(number: i64, values: &[SqlParameter<'a>]) -> Vec<SqlParameter<'a>> {
     [SqlParameter::Whole(number)].into_iter().chain(values.iter().copied()).collect()
@@ -407,6 +437,15 @@ impl Session {
         let row = self.one("SELECT part, epoch, batch, moving, moved FROM owner FOR UPDATE", &[])?;
         let mut row = row.ok_or_else(|| Fault::Row("the table owner has no row".to_owned()))?;
         Ok(Owner { part: row.get(0)?, epoch: row.get(1)?, batch: row.get(2)?, moving: row.get(3)?, moved: row.get(4)? })
+    }
+
+    /// Begins a transaction with the number `batch`, and keeps other writers out until its end. If the server with this epoch
+    /// has lost the queue, the next answer is [`Failure::Superseded`].
+    pub(super) fn begin_batch(&self, epoch: i64, batch: i64) -> Result<(), Fault> {
+        self.write("BEGIN", &[])?;
+        let sql = "UPDATE owner SET batch = ?2 WHERE epoch = ?1";
+        self.pending.borrow_mut().add_with(sql, [Value::Whole(epoch), Value::Whole(batch)], Effect::Owner);
+        Ok(())
     }
 
     /// Notes the writer and its transaction.
