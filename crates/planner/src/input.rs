@@ -7,12 +7,13 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, Generation, InstanceGoal, MachineAddress,
-    MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RouterId, Slot, instances_of,
+    AllocationId, AppName, Assignment, Deploy, DeployState, Generation, InstanceGoal, MachineAddress, MachineName,
+    Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RoleName, RouterId, Slot, instances_of,
 };
 
 use gantry_placement::MachineReadiness;
 
+use crate::named::NamedInstances;
 use crate::{ClusterIndex, PlannerInput, PlannerPolicy};
 
 /// Inputs of one pass.
@@ -38,10 +39,12 @@ struct AppIndex<'a> {
     reported: BTreeMap<&'a AllocationId, Option<MachineAddress>>,
     /// The reported allocations of machines that are not fenced.
     alive: BTreeSet<&'a AllocationId>,
-    /// Endpoints of the app's previous routes.
-    routed: BTreeMap<&'a AllocationId, &'a MachineAddress>,
-    /// Addresses of the app's previous names.
-    named: BTreeSet<&'a MachineAddress>,
+    /// Everything that the app's previous routes lead to.
+    named: NamedInstances<'a>,
+    /// The allocations of each stop-first role. Other roles look at no other copy.
+    stop_first: BTreeMap<&'a RoleName, Vec<PlacedAllocation<'a>>>,
+    /// The live routers with requests at the app's instances.
+    busy_routers: OnceCell<Vec<RouterId>>,
 }
 
 /// An allocation in the previous plan.
@@ -148,24 +151,22 @@ impl<'a> PlanningInput<'a> {
 
     /// The instance's endpoint in the app's previous routes.
     pub(crate) fn routed_address(&self, id: &AllocationId) -> Option<&'a MachineAddress> {
-        self.apps.get(&id.slot.app)?.routed.get(id).copied()
+        self.apps.get(&id.slot.app)?.named.routed.get(id).copied()
     }
 
     /// Reports whether the app's previous routes name an instance, so that requests or name look-ups may lead there.
     /// Names are compared by address, because names do not identify instances.
     pub(crate) fn is_named(&self, machine: &MachineName, id: &AllocationId) -> bool {
         let Some(index) = self.apps.get(&id.slot.app) else { return false };
-        let has_previous = || self.previous.routes.get(&id.slot.app).is_some_and(|r| self.may_be_named(machine, r));
-        index.routed.contains_key(id)
-            || self.address(id).is_some_and(|address| index.named.contains(address))
-            || has_previous()
+        index.named.has_instance(id)
+            || self.address(id).is_some_and(|address| index.named.has_address(address))
+            || self.may_be_named(machine, &index.named)
     }
 
     /// Reports whether an instance on a machine may have one of the named addresses, because the machine has not reported
     /// since the server started.
-    pub(crate) fn may_be_named(&self, machine: &MachineName, routes: &AppRoutes) -> bool {
-        let is_heard = self.observed.machines.contains_key(machine);
-        !is_heard && routes.addresses().any(|named| named.machine() == machine)
+    pub(crate) fn may_be_named(&self, machine: &MachineName, named: &NamedInstances<'_>) -> bool {
+        !self.observed.machines.contains_key(machine) && named.has_machine(machine)
     }
 
     /// Another allocation of a role, of this app or of the other app of its rename, that blocks a slot of a stop-first
@@ -181,7 +182,10 @@ impl<'a> PlanningInput<'a> {
             let names = [Some(&slot.app), self.renamed(&slot.app)].into_iter().flatten();
             names.filter_map(|app| self.apps.get(app))
         };
-        let assigned = apps().flat_map(|index| index.assigned.values().flatten()).find(blocks);
+        let assigned = match role.stop_first() {
+            true => apps().flat_map(|index| index.assigned.values().flatten()).find(blocks),
+            false => apps().filter_map(|index| index.stop_first.get(&slot.role)).flatten().find(blocks),
+        };
         if assigned.is_some() || !role.stop_first() {
             return assigned.map(|placed| placed.id.clone());
         }
@@ -293,10 +297,21 @@ impl<'a> PlanningInput<'a> {
     /// each request once.
     pub(crate) fn active_requests(&self, id: &AllocationId) -> u64 {
         let mut of_machines = BTreeMap::<&MachineName, u64>::new();
-        for (router, observed) in self.observed.live_routers(self.now) {
-            *of_machines.entry(&router.machine).or_default() += observed.active.get(id).copied().unwrap_or_default();
+        for router in self.busy_routers(&id.slot.app) {
+            let active = self.observed.routers.get(router).and_then(|observed| observed.active.get(id));
+            *of_machines.entry(&router.machine).or_default() += active.copied().unwrap_or_default();
         }
         of_machines.into_values().max().unwrap_or_default()
+    }
+
+    /// The live routers with requests at the instances of a planned app.
+    fn busy_routers(&self, app: &AppName) -> &[RouterId] {
+        let Some(index) = self.apps.get(app) else { return &[] };
+        index.busy_routers.get_or_init(|| {
+            let routers = self.observed.live_routers(self.now);
+            let busy = routers.filter(|(_, router)| instances_of(&router.active, app).next().is_some());
+            busy.map(|(id, _)| id.clone()).collect()
+        })
     }
 }
 
@@ -310,6 +325,9 @@ impl<'a> AppIndex<'a> {
             }
         }
         index.assigned.values_mut().for_each(|placed| placed.sort_by_key(|placed| placed.id.number));
+        for placed in index.assigned.values().flatten().filter(|placed| placed.assignment.spec.role.stop_first()) {
+            index.stop_first.entry(&placed.id.slot.role).or_default().push(*placed);
+        }
         for machine in input.index.reported_by(app) {
             let Some(report) = input.observed.machines.get(machine) else { continue };
             for (id, instance) in instances_of(&report.instances, app) {
@@ -322,10 +340,7 @@ impl<'a> AppIndex<'a> {
             }
         }
         if let Some(routes) = input.previous.routes.get(app) {
-            for endpoint in routes.endpoints() {
-                index.routed.entry(&endpoint.allocation).or_insert(&endpoint.at);
-            }
-            index.named = routes.addresses().collect();
+            index.named = NamedInstances::of(routes);
         }
         index
     }

@@ -15,6 +15,7 @@ use crate::draft::DraftParts;
 use crate::input::{PlacedAllocation, PlanningInput, ReportedState};
 use crate::loads::{MachineLoads, demand};
 use crate::moves::{self, MoveCause, MovingRoles};
+use crate::named::NamedInstances;
 use crate::{DesiredApp, DesiredCluster};
 
 /// The allocations that run for the wanted slots.
@@ -308,18 +309,21 @@ pub(crate) fn retire(
     draft: &mut DraftParts<'_>,
     input: &PlanningInput<'_>,
 ) {
+    let mut unwanted = draft.of_app(app);
+    unwanted.retain(|(_, id, _)| !chosen.contains(*id));
+    if unwanted.is_empty() {
+        return;
+    }
+    let named = NamedInstances::of(routes);
     let mut changes: Vec<(MachineName, AllocationId, Option<InstanceGoal>)> = Vec::new();
-    for (machine, id, assignment) in draft.of_app(app) {
-        if chosen.contains(id) {
-            continue;
-        }
+    for (machine, id, assignment) in unwanted {
         if assignment.goal == InstanceGoal::Stop
             && matches!(input.reported_state_on(machine, id), ReportedState::Absent)
         {
             changes.push((machine.clone(), id.clone(), None));
             continue;
         }
-        let goal = next_goal((machine, id, assignment), standing_by.contains(app), routes, input);
+        let goal = next_goal((machine, id, assignment), standing_by.contains(app), &named, input);
         if goal != assignment.goal {
             changes.push((machine.clone(), id.clone(), Some(goal)));
         }
@@ -342,7 +346,7 @@ pub(crate) fn standing_by(desired: &DesiredCluster, input: &PlanningInput<'_>) -
 fn next_goal(
     (machine, id, assignment): (&MachineName, &AllocationId, &Assignment),
     standing_by: bool,
-    routes: &AppRoutes,
+    routes: &NamedInstances<'_>,
     input: &PlanningInput<'_>,
 ) -> InstanceGoal {
     let goal = assignment.goal;
@@ -374,15 +378,24 @@ fn next_goal(
 
 /// Reports whether an instance may have or get requests. A renamed app leaves the routes before it ends, and may have
 /// requests all the same. An instance that failed its checks left the routes long ago, and some router may not know.
-fn may_get_requests(machine: &MachineName, id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
+fn may_get_requests(
+    machine: &MachineName,
+    id: &AllocationId,
+    routes: &NamedInstances<'_>,
+    input: &PlanningInput<'_>,
+) -> bool {
     input.is_named(machine, id) || input.active_requests(id) > 0 || input.routers_behind(routes.revision).is_some()
 }
 
 /// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its address
 /// for another instance.
-fn leaves_routes(machine: &MachineName, id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
-    let is_routed = || routes.endpoints().any(|endpoint| endpoint.allocation == *id);
-    let is_address_named = || input.address(id).is_some_and(|address| routes.addresses().any(|named| named == address));
-    let may_stay = || is_routed() || is_address_named() || input.may_be_named(machine, routes);
+fn leaves_routes(
+    machine: &MachineName,
+    id: &AllocationId,
+    routes: &NamedInstances<'_>,
+    input: &PlanningInput<'_>,
+) -> bool {
+    let is_address_named = || input.address(id).is_some_and(|address| routes.has_address(address));
+    let may_stay = || routes.has_instance(id) || is_address_named() || input.may_be_named(machine, routes);
     input.is_named(machine, id) && !may_stay()
 }

@@ -31,6 +31,7 @@ mod input;
 mod instances;
 mod loads;
 mod moves;
+mod named;
 mod policy;
 mod routes;
 mod scope;

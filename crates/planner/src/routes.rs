@@ -15,6 +15,7 @@ use gantry_model::{
 use crate::demand::copies;
 use crate::draft::DraftParts;
 use crate::input::PlanningInput;
+use crate::named::addresses_by_machine;
 use crate::{DesiredApp, DesiredCluster};
 
 /// The assignments of one app in the new plan, in the order of the machines.
@@ -187,19 +188,23 @@ fn names(release: &Release, previous: Option<&AppNames>, placed: &PlacedInstance
     let named = || release.roles.keys().find(|role| role.as_str() == release.app.as_str());
     let main = release.web().map(|(role, _)| role).or_else(named).cloned();
     let mut roles: BTreeMap<RoleName, Vec<MachineAddress>> = BTreeMap::new();
+    let mut named: BTreeSet<(&RoleName, MachineAddress)> = BTreeSet::new();
+    let mut kept = None;
     let is_service = |id: &AllocationId| release.roles.get(&id.slot.role).is_some_and(Role::is_service);
     for (machine, id) in running(release, placed).filter(|(_, id)| is_service(id)) {
         let role = &id.slot.role;
-        let kept = || previous.and_then(|names| names.roles.get(role)).into_iter().flatten();
         let is_known = placed.input.observed.machines.contains_key(machine) || placed.input.is_lost(machine);
         let addresses: Vec<MachineAddress> = match is_known {
             true => address(machine, id, placed.input).into_iter().collect(),
-            false => kept().filter(|address| address.machine() == machine).cloned().collect(),
+            false => {
+                let kept = kept.get_or_insert_with(|| previous.map(addresses_by_machine).unwrap_or_default());
+                // The first copy of a role on a machine keeps the addresses of all copies there.
+                kept.remove(&(role, machine)).unwrap_or_default().into_iter().cloned().collect()
+            }
         };
         for address in addresses {
-            let named = roles.entry(role.clone()).or_default();
-            if !named.contains(&address) {
-                named.push(address);
+            if named.insert((role, address.clone())) {
+                roles.entry(role.clone()).or_default().push(address);
             }
         }
     }
