@@ -115,8 +115,8 @@ const WRITER_SETTINGS: &str = "PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_si
 /// Opens the file for writing. A move of its contents ends here: see `transfer`.
 pub(super) fn open(path: &Path) -> Result<Connection, QueueStoreError> {
     let connection = open_unchanged(path)?;
-    let prepare = || connection.execute_batch(UNMARK).and_then(|()| connection.execute_batch(WRITER_SETTINGS));
-    prepare().map_err(|error| fault(error.into(), "open", path))?;
+    connection.execute_batch(UNMARK).map_err(|error| fault(error.into(), "open", path))?;
+    connection.execute_batch(WRITER_SETTINGS).map_err(|error| fault(error.into(), "open", path))?;
     Ok(connection)
 }
 
