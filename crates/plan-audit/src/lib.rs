@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use gantry_model::{
     AllocationId, App, AppName, Assignment, Deploy, Generation, InstanceGoal, MachineAddress, MachineName, MachinePlan,
-    Moment, ObservedCluster, Plan, ReleaseNumber,
+    Moment, ObservedCluster, Plan, ReleaseNumber, instances_of,
 };
 
 /// A violated invariant.
@@ -100,11 +100,12 @@ pub struct AuditInput<'a> {
 #[must_use]
 pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
+    let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assigned)| (id, assigned)).collect();
     let assigned = assigned_once(input.plan, &mut found);
     routes_lead_to_running_instances(input, &assigned, &mut found);
-    stops_are_acknowledged(input, &mut found);
-    single_writers(input, &mut found);
-    numbers_are_new(input, &mut found);
+    stops_are_acknowledged(input, &before, &mut found);
+    single_writers(input, &before, &mut found);
+    numbers_are_new(input, &before, &mut found);
     generations_rise(input, &mut found);
     machines_are_respected(input, &mut found);
     found
@@ -143,45 +144,53 @@ fn changed_parts<'a>(
     parts.filter(|(_, before, part)| before.is_none_or(|before| !Arc::ptr_eq(before, part)))
 }
 
-/// The assignment of an allocation, on whichever machine.
-fn assignment_in<'a>(plan: &'a Plan, id: &AllocationId) -> Option<&'a Assignment> {
-    plan.machines.values().find_map(|part| part.instances.get(id))
+/// The reported instances of apps with an address that the names in the previous routes lead to.
+fn named_instances<'a>(input: &AuditInput<'a>, apps: &BTreeSet<&'a AppName>) -> BTreeSet<&'a AllocationId> {
+    let mut found = BTreeSet::new();
+    for app in apps.iter().copied() {
+        let routes = input.previous.routes.get(app).into_iter();
+        let named: BTreeSet<&MachineAddress> = routes.flat_map(|routes| routes.addresses()).collect();
+        if named.is_empty() {
+            continue;
+        }
+        for (machine, report) in &input.observed.machines {
+            let is_named = |address| named.contains(&MachineAddress::new(machine.clone(), address));
+            let instances = instances_of(&report.instances, app);
+            found.extend(instances.filter(|(_, instance)| instance.address.is_some_and(is_named)).map(|(id, _)| id));
+        }
+    }
+    found
 }
 
 /// Checks that each newly stopped instance is absent from the routes of all live routers.
-fn stops_are_acknowledged(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
-    let stops = |(_, assignment): &(&AllocationId, &Assignment)| assignment.goal == InstanceGoal::Stop;
+fn stops_are_acknowledged(input: &AuditInput<'_>, before: &Assigned<'_>, found: &mut Vec<Violation>) {
+    let goal_before = |id: &AllocationId| before.get(id).map(|assignment| assignment.goal);
+    let stops = |(id, assignment): &(&AllocationId, &Assignment)| {
+        assignment.goal == InstanceGoal::Stop && goal_before(id) != Some(InstanceGoal::Stop)
+    };
     let stopped: Vec<&AllocationId> =
         changed_parts(input).flat_map(|(_, _, part)| &part.instances).filter(stops).map(|(id, _)| id).collect();
     if stopped.is_empty() {
         return;
     }
     let routed: BTreeSet<&AllocationId> = input.previous.endpoints().map(|endpoint| &endpoint.allocation).collect();
-    let has_named_address = |id: &AllocationId| {
-        let named: BTreeSet<&MachineAddress> =
-            input.previous.routes.get(&id.slot.app).into_iter().flat_map(|routes| routes.addresses()).collect();
-        let mut reports = input.observed.machines.iter().filter_map(|(m, report)| Some((m, report.instances.get(id)?)));
-        let is_named = |machine: &MachineName, address| named.contains(&MachineAddress::new(machine.clone(), address));
-        reports.any(|(machine, instance)| instance.address.is_some_and(|address| is_named(machine, address)))
-    };
+    let named = named_instances(input, &stopped.iter().map(|id| &id.slot.app).collect());
     let floor = input.previous.routing.floor;
     let is_awaited = input.observed.awaits_routers(input.now)
         || input.observed.awaited_router(input.previous.machines.keys(), input.now).is_some();
-    let has_router_below = |needed: Generation| {
-        is_awaited || input.observed.live_routers(input.now).any(|(_, router)| router.generation < needed)
-    };
+    let lowest = input.observed.live_routers(input.now).map(|(_, router)| router.generation).min();
+    let has_router_below = |needed: Generation| is_awaited || lowest.is_some_and(|lowest| lowest < needed);
     for id in stopped {
-        let may_receive_requests = match assignment_in(input.previous, id).map(|assignment| assignment.goal) {
-            Some(InstanceGoal::Stop) => false,
+        let may_receive_requests = match goal_before(id) {
             Some(InstanceGoal::Retire { removed_in, .. }) => {
                 let needed = removed_in.max(floor);
                 routed.contains(id) || has_router_below(needed)
             }
             // The routes before may have lost the instance only in their last change.
-            Some(InstanceGoal::Run) | None => {
+            _ => {
                 let routes = input.previous.routes.get(&id.slot.app);
                 let needed = routes.map(|routes| routes.revision).unwrap_or_default().max(floor);
-                routed.contains(id) || has_named_address(id) || has_router_below(needed)
+                routed.contains(id) || named.contains(id) || has_router_below(needed)
             }
         };
         if may_receive_requests {
@@ -192,8 +201,7 @@ fn stops_are_acknowledged(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
 
 /// Checks that each role with a single writer has at most one copy. A copy of a single role without a volume has ended if
 /// it is told to stop and its machine was fenced when another copy was placed.
-fn single_writers(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
-    let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assigned)| (id, assigned)).collect();
+fn single_writers(input: &AuditInput<'_>, before: &Assigned<'_>, found: &mut Vec<Violation>) {
     let role_of = |id: &AllocationId| (id.slot.app.clone(), id.slot.role.clone());
     let placed = input.plan.assignments().filter(|(_, id, _)| !before.contains_key(*id));
     let placed: BTreeSet<_> = placed.map(|(_, id, _)| role_of(id)).collect();
@@ -219,11 +227,11 @@ fn new_in<'a>(before: Option<&'a Arc<MachinePlan>>, part: &'a MachinePlan) -> im
 }
 
 /// Checks that each new allocation has a number of its own, and that the number is recorded.
-fn numbers_are_new(input: &AuditInput<'_>, found: &mut Vec<Violation>) {
+fn numbers_are_new(input: &AuditInput<'_>, before: &Assigned<'_>, found: &mut Vec<Violation>) {
     let highest = |plan: &Plan, id: &AllocationId| plan.numbers.get(&id.slot.app).map_or(0, |n| n.highest(&id.slot));
-    for id in changed_parts(input).flat_map(|(_, before, part)| new_in(before, part)) {
+    for id in changed_parts(input).flat_map(|(_, old, part)| new_in(old, part)) {
         // A copy that moves has a new number, so an allocation of another machine is not new.
-        if assignment_in(input.previous, id).is_some() {
+        if before.contains_key(id) {
             continue;
         }
         if id.number <= highest(input.previous, id) {
