@@ -92,12 +92,14 @@ fn garbage_is_removed_and_a_rollback_finds_its_image() {
 }
 
 #[test]
-fn a_new_app_has_no_log_line_and_no_release_number_of_a_destroyed_one() {
+fn a_new_app_has_no_log_line_job_event_or_release_number_of_a_destroyed_one() {
     let cluster = TestCluster::start(&[]);
     let shop = site(&cluster, "shop", 1);
     push_site(&shop, "old");
     let logs = |cluster: &TestCluster| cluster.gantry(&["logs", "shop", "-n", "1000"]);
     cluster.wait("its line", |cluster| logs(cluster).good().out.contains("old serves").then_some(()));
+    let _ = cluster.gantry(&["job", "run", "shop/web", "--follow", "--", "/bin/echo", "old"]).good();
+    let _ = cluster.gantry(&["schedule", "create", "shop/web", "--every", "1h"]).good();
     let _ = cluster.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
     cluster.wait("it is gone", |cluster| cluster.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
     let refused = logs(&cluster);
@@ -106,6 +108,20 @@ fn a_new_app_has_no_log_line_and_no_release_number_of_a_destroyed_one() {
     let _ = cluster.gantry(&["app", "create", "shop"]).good();
     let empty = logs(&cluster).good();
     assert!(!empty.out.contains("old serves"), "{empty:?}");
+    let token = cluster.gantry(&["token", "create", "ci", "--deploy", "shop"]).good().out;
+    let own = |arguments: &[&str]| cluster.gantry_as(token.trim(), arguments);
+    for arguments in [["job", "show", "1"], ["job", "logs", "1"], ["job", "retry", "1"]] {
+        let hidden = own(&arguments);
+        assert!(hidden.status != 0 && hidden.all().contains("E_JOB_NOT_FOUND"), "{arguments:?}: {hidden:?}");
+    }
+    let jobs = own(&["job", "ls", "shop"]).good();
+    assert!(!jobs.out.contains("shop/web"), "{jobs:?}");
+    let schedules = own(&["schedule", "ls", "shop"]).good();
+    assert!(!schedules.out.contains("shop/web"), "{schedules:?}");
+    let events = own(&["events", "shop"]).good().out;
+    assert!(events.contains("created app shop") && !events.contains("destroyed app shop"), "{events}");
+    let all = cluster.gantry(&["job", "ls", "shop"]).good();
+    assert!(all.out.contains("shop/web"), "an administrator sees the jobs: {all:?}");
     push_site(&shop, "new");
     let shown =
         cluster.wait("the new line", |cluster| Some(logs(cluster).good().out).filter(|out| out.contains("new serves")));

@@ -92,6 +92,7 @@ async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<AppI
 async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> HttpResult<AppInfo> {
     let app = body.name.clone();
     let CreateApp { name, base, branch, hosts } = body;
+    forget_earlier_app(&server, &app).await;
     let newest_job = server.jobs.newest().await;
     let new = NewApp { name, base, branch, hosts, newest_job };
     caller.mutate(&server, move |actor| actor.create_app(new)).await?;
@@ -101,6 +102,15 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> H
     repositories::open(&server, &app).await?;
     let view = server.core.view();
     Ok(app_info(&view, find_app(&view.records, &app)?))
+}
+
+/// Removes from the queue the state of a destroyed app with this name, if the next app has not been made yet. Containers of
+/// the destroyed app may have made state until they ended.
+async fn forget_earlier_app(server: &Server, app: &AppName) {
+    let is_free = server.core.view().records.destroyed.contains_key(app);
+    if is_free {
+        server.jobs.forget_app(app).await;
+    }
 }
 
 async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<AppInfo> {
@@ -113,6 +123,7 @@ async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> H
     let target = app.clone();
     caller.mutate(&server, move |actor| actor.destroy_app(&target)).await?;
     gantry_failpoint::failpoint!("destroy.asked");
+    server.jobs.forget_app(&app).await;
     server.jobs.forget_signing_key(&app).await;
     crate::collect::forget_app(&server, app).await?;
     gantry_failpoint::failpoint!("destroy.cleared");
@@ -122,6 +133,7 @@ async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> H
 /// Begins to rename an app. Needs the admin scope, because the new name may be another team's.
 async fn rename(Call { server, caller, at, body, .. }: Call<endpoints::Rename>) -> HttpResult<Option<AcceptedDeploy>> {
     let (from, to) = (at.app, body.name);
+    forget_earlier_app(&server, &to).await;
     let newest_job = server.jobs.newest().await;
     let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to, newest_job)).await?;
     gantry_failpoint::failpoint!("rename.asked");

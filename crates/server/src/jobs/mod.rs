@@ -10,6 +10,7 @@
 //! - `QueueWriter`: the one thread that writes. `feeder`: orders for one agent's connection; `feeders` wakes each feeder.
 //!   `upkeep`: the clock's part.
 //! - `state`: leases and outgoing orders in memory; plain functions.
+//! - `forget`: the removal of a destroyed app's state.
 //! - `work`: what a job runs, from the request to the agent. `template`: the job of a schedule.
 //!
 //! With PostgreSQL, the queue may be away at any time, and is opened with the first command. The leases of the previous
@@ -20,6 +21,7 @@
 
 mod feeder;
 mod feeders;
+mod forget;
 mod state;
 mod template;
 mod upkeep;
@@ -272,6 +274,18 @@ impl JobService {
         match self.delivery(DeliveryCommand::SigningKey { project, fresh, rotate }).await? {
             DeliveryReply::Key(key) => Ok(key),
             _ => Err(JobsError::Stopping),
+        }
+    }
+
+    /// Removes schedules, queues of messages, waiting and running jobs, and settings of queues of a destroyed app. An app
+    /// is made and destroyed while the queue is away, too.
+    pub(crate) async fn forget_app(&self, app: &AppName) {
+        if let Err(error) = forget::forget(self, app).await {
+            tracing::warn!(
+                %app,
+                error = crate::causes(&error),
+                "cannot remove the schedules, messages and waiting jobs of the destroyed app; a new app of the name removes them"
+            );
         }
     }
 
