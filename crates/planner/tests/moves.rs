@@ -275,6 +275,23 @@ fn a_returning_machine_stops_its_moved_copies() {
 }
 
 #[test]
+fn machines_that_have_not_reported_keep_the_addresses_of_all_their_copies() {
+    let worker = Role { instances: 3, ..Role::new(RoleCommand::Shell("work".into())) };
+    let mut scenario = PlacementScenario::new(&["a", "b"], &[web(4), ("worker", worker)]);
+    let before = scenario.plan.routes[&app_named("shop")].clone();
+    let named = |role: &str| before.names.as_ref().map_or(0, |names| names.roles[&role_named(role)].len());
+    assert_eq!((named("web"), named("worker")), (4, 3));
+    let reports = std::mem::take(&mut scenario.observed.machines);
+    scenario.plan_until_stable();
+    assert_eq!(scenario.plan.routes[&app_named("shop")], before, "the server started");
+    for (machine, report) in reports {
+        scenario.observed.machines.insert(machine.clone(), report);
+        scenario.plan_until_stable();
+        assert_eq!(scenario.plan.routes[&app_named("shop")], before, "{machine} reports");
+    }
+}
+
+#[test]
 fn a_copy_with_a_volume_stays_with_its_data() {
     let mut scenario = PlacementScenario::new(&["a", "b"], &[database()]);
     assert_eq!(scenario.running(), ["db-1 a"]);
