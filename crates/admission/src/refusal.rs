@@ -271,6 +271,13 @@ impl Refusal {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::AppNotFound { .. } => "`gantry app ls` lists the apps",
+            Self::AppExists { app } => {
+                return Some(format!("choose another name, or look at that app with `gantry app show {app}`"));
+            }
+            Self::AppBeingDestroyed { .. } => "try again once the removal is over",
+            Self::HostTaken { host, app } => {
+                return Some(format!("`gantry app host {app} --rm {host}` frees the host"));
+            }
             Self::RenameInProgress { .. } => "try again once the rename is over; `gantry events` says when",
             Self::RenameWhilePaused { app } => {
                 return Some(format!("`gantry resume {app}` or `gantry maintenance off {app}` first"));
@@ -313,7 +320,14 @@ impl Refusal {
             }
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set the value again once the rollback is over",
-            Self::ReleaseNotFound { app, .. } => return Some(format!("`gantry releases {app}` lists the releases")),
+            Self::ReleaseNotFound { app, .. } | Self::NoEarlierRelease { app, .. } => {
+                return Some(format!("`gantry releases {app}` lists the releases"));
+            }
+            Self::NoRelease { app } => {
+                return Some(format!("push a commit, or run `gantry deploy {app} --image REF`"));
+            }
+            Self::SingleWriter { .. } => "scale the role to 0 or 1",
+            Self::TooManyCopies { .. } => "`gantry cluster policy set max-copies=COUNT` changes the limit",
             Self::InvalidVariableName { .. } => {
                 "a name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`"
             }
@@ -332,6 +346,9 @@ impl Refusal {
             Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
             Self::DomainTaken { address, other, .. } => {
                 return Some(format!("`gantry app host {other} --rm {address}` frees the address"));
+            }
+            Self::TokenExists { token } => {
+                return Some(format!("choose another name, or remove that token with `gantry token revoke {token}`"));
             }
             Self::TokenNotFound { .. } => "`gantry token ls` lists the tokens",
             Self::RepositoryFull { .. } => "remove what is no longer used, then push again",

@@ -105,7 +105,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
             require!(
                 path.exists(),
                 StoreMissing,
-                "there is no store at {}; `gantry up` makes the store",
+                "there is no store at {}; `gantry up` makes the store, and --data names another data folder",
                 path.display()
             );
         }

@@ -32,7 +32,12 @@ fn check_records(machine: &Machine) -> anyhow::Result<Exit> {
 
 async fn check_store(address: &StoreAddress) -> anyhow::Result<Exit> {
     if let StoreAddress::File(path) = address {
-        require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes the store", path.display());
+        require!(
+            path.exists(),
+            StoreMissing,
+            "there is no store at {}; `gantry up` makes the store, and --data names another data folder",
+            path.display()
+        );
         let sound = gantry_store::check_file(path).with_context(|| REMEDY.to_owned());
         if sound?.is_none() {
             out!("{}: sound, of the first format; `gantry up` takes it over", path.display());

@@ -120,7 +120,12 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
         Some(Source::Variable(token)) => token,
         Some(Source::File(path)) => {
             let read = std::fs::read_to_string(&path);
-            let read = read.with_context(|| format!("cannot read the token in {}", path.display()));
+            let read = read.with_context(|| {
+                format!(
+                    "cannot read the token in {}; name its file with --token-file or GANTRY_TOKEN_FILE",
+                    path.display()
+                )
+            });
             read.with_code(ErrorCode::TokenFileUnreadable)?
         }
         None => {

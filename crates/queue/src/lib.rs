@@ -44,7 +44,8 @@ pub use message::{
     check_delay, check_reservation,
 };
 pub use name::{
-    CodeName, Fence, InvalidCodeName, InvalidQueueName, InvalidScheduleName, JobId, QueueName, ScheduleName,
+    CodeName, Fence, InvalidCodeName, InvalidJobId, InvalidQueueName, InvalidScheduleName, JobId, QueueName,
+    ScheduleName,
 };
 pub use order::{Priority, Rank, UnknownPriority};
 pub use push::{

@@ -19,11 +19,18 @@ impl fmt::Display for JobId {
 }
 
 impl FromStr for JobId {
-    type Err = std::num::ParseIntError;
+    type Err = InvalidJobId;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
+        text.parse().map(Self).map_err(|_| InvalidJobId { text: text.chars().take(200).collect() })
     }
+}
+
+/// A text is no number of a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not the number of a job; write for example 42")]
+pub struct InvalidJobId {
+    text: String,
 }
 
 /// Fencing token of a lease. Each lease of a job has a higher token than all leases of the job before.

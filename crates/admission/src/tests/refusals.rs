@@ -81,6 +81,20 @@ fn kind(refusal: &Refusal) -> String {
 }
 
 #[test]
+fn a_name_that_is_taken_has_a_remedy() {
+    for (refusal, remedy) in [
+        (Refusal::AppExists { app: shop() }, "choose another name, or look at that app with `gantry app show shop`"),
+        (Refusal::HostTaken { host: host("a.test"), app: shop() }, "`gantry app host shop --rm a.test` frees the host"),
+        (
+            Refusal::TokenExists { token: "ci".to_owned() },
+            "choose another name, or remove that token with `gantry token revoke ci`",
+        ),
+    ] {
+        assert_eq!(refusal.hint().as_deref(), Some(remedy));
+    }
+}
+
+#[test]
 fn texts_are_one_line_in_lower_case_without_a_full_stop() {
     for refusal in samples() {
         let text = refusal.to_string();

@@ -19,9 +19,9 @@ pub(crate) enum InvalidValue {
     Number(String),
     #[error("{0:?} is not an address with a port; write for example 127.0.0.1:4680 or [::]:80")]
     SocketAddress(String),
-    #[error("{0:?} is not a number of jobs")]
+    #[error("{0:?} is not a number of jobs; write for example customer-7=2")]
     JobCount(String),
-    #[error("{0:?} is not NAME=VALUE")]
+    #[error("{0:?} is not NAME=VALUE; write for example LOG_LEVEL=debug")]
     Pair(String),
     #[error("{0:?} is not an age; write for example 90s, 15m, 1h or 2d")]
     Age(String),
@@ -35,9 +35,9 @@ pub(crate) enum InvalidValue {
     VolumeName { name: String, path: String },
     #[error("{0:?} is not a port; write 1 to 65535, or auto for the one that the image says")]
     Port(String),
-    #[error("{0:?} is not ROLE=COUNT")]
+    #[error("{0:?} is not ROLE=COUNT; write for example web=3")]
     Scale(String),
-    #[error("{0:?} is not a number of copies")]
+    #[error("{0:?} is not a number of copies; write for example web=3")]
     Copies(String),
     #[error(
         "{0:?} is neither a host name nor an IP address; write for example m1.example.com or 10.0.0.5, without a port"
@@ -304,6 +304,20 @@ mod tests {
         {
             let shown = format!("{:?}", Args::try_parse_from([&["gantry"], &words[..]].concat()).expect("arguments"));
             assert!(shown.contains("PASSWORD") && !shown.contains("cli-secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_pair_is_refused_with_an_example() {
+        for (words, expected) in [
+            (["scale", "shop", "web"], "\"web\" is not ROLE=COUNT; write for example web=3"),
+            (["scale", "shop", "web=x"], "\"x\" is not a number of copies; write for example web=3"),
+            (["config set", "shop", "COLOR"], "\"COLOR\" is not NAME=VALUE; write for example LOG_LEVEL=debug"),
+            (["job", "show", "x"], "\"x\" is not the number of a job; write for example 42"),
+        ] {
+            let words = words.iter().flat_map(|word| word.split(' '));
+            let refused = Args::try_parse_from(std::iter::once("gantry").chain(words)).expect_err("a wrong value");
+            assert!(refused.to_string().contains(expected), "{refused}");
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::args::{Lock, LockName, LockRun, Remote};
-use crate::coded::coded;
+use crate::coded::{WithCode, coded};
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT, hint};
 use crate::printer::{json as print_json, one_line, out, status};
 use crate::remote;
@@ -130,7 +130,8 @@ async fn run_under_lock(lock: &LockClient, order: LockRun) -> anyhow::Result<Exi
         .env("GANTRY_LOCK_TOKEN", held.token.to_string())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("cannot run {program:?}"));
+        .with_context(|| format!("cannot run {program:?}; name a program of this machine after --"))
+        .with_code(ErrorCode::InvalidArguments);
     let exit = match child {
         Ok(child) => follow(lock, child, held.token, ttl, since).await,
         Err(error) => Err(error),
