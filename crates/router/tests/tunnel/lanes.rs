@@ -395,7 +395,7 @@ async fn far_away(cluster: &Cluster) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_over_a_long_way_has_several_lanes() {
+async fn requests_over_a_long_way_are_answered_on_several_lanes() {
     let cluster = Cluster::new();
     let mut table = cluster.table(1, vec![endpoint("far", 1, says().await)]);
     let _far = cluster.router("far", table.clone()).await;
@@ -516,6 +516,32 @@ async fn the_requests_of_a_broken_lane_are_repeated_if_that_is_harmless() {
         }
         let expected = if method == Method::GET { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
         assert_eq!(response, expected, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_a_long_way_opens_several_lanes() {
+    let cluster = Cluster::new();
+    let lanes = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&lanes);
+    in_place_of_far(&cluster, move |request, respond| {
+        if is_lane(&request) {
+            counter.fetch_add(1, Ordering::Relaxed);
+            refuse_lane(respond);
+        } else {
+            answer_stream(respond, "far");
+        }
+    });
+    let nowhere = "127.0.0.1:1".parse().expect("an address");
+    let mut table = cluster.table(1, vec![endpoint("far", 1, nowhere)]);
+    table.tunnels.set(&machine("far"), &[far_away(&cluster).await.to_string().parse().expect("an address")]);
+    let entry = cluster.router("m", table).await;
+    assert_eq!(text(fetch(entry.address, get("/")).await).await, "far");
+    // Both directions take 10 ms each.
+    let begun = Instant::now();
+    while lanes.load(Ordering::Relaxed) < 10 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{lanes:?} lanes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
