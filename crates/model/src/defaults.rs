@@ -1,5 +1,6 @@
 //! Default times of a deploy. The flags of `gantry up`, the planner and the router use these values. The help in
-//! `gantry/src/args/machine.rs`, `docs/operating.md` and `docs/apps.md` name them, too.
+//! `gantry/src/args/machine.rs`, `docs/operating.md` and `docs/apps.md` name them, too. `docs/cli.md` is made from the
+//! help: `GANTRY_TEST_BLESS=1 cargo test -p gantry reference`.
 
 use crate::Seconds;
 
