@@ -198,7 +198,9 @@ impl Reason {
             Self::NoRouter => Some("check that `gantry router` runs".to_owned()),
             Self::ReleaseStepFailed { instance, exit } => {
                 let app = instance.as_ref().map(|slot| &slot.app);
-                exit.limit_remedy().or_else(|| exit.failure_remedy(app).filter(|_| !exit.names_remedy()))
+                let correct = || "correct what its output names, or the command of the role `release`".to_owned();
+                let remedy = || exit.failure_remedy(app).unwrap_or_else(correct);
+                exit.limit_remedy().or_else(|| (!exit.names_remedy()).then(remedy))
             }
             Self::NotReady { probe: Some(probe), .. } => probe.remedy.clone(),
             Self::Exited { instance, exit } => exit.limit_remedy().or_else(|| exit.remedy(&instance.slot.app)),
@@ -377,6 +379,15 @@ pub enum FailureKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_release_step_has_a_remedy_beside_that_of_a_stop() {
+        let failed = |exit| Reason::ReleaseStepFailed { instance: None, exit }.remedy();
+        let exit = ExitStatus { code: Some(4), ..ExitStatus::default() };
+        let remedy = "correct what its output names, or the command of the role `release`";
+        assert_eq!(failed(exit.clone()).as_deref(), Some(remedy));
+        assert_eq!(failed(ExitStatus { stopped: Some(crate::StopReason::Planned), ..exit }), None);
+    }
 
     #[test]
     fn a_failed_build_names_its_failed_part() {

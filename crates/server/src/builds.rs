@@ -464,7 +464,7 @@ fn build_input(
     let view = server.core.view();
     let app = view.records.apps.get(name).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
     let named = base.or_else(|| app.base.clone());
-    let (base_name, base) = find_base(&view.records, named.clone())?;
+    let (base_name, base) = find_base(&view.records, name, named.clone())?;
     let known = view.records.builds.get(&(name.clone(), commit.to_owned())).filter(|known| known.base == base).cloned();
     Ok(BuildInput { created: app.created, named, base_name, base, known })
 }
@@ -560,7 +560,7 @@ fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
 
 /// Returns the named base, or the only base when none is named. A stack counts only if there is no other base: making a
 /// stack must not make the next push ambiguous.
-fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
+fn find_base(records: &RecordIndex, app: &AppName, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
     let bases = &records.bases;
     let names: Vec<&str> = bases.keys().map(BaseName::as_str).collect();
     let found = match &name {
@@ -575,7 +575,7 @@ fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName,
         (Some(name), _) => format!("there is no base {name}; existing bases: {}", names.join(", ")),
         (None, _) => {
             format!(
-                "the app names no base, and several exist ({}); choose one with `gantry app base APP BASE`, or write its name into container/base",
+                "{app} names no base, and several exist ({}); choose one with `gantry app base {app} BASE`, or write its name into container/base",
                 names.join(", ")
             )
         }

@@ -257,7 +257,8 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let new = cluster.repository("new", Some("hello-python"));
     new.commit("one");
     let refused = new.push();
-    assert!(refused.status != 0 && refused.err.contains("several exist (debian, theirs)"), "{refused:?}");
+    let expected = "new names no base, and several exist (debian, theirs); choose one with `gantry app base new BASE`";
+    assert!(refused.status != 0 && refused.err.contains(expected), "{refused:?}");
 
     // An app builds on the base that the app was assigned. A base in use cannot be removed; any other base can.
     let nowhere = cluster.gantry(&["app", "base", "new", "nowhere"]);

@@ -92,7 +92,10 @@ fn reverts_a_failing_application_with_the_reason() {
     refused(&cluster, &shop, &["the release step failed: exited with 4", "[E_RELEASE_STEP_FAILED]", "migrating"]);
     let why = cluster.gantry(&["why", "shop"]).good().out;
     assert!(
-        why.contains("reverted: the release step failed: exited with 4 (last output: migrating); v1 serves"),
+        why.contains(
+            "reverted: the release step failed: exited with 4 (last output: migrating); correct what its output names, \
+             or the command of the role `release`; v1 serves"
+        ),
         "{why}"
     );
 
