@@ -43,7 +43,7 @@ fn refuses_invalid_copy_counts() {
         assert_eq!(scale(&mut records, counts), Err(expected));
         assert_eq!(records, before);
     }
-    assert_eq!(unknown("ghost").hint().as_deref(), Some("it has db, web"));
+    assert_eq!(unknown("ghost").hint().as_deref(), Some("the roles are db, web"));
     for count in [0, 1] {
         assert_eq!(scale(&mut records, &[("db", count)]), Ok(()), "one copy is a single writer");
     }
