@@ -118,6 +118,13 @@ impl BaseRecipe {
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
+
+    /// Describes the recipe in a few words, such as `bookworm with 8 packages`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = self.packages.len();
+        format!("{} with {count} {}", self.suite, if count == 1 { "package" } else { "packages" })
+    }
 }
 
 /// Makes the documents of a base image with this layer.
@@ -200,8 +207,11 @@ mod tests {
         let recipe = BaseRecipe::parse("suite = 'bookworm'\npackages = ['ruby', 'g++']\n[files]\n'/etc/x' = 'y'")
             .expect("a recipe");
         assert_eq!(recipe.packages, ["ruby", "g++"]);
+        assert_eq!(recipe.summary(), "bookworm with 2 packages");
         let (_, marked) = BaseRecipe::read(b"\xef\xbb\xbfsuite = 'bookworm'\n").expect("a recipe");
         assert_eq!(marked.suite, "bookworm");
+        let one = BaseRecipe { packages: vec!["ruby".to_owned()], ..marked };
+        assert_eq!(one.summary(), "bookworm with 1 package");
         assert!(BaseRecipe::read(b"\xff\xfes\0").expect_err("refused").to_string().contains("UTF-16"));
         for bad in [
             "",

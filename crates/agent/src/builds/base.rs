@@ -32,7 +32,7 @@ pub(super) async fn make(
     output: &Arc<Output>,
 ) -> Result<Digest, BuildError> {
     let recipe = BaseRecipe::parse(&order.recipe).map_err(|why| BuildError::new(BuildPhase::Base, why))?;
-    output.step(&format!("Making a base of {} with {} packages", recipe.suite, recipe.packages.len()));
+    output.step(&format!("Making a base of {}", recipe.summary()));
     let scratch = workload.scratch().map_err(|error| BuildError::new(BuildPhase::Base, error))?;
     bases::write_hooks(&recipe, &scratch).map_err(|error| BuildError::new(BuildPhase::Base, error))?;
     let archive = scratch.join("base.tar");

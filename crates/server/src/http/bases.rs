@@ -131,6 +131,5 @@ pub(super) async fn build_base(
             break result.map_err(BuildError::from).map_err(failed)?;
         }
     };
-    let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
-    store_base(server, caller, base, image, from, source).await
+    store_base(server, caller, base, image, recipe.summary(), source).await
 }
