@@ -36,6 +36,9 @@ macro_rules! rules {
             /// the other settings.
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             pub app_url_adopted: bool,
+            /// The address of the apps in the settings of that server. A person gave `app-url` any other value.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub first_app_url: Option<AppUrl>,
             $(
                 #[doc = $meaning]
                 #[serde(skip_serializing_if = "Option::is_none")]
@@ -470,11 +473,21 @@ impl ClusterPolicy {
         self.adopted && self.app_url_adopted
     }
 
+    /// Reports whether `app-url` still has the value from the settings of a server, and no person chose another one.
+    #[must_use]
+    pub fn app_url_is_adopted(&self) -> bool {
+        self.first_app_url == Some(self.app_url())
+    }
+
     /// Takes over the settings of a server that differ from the rules in force, once in the life of a cluster. Rules that
     /// are set stay.
     #[must_use]
     pub fn adopt(&self, settings: &Self) -> Self {
         let mut policy = Self { adopted: true, app_url_adopted: true, ..self.clone() };
+        if !self.app_url_adopted {
+            // A server with any free port names port 0, which no record can have.
+            policy.first_app_url = settings.app_url.filter(|url| url.port > 0);
+        }
         for key in settings.set_rules().filter(|key| !self.has_adopted(*key) && !self.is_set(*key)) {
             let value = settings.value(key);
             if value != self.value(key) {
@@ -611,10 +624,20 @@ mod tests {
         assert_eq!((policy.drain, policy.app_url().to_string().as_str()), (None, "http:8080"));
         assert_eq!(policy.url("shop"), "http://shop.localhost:8080/");
         assert!(policy.has_adopted_all() && !before.has_adopted_all());
+        assert!(policy.app_url_is_adopted() && !before.app_url_is_adopted());
+        let text = serde_json::to_string(&policy).expect("written");
+        assert_eq!(serde_json::from_str::<ClusterPolicy>(&text).expect("read"), policy);
         settings.set(PolicyKey::AppUrl, "http:9090").expect("a value");
         assert_eq!(policy.adopt(&settings), policy, "the address of the first server");
         policy.unset(PolicyKey::AppUrl);
         assert_eq!(policy.adopt(&settings).app_url(), AppUrl::HTTP, "the default, once a person wants it");
+        assert!(!policy.app_url_is_adopted());
+        for (url, is_adopted) in [(AppUrl::HTTP, true), (AppUrl { port: 0, ..AppUrl::HTTP }, false)] {
+            let policy = before.adopt(&ClusterPolicy { app_url: Some(url), ..ClusterPolicy::default() });
+            assert_eq!((policy.app_url(), policy.app_url_is_adopted()), (AppUrl::HTTP, is_adopted), "{url}");
+            let text = serde_json::to_string(&policy).expect("written");
+            assert_eq!(serde_json::from_str::<ClusterPolicy>(&text).expect("read"), policy);
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(crate) async fn serve_term<S: Future<Output = Infallible>>(
 ) -> Result<(), ServerError> {
     let Term { store, leadership, writes, settings, blobs, servers } = term;
     let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
-    if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy) {
+    if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy, settings.leads_alone()) {
         tracing::warn!("{}", warning.text);
     }
     match tokens::admit(&core, tokens::first_tokens(&settings)?, servers.is_some()).await {

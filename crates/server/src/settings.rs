@@ -56,6 +56,11 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// Reports whether no other server can lead: the store is a file of this server.
+    pub(crate) fn leads_alone(&self) -> bool {
+        matches!(self.store, StoreAddress::File(_))
+    }
+
     /// Returns the address at which other servers reach this one.
     pub(crate) fn peer_address(&self) -> PeerAddress {
         match (&self.advertise, self.cluster_listen) {

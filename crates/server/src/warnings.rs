@@ -124,10 +124,12 @@ fn disk(server: &Server) -> Option<StatusWarning> {
     })
 }
 
-/// Warns of settings of this server that the cluster policy overrules. Servers have different addresses, and a proxy may
-/// stand before them, so the address of the apps is no setting that the policy must agree with.
-pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Option<StatusWarning> {
-    let differs = |key: &_| *key != PolicyKey::AppUrl && settings.value(*key) != policy.value(*key);
+/// Warns of settings of this server that the cluster policy overrules. Several servers have different addresses, and a
+/// proxy may stand before a server. So the policy must agree with the address of the apps only while `app-url` has the
+/// earlier address of the server that leads `alone`.
+pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy, alone: bool) -> Option<StatusWarning> {
+    let is_compared = |key: PolicyKey| key != PolicyKey::AppUrl || (alone && policy.app_url_is_adopted());
+    let differs = |key: &_| is_compared(*key) && settings.value(*key) != policy.value(*key);
     let (mut rules, mut given) = (Vec::new(), String::new());
     for key in settings.set_rules().filter(differs) {
         let value = settings.value(key);
@@ -163,13 +165,37 @@ mod tests {
         let mut policy = ClusterPolicy::default();
         policy.set(PolicyKey::Reserve, "51200K").expect("a size");
         assert_eq!(
-            overruled(&settings, &policy).map(|warning| warning.text).as_deref(),
+            overruled(&settings, &policy, true).map(|warning| warning.text).as_deref(),
             Some(
                 "the cluster policy overrules settings of this server: drain=1m (the policy says 30s); remove the \
                  settings, or change the policy: gantry cluster policy set drain=1m"
             )
         );
         policy.set(PolicyKey::Drain, "1m").expect("a time");
-        assert_eq!(overruled(&settings, &policy), None);
+        assert_eq!(overruled(&settings, &policy, true), None);
+    }
+
+    #[test]
+    fn names_a_new_address_of_the_apps_that_the_adopted_one_overrules() {
+        let of = |text: &str| {
+            let mut settings = ClusterPolicy::default();
+            settings.set(PolicyKey::AppUrl, text).expect("an address");
+            settings
+        };
+        for (first, now, alone, warned) in [
+            ("http:8080", "http:8080", true, false),
+            ("http:8080", "http:9090", true, true),
+            ("http", "http:9090", true, true),
+            ("http:8080", "http:9090", false, false),
+        ] {
+            let policy = ClusterPolicy::default().adopt(&of(first));
+            let warning = overruled(&of(now), &policy, alone);
+            let expected = format!("app-url={now} (the policy says {first})");
+            let is_named = warning.as_ref().is_some_and(|warning| warning.text.contains(&expected));
+            assert_eq!((warning.is_some(), is_named), (warned, warned), "{first} {now} {alone}: {warning:?}");
+            let mut chosen = policy;
+            chosen.set(PolicyKey::AppUrl, "https").expect("an address");
+            assert_eq!(overruled(&of(now), &chosen, alone), None, "a proxy stands before the server");
+        }
     }
 }

@@ -58,7 +58,7 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
         servers: server.servers.as_ref().map(OtherServers::info).unwrap_or_default(),
         warnings: warnings(&server, &view)
             .into_iter()
-            .chain(overruled(&server.settings.policy, &view.records.policy))
+            .chain(overruled(&server.settings.policy, &view.records.policy, server.settings.leads_alone()))
             .collect(),
     })
 }
