@@ -10,18 +10,39 @@ use tokio::sync::watch;
 
 use super::changed_apps::PendingApps;
 
+/// Number of apps' channels below which channels without subscribers are not looked for.
+const SWEEP_MIN: usize = 64;
+
 /// The notification channels. A channel carries only a number: a task that wakes reads the view.
 #[derive(Debug)]
 pub(super) struct Notifier {
     /// Created at the first subscription; only machines with a token subscribe.
     machines: Mutex<BTreeMap<MachineName, watch::Sender<Generation>>>,
-    /// Created at a subscription. A channel without subscribers is removed at the next change of its app.
-    apps: Mutex<BTreeMap<AppName, watch::Sender<u64>>>,
+    apps: Mutex<AppChannels>,
     /// The readers of all apps.
     readers: Mutex<Vec<Weak<PendingApps>>>,
     routes: watch::Sender<Generation>,
     policy: watch::Sender<u64>,
     members: watch::Sender<u64>,
+}
+
+/// The channels of the apps, each created at a subscription. A channel without subscribers is removed at the next change
+/// of its app. An app that does not exist never changes, so subscriptions remove such channels, too.
+#[derive(Debug, Default)]
+struct AppChannels {
+    by_app: BTreeMap<AppName, watch::Sender<u64>>,
+    /// Number of channels at which the next subscription looks for those without subscribers.
+    sweep_at: usize,
+}
+
+impl AppChannels {
+    fn subscribe(&mut self, app: &AppName) -> watch::Receiver<u64> {
+        if self.by_app.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.by_app.retain(|_, sender| sender.receiver_count() > 0);
+            self.sweep_at = self.by_app.len() * 2;
+        }
+        self.by_app.entry(app.clone()).or_default().subscribe()
+    }
 }
 
 impl Default for Notifier {
@@ -49,8 +70,7 @@ impl Notifier {
     }
 
     pub(super) fn app(&self, app: &AppName) -> watch::Receiver<u64> {
-        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        apps.entry(app.clone()).or_default().subscribe()
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).subscribe(app)
     }
 
     /// Adds a reader of all apps. Each app counts as changed at first.
@@ -103,11 +123,11 @@ impl Notifier {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         let wake = |sender: &watch::Sender<u64>| sender.send_modify(|count| *count += 1);
         if changed.all_apps {
-            return apps.values().for_each(wake);
+            return apps.by_app.values().for_each(wake);
         }
         for app in changed.apps.union(&changed.statuses) {
-            match apps.get(app) {
-                Some(sender) if sender.receiver_count() == 0 => drop(apps.remove(app)),
+            match apps.by_app.get(app) {
+                Some(sender) if sender.receiver_count() == 0 => drop(apps.by_app.remove(app)),
                 Some(sender) => wake(sender),
                 None => {}
             }
@@ -178,10 +198,24 @@ mod tests {
         let mut change = || {
             let changed = state.apply(put(StoreRecord::App(App::new(app("shop"), Moment(1)))), Moment(1)).changed;
             notifier.notify(&state.view(), changed);
-            notifier.apps.lock().expect("no panic").len()
+            notifier.apps.lock().expect("no panic").by_app.len()
         };
         assert_eq!(change(), 1);
         drop(follower);
         assert_eq!(change(), 0);
+    }
+
+    #[test]
+    fn channels_of_apps_that_never_change_do_not_gather() {
+        let notifier = Notifier::default();
+        let followed: Vec<_> = (0..100).map(|number| notifier.app(&app(&format!("followed-{number}")))).collect();
+        for number in 0..10_000 {
+            drop(notifier.app(&app(&format!("unknown-{number}"))));
+            let channels = notifier.apps.lock().expect("no panic").by_app.len();
+            assert!(channels <= 2 * followed.len() + 1, "{channels} channels");
+        }
+        notifier.notify(&state().view(), ChangedParts { all_apps: true, ..ChangedParts::default() });
+        let is_woken = |follower: &watch::Receiver<u64>| follower.has_changed().expect("open");
+        assert!(followed.iter().all(is_woken), "a channel with a follower stays");
     }
 }
