@@ -83,7 +83,7 @@ pub(crate) fn plan_step(
     groups.extend(of_apps.into_values());
     for app in &gone {
         let last = ended.iter().find(|ended| ended.name == *app).or_else(|| records.apps.get(app).map(AsRef::as_ref));
-        groups.push(last.and_then(|app| last_numbers(app, now)).into_iter().chain(removal(records, app)).collect());
+        groups.push(last.map(|app| last_numbers(app, now)).into_iter().chain(removal(records, app)).collect());
     }
     groups.retain(|group| !group.is_empty());
     Some(PlannedStep { groups, apps: scope.apps, report })
@@ -127,10 +127,10 @@ fn app_of(change: &RecordChange) -> Option<AppName> {
     }
 }
 
-/// Returns the record of an app's last numbers; none if no release of the name was ever made.
-fn last_numbers(app: &App, at: Moment) -> Option<RecordChange> {
-    let destroyed = DestroyedApp { app: app.name.clone(), at, last_release: app.last_release };
-    (app.last_release > 0).then(|| StoreRecord::Destroyed(destroyed).into())
+/// Returns the record of an app's last numbers. An app without a release leaves one, too: the queue may have its jobs,
+/// schedules and messages, and the next app of the name removes them.
+fn last_numbers(app: &App, at: Moment) -> RecordChange {
+    StoreRecord::Destroyed(DestroyedApp { app: app.name.clone(), at, last_release: app.last_release }).into()
 }
 
 /// Returns the removal of every record of an app. The app's own record comes last, so that an interrupted removal

@@ -11,7 +11,7 @@ pub struct DestroyedApp {
     pub app: AppName,
     /// Time at which the app's records were removed.
     pub at: Moment,
-    /// The app's highest release number.
+    /// The app's highest release number; 0 if the app had no release.
     pub last_release: u64,
 }
 
