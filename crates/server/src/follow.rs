@@ -69,8 +69,8 @@ struct LogFile {
 }
 
 impl LogFile {
-    /// Returns the complete lines added since the last call.
-    fn new_lines(&mut self) -> Vec<String> {
+    /// Returns the next complete lines added since the last call, about a mebibyte at most; none without a further line.
+    fn next_lines(&mut self) -> Option<Vec<String>> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&self.path).and_then(|mut file| {
             // A repeated build starts its log again.
@@ -80,12 +80,10 @@ impl LogFile {
             file.seek(SeekFrom::Start(self.read))?;
             file.take(1 << 20).read_to_end(&mut bytes)
         });
-        if read.is_err() {
-            return Vec::new();
-        }
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        read.ok()?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n')? + 1;
         self.read += whole as u64;
-        String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect()
+        Some(String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect())
     }
 }
 
@@ -127,13 +125,15 @@ impl DeployFollower {
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
             if is_first && deploy.order.is_some() {
-                drop(self.log.new_lines());
+                while self.log.next_lines().is_some() {}
             }
             // The state is read before the log, so that lines written before a transition also appear before the
             // transition. A queued deploy has no log.
             if deploy.state != DeployState::Queued {
-                for line in self.log.new_lines() {
-                    self.send_line(line).await;
+                while let Some(lines) = self.log.next_lines() {
+                    for line in lines {
+                        self.send_line(line).await;
+                    }
                 }
             }
             for line in lines {
@@ -383,6 +383,21 @@ mod tests {
     use gantry_model::{DeployCause, Moment};
 
     use super::*;
+
+    #[test]
+    fn a_long_log_has_each_complete_line_without_further_news() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut log = LogFile { path: folder.path().join("log"), read: 0 };
+        assert_eq!(log.next_lines(), None, "no log yet");
+        let lines: Vec<String> = (0..50_000).map(|number| format!("{number:0100}")).collect();
+        std::fs::write(&log.path, format!("{}\nhalf a line", lines.join("\n"))).expect("written");
+        let read: Vec<Vec<String>> = std::iter::from_fn(|| log.next_lines()).collect();
+        assert!(read.len() > 1, "the log is read in parts");
+        assert!(read.concat() == lines);
+        std::fs::write(&log.path, "again\n").expect("written");
+        assert_eq!(log.next_lines(), Some(vec!["again".to_owned()]), "a repeated build");
+        assert_eq!(log.next_lines(), None);
+    }
 
     #[test]
     fn a_queued_deploy_names_the_deploy_that_it_waits_for() {
