@@ -109,7 +109,8 @@ async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> H
 async fn forget_earlier_app(server: &Server, app: &AppName) {
     let is_free = server.core.view().records.destroyed.contains_key(app);
     if is_free {
-        server.jobs.forget_app(app).await;
+        let remedy = "the new app of the name gets them: cancel and remove them by hand once the queue is back";
+        server.jobs.forget_app(app, remedy).await;
     }
 }
 
@@ -123,7 +124,7 @@ async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> H
     let target = app.clone();
     caller.mutate(&server, move |actor| actor.destroy_app(&target)).await?;
     gantry_failpoint::failpoint!("destroy.asked");
-    server.jobs.forget_app(&app).await;
+    server.jobs.forget_app(&app, "a new app of the name removes them").await;
     server.jobs.forget_signing_key(&app).await;
     crate::collect::forget_app(&server, app).await?;
     gantry_failpoint::failpoint!("destroy.cleared");

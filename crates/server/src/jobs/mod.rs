@@ -278,13 +278,13 @@ impl JobService {
     }
 
     /// Removes schedules, queues of messages, waiting and running jobs, and settings of queues of a destroyed app. An app
-    /// is made and destroyed while the queue is away, too.
-    pub(crate) async fn forget_app(&self, app: &AppName) {
+    /// is made and destroyed while the queue is away, too; `remedy` says how the state is removed then.
+    pub(crate) async fn forget_app(&self, app: &AppName, remedy: &str) {
         if let Err(error) = forget::forget(self, app).await {
             tracing::warn!(
                 %app,
                 error = crate::causes(&error),
-                "cannot remove the schedules, messages and waiting jobs of the destroyed app; a new app of the name removes them"
+                "cannot remove the schedules, messages and waiting jobs of the destroyed app; {remedy}"
             );
         }
     }
