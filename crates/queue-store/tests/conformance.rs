@@ -70,6 +70,7 @@ on_each_store! {
     a_purge_cancels_what_waits
     an_ended_job_is_queued_again_as_another_job
     old_jobs_are_removed
+    a_clock_that_went_back_keeps_no_old_jobs
     the_limit_of_waiting_jobs_can_change
     pages_go_through_all_jobs
     everything_survives_a_restart

@@ -66,7 +66,8 @@ impl Writer<'_> {
     /// Removes a slice of the jobs that ended before a moment; reports whether there may be more.
     ///
     /// A pass goes from the oldest job to the first that was submitted since the moment: no job behind that one has ended
-    /// before. So the storage needs no index of the ends.
+    /// before. So the storage needs no index of the ends. A job of the future ends no pass: the clock went back, and jobs
+    /// behind that one may be old.
     fn remove_before(&mut self, moment: Moment) -> Result<bool, Fault> {
         let sql = "SELECT id, queue, state, place, submitted FROM jobs WHERE id > ?1 ORDER BY id LIMIT ?2";
         let rows = self.database.query(sql, bound![whole(self.open.swept), whole(SWEEP as u64)])?;
@@ -74,7 +75,7 @@ impl Writer<'_> {
         for mut row in rows {
             let (id, queue, state): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let (place, submitted): (i64, i64) = (row.get(3)?, row.get(4)?);
-            if unsigned(submitted) >= moment.0 {
+            if (moment.0..=self.now.0).contains(&unsigned(submitted)) {
                 is_end = true;
                 break;
             }

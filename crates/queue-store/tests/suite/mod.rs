@@ -393,6 +393,22 @@ pub(crate) fn old_jobs_are_removed(storage: &mut StorageUnderTest) {
     assert!(newer > old[2], "a number is never used again");
 }
 
+pub(crate) fn a_clock_that_went_back_keeps_no_old_jobs(storage: &mut StorageUnderTest) {
+    let now = storage.now;
+    storage.pass(1_000_000);
+    let future = storage.submit("shop/report", settings());
+    storage.now = now;
+    let old = storage.submit("shop/report", settings());
+    for id in [future, old] {
+        assert_eq!(storage.cancel(id), CancelEffect::Ended);
+    }
+    storage.pass(1000);
+    let keep_since = storage.now;
+    let upkept = storage.one(QueueCommand::Upkeep { keep_since, most_open: WAITING_MAX });
+    assert!(matches!(upkept, QueueReply::Upkept(_)));
+    assert!(storage.reader.job(old).expect("read").is_none());
+}
+
 pub(crate) fn pages_go_through_all_jobs(storage: &mut StorageUnderTest) {
     let ids: Vec<JobId> = (0..7).map(|n| storage.submit(["a/x", "b/x"][n % 2], settings())).collect();
     let mut found = Vec::new();
