@@ -113,10 +113,17 @@ pub struct InstanceInfo {
 }
 
 /// Body of `PATCH /v1/apps/{app}/config`. The change becomes a new release.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct ChangeConfig {
     /// Value by name; `None` unsets the name.
     pub changes: BTreeMap<String, Option<String>>,
+}
+
+/// Names the values without their contents, which may be secret.
+impl fmt::Debug for ChangeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChangeConfig").field("changes", &self.changes.keys()).finish()
+    }
 }
 
 /// Body of `PUT /v1/apps/{app}/scale`.
@@ -290,5 +297,17 @@ impl From<RequestCounts> for RequestCountsInfo {
     fn from(counts: RequestCounts) -> Self {
         let RequestCounts { waiting, held, refused, limited } = counts;
         Self { waiting, held, refused, limited }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_leaves_out_configuration_values() {
+        let changes = [("PASSWORD".to_owned(), Some("config-secret".to_owned()))].into();
+        let shown = format!("{:?}", ChangeConfig { changes });
+        assert!(shown.contains("PASSWORD") && !shown.contains("config-secret"), "{shown}");
     }
 }
