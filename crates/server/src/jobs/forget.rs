@@ -14,12 +14,11 @@ use gantry_queue_store::{
 
 use super::{JobService, JobsError};
 
-/// The state of an app in the queue, without its ended jobs.
+/// The state of an app in the queue, without its jobs.
 struct AppQueueState {
     schedules: Vec<StoredSchedule>,
     message_queues: Vec<String>,
     queues: Vec<QueueInfo>,
-    running: Vec<JobId>,
 }
 
 impl AppQueueState {
@@ -27,14 +26,19 @@ impl AppQueueState {
         let schedules = reader.schedules(Some(app))?;
         let message_queues = reader.message_queues(app, "", "", u32::MAX)?;
         let queues = reader.queues()?.into_iter().filter(|queue| queue.name.project == *app).collect();
-        let mut running = Vec::new();
-        for (id, _) in reader.leased()? {
-            if reader.job(id)?.is_some_and(|job| job.queue.project == *app) {
-                running.push(id);
-            }
-        }
-        Ok(Self { schedules, message_queues, queues, running })
+        Ok(Self { schedules, message_queues, queues })
     }
+}
+
+/// Returns the running jobs of an app.
+fn running_jobs(reader: &QueueReader, app: &AppName) -> Result<Vec<JobId>, QueueStoreError> {
+    let mut running = Vec::new();
+    for (id, _) in reader.leased()? {
+        if reader.job(id)?.is_some_and(|job| job.queue.project == *app) {
+            running.push(id);
+        }
+    }
+    Ok(running)
 }
 
 /// Removes the state of an app. Jobs are cancelled before a pause of their queue ends.
@@ -48,7 +52,9 @@ pub(super) async fn forget(jobs: &JobService, app: &AppName) -> Result<(), JobsE
     for queue in &state.queues {
         jobs.purge(&queue.name).await?;
     }
-    for job in state.running {
+    // After the purge no further job of the app begins.
+    let name = app.clone();
+    for job in jobs.read(move |reader| running_jobs(reader, &name)).await? {
         jobs.cancel(job).await?;
     }
     jobs.writer.all(reset_settings(&state.queues)).await?;
