@@ -343,7 +343,7 @@ fn jobs_in_postgres_go_on_under_the_next_leader() {
 
     // The record: every job once, none lost, none run without need.
     let record = postgres
-        .psql("jobs", "SELECT count(*), sum(CASE WHEN state = 4 AND ended = 0 THEN 1 END) FROM gantry_queue.jobs");
+        .psql("jobs", "SELECT count(*), sum(CASE WHEN state = 4 AND ended IS NULL THEN 1 END) FROM gantry_queue.jobs");
     assert_eq!(record, format!("{0}|{0}", jobs.len()));
     let unique: BTreeSet<&String> = jobs.iter().collect();
     assert_eq!(unique.len(), jobs.len());
