@@ -114,7 +114,12 @@ async fn dropped_launch() {
         until("a worker of a dropped launch is left", || workers() == 0).await;
         let groups = ["pids", "memory", "."].map(|name| Path::new("/sys/fs/cgroup").join(name).join(&a.spec.cgroup));
         assert!(!groups.iter().any(|group| group.exists()), "a worker made its group after it was dropped");
-        // The lock of the state folder is free, so the next launch there succeeds.
+        // The killed child of a worker has the lock of the state folder until its end. Then the next launch succeeds.
+        let is_free = || match std::fs::File::open(a.spec.state.join("launch.lock")) {
+            Ok(lock) => lock.try_lock().is_ok(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        until("the lock of a dropped launch is held", is_free).await;
         assert!(a.start().await.destroy().await.is_ok());
     }
     assert!(dropped > 5, "{dropped} were dropped, {launched} launched");
