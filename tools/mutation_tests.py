@@ -543,7 +543,7 @@ MUTATIONS = [
     ("containers are attached to a new bridge", "crates/agent/src/network/monitor.rs",
      "network::attach(ports, &settings.bridge).await?", "{}", "-p gantry-testbed --test surroundings reports_and_repairs"),
     ("a control group removed with its container", "crates/sandbox/src/container.rs", "match group.remove() {",
-     "match Ok::<(), gantry_linux::LinuxError>(()) {", "-p gantry-testbed --test lives"),
+     "match Ok::<(), gantry_linux::LinuxError>(()) {", "-p gantry-testbed --test lifecycles"),
     ("attributes of an overlay's own left out", "crates/image/src/unpack.rs", "if may_carry(&name) {", "if true {",
      "-p gantry-image --test hostile attributes"),
     ("a layer checked against its image", "crates/image/src/layers.rs", "if expected != found {", "if false {",

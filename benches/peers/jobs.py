@@ -50,7 +50,7 @@ def rate():
     took = time.monotonic() - begun
     if queue()["dead"]:
         sys.exit("a job has failed")
-    print(f"{count / took:8.1f} lives/s, {count} jobs in {took:.2f} s")
+    print(f"{count / took:8.1f} lifecycles/s, {count} jobs in {took:.2f} s")
 
 
 def first():

@@ -121,7 +121,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     let (layer, init) = (layer(folder.path()), install_init(folder.path()).expect("init"));
     let next = Arc::new(AtomicUsize::new(0));
     let spent: Arc<[AtomicU64; 4]> = Arc::default();
-    let lives: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let lifecycles: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let before = held(&bridge);
     let (networks, fresh) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     // Slots are prepared within the measured time, all of them.
@@ -135,7 +135,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     let workers: Vec<_> = (0..at_once)
         .map(|_| {
             let (folder, layer, init, bridge) = (Arc::clone(&folder), layer.clone(), init.clone(), bridge.clone());
-            let (next, spent, lives) = (Arc::clone(&next), Arc::clone(&spent), Arc::clone(&lives));
+            let (next, spent, lifecycles) = (Arc::clone(&next), Arc::clone(&spent), Arc::clone(&lifecycles));
             let (networks, ready, fresh) = (Arc::clone(&networks), Arc::clone(&ready), Arc::clone(&fresh));
             tokio::spawn(async move {
                 loop {
@@ -157,7 +157,7 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
                     };
                     let spec = spec(folder.path(), layer.clone(), init.clone(), network, n);
                     lap(0);
-                    mark("life.asked");
+                    mark("lifecycle.asked");
                     let container = match slot {
                         Some(slot) => slot.launch(&spec).await,
                         None => {
@@ -167,16 +167,16 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
                     };
                     let container = container.expect("launched");
                     lap(1);
-                    mark("life.launched");
+                    mark("lifecycle.launched");
                     container.ended().await;
                     assert_eq!(ExitRecord::read(&spec.exit).and_then(|record| record.code), Some(0));
                     lap(2);
-                    mark("life.ended");
+                    mark("lifecycle.ended");
                     container.destroy().await.expect("removed");
                     gantry_linux::tree::remove(&folder.path().join(n.to_string())).expect("removed");
                     lap(3);
-                    mark("life.removed");
-                    lives.lock().expect("no panic").push(asked.elapsed());
+                    mark("lifecycle.removed");
+                    lifecycles.lock().expect("no panic").push(asked.elapsed());
                 }
             })
         })
@@ -189,15 +189,16 @@ async fn measure(count: usize, at_once: usize, bridge: String, in_slots: bool) {
     drop(ready);
     assert!(end_slots("gantry-bench").await.is_empty());
     let count = u32::try_from(count).expect("few");
-    println!("{:8.1} lives/s, {at_once} at once, {count} lives", f64::from(count) / seconds);
+    println!("{:8.1} lifecycles/s, {at_once} at once, {count} lifecycles", f64::from(count) / seconds);
     for (name, micros) in ["folders", "launch", "/bin/true and its exit", "removal"].iter().zip(spent.iter()) {
         #[allow(clippy::cast_precision_loss)]
         let each = micros.load(Ordering::Relaxed) as f64 / 1000.0 / f64::from(count);
         println!("         {each:6.2} ms {name}");
     }
-    let mut lives = lives.lock().expect("no panic").clone();
-    lives.sort_unstable();
-    let millis = |part: usize| lives.get(lives.len() * part / 100).map_or(0.0, |life| life.as_secs_f64() * 1000.0);
+    let mut lifecycles = lifecycles.lock().expect("no panic").clone();
+    lifecycles.sort_unstable();
+    let millis =
+        |part: usize| lifecycles.get(lifecycles.len() * part / 100).map_or(0.0, |one| one.as_secs_f64() * 1000.0);
     println!("         removed: p50 {:.2} ms, p99 {:.2} ms", millis(50), millis(99));
     println!("         {} of them without a slot", fresh.load(Ordering::Relaxed));
     println!("         before: {before}");
