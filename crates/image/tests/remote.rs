@@ -292,7 +292,7 @@ async fn refuses_a_hostile_registry_with_the_reason() {
         ),
         ("a redirection to a file", with(page, reply("302 Found", "location: file:///etc/passwd\r\n", "")), ""),
         ("a token without end", token(endless(b' ')), "longer than 65536 bytes"),
-        ("a token that is none", token(ok("{}")), "sent no token"),
+        ("no token", token(ok("{}")), "sent no token"),
         ("a token that does not help", token(ok(r#"{"token":"x"}"#)), "401"),
         ("a token that is no header", token(ok(r#"{"token":"x\r\ny: z"}"#)), ""),
         ("a challenge that leads to a file", challenge("file:///etc/passwd"), ""),

@@ -174,7 +174,7 @@ fn transcript(cluster: &TestCluster, broken: &Broken) -> String {
 
 /// Waits until the output of `gantry why` contains `what`.
 fn wait_until_explained(cluster: &TestCluster, name: &str, what: &str) {
-    cluster.wait("it is told", |cluster| cluster.gantry(&["why", name]).out.contains(what).then_some(()));
+    cluster.wait("`why` names the cause", |cluster| cluster.gantry(&["why", name]).out.contains(what).then_some(()));
 }
 
 /// Log segments of an app's only instance.
@@ -261,7 +261,7 @@ fn faults_of_applications_are_reported_as_in_the_transcripts() {
     let of_builds: Vec<_> = strays.iter().filter(|stray| stray.contains("group of build")).collect();
     assert!(of_builds.is_empty(), "{of_builds:?}");
     // An application that was killed because it ignored SIGTERM has a log line that says so.
-    cluster.wait("it is told", |cluster| {
+    cluster.wait("the log names the kill", |cluster| {
         let last = cluster.gantry(&["logs", "deaf-to-sigterm", "-n", "1000"]).good().out;
         last.contains("gantry: did not end within 30 s of TERM; killed").then_some(())
     });

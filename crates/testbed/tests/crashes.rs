@@ -398,7 +398,7 @@ impl Drop for Mounted {
 
 /// Waits until Gantry reports that an instance of `shop` cannot be removed, and why.
 fn wait_until_why_says(cluster: &TestCluster, instance: &str, why: &str) {
-    cluster.wait("it is told", |cluster| {
+    cluster.wait("`why` names the failed removal", |cluster| {
         let explanation = cluster.gantry(&["why", "shop", instance]).out;
         (explanation.contains("cannot be removed; retrying") && explanation.contains(why)).then_some(())
     });

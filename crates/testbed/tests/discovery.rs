@@ -243,7 +243,7 @@ fn a_resource_takes_no_write_of_an_old_holder_whoever_is_killed() {
     progress(&cluster, "the copies work on after the end of a copy");
     // A copy stands still while it holds the lock, loses it, and then writes with its old token.
     for copy in ["worker-1", "worker-2"] {
-        cluster.wait("the copy is told to stand still", |cluster| {
+        cluster.wait("the copy takes the order to stall", |cluster| {
             let info = cluster.gantry(&["exec", "shop", "--instance", copy, "--", "touch", "/tmp/stall"]);
             (info.status == 0).then_some(())
         });

@@ -149,8 +149,9 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     let remedy = "listens on port 81, not on 443; say so once: `gantry deploy APP --image REF --port 81`";
     std::thread::scope(|scope| {
         let deploy = scope.spawn(|| cluster.gantry(&["deploy", "ports", "--image", "ports:1"]));
-        cluster
-            .wait("the port is told", |cluster| cluster.gantry(&["why", "ports"]).out.contains(remedy).then_some(()));
+        cluster.wait("`why` names the port", |cluster| {
+            cluster.gantry(&["why", "ports"]).out.contains(remedy).then_some(())
+        });
         let _ = cluster.gantry(&["abort", "ports"]).good();
         assert!(deploy.join().expect("told").status != 0);
     });

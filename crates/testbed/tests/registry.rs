@@ -428,7 +428,7 @@ fn resumes_an_interrupted_upload() {
             drop(stream);
         }
         let begun = std::time::Instant::now();
-        let from: usize = cluster.wait("what came is told", |_| {
+        let from: usize = cluster.wait("the registry reports the received bytes", |_| {
             let received = range(&upload)?;
             let last: usize = received.strip_prefix("0-")?.parse().ok()?;
             (last > 0).then_some(last + 1)

@@ -186,7 +186,7 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
     let mend = remedy(&cluster, OUT);
     let _ = sh(&mend).good();
     assert_eq!(open(&cluster), both, "after {mend}");
-    cluster.wait("nothing is told", |cluster| network_lines(cluster).is_empty().then_some(()));
+    cluster.wait("the status has no line of the network", |cluster| network_lines(cluster).is_empty().then_some(()));
 
     // An nft chain of another program that drops unsolicited packets.
     let _ = sh("nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; policy drop; }'
@@ -196,7 +196,7 @@ fn reports_and_repairs_foreign_firewall_and_network_changes() {
     let mend = remedy(&cluster, NAMES);
     let _ = sh(&mend).good();
     assert_eq!(open(&cluster), both, "after {mend}");
-    cluster.wait("nothing is told", |cluster| network_lines(cluster).is_empty().then_some(()));
+    cluster.wait("the status has no line of the network", |cluster| network_lines(cluster).is_empty().then_some(()));
 
     // Another program removes parts of Gantry's network.
     let network = cluster.resolver().replace(".1:53", ".0/24");

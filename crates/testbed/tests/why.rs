@@ -157,7 +157,7 @@ fn first(cluster: &TestCluster, arguments: &[&str]) -> String {
 fn wait_for_text(cluster: &TestCluster, arguments: &[&str], expected: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        cluster.wait("it is told", |cluster| {
+        cluster.wait("the first line of `why` has the text", |cluster| {
             // The server may be away for a moment.
             let line =
                 cluster.gantry(&[&["why"][..], arguments].concat()).out.lines().next().unwrap_or_default().to_owned();
